@@ -1,0 +1,60 @@
+# make quickstart: install into .venv and run a real small sweep offline. make test, make check: the tests, all checks.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
+CODE := sae_sweep tests tools
+
+.PHONY: quickstart test check format oracle wheel-check clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python -m sae_sweep experiment=quickstart
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest --cov --cov-report=term
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+# torch first and alone, so that a CPU build that pip can find is taken
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+# Exported SAEs against the real SAELens, in an environment of its own
+oracle: $(VENV)/.dev $(VENV)-saelens/.installed
+	SAELENS_PYTHON=$(CURDIR)/$(VENV)-saelens/bin/python $(BIN)/pytest tests/saes/test_saelens_oracle.py
+
+$(VENV)-saelens/.installed:
+	$(PYTHON) -m venv $(VENV)-saelens
+	$(VENV)-saelens/bin/pip install --quiet torch==2.13.0
+	$(VENV)-saelens/bin/pip install --quiet 'sae-lens>=6,<7'
+	touch $@
+
+# The built wheel, in an empty environment, from another folder
+wheel-check: $(VENV)/.dev
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/pip install --quiet --constraint constraints.txt torch
+	$(VENV)-wheel/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	folder=$$(mktemp -d) && cd $$folder && \
+	  $(CURDIR)/$(VENV)-wheel/bin/sae-sweep experiment=quickstart tokens=20_000 sweep=wheel-check && rm -rf $$folder
+	rm -rf $(VENV)-wheel dist
+
+clean:
+	rm -rf $(VENV) $(VENV)-saelens $(VENV)-wheel dist

@@ -1,0 +1,93 @@
+"""The command line: `python -m sae_sweep` and `sae-sweep`. Nothing but wiring."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+from sae_sweep.config import Config, ConfigError, SaeSweepError
+from sae_sweep.sweep import session as sessions
+from sae_sweep.sweep.diagnose import diagnose
+from sae_sweep.sweep.plan import Plan
+from sae_sweep.sweep.plugins import register_plugins
+from sae_sweep.sweep.schema import register_schemas
+from sae_sweep.sweep.session import Session
+
+USAGE_ERROR = 2
+
+
+def conf_folder() -> Path:
+    """The config groups: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def _execute(plan: Plan) -> int:
+    from sae_sweep import tasks  # torch and friends load here, not for --help
+
+    return tasks.execute(plan)
+
+
+def _compare(plan: Plan) -> None:
+    from sae_sweep import tasks
+
+    tasks.compare(plan)
+
+
+def _fingerprints(config: Config) -> dict[str, str]:
+    from sae_sweep import tasks
+
+    return tasks.fingerprints(config)
+
+
+def main() -> None:
+    """Run the command line and exit with 0 (all done), 1 (a run failed) or 2 (usage or config error)."""
+    register_schemas()
+    register_plugins()
+    session = Session(execute=_execute, compare=_compare, fingerprints=_fingerprints)
+    sessions.begin(session)
+    sys.exit(_guarded(session, _hydra_main()))
+
+
+def _hydra_main() -> Callable[[], Any]:
+    decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+    return decorate(sessions.single)
+
+
+def _guarded(session: Session, run: Callable[[], Any]) -> int:
+    """Call Hydra, and turn whatever happens into one line an error and an exit code."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
+    problems = diagnose([word for word in sys.argv[1:] if not word.startswith("-")], conf_folder())
+    if problems:
+        return _complain(problems, USAGE_ERROR)
+    try:
+        run()
+        for error in session.errors:
+            raise error
+    except ConfigError as error:
+        return _complain(error.problems, USAGE_ERROR)
+    except SaeSweepError as error:
+        return _complain([str(error)], getattr(error, "exit_code", 1))
+    except Exception as error:
+        if wants_traceback or not session.composing:
+            raise
+        return _complain([_first_line(error)], USAGE_ERROR)
+    return 1 if session.failed else 0
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _complain(problems: Any, exit_code: int) -> int:
+    for problem in problems:
+        sys.stderr.write(f"sae_sweep: {problem}\n")
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

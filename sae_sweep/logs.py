@@ -1,0 +1,53 @@
+"""Logging of one command: the terminal, and a `train.log` for every run that is being trained."""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+_current_run: ContextVar[str | None] = ContextVar("current_run", default=None)
+
+
+@contextmanager
+def about(run: str) -> Iterator[None]:
+    """Lines logged inside belong to this run alone; all others go to the log of every open run."""
+    token = _current_run.set(run)
+    try:
+        yield
+    finally:
+        _current_run.reset(token)
+
+
+def log_to_terminal() -> None:
+    """Plain lines on standard error: results own standard output."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("sae_sweep").setLevel(logging.INFO)
+
+
+@contextmanager
+def log_to_files(runs: Sequence[tuple[str, Path]]) -> Iterator[None]:
+    """Append to each run's log file; `runs` are (name, file)."""
+    with ExitStack() as stack:
+        for name, path in runs:
+            stack.callback(_detach, _attach(name, path))
+        yield
+
+
+def _attach(name: str, path: Path) -> logging.Handler:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.addFilter(lambda record: _current_run.get() in (None, name))
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def _detach(handler: logging.Handler) -> None:
+    logging.getLogger().removeHandler(handler)
+    handler.close()

@@ -1,0 +1,190 @@
+"""Every output path, and how files get there: complete or not at all."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_sweep.config import SaeSweepError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run keeps its files."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "train.log"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
+
+    @property
+    def sae(self) -> Path:
+        return self.root / "sae"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def features(self) -> Path:
+        return self.root / "features"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Where one sweep keeps its runs and what is computed over all of them."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def matching(self) -> Path:
+        return self.root / "analysis" / "matching"
+
+    @property
+    def wandb(self) -> Path:
+        return self.root
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(self.root / name)
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Call `write` on a temporary name beside `path`, flush it to disk, then rename it into place.
+
+    Raises:
+        SaeSweepError: if the disk is full or the folder cannot be written; nothing half-written stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            _flush(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def write_folder_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Like `write_atomic`, for a folder that appears whole and replaces an earlier one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            write(temporary)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            temporary.chmod(0o755)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def disk_error(path: Path, error: OSError) -> SaeSweepError:
+    """The one line a user sees when a file cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SaeSweepError(
+            f"no disk space left to write {path}: free some, or set paths.output to another disk"
+        )
+    return SaeSweepError(f"cannot write {path}: {error.strerror or error}")
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: _write_utf8(temporary, text))
+
+
+def _write_utf8(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises SaeSweepError, naming the file, if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SaeSweepError(f"cannot read {path}: {error}") from error
+
+
+def read_status(run: RunFolder) -> Mapping[str, Any]:
+    """The run's status, or an empty mapping where it never started."""
+    return read_json(run.status) if run.status.exists() else {}
+
+
+@contextmanager
+def hold(run: RunFolder) -> Iterator[None]:
+    """Let one process at a time own a run folder.
+
+    Raises:
+        SaeSweepError: naming the process that holds it.
+    """
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        lock = (run.root / ".lock").open("a+")
+    except OSError as error:
+        raise disk_error(run.root, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise SaeSweepError(
+                f"{run.root} is held by process {lock.read().strip()}: wait for it, or stop it"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def cache_folder(configured: str | None) -> Path:
+    """`paths.cache`, or the user's cache folder."""
+    if configured:
+        return Path(configured).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae_sweep"

@@ -1,0 +1,129 @@
+"""Every problem of a command line at once, in plain words, before Hydra stops at the first."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sae_sweep.config import ARCHITECTURES, Config
+from sae_sweep.sweep.schema import DATASET_SCHEMAS, open_schema
+
+HYDRA_KEYS = ("hydra",)
+
+
+def diagnose(overrides: Iterable[str], conf: Path) -> list[str]:
+    """What is wrong with each override, alone; empty where only Hydra can tell more.
+
+    Args:
+        overrides: as typed, for example `["seed=42,49", "dataset=owt"]`.
+        conf: the folder with the config groups.
+    """
+    parser = OverridesParser.create()
+    problems: list[str] = []
+    for text in overrides:
+        try:
+            (override,) = parser.parse_overrides([text])
+        except HydraException:
+            problems.append(f"{text}: not of the form key=value (see --help)")
+            continue
+        problems += _check(override, text, conf)
+    return problems
+
+
+def _check(override: Override, text: str, conf: Path) -> list[str]:
+    key = override.key_or_group
+    if key.split(".")[0].split("/")[0] in HYDRA_KEYS:
+        return []
+    if override.is_delete():
+        return [f"{text}: no key can be deleted; give it a value, or null"]
+    if (conf / key).is_dir():
+        return _check_choice(override, key, conf)
+    if override.is_add():
+        return [f"{text}: keys cannot be added; {_unknown(key)}"] if not _schemas(key) else []
+    if not _schemas(key):
+        return [_unknown(key)]
+    return _check_values(override, key)
+
+
+def _check_choice(override: Override, group: str, conf: Path) -> list[str]:
+    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    wrong = [value for value in _values(override) if value is not None and str(value) not in options]
+    return [
+        f"{group}={value}: not one of {', '.join(options)}{_hint(str(value), options)}" for value in wrong
+    ]
+
+
+def _check_values(override: Override, key: str) -> list[str]:
+    problems = []
+    for value in _values(override):
+        errors = [_misfit(schema, path, value) for schema, path in _schemas(key)]
+        if all(errors):
+            problems.append(f"{key}={value}: {errors[0]}")
+    return problems
+
+
+def _values(override: Override) -> list[Any]:
+    if override.is_sweep_override():
+        if override.value_type in (
+            ValueType.CHOICE_SWEEP,
+            ValueType.SIMPLE_CHOICE_SWEEP,
+            ValueType.RANGE_SWEEP,
+        ):
+            return list(override.sweep_iterator())
+        return []
+    return [override.value()]
+
+
+def _schemas(key: str) -> list[tuple[type, str]]:
+    """The dataclasses that know `key`, and the key inside them."""
+    head, _, rest = key.partition(".")
+    variants: Sequence[type] = {
+        "architecture": tuple(ARCHITECTURES.values()),
+        "dataset": tuple(DATASET_SCHEMAS.values()),
+    }.get(head, ())
+    if variants and rest:
+        return [(cls, rest) for cls in variants if rest in _keys(cls)]
+    return [(Config, key)] if key in _keys(Config) else []
+
+
+def _keys(cls: type) -> list[str]:
+    """Dotted names of all fields, those of nested dataclasses included."""
+    found = []
+    for field in dataclasses.fields(cls):
+        found.append(field.name)
+        if dataclasses.is_dataclass(field.default_factory):
+            found += [f"{field.name}.{inner}" for inner in _keys(field.default_factory)]
+    return found
+
+
+def _misfit(schema: type, key: str, value: Any) -> str | None:
+    """Why `value` does not fit the type of `key`, or None."""
+    if isinstance(value, str) and "${" in value:
+        return None  # an interpolation: known only when composed
+    try:
+        OmegaConf.update(open_schema(schema), key, value)
+    except OmegaConfBaseException as error:
+        return str(error).splitlines()[0]
+    except Exception as error:  # Hydra's own quoted strings and similar value objects
+        return str(error).splitlines()[0]
+    return None
+
+
+def _unknown(key: str) -> str:
+    known = _keys(Config)
+    for head, variants in (("architecture", ARCHITECTURES.values()), ("dataset", DATASET_SCHEMAS.values())):
+        known += [f"{head}.{inner}" for cls in variants for inner in _keys(cls)]
+    hint = _hint(key, known)
+    return f"unknown key {key}{hint}" if hint else f"unknown key {key}: see --help for all keys"
+
+
+def _hint(word: str, options: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(dict.fromkeys(options)), n=2)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -1,0 +1,63 @@
+"""Our sweeper and launcher as Hydra plugins that live inside this package."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from sae_sweep.sweep.compose import compose, expand
+from sae_sweep.sweep.plan import make_plan
+from sae_sweep.sweep.session import current
+
+
+class GridSweeper(Sweeper):
+    """Composes every run once, merges the ones that are the same, and hands the plan on."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        session = current()
+        loader = self.hydra_context.config_loader
+        configs, references = compose(arguments, self.config, loader)
+        session.composing = False
+        session.plan = make_plan(configs, references, session.fingerprints)
+        return self.launcher.launch(expand(arguments, loader), initial_job_idx=0)
+
+
+class PlanLauncher(Launcher):
+    """Carries out the session's plan in this process; the configs were composed by the sweeper."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        del hydra_context, task_function, config  # everything is in the plan
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        del job_overrides, initial_job_idx
+        session = current()
+        if session.plan is not None:
+            session.failed += session.execute(session.plan)
+        return []
+
+
+def register_plugins() -> None:
+    """Make `hydra/sweeper` and `hydra/launcher` know `sae_sweep`.
+
+    Hydra instantiates only plugins below `hydra_plugins`, so each class gets an alias there.
+    """
+    plugins = Plugins.instance()
+    store = ConfigStore.instance()
+    for group, cls in (("hydra/sweeper", GridSweeper), ("hydra/launcher", PlanLauncher)):
+        alias = f"hydra_plugins.sae_sweep.{cls.__name__}"
+        plugins.register(cls)
+        plugins.class_name_to_class[alias] = cls
+        store.store(group=group, name="sae_sweep", node={"_target_": alias})
