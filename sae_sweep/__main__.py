@@ -8,7 +8,8 @@ from typing import Any
 
 import hydra
 
-from sae_sweep.config import Config, ConfigError, SaeSweepError
+from sae_sweep import logs
+from sae_sweep.config import Config, ConfigError, Interrupted, SaeSweepError
 from sae_sweep.sweep import session as sessions
 from sae_sweep.sweep.diagnose import diagnose
 from sae_sweep.sweep.plan import Plan
@@ -45,6 +46,7 @@ def _fingerprints(config: Config) -> dict[str, str]:
 
 def main() -> None:
     """Run the command line and exit with 0 (all done), 1 (a run failed) or 2 (usage or config error)."""
+    logs.log_to_terminal()
     register_schemas()
     register_plugins()
     session = Session(execute=_execute, compare=_compare, fingerprints=_fingerprints)
@@ -71,7 +73,11 @@ def _guarded(session: Session, run: Callable[[], Any]) -> int:
     except ConfigError as error:
         return _complain(error.problems, USAGE_ERROR)
     except SaeSweepError as error:
-        return _complain([str(error)], getattr(error, "exit_code", 1))
+        return _complain([str(error)], 1)
+    except KeyboardInterrupt:
+        return _complain(["stopped by SIGINT before there was anything to save"], 130)
+    except Interrupted as stop:
+        return _complain([str(stop)], 128 + stop.signum)
     except Exception as error:
         if wants_traceback or not session.composing:
             raise

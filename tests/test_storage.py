@@ -30,7 +30,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> Non
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(
-        SaeSweepError, match="no disk space left to write .*x.json: free some, or set paths.output"
+        SaeSweepError, match=r"no disk space left to write .*x\.json: free some, or set paths\.output"
     ):
         write_atomic(file, fail)
     assert read_json(file) == 1
@@ -45,7 +45,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (path / "two").write_text("2")
         raise OSError(errno.EACCES, "Permission denied")
 
-    with pytest.raises(SaeSweepError, match="cannot write .*sae: Permission denied"):
+    with pytest.raises(SaeSweepError, match=r"cannot write .*sae: Permission denied"):
         write_folder_atomic(folder, fail)
     assert names(folder) == ["one"]
     assert names(tmp_path) == ["sae"]
@@ -55,7 +55,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_damaged_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(SaeSweepError, match="cannot read .*bad.json"):
+    with pytest.raises(SaeSweepError, match=r"cannot read .*bad\.json"):
         read_json(tmp_path / "bad.json")
 
 

@@ -25,23 +25,33 @@ NOT_SWEPT = ("launcher", "experiment", "task", "sweep", "tracking")
 SPARSITY_KEYS = tuple(dict.fromkeys(key for cls in ARCHITECTURES.values() for key in cls.uses))
 
 
-def expand(arguments: Sequence[str], loader: ConfigLoader) -> list[list[str]]:
-    """Cartesian product over comma lists (`seed=42,49`), in the order of the command line.
+def expand(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) -> list[list[str]]:
+    """One list of overrides a run: comma lists multiply, and so do the lists of each of `grids`.
+
+    Values given on the command line stand in for those of the grids.
 
     Raises:
-        ConfigError: for ranges and globs outside what a grid can hold, and for keys that cannot be swept.
+        ConfigError: for sweeps that are no comma list, and for keys that cannot be swept.
     """
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
-    axes: dict[str, list[str]] = {}
-    problems = []
-    for override in overrides:
-        key = override.get_key_element()
-        axes[key] = _values(override)
-        if override.is_sweep_override() and key.split(".")[0] in NOT_SWEPT:
-            problems.append(f"{key} cannot be swept: it belongs to the sweep as a whole")
+    problems = [
+        f"{override.get_key_element()} cannot be swept: it belongs to the sweep as a whole"
+        for override in overrides
+        if override.is_sweep_override() and override.get_key_element().split(".")[0] in NOT_SWEPT
+    ]
     if problems:
         raise ConfigError(problems)
-    return [list(point) for point in itertools.product(*axes.values())]
+    typed = {override.get_key_element(): _values(override) for override in overrides}
+    grids: Any = OmegaConf.to_container(master.grids) or [{}]
+    points = []
+    for grid in grids:
+        axes = {key: _grid_values(key, value) for key, value in grid.items()} | typed
+        points += [list(point) for point in itertools.product(*axes.values())]
+    return points
+
+
+def _grid_values(key: str, value: Any) -> list[str]:
+    return [f"{key}={one}" for one in (value if isinstance(value, list) else [value])]
 
 
 def _values(override: Override) -> list[str]:
@@ -61,9 +71,11 @@ def compose(
     Raises:
         ConfigError: all problems of all runs at once.
     """
-    configs, references, problems = [], [], []
+    configs: list[Config] = []
+    references: list[Config] = []
+    problems: list[str] = []
     known_references: dict[tuple[str, ...], Config] = {}
-    points = expand(arguments, loader)
+    points = expand(arguments, master, loader)
     for overrides in points:
         composed = _compose_one(overrides, master, loader)
         try:

@@ -32,7 +32,7 @@ class GridSweeper(Sweeper):
         configs, references = compose(arguments, self.config, loader)
         session.composing = False
         session.plan = make_plan(configs, references, session.fingerprints)
-        return self.launcher.launch(expand(arguments, loader), initial_job_idx=0)
+        return self.launcher.launch(expand(arguments, self.config, loader), initial_job_idx=0)
 
 
 class PlanLauncher(Launcher):

@@ -1,5 +1,6 @@
 """The typed schemas that Hydra checks every config against."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -8,10 +9,18 @@ from omegaconf import DictConfig, OmegaConf
 from sae_sweep.config import ARCHITECTURES, Config, EmbeddedDataset, FilesDataset, HubDataset
 
 
+@dataclass(frozen=True)
+class Schema(Config):
+    """What a command may hold: the keys of a run, and the grids of an experiment."""
+
+    grids: list[dict[str, Any]] = field(default_factory=list)
+    """Each maps keys to a value or a list of values; the sweep is the union of their products."""
+
+
 def register_schemas() -> None:
     """Put the root schema and the variants of `architecture` and `dataset` into the ConfigStore."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=open_schema(Config))
+    store.store(name="schema", node=open_schema(Schema))
     for kind, architecture in ARCHITECTURES.items():
         store.store(group="schema/architecture", name=kind, node=open_schema(architecture))
     for name, dataset in DATASET_SCHEMAS.items():

@@ -1,0 +1,42 @@
+"""Activations: a language model in, batches of its residual stream out; all that knows TransformerLens.
+
+Importing this package is cheap; torch and TransformerLens come with the first name that needs them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sae_sweep.activations.identity import weights_fingerprint
+    from sae_sweep.activations.loading import load_language_model, pick_device
+    from sae_sweep.activations.mask import token_mask
+    from sae_sweep.activations.model import LanguageModel
+    from sae_sweep.activations.stream import ActivationStream, BadActivationsError, Batch
+
+_HOMES = {
+    "ActivationStream": "stream",
+    "BadActivationsError": "stream",
+    "Batch": "stream",
+    "LanguageModel": "model",
+    "load_language_model": "loading",
+    "pick_device": "loading",
+    "token_mask": "mask",
+    "weights_fingerprint": "identity",
+}
+
+__all__ = [
+    "ActivationStream",
+    "BadActivationsError",
+    "Batch",
+    "LanguageModel",
+    "load_language_model",
+    "pick_device",
+    "token_mask",
+    "weights_fingerprint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

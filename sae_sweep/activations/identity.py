@@ -1,0 +1,53 @@
+"""Which language model a config means, found out without loading it."""
+
+import hashlib
+from pathlib import Path
+
+from sae_sweep.config import ModelConfig, SaeSweepError
+
+BUNDLED = "bundled:"
+ASSETS = Path(__file__).parents[1] / "assets"
+
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+def local_path(model: ModelConfig) -> Path | None:
+    """Return the folder or .gguf file that `model.path` means; None for a repository on the hub.
+
+    Raises:
+        SaeSweepError: if the path is one on this disk and nothing is there.
+    """
+    if model.path.startswith(BUNDLED):
+        folder = ASSETS / model.path.removeprefix(BUNDLED)
+        if folder.is_dir():
+            return folder
+        have = ", ".join(sorted(BUNDLED + path.name for path in ASSETS.glob("*/"))) or "none"
+        raise SaeSweepError(f"model.path={model.path}: no such bundled model; there is {have}")
+    path = Path(model.path).expanduser()
+    if path.exists():
+        return path
+    if path.suffix == ".gguf" or path.is_absolute() or model.path.startswith((".", "~")):
+        raise SaeSweepError(f"model.path={model.path}: no such file or folder")
+    return None
+
+
+def weights_fingerprint(model: ModelConfig) -> str:
+    """Name the weights and the tokenizer: another fingerprint is another model.
+
+    Local files are hashed; a model on the hub is named by repository and revision, without a network.
+    """
+    path = local_path(model)
+    if path is None:
+        return f"{model.path}@{model.revision or 'main'}"
+    files = [path] if path.is_file() else sorted(filter(_matters, path.iterdir()))
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            whole.update(file.name.encode() if path.is_dir() else b"")
+            whole.update(hashlib.file_digest(content, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+def _matters(file: Path) -> bool:
+    return file.suffix in _WEIGHTS or file.name in ("config.json", *_TOKENIZER)

@@ -1,0 +1,138 @@
+"""Language models from the hub, a folder, a .gguf file or our own assets, all through TransformerBridge."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from sae_sweep.activations.identity import local_path
+from sae_sweep.activations.model import LanguageModel
+from sae_sweep.activations.tokenizer import LMTokenizer
+from sae_sweep.config import ModelConfig, SaeSweepError
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+
+
+def load_language_model(model: ModelConfig, device: torch.device) -> LanguageModel:
+    """Load a model, frozen and in inference mode, in the dtype that `model.dtype` asks for.
+
+    Raises:
+        SaeSweepError: if it cannot be found, read, or run by TransformerBridge; or the hub cannot be reached.
+    """
+    dtype = lm_dtype(model.dtype, device)
+    path = local_path(model) or _fetch(model)
+    with _quiet(), _explained(model):
+        tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
+        network.eval().to(device)
+        bridge = TransformerBridge.boot_transformers(
+            str(path), hf_model=network, tokenizer=tokenizer, device=device, dtype=dtype
+        )
+        bridge.eval().requires_grad_(False)
+    loaded = LanguageModel(bridge, LMTokenizer(tokenizer, model.path), model.label, device, dtype)
+    log.info("%s: %d layers of %d in %s on %s", model.label, loaded.n_layers, loaded.d_model, dtype, device)
+    return loaded
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `device=` means.
+
+    Raises:
+        SaeSweepError: if this machine has none.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in here.items() if available)
+    if not here[name]:
+        have = ", ".join(kind for kind, available in here.items() if available)
+        raise SaeSweepError(f"device={name}: this machine has {have} only")
+    return torch.device(name)
+
+
+def lm_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that `model.dtype` means: auto is bfloat16 where the hardware is fast at it."""
+    if name != "auto":
+        return _DTYPES[name]
+    return torch.bfloat16 if fast_bfloat16(device) else torch.float32
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Say whether the hardware multiplies bfloat16 itself: emulated, it is far slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    if not (folder / "config.json").is_file():
+        raise SaeSweepError(f"model.path={folder}: no config.json: give what save_pretrained wrote")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer, AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+
+
+def _load_file(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    if file.suffix != ".gguf":
+        raise SaeSweepError(f"model.path={file}: give a folder, a .gguf file, or a repository on the hub")
+    where = {"gguf_file": file.name, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
+    return tokenizer, AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **where)
+
+
+def _fetch(model: ModelConfig) -> Path:
+    """Return the folder of a hub model, downloading what is not in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    revision = model.revision or "main"
+    try:
+        folder = Path(snapshot_download(model.path, revision=revision, allow_patterns=_FILES))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(model.path, revision=revision, allow_patterns=["*.bin"])
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise SaeSweepError(
+            f"model.path={model.path}: no such file or folder here, and no such model on the hub "
+            f"(revision {revision}) that is open to you"
+        ) from error
+    except (OSError, ValueError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SaeSweepError(
+            f"cannot get {model.path} from the Hugging Face hub ({cause}). Offline, use model=gpt2-pico, "
+            "which is bundled, or model.path=FOLDER; or fill the hub's cache while online: "
+            f"hf download {model.path} --revision {revision}"
+        ) from error
+    return folder
+
+
+@contextmanager
+def _explained(model: ModelConfig) -> Iterator[None]:
+    """Tell in one line what the libraries say about a damaged or unknown model."""
+    try:
+        yield
+    except SaeSweepError:
+        raise
+    except Exception as error:  # each format and library has its own way to say that a file is damaged
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SaeSweepError(f"cannot load model.path={model.path}: {cause}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of single tensors."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

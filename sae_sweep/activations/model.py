@@ -1,0 +1,107 @@
+"""A language model whose residual stream can be read and replaced."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from sae_sweep.activations.tokenizer import LMTokenizer
+from sae_sweep.config import ConfigError
+
+_LOGITS_AT_ONCE = 2**27
+"""Logits held at a time, in numbers: half a GB of float32."""
+
+
+class LanguageModel:
+    """Wraps a TransformerBridge; residuals are those of the original model, neither folded nor centred."""
+
+    def __init__(
+        self, bridge: Any, tokenizer: LMTokenizer, name: str, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._bridge = bridge
+        self.tokenizer = tokenizer
+        self.name = name
+        self.device = device
+        self.dtype = dtype
+        self.d_model: int = bridge.cfg.d_model
+        self.n_layers: int = bridge.cfg.n_layers
+        self.n_ctx: int = bridge.cfg.n_ctx
+        """Longest sequence, in tokens."""
+        self._vocabulary: int = bridge.cfg.d_vocab
+
+    def check(self, layers: Sequence[int], seq_len: int) -> None:
+        """Raise ConfigError, naming what is possible, if a layer or the sequence length is not."""
+        problems = [
+            f"layer={layer}: {self.name} has layers 0 to {self.n_layers - 1}"
+            for layer in layers
+            if not 0 <= layer < self.n_layers
+        ]
+        if seq_len > self.n_ctx:
+            problems.append(f"packing.seq_len={seq_len}: {self.name} reads at most {self.n_ctx} tokens")
+        if problems:
+            raise ConfigError(problems)
+
+    @torch.no_grad()
+    def residuals(
+        self, tokens: Int[Tensor, "b s"], layers: Sequence[int]
+    ) -> dict[int, Float[Tensor, "b s d_model"]]:
+        """Return `resid_pre` of each layer, in one pass that goes no further than the last of them."""
+        self.check(layers, tokens.shape[1])
+        last = max(layers)
+        found: dict[int, Tensor] = {}
+
+        def keeper(layer: int) -> Callable[..., None]:
+            def keep(residual: Tensor, hook: Any) -> None:
+                del hook
+                found[layer] = residual
+
+            return keep
+
+        hooks = [(_hook(layer), keeper(layer)) for layer in set(layers) - {last}]
+        # stopping at a layer never runs its own hook: what comes back is that residual
+        found[last] = self._bridge.run_with_hooks(
+            tokens.to(self.device), fwd_hooks=hooks, stop_at_layer=last, use_cache=False
+        )
+        return {layer: found[layer] for layer in layers}
+
+    @torch.no_grad()
+    def losses(
+        self,
+        tokens: Int[Tensor, "b s"],
+        layer: int | None = None,
+        replace: Callable[[Float[Tensor, "b s d_model"]], Float[Tensor, "b s d_model"]] | None = None,
+    ) -> Float[Tensor, "b s-1"]:
+        """Return the cross-entropy of each next token, in nats and float32.
+
+        Args:
+            tokens: the sequences; a large batch is run in parts, which bounds the memory of the logits.
+            layer: whose `resid_pre` is replaced.
+            replace: what it is replaced by, from the residual of the sequences in hand; None: nothing is.
+        """
+        hooks: list[tuple[str, Callable[..., Tensor]]] = []
+        if replace is not None:
+            if layer is None:
+                raise ValueError("replace needs the layer whose residual it replaces")
+            self.check([layer], tokens.shape[1])
+            swap = replace
+
+            def splice(residual: Tensor, hook: Any) -> Tensor:
+                del hook
+                return swap(residual).to(residual.dtype)
+
+            hooks.append((_hook(layer), splice))
+        at_once = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self._vocabulary))
+        return torch.cat([self._losses(part, hooks) for part in tokens.to(self.device).split(at_once)])
+
+    def _losses(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Tensor]]]) -> Tensor:
+        logits = self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False)
+        predictions = logits[:, :-1].float().flatten(0, 1)
+        each = functional.cross_entropy(predictions, tokens[:, 1:].flatten().long(), reduction="none")
+        return each.view(len(tokens), -1)
+
+
+def _hook(layer: int) -> str:
+    return f"blocks.{layer}.hook_resid_pre"

@@ -1,0 +1,316 @@
+"""What an SAE keeps of a language model, measured on held-out text.
+
+One policy for special tokens: a masked position keeps its original activation when the residual stream is
+patched, and is left out of every average. The loss of predicting the next token from position t counts if
+and only if t is unmasked; whether the token to be predicted is special plays no part. The last position of
+a sequence predicts nothing, so it counts in every average but those of the loss.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae_sweep.analysis.statistics import FeatureStatistics, Histogram, ReconstructionError, divide
+from sae_sweep.config import EvaluationConfig, SaeSweepError
+
+_BATCH_TOKENS = 2048
+"""LM positions a batch: their logits are the largest tensor (400 MB at GPT-2's vocabulary)."""
+
+
+class NormalisedInput(Protocol):
+    """A batch in SAE-input space, with the way back."""
+
+    @property
+    def x(self) -> Tensor: ...
+
+    def undo(self, y: Tensor) -> Tensor: ...
+
+
+class Autoencoder(Protocol):
+    """What the evaluation asks of an SAE."""
+
+    @property
+    def W_dec(self) -> Tensor: ...  # noqa: N802  (the field's own name)
+
+    def normalise(self, x: Tensor) -> NormalisedInput: ...
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Raw residual to latents, in inference mode."""
+        ...
+
+    def decode_normalised(self, f: Tensor) -> Tensor:
+        """Latents to SAE-input space."""
+        ...
+
+
+class LanguageModelLosses(Protocol):
+    """What the evaluation asks of a language model."""
+
+    def losses(
+        self, tokens: Tensor, layer: int | None = None, replace: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Next-token cross-entropy [b, s - 1] with the residual [b, s, d] of `layer` replaced.
+
+        `replace` may be called several times, for consecutive parts of the batch.
+        """
+        ...
+
+
+class Baselines(NamedTuple):
+    """What the language model does without the SAE: the same for every SAE at one hook."""
+
+    ce_clean: float
+    """Mean next-token cross-entropy in nats."""
+    ce_zero: float
+    """The same with the unmasked residuals set to 0."""
+    ce_mean: float
+    """The same with the unmasked residuals set to their mean over all unmasked held-out tokens."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of `evaluate`."""
+
+    metrics: dict[str, float]
+    """Averages over unmasked held-out tokens; NaN where undefined (nothing varies, nothing is lost).
+
+    ce_clean, ce_sae, ce_zero, ce_mean: next-token cross-entropy in nats, untouched and with the residual
+        replaced by the reconstruction, by 0, and by its mean over the held-out tokens.
+    ce_delta: ce_sae - ce_clean.
+    ce_recovered_zero, ce_recovered_mean: (ablated - ce_sae) / (ablated - ce_clean), of averaged losses.
+        Zero ablation destroys so much that the recovered share is near 1 for nearly any SAE.
+    explained_variance, ..._zero_latents: R² pooled over tokens in SAE-input space, and what the SAE's bias
+        explains with every latent at 0.
+    explained_variance_raw, ..._raw_zero_latents: the same on raw residuals, where a few massive tokens
+        hold most of the variance, and the normalisation's mean and scale, handed past the latents, explain
+        much of it.
+    mse, mse_sum: squared error in SAE-input space, averaged and summed over d_in. mse_raw, mse_raw_sum: raw.
+    cosine, cosine_raw: of input and reconstruction.
+    l0, l1: of the latents in inference mode.
+    alive, dead, dense, ultra_rare: numbers of features that fire, that never do, on more than
+        `evaluation.dense` of the tokens, and on fewer than `evaluation.ultra_rare` but some.
+    density_floor: 1 / tokens, the smallest density that can be seen; above `evaluation.ultra_rare` no
+        feature can count as ultra-rare.
+    tokens: unmasked held-out tokens.
+    """
+    densities: Float[Tensor, " d_sae"]
+    """Share of tokens on which each feature fires."""
+    mean_activations: Float[Tensor, " d_sae"]
+    """Mean activation of each feature where it fires; 0 for dead ones."""
+    max_activations: Float[Tensor, " d_sae"]
+    density_histogram: Histogram
+    """Features over log10(density); the first bin, below the floor of 1 / tokens, holds the dead ones."""
+    activation_histogram: Histogram
+    """Non-zero activations, in log-spaced bins."""
+
+    @property
+    def tokens(self) -> int:
+        return int(self.metrics["tokens"])
+
+
+def evaluate(
+    sae: Autoencoder,
+    lm: LanguageModelLosses,
+    tokens: Int[np.ndarray, "n seq"],
+    layer: int,
+    mask: Bool[np.ndarray, "n seq"],
+    config: EvaluationConfig | None = None,
+    *,
+    baselines: Baselines | None = None,
+) -> Evaluation:
+    """Evaluate an SAE, in inference mode, with one pass of the language model over held-out text.
+
+    Args:
+        sae: on the device where everything is computed.
+        lm: on the same device.
+        tokens: packed held-out sequences.
+        layer: whose residual stream the SAE was trained on.
+        mask: True where a position counts, False at special tokens.
+        config: thresholds for dense and ultra-rare features.
+        baselines: from `language_model_baselines`, shared by all SAEs at this hook; computed (three more
+            passes) if not given.
+
+    Raises:
+        SaeSweepError: if no tokens are left to evaluate, or activations or losses are not finite.
+    """
+    config = config or EvaluationConfig()
+    _check_tokens(tokens, mask)
+    device = sae.W_dec.device
+    baselines = baselines or language_model_baselines(lm, tokens, layer, mask, device)
+    features = FeatureStatistics(len(sae.W_dec), device)
+    normalised, raw = ReconstructionError(), ReconstructionError()
+
+    def splice(x: Tensor, keep: Tensor) -> Tensor:
+        return _patch(x, keep, _reconstruct(sae, x[keep].float(), features, normalised, raw))
+
+    ce_sae = _mean_loss(lm, tokens, layer, mask, device, splice)
+    metrics = {
+        **_loss_metrics(baselines, ce_sae),
+        **_reconstruction_metrics(normalised, ""),
+        **_reconstruction_metrics(raw, "_raw"),
+        **_feature_metrics(features, config),
+    }
+    _check_finite(metrics, layer)
+    return Evaluation(
+        metrics=metrics,
+        densities=features.densities,
+        mean_activations=features.mean_activations,
+        max_activations=features.max_activations,
+        density_histogram=features.density_histogram(),
+        activation_histogram=features.activation_histogram(),
+    )
+
+
+def language_model_baselines(
+    lm: LanguageModelLosses,
+    tokens: Int[np.ndarray, "n seq"],
+    layer: int,
+    mask: Bool[np.ndarray, "n seq"],
+    device: torch.device,
+) -> Baselines:
+    """Losses of the untouched model and of both ablations: three passes, shared by all SAEs at this hook."""
+    _check_tokens(tokens, mask)
+    total: list[Tensor] = []
+
+    def watch(x: Tensor, keep: Tensor) -> Tensor:
+        total.append(x[keep].cpu().double().sum(0))
+        return x
+
+    clean = _mean_loss(lm, tokens, layer, mask, device, watch)
+    mean = (torch.stack(total).sum(0) / int(mask.sum())).to(device, torch.float32)
+    zero = torch.zeros_like(mean)
+    return Baselines(
+        ce_clean=clean,
+        ce_zero=_mean_loss(lm, tokens, layer, mask, device, lambda x, keep: _patch(x, keep, zero)),
+        ce_mean=_mean_loss(lm, tokens, layer, mask, device, lambda x, keep: _patch(x, keep, mean)),
+    )
+
+
+def _mean_loss(
+    lm: LanguageModelLosses,
+    tokens: np.ndarray,
+    layer: int,
+    mask: np.ndarray,
+    device: torch.device,
+    replace: Callable[[Tensor, Tensor], Tensor],
+) -> float:
+    """Mean of the losses that count, in float64; `replace` gets the residuals and where to patch them."""
+    total, count = 0.0, 0
+    size = max(1, _BATCH_TOKENS // tokens.shape[1])
+    with torch.no_grad():
+        for start in range(0, len(tokens), size):
+            ids = torch.from_numpy(np.ascontiguousarray(tokens[start : start + size])).long().to(device)
+            keep = torch.from_numpy(np.ascontiguousarray(mask[start : start + size])).to(device)
+            losses = lm.losses(ids, layer, _in_parts(replace, keep))
+            counted = losses[keep[:, :-1]]
+            total += counted.cpu().double().sum().item()
+            count += len(counted)
+    return divide(total, count)
+
+
+def _in_parts(
+    replace: Callable[[Tensor, Tensor], Tensor], keep: Bool[Tensor, "b s"]
+) -> Callable[[Tensor], Tensor]:
+    """Hand `replace` the mask of the sequences in hand: the LM may run a batch in consecutive parts."""
+    done = 0
+
+    def patch(x: Tensor) -> Tensor:
+        nonlocal done
+        part = keep[done : done + len(x)]
+        done += len(x)
+        return replace(x, part)
+
+    return patch
+
+
+def _patch(x: Float[Tensor, "b s d"], keep: Bool[Tensor, "b s"], values: Tensor) -> Float[Tensor, "b s d"]:
+    """Put `values` ([kept, d], or one [d] for all) at the kept positions; the others stay as they are."""
+    patched = x.clone()
+    patched[keep] = values.to(x.dtype)
+    return patched
+
+
+def _reconstruct(
+    sae: Autoencoder,
+    x: Float[Tensor, "tokens d_in"],
+    features: FeatureStatistics,
+    normalised: ReconstructionError,
+    raw: ReconstructionError,
+) -> Float[Tensor, "tokens d_in"]:
+    """The raw reconstruction of raw residuals; what is seen on the way is accumulated."""
+    if len(x) == 0:
+        return x
+    entered, latents = sae.normalise(x), sae.encode(x)
+    out = sae.decode_normalised(latents)
+    out_of_zero = sae.decode_normalised(torch.zeros_like(latents[:1])).expand_as(out)
+    x_hat = entered.undo(out)
+    features.update(latents)
+    normalised.update(entered.x, out, out_of_zero)
+    raw.update(x, x_hat, entered.undo(out_of_zero))
+    return x_hat
+
+
+def _loss_metrics(baselines: Baselines, ce_sae: float) -> dict[str, float]:
+    clean, zero, mean = baselines
+    return {
+        "ce_clean": clean,
+        "ce_sae": ce_sae,
+        "ce_zero": zero,
+        "ce_mean": mean,
+        "ce_delta": ce_sae - clean,
+        "ce_recovered_zero": divide(zero - ce_sae, zero - clean),
+        "ce_recovered_mean": divide(mean - ce_sae, mean - clean),
+    }
+
+
+def _reconstruction_metrics(error: ReconstructionError, suffix: str) -> dict[str, float]:
+    return {
+        f"explained_variance{suffix}": error.explained_variance,
+        f"explained_variance{suffix}_zero_latents": error.explained_variance_zero_latents,
+        f"mse{suffix}": error.mse,
+        f"mse{suffix}_sum": error.mse_sum,
+        f"cosine{suffix}": error.cosine,
+    }
+
+
+def _feature_metrics(features: FeatureStatistics, config: EvaluationConfig) -> dict[str, float]:
+    densities = features.densities
+    alive = densities > 0
+    return {
+        "l0": features.l0,
+        "l1": features.l1,
+        "alive": float(alive.sum()),
+        "dead": float((~alive).sum()),
+        "dense": float((densities > config.dense).sum()),
+        "ultra_rare": float((alive & (densities < config.ultra_rare)).sum()),
+        "density_floor": 1 / features.tokens,
+        "tokens": float(features.tokens),
+    }
+
+
+def _check_tokens(tokens: np.ndarray, mask: np.ndarray) -> None:
+    if tokens.ndim != 2 or tokens.shape != mask.shape:
+        raise SaeSweepError(
+            f"evaluation: tokens {tokens.shape} and mask {mask.shape} must both be [n, seq_len]"
+        )
+    if mask[:, :-1].sum() < 2:
+        raise SaeSweepError(
+            f"evaluation: the held-out text has {int(mask.sum())} tokens that are not special: "
+            "give a dataset with more text, or raise evaluation.tokens"
+        )
+
+
+def _check_finite(metrics: dict[str, float], layer: int) -> None:
+    """Undefined ratios are NaN and allowed; sums that are not finite mean broken weights or activations."""
+    sums = ("ce_clean", "ce_sae", "ce_zero", "ce_mean", "mse", "mse_raw", "l1")
+    broken = [name for name in sums if not np.isfinite(metrics[name])]
+    if broken:
+        raise SaeSweepError(
+            f"evaluation at layer {layer}: {', '.join(broken)} not finite: "
+            "the SAE's weights or the activations hold NaN or inf"
+        )

@@ -1,0 +1,192 @@
+"""How much of one dictionary is found in another: top-1 cosine of decoder rows.
+
+The ratio is the study's: r(B -> A) = mean over features j of B of 1(max_i cos(a_i, b_j) > threshold),
+strictly above, the denominator being B's size. It is not symmetric. "B in A" reads the same way. MMCS is
+the mean of the same maxima (Sharkey et al. 2022), with the signed cosine.
+"""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae_sweep.config import SaeSweepError
+
+_CHUNK_ELEMENTS = 1 << 24
+"""Cosines held at once: 64 MiB of float32."""
+
+
+class HasDecoder(Protocol):
+    """Anything with a decoder: every SAE of this project."""
+
+    @property
+    def W_dec(self) -> Tensor: ...  # noqa: N802  (the field's own name)
+
+
+class MatchResult(NamedTuple):
+    """What two dictionaries have in common. A ratio counts features of the SAE that is named first."""
+
+    ratio_b_in_a: float
+    """Share of b's features whose best cosine among a's rows is above the threshold: r(b -> a)."""
+    ratio_a_in_b: float
+    """Share of a's features whose best cosine among b's rows is above the threshold: r(a -> b)."""
+    mmcs_a_to_b: float
+    """Mean over a's features of the best cosine among b's rows."""
+    mmcs_b_to_a: float
+    """Mean over b's features of the best cosine among a's rows."""
+    top1_a: Float[Tensor, " n_a"]
+    """Best cosine of each of a's features among b's rows, on the CPU."""
+    top1_b: Float[Tensor, " n_b"]
+    """Best cosine of each of b's features among a's rows, on the CPU."""
+    n_a: int
+    n_b: int
+    threshold: float
+    live_ratio_b_in_a: float | None = None
+    """The ratio with the dead features of both left out; None without densities, NaN where none lives."""
+    live_ratio_a_in_b: float | None = None
+    n_live_a: int | None = None
+    n_live_b: int | None = None
+
+
+def match(
+    a: HasDecoder | Tensor,
+    b: HasDecoder | Tensor,
+    threshold: float = 0.7,
+    *,
+    densities_a: Float[Tensor, " n_a"] | None = None,
+    densities_b: Float[Tensor, " n_b"] | None = None,
+) -> MatchResult:
+    """Compare two dictionaries by the cosine of their decoder rows, in both directions.
+
+    Args:
+        a: an SAE, or its `W_dec` [n_a, d_in]. Computed on the device it is on.
+        b: likewise, [n_b, d_in].
+        threshold: a feature is matched when its best cosine is strictly above this; between 0 and 1.
+        densities_a: share of tokens on which each of a's features fires; one of 0 is dead.
+            The live ratios need the densities of both.
+        densities_b: likewise.
+
+    The cosine with an all-zero row counts as 0, so that such a row never matches and never gives NaN.
+
+    Raises:
+        SaeSweepError: for shapes that do not fit, an empty or non-finite decoder, a threshold out of range.
+    """
+    rows_a = _decoder(a, "a")
+    rows_b = _decoder(b, "b").to(rows_a.device)
+    _check_comparable(rows_a, rows_b, threshold)
+    unit_a, unit_b = unit_rows(rows_a), unit_rows(rows_b)
+    if densities_a is None or densities_b is None:
+        top_a, top_b = top1_cosines(unit_a, unit_b)
+        return _result(top_a, top_b, threshold)
+    live_a, live_b = _live(densities_a, unit_a, "a"), _live(densities_b, unit_b, "b")
+    (top_a, top_b), (live_top_a, live_top_b) = _top1_with_live(unit_a, unit_b, live_a, live_b)
+    return _result(top_a, top_b, threshold)._replace(
+        live_ratio_b_in_a=share_above(live_top_b, threshold),
+        live_ratio_a_in_b=share_above(live_top_a, threshold),
+        n_live_a=len(live_top_a),
+        n_live_b=len(live_top_b),
+    )
+
+
+def match_to_init(
+    decoder: Float[Tensor, "d_sae d_in"], initial: Float[Tensor, "n_init d_in"], threshold: float = 0.7
+) -> float:
+    """Share of features that lie within `threshold` of some row of the SAE's own initial dictionary.
+
+    SAEs that start from one dictionary match each other for that reason alone until they have left it, so
+    this number stands beside every comparison.
+    """
+    return match(initial, decoder, threshold).ratio_b_in_a
+
+
+def unit_rows(rows: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+    """Rows at length 1, all-zero rows left at 0.
+
+    Scaled by the largest entry first, so that no square over- or underflows.
+    """
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    scaled = rows / torch.where(largest > 0, largest, 1)
+    norm = scaled.norm(dim=1, keepdim=True)
+    return scaled / torch.where(norm > 0, norm, 1)
+
+
+def top1_cosines(
+    unit_a: Float[Tensor, "n_a d_in"], unit_b: Float[Tensor, "n_b d_in"]
+) -> tuple[Float[Tensor, " n_a"], Float[Tensor, " n_b"]]:
+    """Best cosine of every row in the other matrix, both directions from one pass over row chunks.
+
+    Where the other matrix has no rows the best is -1.
+    """
+    best_a = torch.full((len(unit_a),), -1.0, device=unit_a.device)
+    best_b = torch.full((len(unit_b),), -1.0, device=unit_b.device)
+    if len(unit_a) == 0 or len(unit_b) == 0:
+        return best_a, best_b
+    size = max(1, _CHUNK_ELEMENTS // len(unit_b))
+    for start in range(0, len(unit_a), size):
+        cosines = unit_a[start : start + size] @ unit_b.T
+        best_a[start : start + size] = cosines.amax(dim=1)
+        best_b = torch.maximum(best_b, cosines.amax(dim=0))
+    return best_a.clamp(-1, 1), best_b.clamp(-1, 1)
+
+
+def share_above(top1: Float[Tensor, " n"], threshold: float) -> float:
+    """Share of features strictly above the threshold; NaN of no features."""
+    return (top1 > threshold).sum().item() / len(top1) if len(top1) else float("nan")
+
+
+def _top1_with_live(
+    unit_a: Tensor, unit_b: Tensor, live_a: Bool[Tensor, " n_a"], live_b: Bool[Tensor, " n_b"]
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Top-1 among all features, and among live ones only, for the cost of one: block by block."""
+    lives_a, lives_b = unit_a[live_a], unit_b[live_b]
+    deads_a, deads_b = unit_a[~live_a], unit_b[~live_b]
+    live_live_a, live_live_b = top1_cosines(lives_a, lives_b)
+    live_dead_a, live_dead_b = top1_cosines(lives_a, deads_b)
+    dead_a, all_b = top1_cosines(deads_a, torch.cat([lives_b, deads_b]))
+    top_a, top_b = unit_a.new_empty(len(unit_a)), unit_b.new_empty(len(unit_b))
+    top_a[live_a], top_a[~live_a] = torch.maximum(live_live_a, live_dead_a), dead_a
+    top_b[live_b] = torch.maximum(live_live_b, all_b[: len(lives_b)])
+    top_b[~live_b] = torch.maximum(live_dead_b, all_b[len(lives_b) :])
+    return (top_a, top_b), (live_live_a, live_live_b)
+
+
+def _result(top_a: Tensor, top_b: Tensor, threshold: float) -> MatchResult:
+    return MatchResult(
+        ratio_b_in_a=share_above(top_b, threshold),
+        ratio_a_in_b=share_above(top_a, threshold),
+        mmcs_a_to_b=top_a.mean().item(),
+        mmcs_b_to_a=top_b.mean().item(),
+        top1_a=top_a.cpu(),
+        top1_b=top_b.cpu(),
+        n_a=len(top_a),
+        n_b=len(top_b),
+        threshold=threshold,
+    )
+
+
+def _decoder(source: HasDecoder | Tensor, name: str) -> Tensor:
+    rows = (source if isinstance(source, Tensor) else source.W_dec).detach().float()
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise SaeSweepError(f"matching: decoder {name} has shape {tuple(rows.shape)}, not [features, d_in]")
+    if not rows.isfinite().all():
+        raise SaeSweepError(f"matching: decoder {name} holds NaN or inf; its run diverged, train it again")
+    return rows
+
+
+def _check_comparable(rows_a: Tensor, rows_b: Tensor, threshold: float) -> None:
+    if rows_a.shape[1] != rows_b.shape[1]:
+        raise SaeSweepError(
+            f"matching: d_in differs ({rows_a.shape[1]} and {rows_b.shape[1]}); "
+            "only SAEs of one residual width can be compared"
+        )
+    if not 0 <= threshold <= 1:
+        raise SaeSweepError(f"matching: threshold={threshold} must lie between 0 and 1")
+
+
+def _live(densities: Tensor, rows: Tensor, name: str) -> Tensor:
+    if densities.shape != rows.shape[:1]:
+        raise SaeSweepError(
+            f"matching: densities of {name} have shape {tuple(densities.shape)}, not ({len(rows)},)"
+        )
+    return (densities > 0).to(rows.device)

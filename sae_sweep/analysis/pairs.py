@@ -1,0 +1,173 @@
+"""Pairs of SAEs: what goes into a comparison, what is kept of each pair, and the row it becomes."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_sweep.analysis.bootstrap import bootstrap_means, percentile_interval
+from sae_sweep.analysis.matching import MatchResult, match
+from sae_sweep.config import MatchingConfig, SaeSweepError
+
+COSINE_EDGES = tuple(round(-1 + i * 0.02, 2) for i in range(101))
+"""Bins of the top-1 cosine histograms; 0.7 is an edge."""
+Pair = tuple[int, int]
+"""Positions of two entries."""
+
+
+@dataclass(frozen=True)
+class ComparisonEntry:
+    """One trained SAE."""
+
+    name: str
+    """The run's name, unique in the comparison."""
+    keys: Mapping[str, Any]
+    """The swept keys and this run's values, such as `{"seed": 42, "dataset": "owt"}`."""
+    decoder: Float[Tensor, "n d_in"]
+    """`W_dec`."""
+    init_match: float
+    """Share of features that match the SAE's own initial dictionary (`match_to_init`)."""
+    densities: Float[Tensor, " n"] | None = None
+    """Share of held-out tokens on which each feature fires; None if it was not evaluated."""
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """Two SAEs. `x_in_y` is the share of x's features that have a match among y's."""
+
+    a: str
+    b: str
+    varied: tuple[str, ...]
+    """Swept keys in which the two differ."""
+    ratio_b_in_a: float
+    ratio_b_in_a_low: float
+    """Lower end of the 95 % interval."""
+    ratio_b_in_a_high: float
+    ratio_a_in_b: float
+    ratio_a_in_b_low: float
+    ratio_a_in_b_high: float
+    live_ratio_b_in_a: float | None
+    """With the dead features of both left out; None where densities are not known."""
+    live_ratio_a_in_b: float | None
+    mmcs_a_to_b: float
+    """Mean over a's features of the best cosine among b's."""
+    mmcs_b_to_a: float
+    n_a: int
+    n_b: int
+    n_live_a: int | None
+    n_live_b: int | None
+    init_match_a: float
+    init_match_b: float
+    undertrained: bool
+    """Either SAE still matches its own initial dictionary above `matching.undertrained`."""
+
+
+class PairStore:
+    """What is kept of each pair: a row's numbers, one bit a feature, and a histogram; never its cosines."""
+
+    def __init__(self, entries: Sequence[ComparisonEntry]) -> None:
+        self.results: dict[Pair, MatchResult] = {}
+        self.histograms: dict[Pair, Int[np.ndarray, " bins"]] = {}
+        self._matched: list[dict[int, Tensor]] = [{} for _ in entries]
+
+    def add(self, i: int, j: int, result: MatchResult) -> None:
+        self._matched[i][j] = result.top1_a > result.threshold
+        self._matched[j][i] = result.top1_b > result.threshold
+        cosines = np.concatenate([result.top1_a.numpy(), result.top1_b.numpy()])
+        self.histograms[i, j] = np.histogram(cosines, COSINE_EDGES)[0]
+        nothing = torch.empty(0)
+        self.results[i, j] = result._replace(top1_a=nothing, top1_b=nothing)
+
+    def resampled(self, seed: int) -> dict[Pair, Float[Tensor, " resamples"]]:
+        """[i, j]: the ratio "i in j" in every resample of i's features."""
+        ratios: dict[Pair, Tensor] = {}
+        for i, matched in enumerate(self._matched):
+            if matched:
+                means = bootstrap_means(torch.stack(list(matched.values()), 1).float(), seed=seed + i)
+                ratios.update({(i, j): means[:, column] for column, j in enumerate(matched)})
+        return ratios
+
+
+def match_pairs(
+    entries: Sequence[ComparisonEntry],
+    config: MatchingConfig,
+    device: torch.device | None,
+    progress: Callable[[int, int], None] | None,
+) -> PairStore:
+    pairs = PairStore(entries)
+    chosen = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(entries)), 2)
+        if entries[i].decoder.shape[1] == entries[j].decoder.shape[1]
+    ]
+    for done, (i, j) in enumerate(chosen, start=1):
+        pairs.add(i, j, _match_entries(entries[i], entries[j], config.threshold, device))
+        if progress is not None:
+            progress(done, len(chosen))
+    return pairs
+
+
+def _match_entries(
+    a: ComparisonEntry, b: ComparisonEntry, threshold: float, device: torch.device | None
+) -> MatchResult:
+    try:
+        return match(
+            a.decoder.to(device), b.decoder, threshold, densities_a=a.densities, densities_b=b.densities
+        )
+    except SaeSweepError as error:
+        raise SaeSweepError(f"{error} (a is {a.name}, b is {b.name})") from error
+
+
+def make_row(
+    entries: Sequence[ComparisonEntry],
+    pair: Pair,
+    result: MatchResult,
+    resampled: Mapping[Pair, Tensor],
+    config: MatchingConfig,
+) -> PairRow:
+    i, j = pair
+    a, b = entries[i], entries[j]
+    a_low, a_high = percentile_interval(resampled[i, j])
+    b_low, b_high = percentile_interval(resampled[j, i])
+    return PairRow(
+        a=a.name,
+        b=b.name,
+        varied=varied_keys(a.keys, b.keys),
+        ratio_b_in_a=result.ratio_b_in_a,
+        ratio_b_in_a_low=b_low,
+        ratio_b_in_a_high=b_high,
+        ratio_a_in_b=result.ratio_a_in_b,
+        ratio_a_in_b_low=a_low,
+        ratio_a_in_b_high=a_high,
+        live_ratio_b_in_a=result.live_ratio_b_in_a,
+        live_ratio_a_in_b=result.live_ratio_a_in_b,
+        mmcs_a_to_b=result.mmcs_a_to_b,
+        mmcs_b_to_a=result.mmcs_b_to_a,
+        n_a=result.n_a,
+        n_b=result.n_b,
+        n_live_a=result.n_live_a,
+        n_live_b=result.n_live_b,
+        init_match_a=a.init_match,
+        init_match_b=b.init_match,
+        undertrained=max(a.init_match, b.init_match) > config.undertrained,
+    )
+
+
+def varied_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys in which two runs differ.
+
+    A key that only one of them has (`k` beside `l0_coefficient`) follows from another difference, the
+    architecture, and counts only if there is no other.
+    """
+    shared = [key for key in a if key in b and a[key] != b[key]]
+    return tuple(shared or [key for key in {**a, **b} if (key in a) != (key in b)])
+
+
+def total_histogram(histograms: Iterable[Int[np.ndarray, " bins"]]) -> tuple[int, ...]:
+    total = sum(histograms, start=np.zeros(len(COSINE_EDGES) - 1, dtype=np.int64))
+    return tuple(int(count) for count in total)

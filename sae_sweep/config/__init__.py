@@ -1,0 +1,70 @@
+"""The ground floor: every key of the configuration, its checks, and the names and ids derived from it.
+
+No framework is imported here: the command line reads this before anything heavy loads.
+"""
+
+from sae_sweep.config.architecture import (
+    ARCHITECTURES,
+    ArchitectureConfig,
+    BatchTopKConfig,
+    JumpReLUConfig,
+    ReLUConfig,
+    TopKConfig,
+)
+from sae_sweep.config.data import (
+    KNOWN_MODELS,
+    DatasetConfig,
+    EmbeddedDataset,
+    FilesDataset,
+    HubDataset,
+    ModelConfig,
+    PackingConfig,
+)
+from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError
+from sae_sweep.config.naming import run_name
+from sae_sweep.config.plain import digest, flatten
+from sae_sweep.config.run import Config, config_from_dict
+from sae_sweep.config.sink import MetricSink
+from sae_sweep.config.training import (
+    ActivationsConfig,
+    EvaluationConfig,
+    InitConfig,
+    LauncherConfig,
+    MatchingConfig,
+    OptimizerConfig,
+    PathsConfig,
+    TrackingConfig,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "KNOWN_MODELS",
+    "ActivationsConfig",
+    "ArchitectureConfig",
+    "BatchTopKConfig",
+    "Config",
+    "ConfigError",
+    "DatasetConfig",
+    "EmbeddedDataset",
+    "EvaluationConfig",
+    "FilesDataset",
+    "HubDataset",
+    "InitConfig",
+    "Interrupted",
+    "JumpReLUConfig",
+    "LauncherConfig",
+    "MatchingConfig",
+    "MetricSink",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PackingConfig",
+    "PathsConfig",
+    "ReLUConfig",
+    "SaeSweepError",
+    "TopKConfig",
+    "TrackingConfig",
+    "config_from_dict",
+    "digest",
+    "flatten",
+    "run_name",
+]

@@ -1,0 +1,160 @@
+"""The language model and the text it reads."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from sae_sweep.config.checks import at_least, one_of
+
+LM_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class KnownModel(NamedTuple):
+    """What can be checked about a model before it loads."""
+
+    name: str
+    n_layers: int
+    d_model: int
+
+
+KNOWN_MODELS = {
+    "gpt2": KnownModel("gpt2-small", 12, 768),
+    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128),
+    "HuggingFaceTB/SmolLM2-135M": KnownModel("smollm2-135m", 30, 576),
+}
+
+
+def _shape_of_folder(folder: Path) -> tuple[int, int] | None:
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # not a local model, or a damaged one: loading it says what is wrong
+    n_layers = values.get("n_layer", values.get("num_hidden_layers"))
+    d_model = values.get("n_embd", values.get("hidden_size"))
+    return (n_layers, d_model) if n_layers and d_model else None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The language model whose residual stream is read."""
+
+    path: str = "gpt2"
+    """Hub id, local folder, `.gguf` file, or `bundled:gpt2-pico`."""
+    name: str | None = None
+    """Label in run names and tables; null: known for the models of `conf/model`, else the end of the path."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; pin it so that a run can be repeated."""
+    dtype: str = "auto"
+    """Arithmetic of the LM: auto (bfloat16 where the hardware is fast at it, else float32)."""
+
+    @property
+    def label(self) -> str:
+        if self.name:
+            return self.name
+        return KNOWN_MODELS[self.path].name if self.path in KNOWN_MODELS else Path(self.path).stem
+
+    @property
+    def shape(self) -> tuple[int, int] | None:
+        """(layers, d_model) as far as they can be told before the model loads, else None."""
+        known = KNOWN_MODELS.get(self.path)
+        return (known.n_layers, known.d_model) if known else _shape_of_folder(Path(self.path))
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        one_of(found, "model.dtype", self.dtype, LM_DTYPES)
+        return found
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Text to read; one subclass per kind of source."""
+
+    name: str = "owt"
+    """Label in run names and tables."""
+    exhausted: str = "repeat"
+    """What happens when the text runs out before `tokens`: repeat (and say so), stop, or error."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        one_of(found, "dataset.exhausted", self.exhausted, ("repeat", "stop", "error"))
+        return found
+
+
+@dataclass(frozen=True)
+class EmbeddedDataset(DatasetConfig):
+    """A corpus that every installation has: documentation or source code of Python and libraries."""
+
+    name: str = "stdlib_docs"
+
+
+@dataclass(frozen=True)
+class HubDataset(DatasetConfig):
+    """Script-free Parquet on the Hugging Face hub, streamed."""
+
+    path: str = ""
+    """Repository id on the hub."""
+    revision: str = ""
+    """Commit or branch of the repository; pinned so that a run can be repeated."""
+    files: str = ""
+    """Glob of the Parquet files inside the repository at that revision."""
+    text_key: str = "text"
+    """Column that holds the text."""
+    held_out_every: int = 50
+    """Every n-th document is held out of training and used for evaluation."""
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        for key in ("path", "revision", "files", "text_key"):
+            if not getattr(self, key):
+                found.append(f"dataset.{key} is empty: a hub dataset needs it")
+        at_least(found, "dataset.held_out_every", self.held_out_every, 2)
+        return found
+
+
+@dataclass(frozen=True)
+class FilesDataset(DatasetConfig):
+    """Local .txt (one document a file), .jsonl and .parquet (one document a row)."""
+
+    name: str = "files"
+    path: str = ""
+    """A file, a folder (searched below), or a glob."""
+    text_key: str = "text"
+    """Key or column that holds the text in .jsonl and .parquet."""
+    held_out_every: int = 20
+    """Every n-th file (or row, where there are fewer files than this) is held out."""
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if not self.path:
+            found.append("dataset.path is empty: give a file, a folder or a glob of .txt, .jsonl or .parquet")
+        at_least(found, "dataset.held_out_every", self.held_out_every, 2)
+        return found
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """How documents become sequences of equal length."""
+
+    seq_len: int = 128
+    """Tokens a sequence, special tokens included."""
+    bos_every_sequence: bool = True
+    """True: BOS opens every sequence. False (the study): BOS at document starts only."""
+    separate_documents: bool = True
+    """Put the end-of-text token between documents."""
+    max_document_tokens: int | None = None
+    """Cut documents at this many tokens (the study: 1,024); null: never."""
+    mask_special: bool = True
+    """Leave special-token positions out of training, evaluation and patching alike."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        at_least(found, "packing.seq_len", self.seq_len, 4)
+        if self.max_document_tokens is not None:
+            at_least(found, "packing.max_document_tokens", self.max_document_tokens, 1)
+        return found
+
+
+DATASETS: dict[str, type[DatasetConfig]] = {
+    cls.__name__: cls for cls in (DatasetConfig, EmbeddedDataset, HubDataset, FilesDataset)
+}

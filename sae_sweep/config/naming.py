@@ -1,0 +1,45 @@
+"""The name of a run: what it is, and where it differs from the defaults."""
+
+import math
+from typing import Any
+
+from sae_sweep.config.plain import digest, flatten
+from sae_sweep.config.run import Config
+
+_IN_BASE_NAME = {
+    *("architecture.kind", "architecture.k", "architecture.l0_coefficient", "architecture.l1_coefficient"),
+    *("dictionary", "layer", "seed", "model.path", "dataset.name", "dataset.path"),
+}
+_LONGEST_NAME = 120
+
+
+def run_name(config: Config, reference: Config) -> str:
+    """`gpt2-small_L8_owt_topk_x16_k16_s49`, then every key that moves the weights and differs.
+
+    Args:
+        config: the run.
+        reference: the defaults of the same model, dataset, architecture and numerics.
+    """
+    ours, usual = flatten(config.identity()), flatten(reference.identity())
+    extras = [
+        f"{key.split('.')[-1]}-{_short(value)}"
+        for key, value in ours.items()
+        if key not in _IN_BASE_NAME and usual.get(key) != value
+    ]
+    if config.numerics != "modern":
+        extras.insert(0, config.numerics)
+    name = "_".join([config.base_name(), *extras])
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[: _LONGEST_NAME - 13].rstrip('_')}_{digest(extras)}"
+    return name.replace("/", "-")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value >= 1000:
+        exponent = int(math.log10(value))
+        mantissa = value / 10**exponent
+        compact = f"{mantissa:g}e{exponent}"
+        return compact if float(compact) == value and len(compact) < len(str(value)) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,200 @@
+"""One run, whole: every key, its checks, and what of it determines the weights."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sae_sweep.config.architecture import ARCHITECTURES, ArchitectureConfig
+from sae_sweep.config.checks import at_least, one_of
+from sae_sweep.config.data import DATASETS, DatasetConfig, ModelConfig, PackingConfig
+from sae_sweep.config.errors import ConfigError
+from sae_sweep.config.plain import digest
+from sae_sweep.config.training import (
+    ActivationsConfig,
+    EvaluationConfig,
+    InitConfig,
+    LauncherConfig,
+    MatchingConfig,
+    OptimizerConfig,
+    PathsConfig,
+    TrackingConfig,
+)
+
+NUMERICS_VERSION = 1
+"""Raised whenever the same config would give other weights; part of every run id."""
+
+TASKS = ("train", "match")
+SITES = ("resid_pre",)
+NUMERICS = ("modern", "study")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole; the defaults are the study's baseline."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
+    dictionary: int = 16
+    """Expansion factor: d_sae = dictionary x d_in."""
+    k: int | None = 16
+    """Active features a token (topk, batchtopk); null where the architecture has no use for it."""
+    l0_coefficient: float | None = 0.0018
+    """Sparsity weight (jumprelu); null where the architecture has no use for it."""
+    l1_coefficient: float | None = 0.02
+    """Sparsity weight (relu); null where the architecture has no use for it."""
+    layer: int = 8
+    """Layer whose residual stream is read, from 0."""
+    site: str = "resid_pre"
+    seed: int = 49
+    """Of the SAE's initialisation."""
+    data_seed: int = 0
+    """Of the order of the documents."""
+    shuffle_seed: int | None = None
+    """Of the shuffle inside the buffer; null: data_seed."""
+    tokens: int = 100_000_000
+    """SAE inputs a run, after masking."""
+    batch: int = 4096
+    """SAE inputs a step."""
+    numerics: str = "modern"
+    """modern, or study: the study's trainer to the letter."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    activations: ActivationsConfig = field(default_factory=ActivationsConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    task: str = "train"
+    """train: train and compare. match: compare the finished runs of `sweep` again."""
+    sweep: str | None = None
+    """Folder name of the sweep; null: the experiment's name, else a hash of the run ids."""
+    experiment: str | None = None
+    """Set by `experiment=NAME`."""
+
+    def __post_init__(self) -> None:
+        problems = self.problems()
+        if problems:
+            raise ConfigError(problems)
+
+    def problems(self) -> list[str]:
+        """Every contradiction of the config, in plain words."""
+        found: list[str] = []
+        one_of(found, "task", self.task, TASKS)
+        one_of(found, "site", self.site, SITES)
+        one_of(found, "numerics", self.numerics, NUMERICS)
+        one_of(found, "device", self.device, ("auto", "cpu", "cuda", "mps"))
+        for key in ("dictionary", "batch", "tokens"):
+            at_least(found, key, getattr(self, key), 1)
+        for key in ("layer", "seed", "data_seed"):
+            at_least(found, key, getattr(self, key), 0)
+        if 1 <= self.tokens < self.batch:
+            found.append(f"tokens={self.tokens} is below batch={self.batch}: not even one step")
+        shape = self.model.shape
+        if shape is not None and self.layer >= shape[0]:
+            found.append(f"layer={self.layer}: {self.model.label} has layers 0 to {shape[0] - 1}")
+        if self.sweep is not None and Path(self.sweep).name != self.sweep:
+            found.append(f"sweep={self.sweep}: must be a plain folder name")
+        found += self.architecture.problems(self.dictionary * shape[1] if shape else None)
+        for part in dataclasses.fields(self):
+            value = getattr(self, part.name)
+            if part.name != "architecture" and hasattr(value, "problems"):
+                found += value.problems()
+        return found
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps: full batches that fit in `tokens`."""
+        return self.tokens // self.batch
+
+    @property
+    def hook(self) -> str:
+        """The hook's name in TransformerLens."""
+        return f"blocks.{self.layer}.hook_{self.site}"
+
+    def stream_identity(self) -> dict[str, Any]:
+        """Everything that determines the sequence of tokens and activations, but for the layer."""
+        return {
+            "model": _identity(self.model),
+            "dataset": _identity(self.dataset),
+            "packing": _identity(self.packing),
+            "activations": {"buffer_tokens": self.activations.buffer_tokens, "dtype": self.activations.dtype},
+            "batch": self.batch,
+            "data_seed": self.data_seed,
+            "shuffle_seed": self.data_seed if self.shuffle_seed is None else self.shuffle_seed,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """Everything in the config that determines the weights."""
+        return {
+            **self.stream_identity(),
+            "architecture": {"kind": self.architecture.kind, **_identity(self.architecture)},
+            "dictionary": self.dictionary,
+            "layer": self.layer,
+            "site": self.site,
+            "seed": self.seed,
+            "tokens": self.tokens,
+            "numerics": self.numerics,
+            "optimizer": _identity(self.optimizer),
+            "init": _identity(self.init),
+        }
+
+    def run_id(self, fingerprints: Mapping[str, str]) -> str:
+        """Hash of all that determines the weights: config, corpus and LM weights, numerics version."""
+        whole = {"config": self.identity(), "numerics_version": NUMERICS_VERSION, **fingerprints}
+        return digest(whole)
+
+    def base_name(self) -> str:
+        """The part of the run's name that every run has."""
+        arch = self.architecture
+        return (
+            f"{self.model.label}_L{self.layer}_{self.dataset.name}_{arch.kind}"
+            f"_x{self.dictionary}_{arch.sparsity_label}_s{self.seed}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested values, for YAML and JSON; the architecture and dataset carry their kind."""
+        plain = dataclasses.asdict(self)
+        plain["architecture"] = {"kind": self.architecture.kind, **plain["architecture"]}
+        plain["dataset"] = {"kind": type(self.dataset).__name__, **plain["dataset"]}
+        return plain
+
+
+def config_from_dict(plain: Mapping[str, Any]) -> Config:
+    """The inverse of `Config.as_dict`: how a frozen `config.yaml` is read back.
+
+    Raises:
+        ConfigError: naming every key that this version does not know.
+    """
+    values = dict(plain)
+    architecture = dict(values.pop("architecture"))
+    dataset = dict(values.pop("dataset"))
+    parts = {
+        "architecture": _build(ARCHITECTURES[architecture.pop("kind")], architecture),
+        "dataset": _build(DATASETS[dataset.pop("kind")], dataset),
+    }
+    for part in dataclasses.fields(Config):
+        if part.name in values and isinstance(values[part.name], Mapping):
+            parts[part.name] = _build(part.default_factory, values.pop(part.name))  # type: ignore[arg-type]
+    return _build(Config, {**values, **parts})
+
+
+def _build(cls: Any, values: Mapping[str, Any]) -> Any:
+    unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
+    if unknown:
+        raise ConfigError(f"{cls.__name__}: unknown key {key}" for key in sorted(unknown))
+    return cls(**values)
+
+
+def _identity(part: Any) -> dict[str, Any]:
+    """A part of the config without what is only a label."""
+    values = dataclasses.asdict(part)
+    if isinstance(part, ModelConfig):
+        values.pop("name")
+    return values

@@ -1,0 +1,60 @@
+"""Per-feature statistics of a run on disk: one row a feature, and the two histograms."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow
+import torch
+from jaxtyping import Float
+from pyarrow import parquet
+from torch import Tensor
+
+from sae_sweep.analysis import Evaluation, Histogram
+from sae_sweep.config import SaeSweepError
+from sae_sweep.storage import write_atomic, write_json
+
+_STATISTICS = "statistics.parquet"
+
+
+class FeatureFiles(NamedTuple):
+    """Where the feature statistics of a run are."""
+
+    statistics: Path
+    """One row a feature: feature, density, mean_activation (where it fires), max_activation."""
+    histograms: Path
+    """JSON: `density` and `activations`, each with counts and edges."""
+
+
+def write_features(folder: Path, evaluation: Evaluation) -> FeatureFiles:
+    """Write the per-feature statistics into `folder`, the run's `features/`."""
+    table = pyarrow.table(
+        {
+            "feature": pyarrow.array(range(len(evaluation.densities)), pyarrow.int32()),
+            "density": evaluation.densities.numpy(),
+            "mean_activation": evaluation.mean_activations.numpy(),
+            "max_activation": evaluation.max_activations.numpy(),
+        }
+    )
+    files = FeatureFiles(folder / _STATISTICS, folder / "histograms.json")
+    write_atomic(files.statistics, lambda temporary: parquet.write_table(table, temporary))
+    histograms = {"density": evaluation.density_histogram, "activations": evaluation.activation_histogram}
+    write_json(files.histograms, {name: _plain(histogram) for name, histogram in histograms.items()})
+    return files
+
+
+def read_densities(folder: Path) -> Float[Tensor, " d_sae"]:
+    """Densities that `write_features` put into `folder`.
+
+    Raises:
+        SaeSweepError: naming the file, if it is missing or damaged.
+    """
+    path = folder / _STATISTICS
+    try:
+        column = parquet.read_table(path, columns=["density"])["density"]
+    except (OSError, pyarrow.ArrowException, KeyError) as error:
+        raise SaeSweepError(f"cannot read {path}: {error}") from error
+    return torch.from_numpy(column.to_numpy().copy())
+
+
+def _plain(histogram: Histogram) -> dict[str, list[float]]:
+    return {"counts": list(histogram.counts), "edges": list(histogram.edges)}

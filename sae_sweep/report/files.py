@@ -1,0 +1,100 @@
+"""A comparison on disk: tables as CSV and Parquet, and its two figures."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+from pyarrow import parquet
+
+from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
+from sae_sweep.report.cosine_figure import cosine_figure
+from sae_sweep.report.matrix_figure import matrix_figure
+from sae_sweep.report.style import save
+from sae_sweep.storage import write_atomic
+
+_TYPES = {
+    str: pyarrow.string(),
+    bool: pyarrow.bool_(),
+    int: pyarrow.int64(),
+    float: pyarrow.float64(),
+    int | None: pyarrow.int64(),
+    float | None: pyarrow.float64(),
+    tuple[str, ...]: pyarrow.string(),
+}
+"""Column types; a table without rows, or a column without values, has them too."""
+
+
+class ComparisonFiles(NamedTuple):
+    """Where a comparison is."""
+
+    pairs_csv: Path
+    """One row a pair of SAEs: the fields of `PairRow`."""
+    pairs_parquet: Path
+    matrix_csv: Path
+    """Row and column for every SAE: share of the row's features that have a match in the column."""
+    matrix_parquet: Path
+    keys_csv: Path
+    """One row a swept key: the fields of `KeySummary`, but for the histogram."""
+    contrasts_csv: Path
+    """Every two swept keys against each other: the fields of `KeyContrast`."""
+    matrix_figure: Path
+    cosine_figure: Path
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
+    """Write tables and figures into `folder`, the sweep's `analysis/matching/`.
+
+    Raises:
+        SaeSweepError: if a file cannot be written; none is left incomplete.
+    """
+    pairs = _table(PairRow, comparison.rows)
+    matrix = _matrix_table(comparison)
+    return ComparisonFiles(
+        pairs_csv=_write_csv(folder / "pairs.csv", pairs),
+        pairs_parquet=_write_parquet(folder / "pairs.parquet", pairs),
+        matrix_csv=_write_csv(folder / "matrix.csv", matrix),
+        matrix_parquet=_write_parquet(folder / "matrix.parquet", matrix),
+        keys_csv=_write_csv(folder / "keys.csv", _table(KeySummary, comparison.summaries, {"histogram"})),
+        contrasts_csv=_write_csv(folder / "contrasts.csv", _table(KeyContrast, comparison.contrasts)),
+        matrix_figure=save(matrix_figure(comparison), folder / "matrix.png"),
+        cosine_figure=save(cosine_figure(comparison), folder / "cosines.png"),
+    )
+
+
+def _table(kind: type, rows: Sequence[Any], left_out: set[str] | None = None) -> pyarrow.Table:
+    """Dataclasses as a table; several words in one cell are joined by `+`."""
+    fields = [field for field in dataclasses.fields(kind) if field.name not in (left_out or ())]
+    schema = pyarrow.schema([(field.name, _TYPES[field.type]) for field in fields])  # type: ignore[index]
+    plain = [{field.name: _cell(getattr(row, field.name)) for field in fields} for row in rows]
+    return pyarrow.Table.from_pylist(plain, schema=schema)
+
+
+def _cell(value: Any) -> Any:
+    return "+".join(value) if isinstance(value, tuple) else value
+
+
+def _matrix_table(comparison: Comparison) -> pyarrow.Table:
+    """The diagonal and pairs that were not compared stay empty."""
+    columns: dict[str, Any] = {"features_of": pyarrow.array(comparison.names, pyarrow.string())}
+    for name, column in zip(comparison.names, comparison.ratios.T, strict=True):
+        columns[name] = pyarrow.array(column, pyarrow.float64(), from_pandas=True)  # NaN becomes null
+    return pyarrow.table(columns)
+
+
+def _write_parquet(path: Path, table: pyarrow.Table) -> Path:
+    write_atomic(path, lambda temporary: parquet.write_table(table, temporary))
+    return path
+
+
+def _write_csv(path: Path, table: pyarrow.Table) -> Path:
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(table.column_names)
+            writer.writerows(row.values() for row in table.to_pylist())
+
+    write_atomic(path, write)
+    return path

@@ -1,0 +1,158 @@
+"""The matching matrix: every SAE's features looked for in every other SAE."""
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch, Rectangle
+
+from sae_sweep.analysis import Comparison
+from sae_sweep.report.labels import short_labels
+from sae_sweep.report.style import FAINT, INK, MUTED, new_figure
+
+_MOST_WITH_TEXT = 30
+"""SAEs above which the cells are too small for numbers."""
+_HATCH = "////"
+_TILT = 45
+"""Degrees, of the labels below."""
+
+
+def matrix_figure(comparison: Comparison) -> Figure:
+    """Rows are the SAEs whose features are counted, columns those in which they are looked for.
+
+    A narrow column on the right shows how much of each SAE is still its own initial dictionary; cells
+    with an SAE above the limit are hatched.
+    """
+    count = len(comparison.names)
+    labels = short_labels(comparison.names, comparison.keys)
+    cell = min(0.62, max(0.2, 9 / count))
+    longest = max(len(label) for label in labels)
+    side = max(cell * count, 2.6)
+    label = 0.0077 * _label_size(count) * longest
+    figure = new_figure(side + label + cell + 1.75, side + 0.75 * label + 1.55)
+    figure.get_layout_engine().set(wspace=0)  # type: ignore[union-attr]
+    axes, beside = figure.subplots(1, 2, width_ratios=[count, 1])
+    scale = _scale(comparison)
+    image = _draw_matrix(axes, comparison, scale)
+    _draw_own_init(beside, comparison, scale)
+    _label(axes, comparison, labels)
+    bar = figure.colorbar(image, ax=[axes, beside], pad=0.02, fraction=0.04, aspect=28)
+    bar.set_label(f"matched features (%): best decoder cosine > {comparison.threshold:g}", fontsize=8.5)
+    bar.ax.tick_params(labelsize=8, length=3)
+    bar.outline.set_visible(False)  # type: ignore[operator]  # a spine; the stubs call it a property
+    figure.suptitle(_title(comparison), fontsize=11, color=INK)
+    _legend(figure, comparison)
+    return figure
+
+
+def _scale(comparison: Comparison) -> Normalize:
+    """From 0 to the largest value, rounded up to the next ten per cent."""
+    largest = np.nanmax([*comparison.ratios.flat, *comparison.init_matches])
+    return Normalize(0, max(10, 10 * math.ceil(10 * largest)))
+
+
+def _draw_matrix(axes: Axes, comparison: Comparison, scale: Normalize) -> AxesImage:
+    count = len(comparison.names)
+    shares = 100 * comparison.ratios
+    image = axes.imshow(np.ma.masked_invalid(shares), cmap="viridis", norm=scale)
+    marked = _undertrained(comparison)
+    for row, column in np.ndindex(count, count):
+        if np.isnan(shares[row, column]):
+            axes.add_patch(_cell(column, row, facecolor=FAINT))
+            continue
+        if marked[row] or marked[column]:
+            axes.add_patch(_hatched(column, row, shares[row, column], image.cmap, scale))
+        if count <= _MOST_WITH_TEXT:
+            _write(axes, column, row, shares[row, column], count, image.cmap, scale)
+    _grid(axes, count, count)
+    return image
+
+
+def _draw_own_init(axes: Axes, comparison: Comparison, scale: Normalize) -> None:
+    """The match of each SAE to the dictionary it started from, on the same scale."""
+    shares = 100 * np.array(comparison.init_matches)[:, None]
+    image = axes.imshow(shares, cmap="viridis", norm=scale)
+    for row, marked in enumerate(_undertrained(comparison)):
+        if marked:
+            axes.add_patch(_hatched(0, row, shares[row, 0], image.cmap, scale))
+        if len(shares) <= _MOST_WITH_TEXT:
+            _write(axes, 0, row, shares[row, 0], len(shares), image.cmap, scale)
+    style = {"rotation": _TILT, "ha": "right", "rotation_mode": "anchor", "color": MUTED}
+    axes.set_xticks([0], ["its own start"], fontsize=_label_size(len(shares)), **style)
+    axes.set_yticks([])
+    _grid(axes, len(shares), 1)
+
+
+def _label(axes: Axes, comparison: Comparison, labels: list[str]) -> None:
+    size = _label_size(len(labels))
+    if len(set(comparison.sizes)) > 1:
+        labels = [f"{label}  n={n:,}" for label, n in zip(labels, comparison.sizes, strict=True)]
+    ticks = range(len(labels))
+    axes.set_xticks(
+        ticks, labels, rotation=_TILT, ha="right", rotation_mode="anchor", fontsize=size, color=INK
+    )
+    axes.set_yticks(ticks, labels, fontsize=size, color=INK)
+    axes.set_ylabel("features of this SAE …", fontsize=9, color=INK)
+    axes.set_xlabel("… that have a match in this SAE", fontsize=9, color=INK)
+
+
+def _title(comparison: Comparison) -> str:
+    sizes = set(comparison.sizes)
+    each = f", {sizes.pop():,} features each" if len(sizes) == 1 else ""
+    return f"Share of the row's features found in the column\n{len(comparison.names)} SAEs{each}"
+
+
+def _legend(figure: Figure, comparison: Comparison) -> None:
+    if not any(_undertrained(comparison)):
+        return
+    text = (
+        f"undertrained: more than {comparison.undertrained_above:.0%} of the features of one of the two SAEs\n"
+        "still match the dictionary it started from"
+    )
+    patch = Patch(facecolor="white", edgecolor=MUTED, hatch=_HATCH, linewidth=0.5)
+    figure.legend([patch], [text], loc="outside lower center", fontsize=8, frameon=False)
+
+
+def _undertrained(comparison: Comparison) -> list[bool]:
+    return [match > comparison.undertrained_above for match in comparison.init_matches]
+
+
+def _cell(column: int, row: int, **style: object) -> Rectangle:
+    return Rectangle((column - 0.5, row - 0.5), 1, 1, linewidth=0, **style)  # type: ignore[arg-type]
+
+
+def _hatched(column: int, row: int, share: float, colours: Colormap, scale: Normalize) -> Rectangle:
+    ink = _ink(share, colours, scale)
+    return _cell(column, row, fill=False, hatch=_HATCH, edgecolor=ink, alpha=0.35)
+
+
+def _write(
+    axes: Axes, column: int, row: int, share: float, count: int, colours: Colormap, scale: Normalize
+) -> None:
+    text = f"{share:.1f}" if count <= 12 and share < 99.95 else f"{share:.0f}"
+    axes.text(
+        column, row, text, ha="center", va="center",
+        fontsize=_label_size(count) - 0.5, color=_ink(share, colours, scale),
+    )  # fmt: skip
+
+
+def _ink(share: float, colours: Colormap, scale: Normalize) -> str:
+    """White on dark cells, black on light ones (relative luminance of the cell)."""
+    red, green, blue, _ = colours(scale(share))
+    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK
+
+
+def _label_size(count: int) -> float:
+    return 8.5 if count <= 12 else 7 if count <= 20 else 5.5 if count <= 40 else 4
+
+
+def _grid(axes: Axes, rows: int, columns: int) -> None:
+    """Thin white lines between the cells, no frame."""
+    axes.set_xticks(np.arange(1, columns) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, rows) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.8)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,99 @@
+"""Two figures a run: how often its features fire, and how strongly."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+from sae_sweep.analysis import Evaluation
+from sae_sweep.config import EvaluationConfig
+from sae_sweep.report.style import INK, MUTED, SERIES, new_figure, save, tidy
+
+
+class RunFigures(NamedTuple):
+    """Where the figures of a run are."""
+
+    density: Path
+    activations: Path
+
+
+def run_figures(
+    folder: Path, evaluation: Evaluation, *, name: str = "", config: EvaluationConfig | None = None
+) -> RunFigures:
+    """Write both figures into `folder`, as `density.png` and `activations.png`.
+
+    Args:
+        folder: the run's `features/`.
+        evaluation: whose histograms are drawn.
+        name: of the run, for the titles.
+        config: the limits that count as dense and ultra-rare, drawn as lines.
+    """
+    config = config or EvaluationConfig()
+    return RunFigures(
+        density=save(density_figure(evaluation, config, name), folder / "density.png"),
+        activations=save(activation_figure(evaluation, name), folder / "activations.png"),
+    )
+
+
+def density_figure(evaluation: Evaluation, config: EvaluationConfig, name: str) -> Figure:
+    """Features over the share of tokens on which they fire; the dead, which would dwarf the rest, as a number."""
+    counts = np.array(evaluation.density_histogram.counts)
+    edges = np.array(evaluation.density_histogram.edges)
+    figure = new_figure(5.6, 3.4)
+    axes = figure.subplots()
+    axes.stairs(counts[1:], edges[1:], fill=True, color=SERIES[0])
+    axes.annotate(
+        f"{counts[0]:,} of {counts.sum():,} features\nnever fire (not drawn)", (0.02, 0.97),
+        xycoords="axes fraction", va="top", fontsize=8, color=MUTED,
+    )  # fmt: skip
+    for limit, what in ((config.ultra_rare, "ultra-rare"), (config.dense, "dense")):
+        if limit > 0 and math.log10(limit) >= edges[1]:
+            axes.axvline(math.log10(limit), color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+            side = "right" if what == "ultra-rare" else "left"
+            axes.annotate(
+                f" {what} ", (math.log10(limit), 0.82), xycoords=("data", "axes fraction"),
+                ha=side, va="top", fontsize=8, color=MUTED,
+            )  # fmt: skip
+    axes.set_ylim(0, 1.3 * max(1, counts[1:].max()))
+    axes.xaxis.set_major_locator(MultipleLocator(1))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value) if value <= 0 else ""))
+    axes.set_xlabel(
+        f"share of held-out tokens on which the feature fires (floor: 1 of {evaluation.tokens:,})",
+        fontsize=9, color=INK,
+    )  # fmt: skip
+    axes.set_ylabel("features", fontsize=9, color=INK)
+    axes.set_title(_title("How often features fire", name), fontsize=10, color=INK)
+    tidy(axes)
+    return figure
+
+
+def activation_figure(evaluation: Evaluation, name: str) -> Figure:
+    """All non-zero activations, in log-spaced bins."""
+    counts, edges = np.array(evaluation.activation_histogram.counts), evaluation.activation_histogram.edges
+    figure = new_figure(5.6, 3.4)
+    axes = figure.subplots()
+    shares = 100 * counts / max(1, counts.sum())
+    axes.stairs(shares, edges, fill=True, color=SERIES[2])
+    axes.set_xscale("log")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlabel("activation, where not zero (SAE-input scale)", fontsize=9, color=INK)
+    axes.set_ylabel("activations (%) per bin", fontsize=9, color=INK)
+    axes.set_title(_title("How strongly features fire", name), fontsize=10, color=INK)
+    l0 = evaluation.metrics["l0"]
+    axes.annotate(
+        f"{counts.sum():,} activations\n{l0:.1f} a token", (0.02, 0.97), xycoords="axes fraction",
+        va="top", fontsize=8, color=MUTED,
+    )  # fmt: skip
+    tidy(axes)
+    return figure
+
+
+def _power_of_ten(exponent: float) -> str:
+    return f"$10^{{{exponent:.0f}}}$" if exponent else "1"
+
+
+def _title(what: str, name: str) -> str:
+    return f"{what}\n{name}" if name else what

@@ -1,0 +1,169 @@
+"""What the terminal shows at the end of a sweep: the runs, what moves the features, and the matrix."""
+
+import math
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
+from sae_sweep.report.labels import short_labels, shorten
+from sae_sweep.report.text_table import TextTable
+
+_MOST_IN_MATRIX = 12
+_UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run, as far as it got."""
+
+    name: str
+    status: str
+    """pending, running, done or failed."""
+    tokens: int | None = None
+    """SAE inputs it was trained on."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the final evaluation; empty if there was none."""
+    init_match: float | None = None
+    """Share of features that match the SAE's own initial dictionary."""
+
+
+def terminal_summary(
+    runs: Sequence[RunLine], comparison: Comparison | None = None, *, width: int | None = None
+) -> str:
+    """Plain text, no line wider than the terminal.
+
+    Args:
+        runs: in the order of the table.
+        comparison: of those that are done; None if there are no two of them.
+        width: characters; by default the terminal's, or 100 where there is none.
+    """
+    width = max(60, width or shutil.get_terminal_size(fallback=(100, 24)).columns)
+    parts = [_runs(runs, comparison, width)]
+    if comparison is not None and comparison.summaries:
+        parts.append(_summaries(comparison, width))
+    if comparison is not None and comparison.rows and len(comparison.names) <= _MOST_IN_MATRIX:
+        parts.append(_matrix(comparison, width))
+    return "\n\n".join(parts)
+
+
+def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) -> str:
+    limit = comparison.undertrained_above if comparison is not None else math.inf
+    table = TextTable(["run", "tokens", "expl.var", "CE rec.", "L0", "alive", "init", "status"], left={0, 7})
+    for run in runs:
+        table.add(_run_cells(run, run.name, limit))
+    if table.width > width and len(runs) > 1:
+        table.rename([*short_labels([run.name for run in runs])])
+    notes = [
+        "expl.var: R² on held-out tokens, SAE-input space. "
+        "CE rec.: cross-entropy recovered from zero ablation. "
+        "init: share of features still within the threshold of the run's own initial dictionary."
+    ]
+    if any((run.init_match or 0) > limit for run in runs):
+        notes.append(f"* undertrained: init above {limit:.0%}; what such a run matches may be its start.")
+    return "\n".join(["Runs", *table.lines(width, drop=(1, 4, 5)), *_notes(notes, width)])
+
+
+def _run_cells(run: RunLine, name: str, limit: float) -> list[str]:
+    metrics = run.metrics
+    alive, dead = metrics.get("alive"), metrics.get("dead")
+    share = alive / (alive + dead) if alive is not None and dead is not None else None
+    star = "*" if (run.init_match or 0) > limit else ""
+    return [
+        name,
+        _UNKNOWN if run.tokens is None else _count(run.tokens),
+        _number(metrics.get("explained_variance"), ".3f"),
+        _number(metrics.get("ce_recovered_zero"), ".3f"),
+        _number(metrics.get("l0"), ".1f"),
+        _number(share, ".1%"),
+        _number(run.init_match, ".1%") + star,
+        run.status,
+    ]
+
+
+def _summaries(comparison: Comparison, width: int) -> str:
+    live = any(summary.live_ratio is not None for summary in comparison.summaries)
+    heads = ["differ only in", "pairs", "matched", "95% interval", "range of pairs", "MMCS"]
+    table = TextTable([*heads, *(["live only"] if live else []), "values"], left={0, 6 + live})
+    for summary in comparison.summaries:
+        table.add(_summary_cells(summary, live))
+    title = f"What moves the features (matched: cosine > {comparison.threshold:g}, both directions averaged)"
+    notes = [_sentence(contrast) for contrast in _contrasts(comparison)]
+    notes.append(
+        "Intervals: bootstrap over the features of these SAEs; how training runs differ shows in the range."
+    )
+    if any(summary.undertrained for summary in comparison.summaries):
+        notes.append("* with undertrained runs: what they match may be the dictionary they started from.")
+    return "\n".join(
+        [shorten(title, width), *table.lines(width, drop=(len(heads) + live, 5, 4, 3)), *_notes(notes, width)]
+    )
+
+
+def _summary_cells(summary: KeySummary, live: bool) -> list[str]:
+    star = "*" if summary.undertrained else ""
+    name = "(more than one)" if summary.key == SEVERAL else summary.key
+    return [
+        name,
+        f"{summary.pairs}{star}",
+        f"{summary.ratio:.1%}",
+        f"{_percent(summary.low)} to {_percent(summary.high)}",
+        f"{_percent(summary.lowest)} to {_percent(summary.highest)}",
+        f"{summary.mmcs:.3f}",
+        *([_number(summary.live_ratio, ".1%")] if live else []),
+        ", ".join(summary.values),
+    ]
+
+
+def _contrasts(comparison: Comparison) -> list[KeyContrast]:
+    """Every two keys against each other; of many, each against the next in the table (the rest is on disk)."""
+    keys = [summary.key for summary in comparison.summaries if summary.key != SEVERAL]
+    if len(keys) <= 3:
+        return list(comparison.contrasts)
+    wanted = set(zip(keys[1:], keys, strict=False))
+    return [contrast for contrast in comparison.contrasts if (contrast.key, contrast.other) in wanted]
+
+
+def _sentence(contrast: KeyContrast) -> str:
+    text = (
+        f"Changing {contrast.other} moves more features than changing {contrast.key}: "
+        f"{100 * contrast.difference:.1f} points fewer match "
+        f"(95% interval {100 * contrast.low:.1f} to {100 * contrast.high:.1f})"
+    )
+    return text + (", which may be chance." if contrast.low <= 0 else ".")
+
+
+def _matrix(comparison: Comparison, width: int) -> str:
+    labels = short_labels(comparison.names, comparison.keys)
+    numbers = [str(i) for i in range(1, len(labels) + 1)]
+    table = TextTable(["%", *numbers, "start"], left={0})
+    limit = comparison.undertrained_above
+    marks = ["*" if match > limit else "" for match in comparison.init_matches]
+    for i, label in enumerate(labels):
+        cells = [
+            "." if math.isnan(share) else f"{100 * share:.0f}{mark or marks[i]}"
+            for share, mark in zip(comparison.ratios[i], marks, strict=True)
+        ]
+        own = f"{100 * comparison.init_matches[i]:.0f}{marks[i]}"
+        table.add([f"{numbers[i]:>2} {label}", *cells, own])
+    title = "Share of the row's features (%) that have a match in the column"
+    return "\n".join([title, *table.lines(width, drop=(len(labels) + 1,))])
+
+
+def _notes(notes: Sequence[str], width: int) -> list[str]:
+    return [line for note in notes for line in textwrap.wrap(note, width)]
+
+
+def _number(value: float | None, form: str) -> str:
+    return _UNKNOWN if value is None or math.isnan(value) else format(value, form)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _count(number: int) -> str:
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)

@@ -1,0 +1,61 @@
+"""Gradients that the thresholds of JumpReLU need, since its true gradient to them is zero almost everywhere.
+
+Definitions.md 1.3 (arXiv 2407.14435, section 4): with K(u) = 1 for |u| < 1/2 and else 0, and bandwidth ε,
+
+    ∂f/∂θ := -(θ/ε) K((z-θ)/ε)        for f = z·1(z > θ)
+    ∂H/∂θ := -(1/ε) K((z-θ)/ε)        for H = 1(z > θ)
+
+Of f the gradient to z is the true one, 1(z > θ); of H there is none, so the L0 penalty moves thresholds only.
+"""
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def jump(
+    z: Float[Tensor, "batch d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: float
+) -> Float[Tensor, "batch d_sae"]:
+    """z·1(z > θ), with the straight-through gradient to θ."""
+    return cast(Tensor, _Jump.apply(z, threshold, bandwidth))
+
+
+def heaviside(
+    z: Float[Tensor, "batch d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: float
+) -> Float[Tensor, "batch d_sae"]:
+    """1(z > θ), with the straight-through gradient to θ and none to z."""
+    return cast(Tensor, _Heaviside.apply(z, threshold, bandwidth))
+
+
+def _kernel(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    return ((z - threshold) / bandwidth).abs() < 0.5
+
+
+class _Jump(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return z * (z > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        z, threshold = ctx.saved_tensors
+        near = (grad * _kernel(z, threshold, ctx.bandwidth)).sum(dim=0)
+        return grad * (z > threshold), -(threshold / ctx.bandwidth) * near, None
+
+
+class _Heaviside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return (z > threshold).to(z)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+        z, threshold = ctx.saved_tensors
+        near = (grad * _kernel(z, threshold, ctx.bandwidth)).sum(dim=0)
+        return None, -near / ctx.bandwidth, None

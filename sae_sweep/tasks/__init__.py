@@ -1,0 +1,32 @@
+"""`task=...` -> the function that does it. Nothing heavy is imported before it is needed."""
+
+from sae_sweep.config import Config
+from sae_sweep.sweep.plan import Plan
+
+
+def execute(plan: Plan) -> int:
+    """Carry out `plan.config.task`; returns how many runs failed."""
+    if plan.config.task == "match":
+        from sae_sweep.tasks.match import rematch
+
+        return rematch(plan.config)
+    from sae_sweep.tasks.train import train
+
+    return train(plan)
+
+
+def compare(plan: Plan) -> None:
+    """Compare the finished runs of a plan that has just been carried out."""
+    from sae_sweep.tasks.match import compare_finished
+
+    compare_finished(plan.folder, plan.config)
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """What a run id holds beside the config: the text and the weights of the LM."""
+    from sae_sweep.activations import weights_fingerprint
+    from sae_sweep.storage import cache_folder
+    from sae_sweep.text import fingerprint
+
+    corpus = fingerprint(config.dataset, cache_folder(config.paths.cache))
+    return {"corpus": corpus, "model": weights_fingerprint(config.model)}

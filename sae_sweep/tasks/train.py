@@ -1,0 +1,123 @@
+"""`task=train`: every run of the plan that is not done yet, group by group."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from sae_sweep import logs
+from sae_sweep.activations import (
+    ActivationStream,
+    LanguageModel,
+    load_language_model,
+    pick_device,
+)
+from sae_sweep.config import Config, ConfigError, Interrupted, ModelConfig, SaeSweepError
+from sae_sweep.storage import cache_folder, hold
+from sae_sweep.sweep.plan import Plan, PlannedRun
+from sae_sweep.tasks.finish import Finisher
+from sae_sweep.tasks.status import freeze, provenance, set_state, state
+from sae_sweep.text import SequenceStream, TextSource, open_text
+from sae_sweep.tracking import open_sink
+from sae_sweep.training import Member, train_group
+
+log = logging.getLogger(__name__)
+
+
+def train(plan: Plan) -> int:
+    """Train what is not done; returns how many runs of the plan failed.
+
+    Raises:
+        SaeSweepError: if a run folder is held by another process or holds another run.
+        Interrupted: after everything was saved, if a signal asked to stop.
+    """
+    with ExitStack() as stack:
+        for run in plan.runs:
+            stack.enter_context(hold(run.folder))
+            freeze(run)
+        plan.save()
+        waiting = [run for run in plan.runs if state(run.folder) != "done"]
+        log.info(
+            "%s: %d runs, %d already done", plan.folder.root, len(plan.runs), len(plan.runs) - len(waiting)
+        )
+        for run in waiting:
+            set_state(run, "pending")
+        models = _Models()
+        for group in plan.groups():
+            _train_group(plan, [run for run in group if run in waiting], models)
+    failed = [run for run in plan.runs if state(run.folder) == "failed"]
+    for run in failed:
+        log.error("failed: %s (see %s)", run.name, run.folder.log)
+    return len(failed)
+
+
+class _Models:
+    """The language model in hand: groups that follow each other often read the same one."""
+
+    def __init__(self) -> None:
+        self._config: ModelConfig | None = None
+        self._loaded: LanguageModel | None = None
+
+    def get(self, config: Config) -> LanguageModel:
+        if self._loaded is None or self._config != config.model:
+            self._loaded = None  # before the next one takes its memory
+            self._loaded = load_language_model(config.model, pick_device(config.device))
+            self._config = config.model
+        return self._loaded
+
+
+def _train_group(plan: Plan, runs: Sequence[PlannedRun], models: _Models) -> None:
+    if not runs:
+        return
+    with logs.log_to_files([(run.name, run.folder.log) for run in runs]):
+        try:
+            _train_members(plan, runs, models)
+        except ConfigError:
+            raise  # the model, once loaded, showed what the config alone could not
+        except (Interrupted, KeyboardInterrupt):
+            for run in _unfinished(runs):
+                set_state(run, "pending")
+            raise
+        except SaeSweepError as error:
+            log.error("%s", error)
+            for run in _unfinished(runs):
+                set_state(run, "failed", error=str(error))
+
+
+def _unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    return [run for run in runs if state(run.folder) not in ("done", "failed")]
+
+
+def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: _Models) -> None:
+    shared = runs[0].config
+    source = open_text(shared.dataset, cache_folder(shared.paths.cache))
+    lm = models.get(shared)
+    lm.check([run.config.layer for run in runs], shared.packing.seq_len)
+    finisher = Finisher({run.name: run for run in runs}, lm, source)
+    with ExitStack() as stack:
+        members = [_member(plan, run, stack) for run in runs]
+        train_group(
+            members,
+            lambda layers: _stream(lm, source, shared, layers),
+            d_in=lm.d_model,
+            on_finished=finisher,
+        )
+
+
+def _member(plan: Plan, run: PlannedRun, stack: ExitStack) -> Member:
+    sink = open_sink(
+        run.config,
+        run_id=run.run_id,
+        name=run.name,
+        sweep=plan.sweep,
+        folder=run.folder,
+        wandb_folder=plan.folder.root,
+        provenance=provenance(run),
+    )
+    stack.callback(sink.finish, failed=True)  # of no effect on those that the finisher closed
+    set_state(run, "running")
+    return Member(config=run.config, run_id=run.run_id, name=run.name, folder=run.folder, sink=sink)
+
+
+def _stream(lm: LanguageModel, source: TextSource, config: Config, layers: Sequence[int]) -> ActivationStream:
+    sequences = SequenceStream(source, config.packing, lm.tokenizer, config.data_seed)
+    return ActivationStream(lm, sequences, config, layers)

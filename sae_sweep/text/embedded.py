@@ -1,0 +1,240 @@
+"""The embedded corpora: text that every installation already has on its disk, read without a download.
+
+`stdlib_docs` is the docstrings of the running Python's standard library and its language reference
+(`pydoc_data/topics.py`); `stdlib_code` is the same sources without their docstrings. `library_docs` and
+`library_code` are the same of the libraries that sae_sweep depends on. Files are only read, never imported.
+
+No text is in two corpora, nor on both sides of a held-out split: see `drop_repeats`.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from sae_sweep.config import SaeSweepError
+from sae_sweep.storage import disk_error, write_folder_atomic
+from sae_sweep.text.sources import Document, document_pair, drop_repeats, topic_documents
+
+log = logging.getLogger(__name__)
+
+EMBEDDED: tuple[str, ...] = ("stdlib_docs", "stdlib_code", "library_docs", "library_code")
+
+CORPUS_VERSION = 1
+"""Part of the cache key; raise it whenever the same files would give other documents."""
+
+LIBRARY_BYTES = 80_000_000
+"""Source bytes of the libraries that are read, in the order of their paths' hashes: bounds a build's time."""
+
+MAX_FILE_BYTES = 300_000
+"""Larger sources are tables and generated code, not text that somebody wrote."""
+
+TOPICS = "pydoc_data/topics.py"
+"""The language reference, a literal dictionary of topics: data rather than code."""
+
+ROOTS = (
+    "torch",
+    "transformer-lens",
+    "transformers",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "datasets",
+    "lightning",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+    "safetensors",
+    "gguf",
+    "jaxtyping",
+)
+"""The direct requirements of sae-sweep, for a bare checkout whose metadata is not installed."""
+
+_SKIPPED_FOLDERS = {"test", "tests", "testing", "idle_test", "__pycache__", "site-packages", "dist-packages"}
+
+
+class Corpus(NamedTuple):
+    """One embedded corpus, the same for every process of an installation."""
+
+    name: str
+    """One of `EMBEDDED`."""
+    train: list[str]
+    """Documents to train on, sorted by path: one per source file or language-reference topic."""
+    held_out: list[str]
+    """About 5 % of the documents, chosen by the hash of their path."""
+    fingerprint: str
+    """16 hex digits of the SHA-256 over all documents and the side each is on."""
+
+
+def embedded_corpus(name: str, cache: Path) -> Corpus:
+    """Return the corpus called `name`, building all four below `cache/corpora` if they are not there yet.
+
+    Raises:
+        SaeSweepError: if `name` is not one of `EMBEDDED`, or the cache cannot be written.
+    """
+    if name not in EMBEDDED:
+        raise SaeSweepError(f"unknown embedded corpus {name!r}: choose one of {', '.join(EMBEDDED)}")
+    distributions = library_distributions()
+    folder = cache / "corpora" / _cache_key(distributions)
+    if not folder.is_dir():
+        _build_once(distributions, folder)
+    return _read_corpus(name, folder / f"{name}.jsonl")
+
+
+def build_corpora(sources: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, list[Document]]:
+    """Make the documents of all corpora from the texts of source files.
+
+    Args:
+        sources: for each of "stdlib" and "library", pairs of (path relative to its root, text of the file).
+    """
+    corpora: dict[str, list[Document]] = {name: [] for name in EMBEDDED}
+    for origin, files in sources.items():
+        for path, text in sorted(files):
+            if origin == "stdlib" and path == TOPICS:
+                corpora["stdlib_docs"].extend(topic_documents(path, text))
+                continue
+            docs, code = document_pair(path, text)
+            corpora[f"{origin}_docs"].append(docs)
+            corpora[f"{origin}_code"].append(code)
+    return drop_repeats(corpora)
+
+
+def installed_sources(distributions: Iterable[metadata.Distribution]) -> dict[str, list[tuple[str, str]]]:
+    """Read the sources of the running Python's standard library and of `distributions`."""
+    libraries: dict[str, Path] = {}
+    for distribution in distributions:
+        libraries.update(_distribution_sources(distribution))
+    by_hash = sorted(libraries.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest())
+    return {"stdlib": list(_read(_stdlib_sources())), "library": list(_read(by_hash, LIBRARY_BYTES))}
+
+
+def library_distributions() -> list[metadata.Distribution]:
+    """Return the installed distributions that sae-sweep requires, directly or not, sorted by name.
+
+    Requirements of extras, and those whose markers exclude this machine, do not count; so development tools
+    in the same environment leave the corpora as they are.
+    """
+    found: dict[str, metadata.Distribution] = {}
+    pending = _root_names()
+    while pending:
+        name = pending.pop()
+        distribution = _installed(name)
+        if name in found or distribution is None:
+            continue
+        found[name] = distribution
+        pending.extend(_requirement_names(distribution))
+    return [found[name] for name in sorted(found)]
+
+
+def _root_names() -> list[str]:
+    own = _installed("sae-sweep")
+    return list(ROOTS) if own is None else _requirement_names(own)
+
+
+def _installed(name: str) -> metadata.Distribution | None:
+    try:
+        return metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _requirement_names(distribution: metadata.Distribution) -> list[str]:
+    requirements = map(Requirement, distribution.requires or ())
+    return [
+        canonicalize_name(requirement.name)
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
+
+
+def _wanted(path: PurePosixPath) -> bool:
+    generated = path.name.endswith("_pb2.py") or path.name.startswith("_sysconfigdata")
+    return path.suffix == ".py" and not generated and _SKIPPED_FOLDERS.isdisjoint(path.parts)
+
+
+def _distribution_sources(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]]:
+    for file in distribution.files or ():
+        if ".." not in file.parts and _wanted(file):
+            yield file.as_posix(), Path(str(distribution.locate_file(file)))
+
+
+def _stdlib_sources() -> Iterator[tuple[str, Path]]:
+    root = Path(sysconfig.get_path("stdlib"))
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(set(subfolders) - _SKIPPED_FOLDERS)
+        for name in sorted(names):
+            relative = PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
+            if _wanted(relative):
+                yield str(relative), Path(folder) / name
+
+
+def _read(files: Iterable[tuple[str, Path]], max_bytes: int | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (relative path, text) of the files that are UTF-8 and small enough, up to `max_bytes` in all."""
+    total = 0
+    for relative, path in files:
+        if not path.is_file() or (path.stat().st_size > MAX_FILE_BYTES and relative != TOPICS):
+            continue
+        raw = path.read_bytes()
+        total += len(raw)
+        if max_bytes is not None and total > max_bytes:
+            return
+        try:
+            yield relative, raw.decode("utf-8").replace("\r\n", "\n")
+        except UnicodeDecodeError:
+            continue
+
+
+def _cache_key(distributions: Iterable[metadata.Distribution]) -> str:
+    versions = sorted((canonicalize_name(d.name), d.version) for d in distributions)
+    parts = [CORPUS_VERSION, LIBRARY_BYTES, MAX_FILE_BYTES, list(sys.version_info[:3]), versions]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _build_once(distributions: Iterable[metadata.Distribution], folder: Path) -> None:
+    """Build `folder` unless it is there; of several processes one builds, and the others wait for it."""
+    with _locked(folder.parent):
+        if folder.is_dir():
+            return
+        log.info("building the embedded corpora (about a minute, once per installation) in %s", folder)
+        corpora = build_corpora(installed_sources(distributions))
+        write_folder_atomic(folder, lambda part: _write_corpora(corpora, part))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write_corpora(corpora: Mapping[str, list[Document]], folder: Path) -> None:
+    for name, documents in corpora.items():
+        lines = (json.dumps(document._asdict()) + "\n" for document in documents)
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _read_corpus(name: str, path: Path) -> Corpus:
+    with path.open(encoding="utf-8") as file:
+        documents = [Document(**json.loads(line)) for line in file]
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(json.dumps([document.held_out, document.text]).encode())
+    train = [document.text for document in documents if not document.held_out]
+    held_out = [document.text for document in documents if document.held_out]
+    return Corpus(name, train, held_out, digest.hexdigest()[:16])

@@ -1,0 +1,226 @@
+"""Local text: .txt (one document a file), .jsonl and .parquet (one document a row)."""
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_sweep.config import FilesDataset, SaeSweepError
+from sae_sweep.text.documents import Place, TextSource
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+_ROWS_AT_ONCE = 256
+
+
+class _Unit(NamedTuple):
+    """One row of the index: a .txt file, a line of a .jsonl file, or a row group of a .parquet file."""
+
+    file: int
+    where: int
+    """Byte offset of the line, or number of the row group."""
+    first: int
+    """Index of its first document among the documents of all files."""
+    size: int
+    """Number of its documents."""
+
+
+class LocalFiles(TextSource):
+    """The documents of local files.
+
+    Opening reads .txt and .jsonl once in full, so that damage shows before anything runs.
+    """
+
+    def __init__(self, dataset: FilesDataset) -> None:
+        super().__init__(f"dataset.path={dataset.path}", dataset.exhausted)
+        self._key = dataset.text_key
+        self._paths = find_files(dataset.path)
+        self._index = self._build_index()
+        self._documents = int(self._index[:, 3].sum())
+        self._every = dataset.held_out_every
+        self._by_file = len(self._paths) >= self._every
+        if self._documents < 2:
+            raise SaeSweepError(
+                f"{self.label} holds a single document, so that none can be held out for evaluation: "
+                "split it into several .txt files, or into the rows of a .jsonl file"
+            )
+        self._training = [unit for unit, row in enumerate(self._index) if self._trains(_Unit(*row.tolist()))]
+
+    @property
+    def units(self) -> int:
+        return len(self._training)
+
+    def read(self, unit: int, place: Place = None) -> Iterator[tuple[str, Place]]:
+        row = self._unit(self._training[unit])
+        start = place or 0
+        for done, text in enumerate(self._texts(row, start), start + 1):
+            if not self._held_out(row, done - 1):
+                yield text, done
+
+    def held_out(self) -> Iterator[str]:
+        for unit in range(len(self._index)):
+            row = self._unit(unit)
+            if any(self._held_out(row, within) for within in range(row.size)):
+                for within, text in enumerate(self._texts(row, 0)):
+                    if self._held_out(row, within):
+                        yield text
+
+    def _unit(self, unit: int) -> _Unit:
+        return _Unit(*self._index[unit].tolist())
+
+    def _held_out(self, row: _Unit, within: int) -> bool:
+        """Every n-th file; or, of few files, every n-th document, and the last of fewer than n."""
+        if self._by_file:
+            return row.file % self._every == self._every - 1
+        index = row.first + within
+        fewer = self._documents < self._every and index == self._documents - 1
+        return index % self._every == self._every - 1 or fewer
+
+    def _trains(self, row: _Unit) -> bool:
+        return any(not self._held_out(row, within) for within in range(min(row.size, 2)))
+
+    def _build_index(self) -> NDArray[np.int64]:
+        scan = {".txt": _scan_text, ".jsonl": _scan_lines, ".parquet": _scan_row_groups}
+        units: list[tuple[int, int, int, int]] = []
+        first = 0
+        for file, path in enumerate(self._paths):
+            for where, count in scan[path.suffix](path, self._key):
+                units.append((file, where, first, count))
+                first += count
+        return np.array(units, dtype=np.int64).reshape(-1, 4)
+
+    def _texts(self, row: _Unit, start: int) -> Iterator[str]:
+        """Yield the documents of a unit from its `start`-th on."""
+        path = self._paths[row.file]
+        if path.suffix == ".parquet":
+            yield from islice(_row_group(path, row.where, self._key), start, None)
+        elif start == 0:
+            yield _read_text(path) if path.suffix == ".txt" else _read_line(path, row.where, self._key)
+
+
+def find_files(pattern: str) -> list[Path]:
+    """Return the text files that a file name, folder or glob means, sorted.
+
+    Raises:
+        SaeSweepError: if there are none, or a file named outright is of another kind.
+    """
+    path = Path(pattern).expanduser()
+    known = ", ".join(SUFFIXES)
+    if path.is_file():
+        found = [path]
+        if path.suffix not in SUFFIXES:
+            raise SaeSweepError(f"dataset.path={pattern}: {path.suffix or 'no suffix'} is not one of {known}")
+    elif path.is_dir():
+        found = [file for file in path.rglob("*") if file.is_file() and file.suffix in SUFFIXES]
+    elif glob.has_magic(pattern):
+        matches = map(Path, glob.glob(str(path), recursive=True))
+        found = [file for file in matches if file.is_file() and file.suffix in SUFFIXES]
+    else:
+        raise SaeSweepError(f"dataset.path={pattern}: no such file or folder")
+    if not found:
+        raise SaeSweepError(f"dataset.path={pattern}: no {known} file there")
+    return sorted(found)
+
+
+def files_digest(pattern: str) -> str:
+    """Hash the contents of the files that `pattern` means, in their order; names do not count."""
+    whole = hashlib.sha256()
+    for path in find_files(pattern):
+        try:
+            with path.open("rb") as file:
+                whole.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    return whole.hexdigest()[:16]
+
+
+def _scan_text(path: Path, _key: str) -> list[tuple[int, int]]:
+    if not _read_text(path).strip():
+        raise SaeSweepError(f"{path} holds no text: fill it, or leave it out of dataset.path")
+    return [(0, 1)]
+
+
+def _scan_lines(path: Path, key: str) -> list[tuple[int, int]]:
+    found, offset = [], 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip() and _text_of_line(line, key, f"{path}, line {number}").strip():
+                    found.append((offset, 1))
+                offset += len(line)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not found:
+        raise SaeSweepError(f"{path} holds no text: fill it, or leave it out of dataset.path")
+    return found
+
+
+def _scan_row_groups(path: Path, key: str) -> list[tuple[int, int]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names, metadata = file.schema_arrow.names, file.metadata
+            kind = file.schema_arrow.field(key).type if key in names else None
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    if kind is None:
+        raise SaeSweepError(f"{path} has no column {key!r}: set dataset.text_key, to {' or '.join(names)}")
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise SaeSweepError(f"{path}: column {key!r} holds {kind}, not text: set dataset.text_key to another")
+    if metadata.num_rows == 0:
+        raise SaeSweepError(f"{path} has no rows: leave it out of dataset.path")
+    return [(group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
+
+
+def _row_group(path: Path, group: int, key: str) -> Iterator[str]:
+    """Yield the texts of a row group; an empty string for a missing one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[key]):
+                for text in batch.column(0).to_pylist():
+                    yield text or ""
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_line(path: Path, offset: int, key: str) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return _text_of_line(file.readline(), key, f"{path}, byte {offset}")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _text_of_line(line: bytes, key: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise SaeSweepError(f"{where}: not a line of JSON ({error})") from error
+    if not isinstance(row, dict) or key not in row:
+        raise SaeSweepError(f"{where}: no key {key!r}: set dataset.text_key to the key that holds the text")
+    if not isinstance(row[key], str):
+        raise SaeSweepError(f"{where}: {key!r} holds {type(row[key]).__name__}, not text")
+    return row[key]
+
+
+def _unreadable(path: Path, error: Exception) -> SaeSweepError:
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return SaeSweepError(f"cannot read {path}: {reason}")

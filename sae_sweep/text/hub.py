@@ -1,0 +1,143 @@
+"""Script-free Parquet on the Hugging Face hub, streamed with the `datasets` library."""
+
+import fnmatch
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sae_sweep.config import HubDataset, SaeSweepError
+from sae_sweep.text.documents import Place, TextSource
+
+
+class HubParquet(TextSource):
+    """Documents of Parquet shards; one unit a shard, read in its own order.
+
+    Where the hub cannot be reached, the shards in its cache on this disk are read. Resuming inside a shard
+    reads from the row group that it stopped in, or the one before, and nothing ahead of those.
+    """
+
+    def __init__(self, dataset: HubDataset) -> None:
+        super().__init__(f"{dataset.path}@{dataset.revision}", dataset.exhausted)
+        self._dataset = dataset
+        self._shards = list_shards(dataset)
+
+    @property
+    def units(self) -> int:
+        return len(self._shards)
+
+    def read(self, unit: int, place: Place = None) -> Iterator[tuple[str, Place]]:
+        for row, text, state in self._rows(unit, place):
+            if not self._held_out(row):
+                yield text, {"row": row + 1, "state": state}
+
+    def held_out(self) -> Iterator[str]:
+        for unit in range(self.units):
+            for row, text, _ in self._rows(unit, None):
+                if self._held_out(row):
+                    yield text
+
+    def _held_out(self, row: int) -> bool:
+        return row % self._dataset.held_out_every == self._dataset.held_out_every - 1
+
+    def _rows(self, unit: int, place: Place) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Yield (row within the shard, text, state of the stream behind it)."""
+        with self._explained(self._shards[unit]):
+            stream = self._open(unit)
+            if place:
+                stream.load_state_dict(place["state"])
+            for row, example in enumerate(stream, place["row"] if place else 0):
+                yield row, example[self._dataset.text_key] or "", stream.state_dict()
+
+    def _open(self, unit: int) -> Any:
+        key, shard = self._dataset.text_key, self._shards[unit]
+        stream = _stream(shard, [key])
+        if key not in stream.features:
+            names = " or ".join(_stream(shard).features)
+            raise SaeSweepError(f"{shard} has no column {key!r}: set dataset.text_key, to {names}")
+        # one shard of the stream a row group: restoring a position then skips whole row groups unread
+        return stream.reshard()
+
+    @contextmanager
+    def _explained(self, shard: str) -> Iterator[None]:
+        import pyarrow as pa
+
+        try:
+            yield
+        except pa.ArrowInvalid as error:
+            cause = str(error).splitlines()[0]
+            raise SaeSweepError(f"{shard} is no readable Parquet file: {cause}") from error
+        except hub_failures() as error:
+            raise unreachable(self._dataset, error) from error
+
+
+def _stream(shard: str, columns: list[str] | None = None) -> Any:
+    from datasets import load_dataset
+
+    files = {"train": [shard]}
+    return load_dataset("parquet", data_files=files, split="train", streaming=True, columns=columns)
+
+
+def list_shards(dataset: HubDataset) -> list[str]:
+    """Return the addresses of the shards, sorted: on the hub, or in its cache where it cannot be reached.
+
+    Raises:
+        SaeSweepError: if there are none, or neither the hub nor its cache has them.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        # not list_repo_files, which tries for half a minute before it says that nobody answers
+        info = HfApi().dataset_info(dataset.path, revision=dataset.revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise SaeSweepError(
+            f"the hub has no dataset {dataset.path} at revision {dataset.revision} that is open to you"
+        ) from error
+    except hub_failures() as error:
+        cached = cached_shards(dataset)
+        if not cached:
+            raise unreachable(dataset, error) from error
+        return cached
+    names = [file.rfilename for file in info.siblings or ()]
+    found = sorted(name for name in names if fnmatch.fnmatchcase(name, dataset.files))
+    if not found or not all(name.endswith(".parquet") for name in found):
+        raise SaeSweepError(
+            f"{dataset.path}@{dataset.revision}: no Parquet files match dataset.files={dataset.files}; "
+            "the Parquet that the hub makes of other formats is at dataset.revision=refs/convert/parquet"
+        )
+    return [f"hf://datasets/{dataset.path}@{dataset.revision}/{name}" for name in found]
+
+
+def cached_shards(dataset: HubDataset) -> list[str]:
+    """Return the shards that `hf download` has put into the hub's cache on this disk, sorted."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            dataset.path, repo_type="dataset", revision=dataset.revision, local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        return []
+    files = (file for file in Path(folder).rglob("*.parquet") if file.is_file())
+    names = (file.relative_to(folder).as_posix() for file in files)
+    return [str(Path(folder) / name) for name in sorted(names) if fnmatch.fnmatchcase(name, dataset.files)]
+
+
+def hub_failures() -> tuple[type[Exception], ...]:
+    """Return what the hub library raises when it gets no answer: OSError, or an error of its HTTP client."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *HfHubHTTPError.__bases__)
+
+
+def unreachable(dataset: HubDataset, error: Exception) -> SaeSweepError:
+    """The one line a user sees when the hub gives no answer."""
+    cause = (str(error).splitlines() or [type(error).__name__])[0]
+    return SaeSweepError(
+        f"cannot read {dataset.path} at {dataset.revision} from the Hugging Face hub ({cause}). Offline, use "
+        "dataset=stdlib_docs or another embedded corpus, or dataset=files dataset.path=FOLDER; or fill the "
+        f"hub's cache while online: hf download {dataset.path} --repo-type dataset "
+        f"--revision {dataset.revision} --include '{dataset.files}'"
+    )

@@ -1,0 +1,181 @@
+"""Where metrics go: the local history of a run, and W&B beside it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sae_sweep.config import Config, digest
+from sae_sweep.storage import RunFolder
+from sae_sweep.tracking.history import History
+from sae_sweep.tracking.wandb_run import WandbRun, WandbSpec
+
+
+class RunSink:
+    """The `MetricSink` of one run. W&B is opened by the first thing that is logged, or by `rewind`."""
+
+    def __init__(self, folder: RunFolder, wandb_run: WandbRun | None) -> None:
+        self._root = folder.root
+        self._history = History(folder.history)
+        self._wandb = wandb_run
+        self._opened = False
+
+    def scalars(self, tokens: int, values: Mapping[str, float]) -> None:
+        self._log(tokens, dict(values))
+
+    def histogram(self, name: str, counts: Sequence[float], edges: Sequence[float]) -> None:
+        values = {"histogram": name, "counts": _floats(counts), "edges": _floats(edges)}
+        self._log(self._history.tokens, values)
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        self._log(self._history.tokens, {"summary": dict(values)})
+
+    def image(self, name: str, path: Path) -> None:
+        self._log(self._history.tokens, {"image": name, "path": _relative(path, self._root)})
+
+    def artifact(self, name: str, folder: Path) -> None:
+        self._log(self._history.tokens, {"artifact": name, "path": _relative(folder, self._root)})
+
+    def mark(self) -> int:
+        return self._history.lines
+
+    def rewind(self, mark: int) -> None:
+        self._history.rewind(mark)
+        self._open()
+
+    def finish(self, *, failed: bool) -> None:
+        if self._wandb is not None:
+            self._wandb.close(failed=failed)
+
+    def _log(self, tokens: int, values: Mapping[str, Any]) -> None:
+        if not self._opened:
+            self._open()
+        record = self._history.append(tokens, values)
+        if self._wandb is not None:
+            self._wandb.log(record)
+
+    def _open(self) -> None:
+        self._opened = True
+        if self._wandb is not None:
+            self._wandb.open(self._history.read())
+
+
+class ComparisonSink:
+    """Where the comparison of a sweep's SAEs goes beside the disk: W&B, or nowhere."""
+
+    def __init__(self, root: Path, wandb_run: WandbRun | None) -> None:
+        self._root = root
+        self._wandb = wandb_run
+        if wandb_run is not None:
+            wandb_run.open([])
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log a table; a cell is a string, a number or None."""
+        self._log({"table": name, "columns": columns, "rows": rows})
+
+    def image(self, name: str, path: Path) -> None:
+        """Log a figure that is on disk."""
+        self._log({"image": name, "path": _relative(path, self._root)})
+
+    def histogram(self, name: str, counts: Sequence[float], edges: Sequence[float]) -> None:
+        """Log a histogram: `counts` of length n, `edges` of length n + 1."""
+        self._log({"histogram": name, "counts": _floats(counts), "edges": _floats(edges)})
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Set the final values of the comparison."""
+        self._log({"summary": dict(values)})
+
+    def finish(self, *, failed: bool = False) -> None:
+        """Close; nothing is logged afterwards."""
+        if self._wandb is not None:
+            self._wandb.close(failed=failed)
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        if self._wandb is not None:
+            self._wandb.log({"tokens": 0, **values})
+
+
+def _relative(path: Path, root: Path) -> str:
+    """So that the record still holds when the sweep's folder is moved."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def _floats(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in values]
+
+
+def open_sink(
+    config: Config,
+    *,
+    run_id: str,
+    name: str,
+    sweep: str,
+    folder: RunFolder,
+    wandb_folder: Path,
+    provenance: Mapping[str, Any],
+) -> RunSink:
+    """The sink of one run; what the history holds already is kept until `rewind`.
+
+    Args:
+        config: shown whole in W&B; `config.tracking` says whether there is a W&B at all.
+        run_id: with `sweep`, what the W&B id comes from: a resumed run continues its W&B run.
+        name: of the run, in W&B too.
+        sweep: W&B's group.
+        folder: holds `history.jsonl`.
+        wandb_folder: W&B keeps its files in `wandb/` below it.
+        provenance: versions, host, fingerprints of text and LM; in W&B's config as `provenance`.
+    """
+    spec = _spec(
+        config,
+        id=digest([sweep, run_id]),
+        name=name,
+        sweep=sweep,
+        folder=wandb_folder,
+        base=folder.root,
+        job_type="train",
+        provenance=provenance,
+    )
+    return RunSink(folder, spec and WandbRun(spec))
+
+
+def open_comparison_sink(
+    sweep: str, config: Config, folder: Path, *, provenance: Mapping[str, Any]
+) -> ComparisonSink:
+    """The sink of the comparison over all runs of a sweep; W&B keeps its files in `wandb/` below `folder`."""
+    spec = _spec(
+        config,
+        id=digest([sweep, "comparison"]),
+        name=f"{sweep}-comparison",
+        sweep=sweep,
+        folder=folder,
+        base=folder,
+        job_type="comparison",
+        provenance=provenance,
+    )
+    return ComparisonSink(folder, spec and WandbRun(spec))
+
+
+def _spec(
+    config: Config,
+    *,
+    id: str,
+    name: str,
+    sweep: str,
+    folder: Path,
+    base: Path,
+    job_type: str,
+    provenance: Mapping[str, Any],
+) -> WandbSpec | None:
+    if config.tracking.backend == "none":
+        return None
+    return WandbSpec(
+        id=id,
+        name=name,
+        group=sweep,
+        project=config.tracking.project,
+        entity=config.tracking.entity,
+        folder=folder,
+        base=base,
+        config={**config.as_dict(), "provenance": dict(provenance)},
+        job_type=job_type,
+    )

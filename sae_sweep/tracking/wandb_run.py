@@ -1,0 +1,213 @@
+"""One W&B run: opened late, fed with history records, and never in the way of training.
+
+The only place that knows W&B. Whatever goes wrong here (no network, no disk, a wrong key) becomes one
+warning, after which the run is left alone: `history.jsonl` has everything.
+"""
+
+import functools
+import logging
+import netrc
+import os
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sae_sweep.tracking.history import Record
+from sae_sweep.tracking.records import log_record
+
+if TYPE_CHECKING:
+    from wandb import Run, Settings
+
+logger = logging.getLogger(__name__)
+
+_FINISH_TIMEOUT_S = 300.0
+_ANSWER_TIMEOUT_S = 10.0
+_LONGEST_REASON = 200
+_DEFAULT_HOST = "https://api.wandb.ai"
+_gave_up_online = threading.Event()
+"""Set once W&B could not be reached: the other runs of this process do not wait for it again."""
+_MODES = {"dryrun": "offline", "run": "online"}  # W&B's own older names
+
+
+@dataclass(frozen=True)
+class WandbSpec:
+    """What W&B is told about a run before its first point."""
+
+    id: str
+    """Stable: a later launch of the same run continues it."""
+    name: str
+    group: str
+    """The sweep."""
+    project: str
+    entity: str | None
+    folder: Path
+    """W&B makes its folder `wandb/` in here."""
+    base: Path
+    """Relative paths in records start here."""
+    config: Mapping[str, Any]
+    job_type: str = "train"
+
+
+def wandb_mode() -> str:
+    """online, offline or disabled: `WANDB_MODE` where it is set, else online if logged in."""
+    wanted = os.environ.get("WANDB_MODE", "").strip().lower()
+    if wanted:
+        return _MODES.get(wanted, wanted)
+    return "online" if _logged_in() else "offline"
+
+
+def _logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", _DEFAULT_HOST)).hostname or ""
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _answers(url: str) -> bool:
+    """Whether there is a server: W&B itself would wait for it for a minute and a half."""
+    try:
+        urllib.request.urlopen(url, timeout=_ANSWER_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@functools.cache
+def _say_how_to_sync(folder: Path) -> None:
+    logger.info("W&B: offline; to upload the runs: wandb sync %s/wandb/offline-run-*", folder)
+
+
+class WandbRun:
+    """A W&B run that may fail: `open`, `log` and `close` never raise."""
+
+    def __init__(self, spec: WandbSpec) -> None:
+        self._spec = spec
+        self._run: Run | None = None
+        self._broken = False
+
+    def open(self, records: Iterable[Record]) -> None:
+        """Start, or start over, with the given history; W&B already has the part that was sent online."""
+        self.close(failed=True)
+        self._attempt("starting", lambda: self._open(records))
+
+    def log(self, record: Record) -> None:
+        """Pass on one record of the history."""
+        run = self._run
+        if run is not None:
+            self._attempt("logging", lambda: log_record(run, record, self._spec.base))
+
+    def close(self, *, failed: bool) -> None:
+        """Finish; waits for what is still to be uploaded, within bounds."""
+        run, self._run = self._run, None
+        if run is not None:
+            self._attempt("finishing", lambda: run.finish(exit_code=int(failed)))
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        if self._broken:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever a tracker stumbles over, training goes on
+            self._broken = True
+            self._run = None
+            logger.warning(
+                "W&B failed while %s %s (%s): going on without it; history.jsonl has everything",
+                *(what, self._spec.name, _reason(error)),
+            )
+
+    def _open(self, records: Iterable[Record]) -> None:
+        mode = "offline" if _gave_up_online.is_set() else wandb_mode()
+        if mode == "disabled":
+            return
+        self._remove_offline_segments()
+        self._run = run = self._init_somehow(mode)
+        for record in records:
+            # The server has the earlier records of a run that it knows.
+            if not run.resumed or record["tokens"] >= run.step:
+                log_record(run, record, self._spec.base)
+
+    def _init_somehow(self, mode: str) -> "Run":
+        if mode == "online":
+            try:
+                return self._init_online()
+            except Exception as error:  # as above; and a run that is tracked offline is better than none
+                _gave_up_online.set()
+                logger.warning("W&B cannot be reached (%s)", _reason(error))
+                # W&B holds on to the id until the process ends.
+                run = self._init("offline", f"{self._spec.id}-offline")
+        else:
+            run = self._init(mode, self._spec.id)
+        if run.offline:
+            _say_how_to_sync(self._spec.folder)
+        return run
+
+    def _init_online(self) -> "Run":
+        url = os.environ.get("WANDB_BASE_URL", _DEFAULT_HOST)
+        if not _answers(url):
+            raise ConnectionError(f"{url} does not answer")
+        return self._init("online", self._spec.id)
+
+    def _init(self, mode: str, id: str) -> "Run":
+        import wandb
+
+        # Said for the whole process: signing in prints a line otherwise, whatever the run's own settings say.
+        wandb.setup(wandb.Settings(silent=True))
+        spec = self._spec
+        spec.folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=spec.project,
+            entity=spec.entity,
+            id=id,
+            name=spec.name,
+            group=spec.group,
+            job_type=spec.job_type,
+            config=dict(spec.config),
+            dir=spec.folder,
+            mode=mode,  # type: ignore[arg-type] - W&B itself names the choices if it is none of them
+            resume="allow" if mode == "online" else None,
+            reinit="create_new",
+            settings=_quiet_settings(),
+        )
+        run.define_metric("tokens")
+        run.define_metric("*", step_metric="tokens")
+        return run
+
+    def _remove_offline_segments(self) -> None:
+        """Segments of one id do not add up when they are uploaded: the new one holds the whole history."""
+        for segment in (self._spec.folder / "wandb").glob(f"offline-run-*-{self._spec.id}*"):
+            shutil.rmtree(segment)
+
+
+def _reason(error: Exception) -> str:
+    first_line = str(error).strip().split("\n")[0]
+    return first_line[:_LONGEST_REASON] or type(error).__name__
+
+
+def _quiet_settings() -> "Settings":
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        symlink=False,
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        finish_timeout=_FINISH_TIMEOUT_S,
+        finish_timeout_raises=True,
+    )

@@ -1,0 +1,101 @@
+"""Train a group: the runs that share each pass of the language model."""
+
+import logging
+import signal
+from collections.abc import Callable, Sequence
+
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from sae_sweep.activations import pick_device
+from sae_sweep.config import Interrupted, SaeSweepError
+from sae_sweep.training.callbacks import Checkpoints, History, Progress
+from sae_sweep.training.data import Stream, StreamData
+from sae_sweep.training.member import Member, Outcome
+from sae_sweep.training.module import GroupModule
+from sae_sweep.training.signals import StopRequest, watch_signals
+from sae_sweep.training.trainee import Trainee
+from sae_sweep.training.trainer import fit
+
+logger = logging.getLogger(__name__)
+
+
+def train_group(
+    members: Sequence[Member],
+    make_stream: Callable[[Sequence[int]], Stream],
+    *,
+    d_in: int,
+    on_finished: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Train members that read the same stream, each until its own budget; resume those with a checkpoint.
+
+    The stream starts behind the member that is least far; members ahead of it wait. A member whose loss is
+    not finite, or whose layer's activations cannot be used, fails alone; any other `SaeSweepError` fails all
+    that still learn. On a CPU a member's weights are the same bits alone, in any group, and after a resume.
+
+    Args:
+        members: they agree in batch size, device, `launcher` and all that determines the stream.
+        make_stream: gives a stream of some layers, at its beginning.
+        d_in: width of the residual stream.
+        on_finished: called with each outcome as soon as it is known, while the others are still learning;
+            what it raises ends the group.
+
+    Returns:
+        One outcome for each member, in their order.
+
+    Raises:
+        Interrupted: after SIGINT, SIGTERM or SIGUSR2, once every member that still learns is saved.
+    """
+    device = pick_device(members[0].config.device)
+    with watch_signals() as stop:
+        group = GroupModule([], on_finished)
+        for member in members:
+            _enlist(group, member, d_in, device)
+        group.publish()  # those that were saved at their budget, before they were evaluated
+        while group.active:
+            _train(group, make_stream, stop, device)
+        stop.obey()
+    return [group.outcomes[member.name] for member in members]
+
+
+def _enlist(group: GroupModule, member: Member, d_in: int, device: torch.device) -> None:
+    try:
+        group.active.append(Trainee(member, d_in, device))
+    except SaeSweepError as error:
+        group.report(Outcome(member, sae=None, failed=str(error), seconds=0.0, tokens=0))
+
+
+def _train(
+    group: GroupModule,
+    make_stream: Callable[[Sequence[int]], Stream],
+    stop: StopRequest,
+    device: torch.device,
+) -> None:
+    """Train until all members are through, or one layer's activations fail: the others then go on."""
+    try:
+        stream = make_stream(sorted({t.member.config.layer for t in group.active}))
+        last = min(group.active, key=lambda trainee: trainee.learner.steps)
+        if last.position is not None:
+            stream.restore(last.position)
+        data = StreamData(stream, max(t.steps_left for t in group.active))
+        every_min = last.member.config.launcher.checkpoint_every_min
+        fit(group, data, [History(group), Checkpoints(group, stop, every_min), Progress(group)], device)
+        _end_of_text(group)
+    except SIGTERMException:
+        # Lightning noticed the signal between two of our own looks; between steps, so all states are whole.
+        group.save()
+        raise Interrupted(stop.signum or signal.SIGTERM) from None
+    except SaeSweepError as error:
+        group.fail(error, layer=getattr(error, "layer", None))
+
+
+def _end_of_text(group: GroupModule) -> None:
+    """Let go of members whose text ended before their budget (`dataset.exhausted=stop`)."""
+    for trainee in list(group.active):
+        name, tokens = trainee.member.name, trainee.learner.tokens
+        if tokens:
+            logger.warning("%s: the text ended at %d tokens, before the budget", name, tokens)
+            trainee.complete()
+        else:
+            trainee.failed = "the training text is shorter than one batch: lower batch, or give it more text"
+        group.retire(trainee)

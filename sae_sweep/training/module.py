@@ -1,0 +1,69 @@
+"""The LightningModule: several SAEs that learn from each batch, each until its own budget is spent."""
+
+from collections.abc import Callable, Sequence
+
+from lightning.pytorch import LightningModule
+
+from sae_sweep.config import SaeSweepError
+from sae_sweep.training.data import Delivered
+from sae_sweep.training.member import Outcome
+from sae_sweep.training.trainee import Trainee
+
+
+class GroupModule(LightningModule):
+    """Manual optimisation: each learner holds its own Adam, of which Lightning knows nothing.
+
+    The SAEs are no submodules: Lightning would move those to the CPU when `fit` ends.
+    """
+
+    def __init__(
+        self, trainees: Sequence[Trainee], on_finished: Callable[[Outcome], None] | None = None
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.active = list(trainees)
+        """Those that still learn."""
+        self.outcomes: dict[str, Outcome] = {}
+        """By member name, of those that no longer do."""
+        self._on_finished = on_finished
+
+    def configure_optimizers(self) -> list[None]:  # type: ignore[override]
+        return []
+
+    def training_step(self, batch: Delivered, batch_idx: int) -> None:  # type: ignore[override]
+        del batch_idx
+        for trainee in self.active:
+            trainee.train(batch)
+
+    def publish(self) -> None:
+        """Log what has arrived; let go of members that diverged or reached their budget."""
+        for trainee in list(self.active):
+            trainee.publish()
+            if trainee.failed is not None:
+                self.retire(trainee)
+            elif trainee.steps_left <= 0:
+                trainee.complete()
+                self.retire(trainee)
+
+    def retire(self, trainee: Trainee) -> None:
+        """Take a member out, and tell the caller how it ended."""
+        self.active.remove(trainee)
+        trainee.learner.sae.zero_grad(set_to_none=True)  # as large as the SAE itself
+        self.report(trainee.outcome())
+
+    def report(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.member.name] = outcome
+        if self._on_finished is not None:
+            self._on_finished(outcome)
+
+    def fail(self, error: SaeSweepError, layer: int | None = None) -> None:
+        """Fail the members of one layer, or all where it is not one layer's fault."""
+        concerned = [t for t in self.active if t.member.config.layer == layer] or list(self.active)
+        for trainee in concerned:
+            trainee.failed = str(error)
+            self.retire(trainee)
+
+    def save(self) -> None:
+        """Write a checkpoint of every member that still learns."""
+        for trainee in self.active:
+            trainee.save()

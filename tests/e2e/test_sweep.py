@@ -1,0 +1,171 @@
+"""Whole sweeps through the command line, and what they leave on disk."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from sae_sweep.config import config_from_dict
+from sae_sweep.saes import load_sae
+from tests.conftest import Cli
+
+RUN_FILES = {
+    *("config.yaml", "status.json", "train.log", "history.jsonl", "metrics.json"),
+    *("sae/cfg.json", "sae/sae_weights.safetensors"),
+    *(
+        "features/statistics.parquet",
+        "features/histograms.json",
+        "features/density.png",
+        "features/activations.png",
+    ),
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def sweep_folder() -> Path:
+    (folder,) = (path for path in Path("multirun").iterdir() if path.is_dir())
+    return folder
+
+
+def run_folders(sweep: Path) -> list[Path]:
+    return sorted(path.parent for path in sweep.glob("*/status.json"))
+
+
+def files_below(folder: Path) -> set[str]:
+    hidden = {".lock"}
+    return {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name not in hidden
+    }
+
+
+def history(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+
+
+def status(run: Path) -> dict[str, object]:
+    return json.loads((run / "status.json").read_text())
+
+
+def test_a_sweep_leaves_what_the_readme_says(cli: Cli, small: list[str]) -> None:
+    result = cli("-m", *small, "seed=42,49", "architecture=topk,jumprelu")
+    assert result.code == 0, result.err
+    sweep = sweep_folder()
+    runs = run_folders(sweep)
+    assert len(runs) == 4
+    for run in runs:
+        assert files_below(run) == RUN_FILES
+        assert status(run)["state"] == "done"
+        config = config_from_dict(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))  # type: ignore[arg-type]
+        assert config.tokens == 10_240
+        points = [line for line in history(run) if "loss" in line]
+        assert [point["tokens"] for point in points] == [512 * step for step in (5, 10, 15, 20)]
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics["trained_tokens"] == 10_240
+        assert metrics["ce_clean"] < metrics["ce_zero"]
+        assert 0 <= metrics["init_match"] <= 1
+        assert load_sae(run).W_dec.shape == (512, 128)
+    plan = json.loads((sweep / "plan.json").read_text())
+    assert {run["name"] for run in plan["runs"]} == {run.name for run in runs}
+    assert len({run["group"] for run in plan["runs"]}) == 1
+    matching = sweep / "analysis" / "matching"
+    with (matching / "pairs.csv").open() as file:
+        pairs = list(csv.DictReader(file))
+    assert len(pairs) == 6
+    assert (matching / "matrix.png").read_bytes().startswith(PNG)
+    assert (matching / "pairs.parquet").exists()
+    assert len(list((sweep / "wandb").glob("offline-run-*"))) == 5  # four runs and the comparison
+    assert "differ only in" in result.out
+
+
+def test_equal_seeds_share_their_start_and_say_they_are_undertrained(cli: Cli, small: list[str]) -> None:
+    result = cli(*small, "k=16,32", "optimizer.lr=1e-6", "tracking=none")
+    assert result.code == 0, result.err
+    with (sweep_folder() / "analysis" / "matching" / "pairs.csv").open() as file:
+        (pair,) = csv.DictReader(file)
+    assert float(pair["ratio_a_in_b"]) == 1.0
+    assert float(pair["init_match_a"]) == 1.0
+    assert pair["undertrained"].lower() == "true"
+    assert "undertrained" in result.out
+
+
+def test_the_same_command_again_trains_nothing(cli: Cli, small: list[str]) -> None:
+    assert cli(*small, "seed=42,49", "tracking=none").code == 0
+    sweep = sweep_folder()
+    before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/sae/*")}
+    result = cli(*small, "seed=49,42", "tracking=none")
+    assert result.code == 0
+    assert "2 runs, 2 already done" in result.err
+    assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/sae/*")} == before
+
+
+def test_fused_solo_and_alone_give_the_same_weights(cli: Cli, small: list[str]) -> None:
+    words = [*small, "tracking=none", "architecture=topk,batchtopk,relu"]
+    assert cli(*words, "sweep=fused").code == 0
+    assert cli(*words, "sweep=solo", "launcher=solo").code == 0
+    for run in run_folders(Path("multirun/fused")):
+        twin = Path("multirun/solo") / run.name
+        for name, weight in load_sae(run).state_dict().items():
+            assert torch.equal(weight, load_sae(twin).state_dict()[name]), name
+
+
+def test_a_run_that_diverges_fails_alone(cli: Cli, small: list[str]) -> None:
+    result = cli(*small, "tracking=none", "optimizer.lr=1e-3,1e38")
+    assert result.code == 1
+    states = {str(status(run)["state"]): run for run in run_folders(sweep_folder())}
+    assert set(states) == {"done", "failed"}
+    bad = states["failed"]
+    assert "step" in str(status(bad)["error"])
+    assert bad.name in result.err
+    assert str(bad / "train.log") in result.err
+    assert not (bad / "sae").exists()
+    assert (states["done"] / "sae" / "cfg.json").exists()
+
+
+def test_a_folder_that_holds_another_run_is_refused(cli: Cli, small: list[str], text_folder: Path) -> None:
+    assert cli(*small, "tracking=none", "sweep=mine").code == 0
+    (text_folder / "99.txt").write_text("one more file changes the text " * 20)
+    result = cli(*small, "tracking=none", "sweep=mine")
+    assert result.code == 1
+    assert "holds another run" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_match_compares_again_with_another_threshold(cli: Cli, small: list[str]) -> None:
+    assert cli(*small, "seed=42,49", "tracking=none", "sweep=mine", "matching.threshold=0.99").code == 0
+    result = cli("task=match", "sweep=mine", "model=gpt2-pico", "dataset=files", "dataset.path=texts",
+                 "tracking=none", "matching.threshold=0")  # fmt: skip
+    assert result.code == 0, result.err
+    assert "best decoder cosine > 0" in result.out
+    with Path("multirun/mine/analysis/matching/pairs.csv").open() as file:
+        (pair,) = csv.DictReader(file)
+    assert float(pair["ratio_a_in_b"]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["task=match"], 1, "task=match needs sweep=NAME"),
+        (["task=match", "sweep=nowhere"], 1, "no sweep there"),
+        (["dataset.path=nowhere"], 1, "nowhere"),
+        (["model.path=./nowhere"], 1, "model.path=./nowhere: no such file or folder"),
+        (["layer=12"], 2, "layer=12: gpt2-pico has layers 0 to 11"),
+        (["packing.seq_len=512"], 2, "gpt2-pico reads at most 256 tokens"),
+    ],
+)
+def test_bad_input_is_one_line(cli: Cli, small: list[str], words: list[str], code: int, message: str) -> None:
+    result = cli(*small, "tracking=none", *words)
+    assert result.code == code, result.err
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert not list(Path().glob("multirun/*/*/sae"))
+
+
+def test_an_unwritable_output_is_one_line(cli: Cli, small: list[str]) -> None:
+    Path("occupied").write_text("a file, not a folder")
+    result = cli(*small, "tracking=none", "paths.output=occupied")
+    assert result.code == 1
+    assert "cannot write" in result.err
+    assert "Traceback" not in result.err

@@ -1,0 +1,113 @@
+import csv
+import dataclasses
+import json
+
+import pytest
+import torch
+from pyarrow import parquet
+
+from sae_sweep.analysis import ComparisonEntry, compare
+from sae_sweep.config import SaeSweepError
+from sae_sweep.report import read_densities, run_figures, write_comparison, write_features
+from sae_sweep.report.matrix_figure import matrix_figure
+from sae_sweep.report.run_figures import EvaluationConfig, density_figure
+
+PNG = b"\x89PNG"
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, comparison):
+    return write_comparison(tmp_path_factory.mktemp("matching"), comparison)
+
+
+def test_pairs_read_back_from_csv_and_parquet(files, comparison):
+    stored = parquet.read_table(files.pairs_parquet).to_pylist()
+    expected = [{**dataclasses.asdict(row), "varied": "+".join(row.varied)} for row in comparison.rows]
+    assert stored == expected
+    text = read_csv(files.pairs_csv)
+    assert [float(row["ratio_b_in_a"]) for row in text] == [row.ratio_b_in_a for row in comparison.rows]
+    assert [row["undertrained"] for row in text] == [str(row.undertrained) for row in comparison.rows]
+
+
+def test_matrix_has_the_direction_row_in_column(files, comparison):
+    rows = parquet.read_table(files.matrix_parquet).to_pylist()
+    first, second = comparison.names[:2]
+    assert rows[0]["features_of"] == first
+    assert rows[0][second] == comparison.ratios[0, 1]
+    assert rows[0][first] is None
+    assert read_csv(files.matrix_csv)[0][first] == ""
+
+
+def test_keys_and_contrasts_are_written(files, comparison):
+    keys = read_csv(files.keys_csv)
+    assert [row["key"] for row in keys] == [summary.key for summary in comparison.summaries]
+    assert "histogram" not in keys[0]
+    (contrast,) = read_csv(files.contrasts_csv)
+    assert float(contrast["low"]) == comparison.contrasts[0].low
+
+
+def test_figures_are_whole_and_nothing_else_lies_beside(files):
+    assert files.matrix_figure.read_bytes()[:4] == PNG
+    assert files.cosine_figure.read_bytes()[:4] == PNG
+    assert sorted(files.pairs_csv.parent.iterdir()) == sorted(files)
+
+
+def test_matrix_figure_marks_undertrained_and_writes_per_cents(comparison):
+    figure = matrix_figure(comparison)
+    axes, beside = figure.axes[:2]
+    assert [text.get_text() for text in axes.texts][:3] == [
+        f"{100 * x:.1f}" for x in comparison.ratios[0, 1:]
+    ]
+    # run 2 of 4 is undertrained: 3 cells in its row, 3 in its column
+    assert sum(patch.get_hatch() is not None for patch in axes.patches) == 6
+    assert [text.get_text() for text in beside.texts] == ["2.0", "25.0", "2.0", "2.0"]
+    assert "10% of the features" in figure.legends[0].get_texts()[0].get_text()
+    assert [tick.get_text() for tick in axes.get_yticklabels()][0] == "docs seed 1"
+
+
+def test_sizes_stand_at_the_labels_where_they_differ():
+    entries = [ComparisonEntry(f"x{n}", {"dictionary": n}, torch.eye(8)[:n], 0.0) for n in (2, 4)]
+    figure = matrix_figure(compare(entries))
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["x2  n=2", "x4  n=4"]
+    assert not figure.legends
+
+
+def test_a_comparison_without_pairs_is_written_too(tmp_path):
+    entries = [ComparisonEntry("a", {"layer": 1}, torch.eye(3), 0.0), ComparisonEntry("b", {"layer": 2}, torch.eye(2), 0.0)]  # fmt: skip
+    files = write_comparison(tmp_path, compare(entries))
+    table = parquet.read_table(files.pairs_parquet)
+    assert len(table) == 0
+    assert table.schema.field("live_ratio_a_in_b").type == "double"
+    assert files.matrix_figure.exists()
+
+
+def test_run_figures_and_features(tmp_path, evaluation):
+    figures = run_figures(tmp_path, evaluation, name="pico")
+    assert all(path.read_bytes()[:4] == PNG for path in figures)
+    written = write_features(tmp_path, evaluation)
+    assert torch.equal(read_densities(tmp_path), evaluation.densities)
+    table = parquet.read_table(written.statistics)
+    assert table["max_activation"].to_pylist() == evaluation.max_activations.tolist()
+    assert json.loads(written.histograms.read_text())["density"]["counts"] == list(
+        evaluation.density_histogram.counts
+    )
+
+
+def test_density_figure_says_how_many_are_dead(evaluation):
+    (axes,) = density_figure(evaluation, EvaluationConfig(ultra_rare=0.01), "pico").axes
+    texts = [text.get_text().strip() for text in axes.texts]
+    assert texts[0].startswith(f"{evaluation.density_histogram.counts[0]} of 30 features")
+    assert texts[1:] == ["ultra-rare", "dense"]
+
+
+def test_missing_or_damaged_features_are_one_clear_line(tmp_path):
+    with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
+        read_densities(tmp_path)
+    (tmp_path / "statistics.parquet").write_bytes(b"damaged")
+    with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
+        read_densities(tmp_path)

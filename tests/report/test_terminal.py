@@ -1,0 +1,81 @@
+import dataclasses
+
+import pytest
+
+from sae_sweep.analysis import KeyContrast
+from sae_sweep.report import RunLine, terminal_summary
+
+METRICS = {"explained_variance": 0.7234, "ce_recovered_zero": 0.951, "l0": 16.04, "alive": 75.0, "dead": 25.0}
+
+
+def runs(comparison):
+    done = [
+        RunLine(name, "done", 2_000_000, METRICS, match)
+        for name, match in zip(comparison.names, comparison.init_matches, strict=True)
+    ]
+    return [*done, RunLine("pico_L6_docs_topk_s3", "failed")]
+
+
+def row(text, start):
+    return next(line for line in text.splitlines() if line.startswith(start)).split()
+
+
+def test_runs_show_what_they_reached(comparison):
+    text = terminal_summary(runs(comparison), comparison, width=120)
+    assert row(text, "pico_L6_docs_topk_s1")[1:] == ["2M", "0.723", "0.951", "16.0", "75.0%", "2.0%", "done"]
+    assert row(text, "pico_L6_docs_topk_s2")[6] == "25.0%*"
+    assert row(text, "pico_L6_docs_topk_s3")[1:] == ["-"] * 6 + ["failed"]
+    assert "* undertrained: init above 10%" in text
+
+
+def test_keys_stand_with_interval_and_contrast(comparison):
+    text = terminal_summary(runs(comparison), comparison, width=120)
+    seed, dataset = (next(s for s in comparison.summaries if s.key == key) for key in ("seed", "dataset"))
+    assert row(text, "seed")[1:6] == ["2*", f"{seed.ratio:.1%}", f"{100 * seed.low:.1f}", "to", f"{100 * seed.high:.1f}"]  # fmt: skip
+    assert row(text, "dataset")[2] == f"{dataset.ratio:.1%}"
+    (contrast,) = comparison.contrasts
+    assert (
+        f"Changing dataset moves more features than changing seed: {100 * contrast.difference:.1f} points"
+        in text
+    )
+    assert "may be chance" not in text
+
+
+def test_an_interval_that_holds_zero_is_said_to_be_chance(comparison):
+    unsure = dataclasses.replace(comparison, contrasts=(KeyContrast("seed", "dataset", 0.01, -0.02, 0.04),))
+    text = terminal_summary(runs(comparison), unsure, width=120)
+    assert "1.0 points fewer match (95% interval -2.0 to 4.0), which may be chance." in text
+
+
+def test_matrix_reads_row_in_column(comparison):
+    lines = terminal_summary(runs(comparison), comparison, width=120).splitlines()
+    first = next(line for line in lines if line.startswith(" 1 docs seed 1"))
+    share = comparison.ratios[0]
+    expected = [".", f"{100 * share[1]:.0f}*", f"{100 * share[2]:.0f}", f"{100 * share[3]:.0f}", "2"]
+    assert first.split()[-5:] == expected
+
+
+def test_more_than_twelve_saes_give_no_matrix(comparison):
+    many = dataclasses.replace(comparison, names=tuple(f"s{i}" for i in range(13)))
+    assert "column" not in terminal_summary(runs(comparison), many, width=120)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_no_line_is_wider_than_the_terminal(comparison, width):
+    assert all(
+        len(line) <= width
+        for line in terminal_summary(runs(comparison), comparison, width=width).splitlines()
+    )
+
+
+def test_names_lose_what_they_share_where_space_is_short(comparison):
+    text = terminal_summary(runs(comparison), comparison, width=75)
+    assert row(text, "docs_s1")[0] == "docs_s1"
+    assert "pico_L6" not in text
+
+
+def test_nothing_to_compare(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    text = terminal_summary([RunLine("only", "failed", 1234)])
+    assert row(text, "only") == ["only", "1.23k", "-", "-", "-", "-", "-", "failed"]
+    assert "matched" not in text

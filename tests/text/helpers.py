@@ -1,0 +1,46 @@
+"""A tokenizer without a model, and a text without a file."""
+
+from collections.abc import Iterator
+
+from sae_sweep.text.documents import Place, TextSource
+
+BOS, EOT = 256, 257
+
+
+class ByteTokenizer:
+    """One token a byte."""
+
+    bos_id = BOS
+    eot_id = EOT
+    special_ids = frozenset({BOS, EOT})
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        self.seen += sum(map(len, texts))
+        return [list(text.encode()) for text in texts]
+
+
+class ListText(TextSource):
+    """Units of documents in memory; counts how many are read."""
+
+    def __init__(
+        self, units: list[list[str]], held_out: list[str] | None = None, exhausted: str = "repeat"
+    ) -> None:
+        super().__init__("a list", exhausted)
+        self._units = units
+        self._held_out_texts = held_out or []
+        self.documents_read = 0
+
+    @property
+    def units(self) -> int:
+        return len(self._units)
+
+    def read(self, unit: int, place: Place = None) -> Iterator[tuple[str, Place]]:
+        for done in range(place or 0, len(self._units[unit])):
+            self.documents_read += 1
+            yield self._units[unit][done], done + 1
+
+    def held_out(self) -> Iterator[str]:
+        return iter(self._held_out_texts)

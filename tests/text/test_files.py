@@ -1,0 +1,167 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_sweep.config import FilesDataset, SaeSweepError
+from sae_sweep.text import fingerprint, open_text
+from sae_sweep.text.files import LocalFiles
+
+
+def write_text(folder, n):
+    for index in range(n):
+        (folder / f"{index:03}.txt").write_text(f"document {index}", encoding="utf-8")
+
+
+def write_lines(path, texts):
+    path.write_text("".join(json.dumps({"text": text}) + "\n\n" for text in texts), encoding="utf-8")
+
+
+def write_parquet(path, texts, row_group_size=4, column="text"):
+    pq.write_table(pa.table({column: texts, "other": [0] * len(texts)}), path, row_group_size=row_group_size)
+
+
+def splits(path, **keys):
+    source = LocalFiles(FilesDataset(path=str(path), **keys))
+    training = [text for unit in range(source.units) for text, _ in source.read(unit)]
+    return training, list(source.held_out())
+
+
+def refusal(path, **keys):
+    with pytest.raises(SaeSweepError) as caught:
+        LocalFiles(FilesDataset(path=str(path), **keys))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_of_many_files_every_nth_is_held_out(tmp_path):
+    write_text(tmp_path, 12)
+    training, held_out = splits(tmp_path, held_out_every=5)
+    assert held_out == ["document 4", "document 9"]
+    assert sorted(training + held_out) == sorted(f"document {index}" for index in range(12))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("n", [2, 7, 23])
+def test_of_few_files_every_nth_row_is_held_out(tmp_path, suffix, n):
+    texts = [f"row {index}" for index in range(n)]
+    {"jsonl": write_lines, "parquet": write_parquet}[suffix](tmp_path / f"rows.{suffix}", texts)
+    training, held_out = splits(tmp_path / f"rows.{suffix}", held_out_every=10)
+    assert held_out == (texts[9::10] if n >= 10 else texts[-1:])
+    assert training == [text for text in texts if text not in held_out]
+
+
+@settings(max_examples=25, deadline=None)
+@given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=5), every=st.integers(2, 6))
+def test_the_splits_share_nothing_and_miss_nothing(tmp_path_factory, counts, every):
+    folder = tmp_path_factory.mktemp("text")
+    texts = [[f"{file}.{row}" for row in range(count)] for file, count in enumerate(counts)]
+    for file, rows in enumerate(texts):
+        (write_parquet if file % 2 else write_lines)(
+            folder / f"{file}.{'parquet' if file % 2 else 'jsonl'}", rows
+        )
+    if sum(counts) < 2:
+        return
+    training, held_out = splits(folder, held_out_every=every)
+    assert training
+    assert held_out
+    assert sorted(training + held_out) == sorted(text for rows in texts for text in rows)
+
+
+def test_a_row_group_is_resumed_in_the_middle(tmp_path):
+    write_parquet(tmp_path / "a.parquet", [f"row {index}" for index in range(20)], row_group_size=10)
+    source = LocalFiles(FilesDataset(path=str(tmp_path), held_out_every=50))
+    texts = list(source.read(0))
+    assert list(source.read(0, texts[3][1])) == texts[4:]
+
+
+def test_a_glob_and_a_single_file_are_found(tmp_path):
+    write_text(tmp_path, 4)
+    write_lines(tmp_path / "rows.jsonl", ["one", "two"])
+    (tmp_path / "notes.md").write_text("not text to train on")
+    training, held_out = splits(f"{tmp_path}/00[01].txt")
+    assert training + held_out == ["document 0", "document 1"]
+    training, held_out = splits(tmp_path)
+    assert len(training + held_out) == 6
+
+
+def test_the_fingerprint_follows_the_contents_alone(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_text(tmp_path / name, 3)
+    of = {name: fingerprint(FilesDataset(path=str(tmp_path / name)), tmp_path) for name in ("a", "b")}
+    assert of["a"] == of["b"]
+    (tmp_path / "b" / "001.txt").write_text("changed")
+    assert fingerprint(FilesDataset(path=str(tmp_path / "b")), tmp_path) != of["a"]
+
+
+def test_open_text_opens_files(tmp_path):
+    write_text(tmp_path, 3)
+    assert isinstance(open_text(FilesDataset(path=str(tmp_path)), tmp_path), LocalFiles)
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    assert refusal(tmp_path / "gone") == f"dataset.path={tmp_path / 'gone'}: no such file or folder"
+    assert "no .txt, .jsonl, .parquet file there" in refusal(tmp_path)
+    assert "no .txt, .jsonl, .parquet file there" in refusal(f"{tmp_path}/*.txt")
+    (tmp_path / "a.csv").write_text("a,b")
+    assert refusal(tmp_path / "a.csv").endswith(".csv is not one of .txt, .jsonl, .parquet")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+@pytest.mark.parametrize("content", ["", " \n\n"])
+def test_an_empty_file_is_named(tmp_path, name, content):
+    write_text(tmp_path, 3)
+    (tmp_path / name).write_text(content)
+    assert refusal(tmp_path).startswith(f"{tmp_path / name} holds no text")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    write_text(tmp_path, 3)
+    (tmp_path / "001.txt").write_bytes(b"caf\xe9")
+    message = refusal(tmp_path)
+    assert str(tmp_path / "001.txt") in message
+    assert "utf-8" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"text": "a"', "not a line of JSON"),
+        ('{"body": "a"}', "no key 'text': set dataset.text_key"),
+        ('{"text": 3}', "'text' holds int, not text"),
+        ('["a"]', "no key 'text'"),
+        ("\xff", "not a line of JSON"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path, line, problem):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "good"}\n\n' + line.encode("latin-1") + b'\n{"text": "good"}\n')
+    assert refusal(path).startswith(f"{path}, line 3: {problem}")
+
+
+def test_a_bad_parquet_file_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 but no more")
+    assert refusal(path).startswith(f"cannot read {path}: ")
+    write_parquet(path, ["a", "b"], column="body")
+    assert refusal(path) == f"{path} has no column 'text': set dataset.text_key, to body or other"
+    assert "column 'other' holds int64, not text" in refusal(path, text_key="other")
+    write_parquet(path, pa.array([], pa.string()))
+    assert "has no rows" in refusal(path)
+
+
+def test_a_single_document_cannot_be_split(tmp_path):
+    (tmp_path / "book.txt").write_text("one long book")
+    assert "holds a single document" in refusal(tmp_path / "book.txt")
+
+
+def test_missing_values_are_no_documents_to_pack(tmp_path):
+    write_parquet(tmp_path / "a.parquet", ["a", None, "b"])
+    training, held_out = splits(tmp_path)
+    assert training == ["a", ""]
+    assert held_out == ["b"]

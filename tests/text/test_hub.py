@@ -1,0 +1,157 @@
+"""Hub streaming, on shards in the hub's cache: `datasets` reads them as it reads those on the hub."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sae_sweep.config import HubDataset, PackingConfig, SaeSweepError
+from sae_sweep.text import SequenceStream, fingerprint, hub, open_text
+from sae_sweep.text import stream as stream_module
+from tests.text.helpers import ByteTokenizer
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+DATASET = HubDataset(
+    name="tales", path="someone/tales", revision=REVISION, files="data/train-*.parquet", held_out_every=7
+)
+PACKING = PackingConfig(seq_len=16)
+SHARDS, ROWS, ROW_GROUP = 3, 40, 8
+
+
+def text_of(shard, row):
+    return f"shard {shard} row {row}."
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A hub that cannot be reached, and a cache of it that holds three shards."""
+    import huggingface_hub.constants
+
+    root = tmp_path / "hub"
+    folder = root / "datasets--someone--tales" / "snapshots" / REVISION / "data"
+    folder.mkdir(parents=True)
+    for shard in range(SHARDS):
+        rows = {"text": [text_of(shard, row) for row in range(ROWS)], "id": list(range(ROWS))}
+        pq.write_table(pa.table(rows), folder / f"train-{shard}.parquet", row_group_size=ROW_GROUP)
+    (folder / "validation-0.parquet").write_bytes((folder / "train-0.parquet").read_bytes())
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    return folder
+
+
+def training(source):
+    return [text for unit in range(source.units) for text, _ in source.read(unit)]
+
+
+def test_shards_in_the_cache_are_read_and_split_by_row(cache, tmp_path):
+    source = open_text(DATASET, tmp_path)
+    assert source.units == SHARDS
+    held_out = [text_of(shard, row) for shard in range(SHARDS) for row in range(6, ROWS, 7)]
+    assert list(source.held_out()) == held_out
+    everything = {text_of(shard, row) for shard in range(SHARDS) for row in range(ROWS)}
+    assert set(training(source)) == everything - set(held_out)
+
+
+def test_every_place_of_a_shard_is_resumed_exactly(cache, tmp_path):
+    source = open_text(DATASET, tmp_path)
+    whole = list(source.read(1))
+    for done in (0, 6, 7, 8, 20, len(whole) - 1):
+        place = json.loads(json.dumps(whole[done][1]))
+        assert [text for text, _ in source.read(1, place)] == [text for text, _ in whole[done + 1 :]]
+
+
+def test_resuming_reads_no_row_group_far_before_the_place(cache, tmp_path, monkeypatch):
+    import pyarrow.dataset as pads
+
+    source = open_text(DATASET, tmp_path)
+    place = list(source.read(0))[-2][1]
+    opened: list[list[int]] = []
+    to_batches = pads.ParquetFileFragment.to_batches
+
+    class Spy:
+        """Stands for `pyarrow.dataset.ParquetFileFormat`, whose fragments cannot be patched."""
+
+        def __init__(self, **options):
+            self._format = pads_format(**options)
+
+        def make_fragment(self, file):
+            return Fragment(self._format.make_fragment(file))
+
+    class Fragment:
+        def __init__(self, fragment):
+            self._fragment = fragment
+
+        def __getattr__(self, name):
+            return getattr(self._fragment, name)
+
+        def subset(self, row_group_ids):
+            return Fragment(self._fragment.subset(row_group_ids=row_group_ids))
+
+        def to_batches(self, **options):
+            opened.append([group.id for group in self._fragment.row_groups])
+            return to_batches(self._fragment, **options)
+
+    pads_format = pads.ParquetFileFormat
+    monkeypatch.setattr(pads, "ParquetFileFormat", Spy)
+    assert len(list(source.read(0, place))) == 1
+    last = ROWS // ROW_GROUP - 1
+    assert opened in ([[last]], [[last - 1], [last]])
+
+
+def test_a_stream_of_sequences_is_resumed_across_shards_and_epochs(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream_module, "BLOCK_CHARS", 60)
+    source = open_text(DATASET, tmp_path)
+    stream = SequenceStream(source, PACKING, ByteTokenizer(), data_seed=3)
+    for _ in range(4):
+        stream.read(37)
+        position = json.loads(json.dumps(stream.position()))
+        expected = stream.read(5)
+        again = SequenceStream(source, PACKING, ByteTokenizer(), data_seed=3)
+        again.restore(position)
+        np.testing.assert_array_equal(again.read(5), expected)
+    assert stream.epoch == 1
+
+
+def test_a_missing_column_is_named(cache, tmp_path):
+    source = open_text(HubDataset(**{**vars(DATASET), "text_key": "story"}), tmp_path)
+    with pytest.raises(SaeSweepError, match=r"train-0\.parquet has no column 'story': .* to text or id"):
+        next(source.read(0))
+
+
+def test_a_damaged_shard_is_named(cache, tmp_path):
+    (cache / "train-1.parquet").write_bytes(b"PAR1 but no more")
+    source = open_text(DATASET, tmp_path)
+    with pytest.raises(SaeSweepError, match=r"train-1\.parquet is no readable Parquet file"):
+        next(source.read(1))
+
+
+def test_a_hub_out_of_reach_says_how_to_work_offline(cache, tmp_path):
+    with pytest.raises(SaeSweepError) as caught:
+        open_text(HubDataset(**{**vars(DATASET), "path": "someone/else"}), tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"cannot read someone/else at {REVISION} from the Hugging Face hub (")
+    for way in ("dataset=stdlib_docs", "dataset=files dataset.path=", "hf download someone/else"):
+        assert way in message
+
+
+def test_shards_on_the_hub_are_those_that_match(monkeypatch):
+    import huggingface_hub
+
+    names = ["README.md", "data/train-1.parquet", "data/train-0.parquet", "data/validation-0.parquet"]
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: info)
+    root = f"hf://datasets/someone/tales@{REVISION}/data"
+    assert hub.list_shards(DATASET) == [f"{root}/train-0.parquet", f"{root}/train-1.parquet"]
+    with pytest.raises(SaeSweepError, match=r"no Parquet files match dataset\.files=old/"):
+        hub.list_shards(HubDataset(**{**vars(DATASET), "files": "old/*.parquet"}))
+    with pytest.raises(SaeSweepError, match="no Parquet files match"):
+        hub.list_shards(HubDataset(**{**vars(DATASET), "files": "*.md"}))
+
+
+def test_the_fingerprint_needs_no_network(tmp_path):
+    assert fingerprint(DATASET, tmp_path) == f"someone/tales@{REVISION}:data/train-*.parquet"

@@ -1,0 +1,42 @@
+"""No test talks to a server, and none inherits what another one learnt about it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sae_sweep.config import Config, TopKConfig, TrackingConfig
+from sae_sweep.storage import RunFolder
+from sae_sweep.tracking import RunSink, open_sink, wandb_run
+
+OpenSink = Callable[..., RunSink]
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb-data"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb-cache"))
+    wandb_run._gave_up_online.clear()
+    wandb_run._say_how_to_sync.cache_clear()
+
+
+@pytest.fixture
+def open_one(tmp_path: Path) -> OpenSink:
+    """Open the sink of a run by name, in the sweep folder `tmp_path`."""
+
+    def open_one(name: str = "run", *, backend: str = "wandb") -> RunSink:
+        return open_sink(
+            Config(architecture=TopKConfig(), tracking=TrackingConfig(backend=backend), seed=42),
+            run_id=f"id-{name}",
+            name=name,
+            sweep="the-sweep",
+            folder=RunFolder(tmp_path / name),
+            wandb_folder=tmp_path,
+            provenance={"host": "here", "versions": {"python": "3"}},
+        )
+
+    return open_one

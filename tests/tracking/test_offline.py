@@ -1,0 +1,129 @@
+"""W&B offline runs, written for real and read back."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from sae_sweep.config import Config
+from sae_sweep.tracking import open_comparison_sink
+from tests.tracking.conftest import OpenSink
+from tests.tracking.offline import offline_runs
+
+# The smallest PNG there is: one pixel.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c4944415408d763f8cfc000000301010018dd8db00000000049454e44ae426082"
+)
+
+
+def test_a_run_can_be_read_back(
+    tmp_path: Path,
+    open_one: OpenSink,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sae = tmp_path / "run" / "sae"
+    sae.mkdir(parents=True)
+    (sae / "cfg.json").write_text("{}")
+    (sae / "sae_weights.safetensors").write_bytes(b"weights")
+    figure = tmp_path / "run" / "features" / "density.png"
+    figure.parent.mkdir()
+    figure.write_bytes(PNG)
+    with caplog.at_level(logging.INFO):
+        sink = open_one()
+        sink.rewind(0)
+        for tokens in (100, 200, 300):
+            sink.scalars(tokens, {"loss": 1 / tokens, "l0": 16.0})
+        sink.histogram("log10_density", [3, 0, 5], [-10.0, -5.0, -1.0, 0.0])
+        sink.image("density", figure)
+        sink.summary({"explained_variance": 0.75})
+        sink.artifact("run", sae)
+        sink.finish(failed=False)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.text.count("wandb sync") == 1
+    assert f"{tmp_path}/wandb/offline-run-*" in caplog.text
+
+    [run] = offline_runs(tmp_path)
+    assert (run.run.display_name, run.run.run_group, run.run.job_type) == ("run", "the-sweep", "train")
+    assert run.run.project == "sae_sweep"
+    assert run.config["seed"] == 42
+    assert run.config["architecture"]["kind"] == "topk"
+    assert run.config["provenance"] == {"host": "here", "versions": {"python": "3"}}
+    assert run.step_metrics["*"] == "tokens"
+    assert run.points("loss") == [(100, 0.01), (200, 0.005), (300, 1 / 300)]
+    [bins] = [row for row in run.history if "log10_density.bins" in row]
+    assert bins["log10_density._type"] == "histogram"
+    assert bins["log10_density.values"] == [3, 0, 5]
+    assert bins["log10_density.bins"] == [-10, -5, -1, 0]
+    assert [row["density._type"] for row in run.history if "density._type" in row] == ["image-file"]
+    assert run.summary["explained_variance"] == 0.75
+    [artifact] = run.artifacts
+    assert (artifact.type, artifact.name) == ("model", "run")
+    names = {entry.path for entry in artifact.manifest.contents}
+    assert names == {"cfg.json", "sae_weights.safetensors"}
+    assert run.exit_code == 0
+
+
+def test_a_resumed_run_has_each_point_once(tmp_path: Path, open_one: OpenSink) -> None:
+    first = open_one()
+    first.rewind(0)
+    for tokens in (100, 200):
+        first.scalars(tokens, {"loss": 1.0})
+    mark = first.mark()
+    for tokens in (300, 400):
+        first.scalars(tokens, {"loss": 1.0})
+    first.finish(failed=True)
+
+    second = open_one()
+    second.rewind(mark)
+    for tokens in (300, 400, 500):
+        second.scalars(tokens, {"loss": 2.0})
+    second.finish(failed=False)
+
+    [run] = offline_runs(tmp_path)
+    expected = [(100, 1.0), (200, 1.0), (300, 2.0), (400, 2.0), (500, 2.0)]
+    assert run.points("loss") == expected
+    history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [(line["tokens"], line["loss"]) for line in map(json.loads, history)] == expected
+
+
+def test_runs_of_one_process_are_kept_apart(tmp_path: Path, open_one: OpenSink) -> None:
+    sinks = {name: open_one(name) for name in ("a", "b")}
+    for tokens in (1, 2):
+        for name, sink in sinks.items():
+            sink.scalars(tokens, {name: float(tokens)})
+    sinks["a"].finish(failed=False)
+    sinks["b"].finish(failed=True)
+    runs = {run.run.display_name: run for run in offline_runs(tmp_path)}
+    assert runs["a"].points("a") == runs["b"].points("b") == [(1, 1.0), (2, 2.0)]
+    assert runs["a"].points("b") == []
+    assert (runs["a"].exit_code, runs["b"].exit_code) == (0, 1)
+    assert runs["a"].run.run_id != runs["b"].run.run_id
+
+
+def test_the_comparison_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
+    figure = tmp_path / "matrix.png"
+    figure.write_bytes(PNG)
+    for attempt in (1, 2):
+        sink = open_comparison_sink("the-sweep", Config(), tmp_path, provenance={})
+        sink.table("matching", ["run", "ratio"], [["a", 0.25], ["b", None]])
+        sink.image("matrix", figure)
+        sink.histogram("similarities", [attempt, 2], [0.0, 0.5, 1.0])
+        sink.summary({"pairs": 2.0})
+        sink.finish()
+    [run] = offline_runs(tmp_path)
+    assert run.run.job_type == "comparison"
+    assert run.run.run_group == "the-sweep"
+    kinds = {key: row[key] for row in run.history for key in row if key.endswith("_type")}
+    assert kinds == {
+        "matching._type": "table-file",
+        "matrix._type": "image-file",
+        "similarities._type": "histogram",
+    }
+    [path] = [row["matching.path"] for row in run.history if "matching.path" in row]
+    [table] = (tmp_path / "wandb").glob(f"offline-run-*/files/{path}")
+    found = json.loads(table.read_text())
+    assert (found["columns"], found["data"]) == (["run", "ratio"], [["a", 0.25], ["b", None]])
+    assert run.summary["pairs"] == 2.0

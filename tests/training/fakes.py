@@ -1,0 +1,124 @@
+"""A stream that is a pure function of (layer, step), and a sink that only remembers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae_sweep.config import (
+    ArchitectureConfig,
+    Config,
+    LauncherConfig,
+    MetricSink,
+    ModelConfig,
+    OptimizerConfig,
+    TopKConfig,
+    TrackingConfig,
+)
+from sae_sweep.storage import RunFolder
+from sae_sweep.training import Member
+
+D_IN = 8
+BATCH = 32
+
+
+class Batch(NamedTuple):
+    activations: dict[int, Tensor]
+    step: int
+
+
+def residuals(layer: int, step: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 * layer + step)
+    return torch.randn(BATCH, D_IN, generator=generator)
+
+
+class FakeStream:
+    """Ends after `length` batches; `before` is called ahead of each and may raise or send a signal."""
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        length: int = 10_000,
+        before: Callable[[Sequence[int], int], None] = lambda layers, step: None,
+    ) -> None:
+        self.layers = list(layers)
+        self.step = 0
+        self._length = length
+        self._before = before
+
+    @property
+    def epochs(self) -> float:
+        return self.step / 100
+
+    def position(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def restore(self, position: Mapping[str, Any]) -> None:
+        self.step = position["step"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.step >= self._length:
+            raise StopIteration
+        self._before(self.layers, self.step)
+        batch = Batch({layer: residuals(layer, self.step) for layer in self.layers}, self.step)
+        self.step += 1
+        return batch
+
+
+class FakeSink:
+    """Keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, dict[str, float]]] = []
+
+    def scalars(self, tokens: int, values: Mapping[str, float]) -> None:
+        self.points.append((tokens, dict(values)))
+
+    def mark(self) -> int:
+        return len(self.points)
+
+    def rewind(self, mark: int) -> None:
+        del self.points[mark:]
+
+    def histogram(self, name: str, counts: Sequence[float], edges: Sequence[float]) -> None:
+        raise NotImplementedError
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        raise NotImplementedError
+
+    def image(self, name: str, path: Path) -> None:
+        raise NotImplementedError
+
+    def artifact(self, name: str, folder: Path) -> None:
+        raise NotImplementedError
+
+    def finish(self, *, failed: bool) -> None:
+        raise NotImplementedError
+
+
+def make_config(
+    architecture: ArchitectureConfig | None = None, *, steps: int = 12, lr: float = 1e-3, **keys: Any
+) -> Config:
+    config = Config(
+        model=ModelConfig(path="no-such-model"),
+        architecture=architecture or TopKConfig(k=2),
+        dictionary=2,
+        layer=1,
+        tokens=steps * BATCH + 5,
+        batch=BATCH,
+        device="cpu",
+        optimizer=OptimizerConfig(lr=lr),
+        tracking=TrackingConfig(log_every=5),
+        launcher=LauncherConfig(checkpoint_every_min=1e9),
+    )
+    return replace(config, **keys)
+
+
+def make_member(root: Path, name: str, config: Config, sink: MetricSink | None = None) -> Member:
+    return Member(config, f"id-{name}", name, RunFolder(root / name), sink or FakeSink())

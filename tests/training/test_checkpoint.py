@@ -1,0 +1,91 @@
+"""A checkpoint is read back as it was, or not at all."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sae_sweep.storage import RunFolder
+from sae_sweep.training import discard_checkpoint
+from sae_sweep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+STATE = {
+    "weights": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
+    "steps": torch.tensor(7),
+    "scalar": torch.tensor(0.25, dtype=torch.float64),
+    "mask": torch.tensor([True, False]),
+    "empty": torch.empty(0),
+    "bf16": torch.ones(2, dtype=torch.bfloat16),
+}
+POSITION = {"step": 7, "sequences": {"file": "a", "rows": [1, 2]}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    save_checkpoint(folder, "the-id", Checkpoint(STATE, POSITION, history=5, seconds=1.5))
+    return folder
+
+
+def file(folder: RunFolder) -> Path:
+    return folder.checkpoint / "state.safetensors"
+
+
+def test_what_is_saved_comes_back(folder: RunFolder) -> None:
+    found = load_checkpoint(folder, "the-id")
+    assert found is not None
+    assert found.state.keys() == STATE.keys()
+    for name, value in STATE.items():
+        assert found.state[name].dtype == value.dtype
+        assert torch.equal(found.state[name], value)
+    assert found[1:] == (POSITION, 5, 1.5)
+    assert [path.name for path in folder.checkpoint.iterdir()] == ["state.safetensors"]
+
+
+def test_there_may_be_none(tmp_path: Path) -> None:
+    assert load_checkpoint(RunFolder(tmp_path / "run"), "the-id") is None
+    discard_checkpoint(RunFolder(tmp_path / "run"))
+
+
+def test_discarding_leaves_nothing(folder: RunFolder) -> None:
+    discard_checkpoint(folder)
+    assert not folder.checkpoint.exists()
+
+
+def _flip(content: bytes) -> bytes:
+    return content[:-30] + bytes([content[-30] ^ 1]) + content[-29:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-10],
+        lambda content: content[:5],
+        lambda content: b"",
+        lambda content: b"not a checkpoint at all",
+        _flip,
+    ],
+    ids=["cut", "cut in the header", "empty", "another file", "one bit"],
+)
+def test_a_damaged_one_is_refused_with_a_warning(
+    folder: RunFolder, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    file(folder).write_bytes(damage(file(folder).read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert load_checkpoint(folder, "the-id") is None
+    assert "is damaged" in caplog.text
+    assert "starting this run over" in caplog.text
+
+
+def test_one_of_another_run_is_refused(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_checkpoint(folder, "another-id") is None
+    assert "belongs to run the-id, not another-id" in caplog.text
+
+
+def test_a_killed_writer_leaves_the_earlier_one(folder: RunFolder) -> None:
+    leftover = folder.checkpoint / ".state.safetensors.abc.safetensors"
+    leftover.write_bytes(b"half")
+    assert load_checkpoint(folder, "the-id") is not None
+    assert not leftover.exists()
