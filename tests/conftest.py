@@ -1,7 +1,7 @@
 """What all tests share: the command line, called in this process."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,18 @@ class Result(NamedTuple):
 
 
 Cli = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def corpora_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache with the corpora of the real standard library, and of a little of the real libraries."""
+    from sae_sweep.text import embedded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "LIBRARY_BYTES", 2_000_000)
+        folder = tmp_path_factory.mktemp("cache")
+        embedded.embedded_corpus("stdlib_docs", folder)
+        yield folder
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_sweep.config import ARCHITECTURES, NUMERICS, ArchitectureConfig, SaeSweepError, TopKConfig
+from sae_sweep.config import ARCHITECTURES, ArchitectureConfig, SaeSweepError, TopKConfig
 from sae_sweep.saes.architectures import SAES, BatchTopK
 from sae_sweep.saes.base import SAE
+from sae_sweep.saes.presets import RULES
 from sae_sweep.storage import read_json, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
@@ -107,7 +108,9 @@ def _empty_sae(cfg: Any, file: Path) -> SAE:
         ours = cfg["metadata"]["sae_sweep"]
         values = dict(ours["architecture"])
         architecture: ArchitectureConfig = ARCHITECTURES[values.pop("kind")](**values)
-        numerics = NUMERICS[NUMERICS.index(ours["numerics"])]
+        numerics = ours["numerics"]
+        if numerics not in RULES:
+            raise ValueError(f"numerics {numerics}")
         return SAES[architecture.kind](architecture, int(cfg["d_in"]), int(cfg["d_sae"]), numerics)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise SaeSweepError(

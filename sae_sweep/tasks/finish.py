@@ -111,7 +111,7 @@ def _metadata(run: PlannedRun) -> dict[str, object]:
         "prepend_bos": config.packing.bos_every_sequence,
         "exclude_special_tokens": config.packing.mask_special,
         "training_tokens": config.tokens,
-        "sae_sweep": provenance(run),
+        "provenance": provenance(run),
     }
 
 

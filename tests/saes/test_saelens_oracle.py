@@ -2,8 +2,8 @@
 
     SAELENS_PYTHON=/path/to/venv/bin/python pytest tests/saes/test_saelens_oracle.py
 
-The interpreter needs sae-lens 6. With SAELENS_ACTIVATIONS=FILE.safetensors, which holds `x` [n, d_in], the same
-is done on those raw residuals instead of synthetic ones.
+The interpreter needs sae-lens 6. With SAELENS_ACTIVATIONS=FILE.safetensors, which holds `x` [n, d_in], the
+same is done on those raw residuals instead of synthetic ones.
 """
 
 import os

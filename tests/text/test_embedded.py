@@ -159,18 +159,8 @@ def test_unknown_names_are_refused_with_the_valid_ones(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache with the corpora of the real standard library, and of a little of the real libraries."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "LIBRARY_BYTES", 2_000_000)
-        folder = tmp_path_factory.mktemp("cache")
-        embedded_corpus("stdlib_docs", folder)
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def corpora(cache: Path) -> dict[str, Corpus]:
-    return {name: embedded_corpus(name, cache) for name in EMBEDDED}
+def corpora(corpora_cache: Path) -> dict[str, Corpus]:
+    return {name: embedded_corpus(name, corpora_cache) for name in EMBEDDED}
 
 
 def as_documents(corpora: dict[str, Corpus]) -> dict[str, list[Document]]:
@@ -205,7 +195,7 @@ def test_the_language_reference_is_in_the_docs_only(corpora: dict[str, Corpus]) 
 
 
 def test_fingerprints_tell_texts_and_sides_apart(
-    corpora: dict[str, Corpus], cache: Path, tmp_path: Path
+    corpora: dict[str, Corpus], corpora_cache: Path, tmp_path: Path
 ) -> None:
     fingerprints = {corpus.fingerprint for corpus in corpora.values()}
     assert len(fingerprints) == len(EMBEDDED)

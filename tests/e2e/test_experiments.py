@@ -1,0 +1,36 @@
+"""Every shipped experiment, composed and briefly run."""
+
+import csv
+import json
+from pathlib import Path
+
+from tests.conftest import Cli
+
+
+def test_quickstart(cli: Cli, corpora_cache: Path) -> None:
+    result = cli(
+        "experiment=quickstart",
+        f"paths.cache={corpora_cache}",
+        "tokens=8192",
+        "activations.buffer_tokens=4096",
+        "evaluation.tokens=2048",
+        "tracking.log_every=4",
+    )
+    assert result.code == 0, result.err
+    sweep = Path("multirun/quickstart")
+    runs = json.loads((sweep / "plan.json").read_text())["runs"]
+    assert len(runs) == 8
+    assert len({run["group"] for run in runs}) == 2
+    for run in runs:
+        metrics = json.loads((sweep / run["name"] / "metrics.json").read_text())
+        assert metrics["trained_tokens"] == 8192
+        assert metrics["explained_variance"] < 1
+    with (sweep / "analysis" / "matching" / "pairs.csv").open() as file:
+        pairs = list(csv.DictReader(file))
+    assert len(pairs) == 8 * 7 / 2
+    # every run starts from a dictionary of its own: after eight steps nothing can match yet
+    assert all(float(pair["ratio_a_in_b"]) < 0.05 for pair in pairs)
+    keys = (sweep / "analysis" / "matching" / "keys.csv").read_text()
+    for key in ("dataset", "seed", "architecture"):
+        assert f"\n{key}," in keys
+    assert "What moves the features" in result.out
