@@ -101,7 +101,7 @@ class HubDataset(DatasetConfig):
     text_key: str = "text"
     """Column that holds the text."""
     held_out_every: int = 50
-    """Every n-th document is held out of training and used for evaluation."""
+    """One document in so many, chosen by its text, is held out of training and used for evaluation."""
 
     def problems(self) -> list[str]:
         found = super().problems()

@@ -94,6 +94,8 @@ class Config:
             at_least(found, key, getattr(self, key), 1)
         for key in ("layer", "seed", "data_seed"):
             at_least(found, key, getattr(self, key), 0)
+        if self.shuffle_seed is not None:
+            at_least(found, "shuffle_seed", self.shuffle_seed, 0)
         if 1 <= self.tokens < self.batch:
             found.append(f"tokens={self.tokens} is below batch={self.batch}: not even one step")
         shape = self.model.shape

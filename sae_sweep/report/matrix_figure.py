@@ -1,6 +1,7 @@
 """The matching matrix: every SAE's features looked for in every other SAE."""
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,8 +17,7 @@ from sae_sweep.report.style import FAINT, INK, MUTED, new_figure
 _MOST_WITH_TEXT = 30
 """SAEs above which the cells are too small for numbers."""
 _HATCH = "////"
-_TILT = 45
-"""Degrees, of the labels below."""
+_TILTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 
 
 def matrix_figure(comparison: Comparison) -> Figure:
@@ -60,13 +60,14 @@ def _draw_matrix(axes: Axes, comparison: Comparison, scale: Normalize) -> AxesIm
     image = axes.imshow(np.ma.masked_invalid(shares), cmap="viridis", norm=scale)
     marked = _undertrained(comparison)
     for row, column in np.ndindex(count, count):
-        if np.isnan(shares[row, column]):
+        share = float(shares[row, column])
+        if math.isnan(share):
             axes.add_patch(_cell(column, row, facecolor=FAINT))
             continue
         if marked[row] or marked[column]:
-            axes.add_patch(_hatched(column, row, shares[row, column], image.cmap, scale))
+            axes.add_patch(_hatched(column, row, share, image.cmap, scale))
         if count <= _MOST_WITH_TEXT:
-            _write(axes, column, row, shares[row, column], count, image.cmap, scale)
+            _write(axes, column, row, share, count, image.cmap, scale)
     _grid(axes, count, count)
     return image
 
@@ -80,8 +81,7 @@ def _draw_own_init(axes: Axes, comparison: Comparison, scale: Normalize) -> None
             axes.add_patch(_hatched(0, row, shares[row, 0], image.cmap, scale))
         if len(shares) <= _MOST_WITH_TEXT:
             _write(axes, 0, row, shares[row, 0], len(shares), image.cmap, scale)
-    style = {"rotation": _TILT, "ha": "right", "rotation_mode": "anchor", "color": MUTED}
-    axes.set_xticks([0], ["its own start"], fontsize=_label_size(len(shares)), **style)
+    axes.set_xticks([0], ["its own start"], fontsize=_label_size(len(shares)), color=MUTED, **_TILTED)
     axes.set_yticks([])
     _grid(axes, len(shares), 1)
 
@@ -91,9 +91,7 @@ def _label(axes: Axes, comparison: Comparison, labels: list[str]) -> None:
     if len(set(comparison.sizes)) > 1:
         labels = [f"{label}  n={n:,}" for label, n in zip(labels, comparison.sizes, strict=True)]
     ticks = range(len(labels))
-    axes.set_xticks(
-        ticks, labels, rotation=_TILT, ha="right", rotation_mode="anchor", fontsize=size, color=INK
-    )
+    axes.set_xticks(ticks, labels, fontsize=size, color=INK, **_TILTED)
     axes.set_yticks(ticks, labels, fontsize=size, color=INK)
     axes.set_ylabel("features of this SAE …", fontsize=9, color=INK)
     axes.set_xlabel("… that have a match in this SAE", fontsize=9, color=INK)
@@ -109,8 +107,8 @@ def _legend(figure: Figure, comparison: Comparison) -> None:
     if not any(_undertrained(comparison)):
         return
     text = (
-        f"undertrained: more than {comparison.undertrained_above:.0%} of the features of one of the two SAEs\n"
-        "still match the dictionary it started from"
+        f"undertrained: more than {comparison.undertrained_above:.0%} of the features of one of the two\n"
+        "SAEs still match the dictionary it started from"
     )
     patch = Patch(facecolor="white", edgecolor=MUTED, hatch=_HATCH, linewidth=0.5)
     figure.legend([patch], [text], loc="outside lower center", fontsize=8, frameon=False)

@@ -39,7 +39,7 @@ def run_figures(
 
 
 def density_figure(evaluation: Evaluation, config: EvaluationConfig, name: str) -> Figure:
-    """Features over the share of tokens on which they fire; the dead, which would dwarf the rest, as a number."""
+    """Features over the share of tokens on which they fire; the dead, often most, are a number."""
     counts = np.array(evaluation.density_histogram.counts)
     edges = np.array(evaluation.density_histogram.edges)
     figure = new_figure(5.6, 3.4)
@@ -52,10 +52,9 @@ def density_figure(evaluation: Evaluation, config: EvaluationConfig, name: str) 
     for limit, what in ((config.ultra_rare, "ultra-rare"), (config.dense, "dense")):
         if limit > 0 and math.log10(limit) >= edges[1]:
             axes.axvline(math.log10(limit), color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-            side = "right" if what == "ultra-rare" else "left"
             axes.annotate(
                 f" {what} ", (math.log10(limit), 0.82), xycoords=("data", "axes fraction"),
-                ha=side, va="top", fontsize=8, color=MUTED,
+                va="top", fontsize=8, color=MUTED,
             )  # fmt: skip
     axes.set_ylim(0, 1.3 * max(1, counts[1:].max()))
     axes.xaxis.set_major_locator(MultipleLocator(1))

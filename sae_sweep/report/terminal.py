@@ -116,7 +116,7 @@ def _summary_cells(summary: KeySummary, live: bool) -> list[str]:
 
 
 def _contrasts(comparison: Comparison) -> list[KeyContrast]:
-    """Every two keys against each other; of many, each against the next in the table (the rest is on disk)."""
+    """Every two keys against each other; of many, each against the next (the rest is on disk)."""
     keys = [summary.key for summary in comparison.summaries if summary.key != SEVERAL]
     if len(keys) <= 3:
         return list(comparison.contrasts)
@@ -146,7 +146,7 @@ def _matrix(comparison: Comparison, width: int) -> str:
         ]
         own = f"{100 * comparison.init_matches[i]:.0f}{marks[i]}"
         table.add([f"{numbers[i]:>2} {label}", *cells, own])
-    title = "Share of the row's features (%) that have a match in the column"
+    title = "Share of the row's features (%) found in the column"
     return "\n".join([title, *table.lines(width, drop=(len(labels) + 1,))])
 
 

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional
 
 from sae_sweep.analysis import evaluate, language_model_baselines
-from sae_sweep.config import EvaluationConfig, SaeSweepError
+from sae_sweep.config import EvaluationConfig, SaeSweepError, TopKConfig
+from sae_sweep.saes import build_sae
 
 D_IN, D_SAE, VOCABULARY, SPECIAL = 6, 10, 12, 0
 
@@ -136,6 +137,14 @@ def test_equals_direct_formulas(held_out, monkeypatch, parts):
 def held_out_args(held_out):
     tokens, mask = held_out
     return tokens, 3, mask
+
+
+def test_a_real_sae_fits_the_protocol(held_out):
+    sae = build_sae(TopKConfig(k=2), D_IN, D_SAE, seed=0, numerics="modern").requires_grad_(False)
+    config = EvaluationConfig(dense=0.2, ultra_rare=0.05)
+    metrics = evaluate(sae, TinyLM(), *held_out_args(held_out), config).metrics
+    assert metrics == pytest.approx(direct(TinyLM(), sae, *held_out), rel=1e-5)
+    assert 0 < metrics["l0"] <= 2
 
 
 def test_given_baselines_are_used_and_equal_the_computed(held_out):

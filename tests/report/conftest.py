@@ -13,7 +13,7 @@ def _rows(n: int, seed: int) -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def comparison() -> Comparison:
-    """Two datasets and two seeds: half of the features by the dataset, a quarter by the seed; one undertrained."""
+    """Two datasets, two seeds: half of the features follow one, a quarter the other; one undertrained."""
     entries = [
         ComparisonEntry(
             name=f"pico_L6_{dataset}_topk_s{seed}",

@@ -67,7 +67,7 @@ def test_matrix_figure_marks_undertrained_and_writes_per_cents(comparison):
     assert sum(patch.get_hatch() is not None for patch in axes.patches) == 6
     assert [text.get_text() for text in beside.texts] == ["2.0", "25.0", "2.0", "2.0"]
     assert "10% of the features" in figure.legends[0].get_texts()[0].get_text()
-    assert [tick.get_text() for tick in axes.get_yticklabels()][0] == "docs seed 1"
+    assert axes.get_yticklabels()[0].get_text() == "docs seed 1"
 
 
 def test_sizes_stand_at_the_labels_where_they_differ():
@@ -78,7 +78,7 @@ def test_sizes_stand_at_the_labels_where_they_differ():
 
 
 def test_a_comparison_without_pairs_is_written_too(tmp_path):
-    entries = [ComparisonEntry("a", {"layer": 1}, torch.eye(3), 0.0), ComparisonEntry("b", {"layer": 2}, torch.eye(2), 0.0)]  # fmt: skip
+    entries = [ComparisonEntry(f"L{n}", {"layer": n}, torch.eye(n), 0.0) for n in (2, 3)]
     files = write_comparison(tmp_path, compare(entries))
     table = parquet.read_table(files.pairs_parquet)
     assert len(table) == 0
