@@ -70,7 +70,9 @@ class JumpReLUConfig(ArchitectureConfig):
     kind: ClassVar[str] = "jumprelu"
     uses: ClassVar[tuple[str, ...]] = ("l0_coefficient",)
     l0_coefficient: float = 0.0018
-    """Weight of L0 against the mean-over-d_in squared error of the normalised input."""
+    """Weight of L0 against the mean-over-d_in squared error of the normalised input.
+
+    Thresholds settle near sqrt(coefficient x d_in): scale it with 1 / d_in."""
     bandwidth: float | None = None
     """Width of the straight-through kernel, in units of the normalised pre-activations; null: the preset's."""
     initial_threshold: float | None = None
@@ -98,8 +100,10 @@ class ReLUConfig(ArchitectureConfig):
 
     kind: ClassVar[str] = "relu"
     uses: ClassVar[tuple[str, ...]] = ("l1_coefficient",)
-    l1_coefficient: float = 0.02
-    """Weight of L1 against the mean-over-d_in squared error of the normalised input."""
+    l1_coefficient: float = 0.002
+    """Weight of L1 against the mean-over-d_in squared error of the normalised input.
+
+    It shrinks every active feature by about coefficient x d_in / 2: scale it with 1 / d_in."""
     warmup_fraction: float | None = None
     """Share of the steps over which the coefficient rises from 0 to its value; null: the preset's."""
 

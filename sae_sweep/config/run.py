@@ -43,7 +43,7 @@ class Config:
     """Active features a token (topk, batchtopk); null where the architecture has no use for it."""
     l0_coefficient: float | None = 0.0018
     """Sparsity weight (jumprelu); null where the architecture has no use for it."""
-    l1_coefficient: float | None = 0.02
+    l1_coefficient: float | None = 0.002
     """Sparsity weight (relu); null where the architecture has no use for it."""
     layer: int = 8
     """Layer whose residual stream is read, from 0."""
@@ -183,7 +183,7 @@ def config_from_dict(plain: Mapping[str, Any]) -> Config:
     }
     for part in dataclasses.fields(Config):
         if part.name in values and isinstance(values[part.name], Mapping):
-            parts[part.name] = _build(part.default_factory, values.pop(part.name))  # type: ignore[arg-type]
+            parts[part.name] = _build(part.default_factory, values.pop(part.name))
     return _build(Config, {**values, **parts})
 
 

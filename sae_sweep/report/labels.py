@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_BARE = ("dataset", "architecture", "model", "experiment", "numerics")
+_BARE = ("dataset", "architecture", "sparsity", "model", "numerics")
 """Keys whose values speak for themselves."""
 _FORMATS = {"layer": "L{}", "dictionary": "x{}", "k": "k{}", "seed": "seed {}"}
 

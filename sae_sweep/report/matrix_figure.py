@@ -1,7 +1,7 @@
 """The matching matrix: every SAE's features looked for in every other SAE."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def matrix_figure(comparison: Comparison) -> Figure:
     side = max(cell * count, 2.6)
     label = 0.0077 * _label_size(count) * longest
     figure = new_figure(side + label + cell + 1.75, side + 0.75 * label + 1.55)
-    figure.get_layout_engine().set(wspace=0)  # type: ignore[union-attr]
+    cast(Any, figure.get_layout_engine()).set(wspace=0)
     axes, beside = figure.subplots(1, 2, width_ratios=[count, 1])
     scale = _scale(comparison)
     image = _draw_matrix(axes, comparison, scale)
@@ -42,7 +42,7 @@ def matrix_figure(comparison: Comparison) -> Figure:
     bar = figure.colorbar(image, ax=[axes, beside], pad=0.02, fraction=0.04, aspect=28)
     bar.set_label(f"matched features (%): best decoder cosine > {comparison.threshold:g}", fontsize=8.5)
     bar.ax.tick_params(labelsize=8, length=3)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # a spine; the stubs call it a property
+    bar.outline.set_visible(False)  # a spine; the stubs call it a property
     figure.suptitle(_title(comparison), fontsize=11, color=INK)
     _legend(figure, comparison)
     return figure

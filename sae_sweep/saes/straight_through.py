@@ -41,7 +41,7 @@ class _Jump(torch.autograd.Function):
         return z * (z > threshold)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         z, threshold = ctx.saved_tensors
         near = (grad * _kernel(z, threshold, ctx.bandwidth)).sum(dim=0)
         return grad * (z > threshold), -(threshold / ctx.bandwidth) * near, None
@@ -55,7 +55,7 @@ class _Heaviside(torch.autograd.Function):
         return (z > threshold).to(z)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         z, threshold = ctx.saved_tensors
         near = (grad * _kernel(z, threshold, ctx.bandwidth)).sum(dim=0)
         return None, -near / ctx.bandwidth, None

@@ -57,7 +57,7 @@ class StudyRules(Rules):
     @torch.no_grad()
     def before_step(self, W_dec: nn.Parameter) -> None:
         """Unit norm for the rows, no gradient along them; Adam then moves them off the sphere again."""
-        W_dec /= W_dec.norm(dim=-1, keepdim=True)
+        W_dec.div_(W_dec.norm(dim=-1, keepdim=True))
         if W_dec.grad is not None:
             W_dec.grad -= (W_dec.grad * W_dec).sum(dim=-1, keepdim=True) * W_dec
 
@@ -102,7 +102,7 @@ class _ExpWithoutChainRule(torch.autograd.Function):
         return x.exp()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         del ctx
         return grad
 

@@ -43,7 +43,7 @@ def document_pair(path: str, source: str) -> tuple[Document, Document]:
     strings = _docstring_nodes(source)
     if strings is None:
         return Document(path, "", held_out), Document(path, "", held_out)
-    docs = "\n\n".join(inspect.cleandoc(node.value) for node in strings)
+    docs = "\n\n".join(inspect.cleandoc(str(node.value)) for node in strings)
     return Document(path, docs, held_out), Document(path, _without(source, strings), held_out)
 
 
@@ -51,8 +51,9 @@ def topic_documents(path: str, source: str) -> list[Document]:
     """Return each topic of the language reference, the dictionary `topics` in `source`, as one document."""
     for node in ast.parse(source).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == "topics" for target in targets):
-            topics = ast.literal_eval(node.value)
+        value = getattr(node, "value", None)
+        if value and any(isinstance(target, ast.Name) and target.id == "topics" for target in targets):
+            topics = ast.literal_eval(value)
             names = {topic: f"{path}#{topic}" for topic in sorted(topics)}
             return [Document(name, topics[topic], is_held_out(name)) for topic, name in names.items()]
     return []
@@ -120,7 +121,7 @@ def _without(source: str, strings: list[ast.Constant]) -> str:
     """Cut the spans of `strings` out of `source`, with the lines that become empty."""
     lines = source.encode().split(b"\n")  # the columns of ast count bytes
     for node in reversed(strings):
-        first, last = node.lineno - 1, node.end_lineno - 1
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         rest = lines[first][: node.col_offset] + lines[last][node.end_col_offset :]
         lines[first : last + 1] = [rest] if rest.strip() else []
     return b"\n".join(lines).decode()

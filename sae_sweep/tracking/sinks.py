@@ -135,7 +135,7 @@ def open_sink(
         job_type="train",
         provenance=provenance,
     )
-    return RunSink(folder, spec and WandbRun(spec))
+    return RunSink(folder, WandbRun(spec) if spec else None)
 
 
 def open_comparison_sink(
@@ -152,7 +152,7 @@ def open_comparison_sink(
         job_type="comparison",
         provenance=provenance,
     )
-    return ComparisonSink(folder, spec and WandbRun(spec))
+    return ComparisonSink(folder, WandbRun(spec) if spec else None)
 
 
 def _spec(

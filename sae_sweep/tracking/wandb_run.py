@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from sae_sweep.tracking.history import Record
@@ -175,7 +175,7 @@ class WandbRun:
             job_type=spec.job_type,
             config=dict(spec.config),
             dir=spec.folder,
-            mode=mode,  # type: ignore[arg-type] - W&B itself names the choices if it is none of them
+            mode=cast(Any, mode),  # W&B itself names the choices if it is none of them
             resume="allow" if mode == "online" else None,
             reinit="create_new",
             settings=_quiet_settings(),

@@ -93,5 +93,5 @@ def _checksum(state: Mapping[str, Tensor]) -> int:
     total = 0
     for name in sorted(state):
         total = zlib.crc32(name.encode(), total)
-        total = zlib.crc32(state[name].reshape(-1).view(uint8).numpy(), total)
+        total = zlib.crc32(state[name].reshape(-1).view(uint8).numpy().tobytes(), total)
     return total

@@ -27,6 +27,11 @@ class Batch(Protocol):
 class Stream(Protocol):
     """An endless, restorable sequence of batches (`sae_sweep.activations`)."""
 
+    @property
+    def epochs(self) -> float:
+        """Times the text has been read."""
+        ...
+
     def __iter__(self) -> Iterator[Batch]: ...
 
     def position(self) -> Any:
@@ -41,7 +46,7 @@ class Delivered(NamedTuple):
     batch: Batch
     position: Any
     known: Mapping[str, float]
-    """What the stream tells about itself at this point: `epochs` of the text, where it counts them."""
+    """What is logged beside the SAE's own metrics: `epochs`."""
 
 
 class _Deliveries:
@@ -53,9 +58,7 @@ class _Deliveries:
 
     def __iter__(self) -> Iterator[Delivered]:
         for batch in islice(self._stream, self._steps):
-            epochs = getattr(self._stream, "epochs", None)
-            known = {} if epochs is None else {"epochs": float(epochs)}
-            yield Delivered(batch, self._stream.position(), known)
+            yield Delivered(batch, self._stream.position(), {"epochs": self._stream.epochs})
 
 
 class StreamData(LightningDataModule):

@@ -27,10 +27,10 @@ class GroupModule(LightningModule):
         """By member name, of those that no longer do."""
         self._on_finished = on_finished
 
-    def configure_optimizers(self) -> list[None]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[None]:
         return []
 
-    def training_step(self, batch: Delivered, batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, batch: Delivered, batch_idx: int) -> None:
         del batch_idx
         for trainee in self.active:
             trainee.train(batch)

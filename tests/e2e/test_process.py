@@ -1,5 +1,6 @@
 """What only a process of its own can show: signals, exit codes, and what is imported when."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -16,6 +17,17 @@ def start(words: list[str], cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def logged(run: Path) -> list[int]:
+    """Tokens at which metrics were logged."""
+    lines = map(json.loads, (run / "history.jsonl").read_text().splitlines())
+    return [line["tokens"] for line in lines if "loss" in line]
+
+
 def test_help_loads_neither_torch_nor_lightning() -> None:
     code = (
         "import sys\n"
@@ -30,11 +42,11 @@ def test_help_loads_neither_torch_nor_lightning() -> None:
 
 
 def test_a_terminated_sweep_resumes_to_the_same_weights(tmp_path: Path, small: list[str]) -> None:
-    words = [*small, "seed=42,49", "sweep=cut", "tracking=none", "tokens=204_800"]
-    process = start(words, tmp_path)
-    histories = [tmp_path / "multirun" / "cut"]
+    words = [*small, "seed=42,49", "tracking=none", "tokens=204_800"]
+    cut = tmp_path / "multirun" / "cut"
+    process = start([*words, "sweep=cut"], tmp_path)
     deadline = time.monotonic() + 120
-    while not any(h.stat().st_size for f in histories for h in f.glob("*/history.jsonl")):
+    while not any(file.stat().st_size for file in cut.glob("*/history.jsonl")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "no history appeared"
         time.sleep(0.05)
@@ -42,16 +54,12 @@ def test_a_terminated_sweep_resumes_to_the_same_weights(tmp_path: Path, small: l
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     assert "launch the same command again to resume" in errors
-    assert not list(tmp_path.glob("multirun/cut/*/sae"))
+    assert not list(cut.glob("*/sae"))
 
-    resumed = start(words, tmp_path)
-    assert resumed.communicate(timeout=300) and resumed.returncode == 0
-    whole = start([*words[:-1], "tokens=204_800", "sweep=whole"], tmp_path)
-    assert whole.communicate(timeout=300) and whole.returncode == 0
-    for run in (tmp_path / "multirun" / "cut").glob("*/sae"):
-        twin = load_sae(tmp_path / "multirun" / "whole" / run.parent.name)
+    finish(start([*words, "sweep=cut"], tmp_path))
+    finish(start([*words, "sweep=whole"], tmp_path))
+    for run in cut.glob("*/sae"):
+        twin = tmp_path / "multirun" / "whole" / run.parent.name
         for name, weight in load_sae(run).state_dict().items():
-            assert torch.equal(weight, twin.state_dict()[name]), name
-    for file in (tmp_path / "multirun" / "cut").glob("*/history.jsonl"):
-        tokens = [line.split(",")[0] for line in file.read_text().splitlines() if '"loss"' in line]
-        assert len(tokens) == len(set(tokens))
+            assert torch.equal(weight, load_sae(twin).state_dict()[name]), name
+        assert logged(run.parent) == logged(twin)
