@@ -75,7 +75,8 @@ def token_losses(model: GPT2LMHeadModel, rows: np.ndarray, batch: int = 16) -> n
     for start in range(0, len(rows), batch):
         ids = torch.from_numpy(rows[start : start + batch].astype(np.int64))
         logits = model(ids, use_cache=False).logits[:, :-1]
-        losses.append(cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none"))
+        flat = cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        losses.append(flat.view(len(ids), -1))
     return torch.cat(losses).numpy()
 
 

@@ -59,7 +59,8 @@ class BatchTopKConfig(TopKConfig):
 
     def problems(self, d_sae: int | None) -> list[str]:
         found = super().problems(d_sae)
-        fraction(found, "architecture.threshold_momentum", self.threshold_momentum)
+        if not 0 <= self.threshold_momentum < 1:
+            found.append(f"architecture.threshold_momentum={self.threshold_momentum}: must be in [0, 1)")
         return found
 
 
@@ -74,7 +75,7 @@ class JumpReLUConfig(ArchitectureConfig):
 
     Thresholds settle near sqrt(coefficient x d_in): scale it with 1 / d_in."""
     bandwidth: float | None = None
-    """Width of the straight-through kernel, in units of the normalised pre-activations; null: the preset's."""
+    """Width of the straight-through kernel, in units of normalised pre-activations; null: the preset's."""
     initial_threshold: float | None = None
     """Threshold every feature starts from, in the same units; null: the preset's."""
     warmup_fraction: float | None = None

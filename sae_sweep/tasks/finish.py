@@ -69,7 +69,7 @@ class Finisher:
             sink.histogram(name, list(histogram.counts), list(histogram.edges))
         for figure in figures:
             sink.image(figure.stem, figure)
-        sink.summary({key: float(value) for key, value in metrics.items()})
+        sink.summary({f"eval/{key}": float(value) for key, value in metrics.items()})
         sink.artifact(run.name, run.folder.sae)
         set_state(run, "done", tokens=outcome.tokens, seconds=outcome.seconds)
         discard_checkpoint(run.folder)

@@ -53,14 +53,14 @@ def compare_finished(folder: SweepFolder, config: Config) -> None:
 
 
 def swept_keys(configs: Sequence[Config]) -> list[dict[str, Any]]:
-    """For each run the keys that are not the same in all of them, as a person would name them."""
+    """For each run its keys that are not the same in all runs that have them, as a person would name them."""
     flat = [_axes(config) for config in configs]
     varying = [
         key
-        for key in dict.fromkeys(k for one in flat for k in one)
-        if len({str(o.get(key)) for o in flat}) > 1
+        for key in dict.fromkeys(key for one in flat for key in one)
+        if len({str(one[key]) for one in flat if key in one}) > 1
     ]
-    return [{key: one.get(key) for key in varying} for one in flat]
+    return [{key: one[key] for key in varying if key in one} for one in flat]
 
 
 def _axes(config: Config) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _axes(config: Config) -> dict[str, Any]:
         "layer": config.layer,
         "dataset": config.dataset.name,
         "architecture": config.architecture.kind,
-        "sparsity": config.architecture.sparsity_label,
+        **{key: getattr(config.architecture, key) for key in config.architecture.uses},
         "dictionary": config.dictionary,
         "seed": config.seed,
     }
