@@ -58,6 +58,8 @@ ROOTS = (
     "safetensors",
     "gguf",
     "jaxtyping",
+    "packaging",
+    "tqdm",
 )
 """The direct requirements of sae-sweep, for a bare checkout whose metadata is not installed."""
 
