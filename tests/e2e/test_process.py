@@ -42,7 +42,7 @@ def test_help_loads_neither_torch_nor_lightning() -> None:
 
 
 def test_a_terminated_sweep_resumes_to_the_same_weights(tmp_path: Path, small: list[str]) -> None:
-    words = [*small, "seed=42,49", "tracking=none", "tokens=204_800"]
+    words = [*small, "seed=42,49", "tracking=none", "tokens=102_400"]
     cut = tmp_path / "multirun" / "cut"
     process = start([*words, "sweep=cut"], tmp_path)
     deadline = time.monotonic() + 120
