@@ -41,6 +41,7 @@ def _label(summary: KeySummary) -> str:
 
 
 def _left_end(comparison: Comparison) -> float:
-    """A little left of the smallest cosine there is."""
+    """A little left of the smallest cosine there is, and of the threshold: its label needs a place."""
     filled = np.flatnonzero(np.array(comparison.histogram))
-    return max(-1.0, COSINE_EDGES[filled[0]] - 0.06) if len(filled) else 0.0
+    smallest = min(COSINE_EDGES[filled[0]], comparison.threshold) if len(filled) else comparison.threshold
+    return max(-1.0, smallest - 0.06)

@@ -30,9 +30,9 @@ def matrix_figure(comparison: Comparison) -> Figure:
     labels = short_labels(comparison.names, comparison.keys)
     cell = min(0.62, max(0.2, 9 / count))
     longest = max(len(label) for label in labels)
-    side = max(cell * count, 4.2)
+    side = max(cell * count, 2.6)
     label = 0.0077 * _label_size(count) * longest
-    figure = new_figure(side + label + cell + 1.75, side + 0.75 * label + 1.9)
+    figure = new_figure(side + label + cell + 1.75, side + 0.75 * label + 1.55)
     cast(Any, figure.get_layout_engine()).set(wspace=0)
     axes, beside = figure.subplots(1, 2, width_ratios=[count, 1])
     scale = _scale(comparison)
