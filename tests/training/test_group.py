@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from sae_sweep.activations.stream import BadActivationsError
 from sae_sweep.config import (
@@ -29,7 +31,7 @@ from sae_sweep.config import (
 from sae_sweep.saes import Learner, build_sae, init_seed
 from sae_sweep.storage import RunFolder
 from sae_sweep.tracking import RunSink, open_sink
-from sae_sweep.training import Interrupted, Member, Outcome, train_group
+from sae_sweep.training import Interrupted, Member, Outcome, callbacks, train_group
 from tests.training.fakes import BATCH, D_IN, FakeSink, FakeStream, make_config, make_member, residuals
 
 ARCHITECTURES = [TopKConfig(k=2), BatchTopKConfig(k=2), JumpReLUConfig(), ReLUConfig()]
@@ -319,7 +321,8 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("tqdm.std.tqdm.mininterval", 0, raising=False)
+    # drawn at every step: otherwise a fast machine is through before the bar is drawn a second time
+    monkeypatch.setattr(callbacks, "tqdm", partial(tqdm, mininterval=0, miniters=1))
     train([make_member(tmp_path, name, make_config(seed=i)) for i, name in enumerate("ab")])
     shown = terminal.getvalue()
     assert "100%" in shown
