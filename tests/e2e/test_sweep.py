@@ -138,6 +138,7 @@ def test_match_compares_again_with_another_threshold(cli: Cli, small: list[str])
     result = cli("task=match", "sweep=mine", "model=gpt2-pico", "dataset=files", "dataset.path=texts",
                  "tracking=none", "matching.threshold=0")  # fmt: skip
     assert result.code == 0, result.err
+    assert "matched: cosine > 0," in result.out
     with Path("multirun/mine/analysis/matching/pairs.csv").open() as file:
         (pair,) = csv.DictReader(file)
     assert float(pair["ratio_a_in_b"]) == 1.0
