@@ -1,7 +1,9 @@
 """What all tests share: the command line, called in this process."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +32,19 @@ def corpora_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """A command sets logging up for its own process: undo that, for the tests that follow in this one."""
+    root, ours = logging.getLogger(), logging.getLogger("sae_sweep")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])
+
+
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Type a command in an empty folder; returns exit code, standard output and standard error."""
@@ -42,7 +57,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def call(*words: str) -> Result:
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["sae_sweep", *words])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as ended, _logging_kept():
             main()
         captured = capsys.readouterr()
         return Result(int(ended.value.code or 0), captured.out, captured.err)
