@@ -33,6 +33,8 @@ from sae_sweep.config.training import (
     MatchingConfig,
     OptimizerConfig,
     PathsConfig,
+    PlanConfig,
+    StudyConfig,
     TrackingConfig,
 )
 
@@ -59,8 +61,10 @@ __all__ = [
     "OptimizerConfig",
     "PackingConfig",
     "PathsConfig",
+    "PlanConfig",
     "ReLUConfig",
     "SaeSweepError",
+    "StudyConfig",
     "TopKConfig",
     "TrackingConfig",
     "config_from_dict",

@@ -19,13 +19,15 @@ from sae_sweep.config.training import (
     MatchingConfig,
     OptimizerConfig,
     PathsConfig,
+    PlanConfig,
+    StudyConfig,
     TrackingConfig,
 )
 
 NUMERICS_VERSION = 1
 """Raised whenever the same config would give other weights; part of every run id."""
 
-TASKS = ("train", "match")
+TASKS = ("train", "match", "plan", "report", "status")
 SITES = ("resid_pre",)
 NUMERICS = ("modern", "study")
 
@@ -71,8 +73,13 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     task: str = "train"
-    """train: train and compare. match: compare the finished runs of `sweep` again."""
+    """train: train and compare. plan: show what would run, and its cost. Of the runs of `sweep`:
+    match compares them again, report writes the study's tables, status says how far they are."""
+    format: str = "text"
+    """How plan and status are printed: text, or json (and nothing else on standard output)."""
     sweep: str | None = None
     """Folder name of the sweep; null: the experiment's name, else a hash of the run ids."""
     experiment: str | None = None
@@ -87,6 +94,7 @@ class Config:
         """Every contradiction of the config, in plain words."""
         found: list[str] = []
         one_of(found, "task", self.task, TASKS)
+        one_of(found, "format", self.format, ("text", "json"))
         one_of(found, "site", self.site, SITES)
         one_of(found, "numerics", self.numerics, NUMERICS)
         one_of(found, "device", self.device, ("auto", "cpu", "cuda", "mps"))

@@ -1,9 +1,11 @@
-"""How SAEs are trained, fed, evaluated, compared, tracked and launched."""
+"""How SAEs are trained, fed, evaluated, compared, tracked, launched and reported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sae_sweep.config.checks import at_least, fraction, one_of
 from sae_sweep.config.data import LM_DTYPES
+
+STUDY_DATASETS = ("owt", "tinystories", "redpajama", "pile")
 
 
 @dataclass(frozen=True)
@@ -148,3 +150,40 @@ class PathsConfig:
     """Results: one folder a sweep."""
     cache: str | None = None
     """Built corpora; null: the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`, then `sae_sweep`)."""
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What `task=plan` reckons with."""
+
+    tflops: float | None = None
+    """Throughput in 10^12 floating-point operations a second; null: measured on this machine."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        if self.tflops is not None and not self.tflops > 0:
+            found.append(f"plan.tflops={self.tflops}: must be above 0")
+        return found
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """How a sweep stands for the study that `task=report` sets it beside."""
+
+    datasets: dict[str, str] = field(default_factory=dict)
+    """The study's dataset (owt, tinystories, redpajama, pile) -> the one read in its place; others stay."""
+    l0_scale: float = 1.0
+    """What the study's JumpReLU coefficients are multiplied with in this sweep."""
+    paper: str = "paper"
+    """Sweep whose answers the report of a controlled sweep sets beside its own."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        unknown = set(self.datasets) - set(STUDY_DATASETS)
+        if unknown:
+            found.append(
+                f"study.datasets: {', '.join(sorted(unknown))} is not one of {', '.join(STUDY_DATASETS)}"
+            )
+        if not self.l0_scale > 0:
+            found.append(f"study.l0_scale={self.l0_scale}: must be above 0")
+        return found

@@ -23,6 +23,8 @@ class PlannedRun:
     folder: RunFolder
     fingerprints: Mapping[str, str]
     """What the run id holds beside the config: the text, the LM's weights and their dtype."""
+    grids: tuple[str, ...] = ()
+    """Names of the sub-grids of the experiment that ask for this run."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,13 @@ class Plan:
     def save(self) -> None:
         """Write `plan.json`."""
         runs = [
-            {"name": run.name, "id": run.run_id, "group": run.group, "config": run.config.as_dict()}
+            {
+                "name": run.name,
+                "id": run.run_id,
+                "group": run.group,
+                "grids": list(run.grids),
+                "config": run.config.as_dict(),
+            }
             for run in self.runs
         ]
         write_json(self.folder.plan, {"sweep": self.sweep, "runs": runs})
