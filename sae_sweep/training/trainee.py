@@ -57,17 +57,27 @@ class Trainee:
         return self._earlier_s + time.monotonic() - self._since
 
     def train(self, delivered: Delivered) -> None:
-        """One step, unless the member is ahead of the stream because it was saved later than the others.
+        """One step, unless the member has failed, or is ahead of the stream because it was saved later.
+
+        What torch refuses to compute (memory that is not there, a step beyond the largest number) fails this
+        member alone.
 
         Raises:
             RuntimeError: if the stream skipped a batch.
         """
         batch, done = delivered.batch, self.learner.steps
-        if batch.step < done:
+        if self.failed is not None or batch.step < done:
             return
         if batch.step > done:
             raise RuntimeError(f"{self.member.name} needs batch {done}, but the stream is at {batch.step}")
-        metrics = self.learner.step(batch.activations[self.member.config.layer])
+        try:
+            metrics = self.learner.step(batch.activations[self.member.config.layer])
+        except RuntimeError as error:
+            self._fail(
+                f"step {done + 1} could not be computed: {str(error).splitlines()[0]} "
+                "(lower optimizer.lr if a number overflowed, dictionary or batch if memory ran out)"
+            )
+            return
         self.position = delivered.position
         self._readings.add(self.learner.steps, self.learner.tokens, metrics, delivered.known)
 
@@ -79,12 +89,15 @@ class Trainee:
             self.latest = point.values
         if arrived.diverged is not None and self.failed is None:
             bad = arrived.diverged
-            self.failed = (
+            self._fail(
                 f"the loss is {bad.values['loss']} at step {bad.step} ({bad.tokens} tokens): "
                 "lower optimizer.lr, or look at the activations of this layer"
             )
-            # What is on disk may hold the infinities already: a later launch starts over.
-            discard_checkpoint(self.member.folder)
+
+    def _fail(self, why: str) -> None:
+        """What is on disk may hold the infinities already: a later launch starts over."""
+        self.failed = why
+        discard_checkpoint(self.member.folder)
 
     def save(self) -> None:
         """Write the checkpoint, unless the one on disk is as new or the member has failed."""

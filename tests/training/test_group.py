@@ -210,6 +210,18 @@ def test_a_diverged_member_is_stopped_with_its_step_and_the_rest_goes_on(tmp_pat
     assert all(torch.isfinite(torch.tensor(values["loss"])) for _, values in bad.sink.points)
 
 
+def test_a_step_that_torch_cannot_compute_fails_its_member_alone(tmp_path: Path) -> None:
+    good = make_member(tmp_path, "good", make_config())
+    bad = make_member(tmp_path, "bad", make_config(lr=1e38))  # Adam's step is beyond float32
+    outcomes = train([bad, good])
+    assert outcomes[0].failed is not None
+    assert outcomes[0].failed.startswith("step ")
+    assert "could not be computed: value cannot be converted" in outcomes[0].failed
+    assert outcomes[1].failed is None
+    assert outcomes[1].tokens == 12 * BATCH
+    assert not bad.folder.checkpoint.exists()
+
+
 def test_the_step_named_is_the_first_that_is_not_finite(tmp_path: Path) -> None:
     class Poisoned(FakeStream):
         def __next__(self):
