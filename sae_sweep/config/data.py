@@ -122,7 +122,7 @@ class FilesDataset(DatasetConfig):
     text_key: str = "text"
     """Key or column that holds the text in .jsonl and .parquet."""
     held_out_every: int = 20
-    """Every n-th file (or row, where there are fewer files than this) is held out."""
+    """One document in so many, chosen by its text, is held out of training and used for evaluation."""
 
     def problems(self) -> list[str]:
         found = super().problems()

@@ -1,5 +1,6 @@
 """Where text comes from: documents in two disjoint splits, each reachable without reading those before it."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,11 @@ class TextSource(ABC):
     @abstractmethod
     def held_out(self) -> Iterator[str]:
         """Yield the held-out documents, always in the same order; none of them is ever trained on."""
+
+
+def text_number(text: str) -> int:
+    """A number below 2^64 that a text has wherever it stands: what holds it out must hold out its repeats."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 class EmbeddedText(TextSource):

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_sweep.config import FilesDataset, SaeSweepError
-from sae_sweep.text.documents import Place, TextSource
+from sae_sweep.text.documents import Place, TextSource, text_number
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 _ROWS_AT_ONCE = 256
+_FEW = 1000
+"""Documents up to which they are all read to hold out an exact share of them, and one at least."""
 
 
 class _Unit(NamedTuple):
@@ -24,8 +26,6 @@ class _Unit(NamedTuple):
     file: int
     where: int
     """Byte offset of the line, or number of the row group."""
-    first: int
-    """Index of its first document among the documents of all files."""
     size: int
     """Number of its documents."""
 
@@ -33,7 +33,8 @@ class _Unit(NamedTuple):
 class LocalFiles(TextSource):
     """The documents of local files.
 
-    Opening reads .txt and .jsonl once in full, so that damage shows before anything runs.
+    Opening reads .txt and .jsonl once in full, so that damage shows before anything runs. A document is held
+    out by its text: one that stands twice lies on one side.
     """
 
     def __init__(self, dataset: FilesDataset) -> None:
@@ -41,58 +42,51 @@ class LocalFiles(TextSource):
         self._key = dataset.text_key
         self._paths = find_files(dataset.path)
         self._index = self._build_index()
-        self._documents = int(self._index[:, 3].sum())
-        self._every = dataset.held_out_every
-        self._by_file = len(self._paths) >= self._every
-        if self._documents < 2:
-            raise SaeSweepError(
-                f"{self.label} holds a single document, so that none can be held out for evaluation: "
-                "split it into several .txt files, or into the rows of a .jsonl file"
-            )
-        self._training = [unit for unit, row in enumerate(self._index) if self._trains(_Unit(*row.tolist()))]
+        self._below = self._choose_limit(dataset.held_out_every)
 
     @property
     def units(self) -> int:
-        return len(self._training)
+        return len(self._index)
 
     def read(self, unit: int, place: Place = None) -> Iterator[tuple[str, Place]]:
-        row = self._unit(self._training[unit])
         start = place or 0
-        for done, text in enumerate(self._texts(row, start), start + 1):
-            if not self._held_out(row, done - 1):
+        for done, text in enumerate(self._texts(self._unit(unit), start), start + 1):
+            if not self._held_out(text):
                 yield text, done
 
     def held_out(self) -> Iterator[str]:
-        for unit in range(len(self._index)):
-            row = self._unit(unit)
-            if any(self._held_out(row, within) for within in range(row.size)):
-                for within, text in enumerate(self._texts(row, 0)):
-                    if self._held_out(row, within):
-                        yield text
+        return (text for text in self._all_texts() if self._held_out(text))
+
+    def _all_texts(self) -> Iterator[str]:
+        for unit in range(self.units):
+            yield from self._texts(self._unit(unit), 0)
 
     def _unit(self, unit: int) -> _Unit:
         return _Unit(*self._index[unit].tolist())
 
-    def _held_out(self, row: _Unit, within: int) -> bool:
-        """Every n-th file; or, of few files, every n-th document, and the last of fewer than n."""
-        if self._by_file:
-            return row.file % self._every == self._every - 1
-        index = row.first + within
-        fewer = self._documents < self._every and index == self._documents - 1
-        return index % self._every == self._every - 1 or fewer
+    def _held_out(self, text: str) -> bool:
+        return text_number(text) < self._below
 
-    def _trains(self, row: _Unit) -> bool:
-        return any(not self._held_out(row, within) for within in range(min(row.size, 2)))
+    def _choose_limit(self, every: int) -> int:
+        """The number below which a text is held out: one in `every`; of few, that share of them exactly."""
+        if self._index[:, 2].sum() > _FEW:
+            return 2**64 // every
+        numbers = sorted({text_number(text) for text in self._all_texts() if text})
+        if len(numbers) < 2:
+            raise SaeSweepError(
+                f"{self.label} holds a single document, so that none can be held out for evaluation: "
+                "split it into several .txt files, or into the rows of a .jsonl file"
+            )
+        return numbers[-(-len(numbers) // every)]
 
     def _build_index(self) -> NDArray[np.int64]:
         scan = {".txt": _scan_text, ".jsonl": _scan_lines, ".parquet": _scan_row_groups}
-        units: list[tuple[int, int, int, int]] = []
-        first = 0
-        for file, path in enumerate(self._paths):
-            for where, count in scan[path.suffix](path, self._key):
-                units.append((file, where, first, count))
-                first += count
-        return np.array(units, dtype=np.int64).reshape(-1, 4)
+        units = [
+            (file, where, count)
+            for file, path in enumerate(self._paths)
+            for where, count in scan[path.suffix](path, self._key)
+        ]
+        return np.array(units, dtype=np.int64).reshape(-1, 3)
 
     def _texts(self, row: _Unit, start: int) -> Iterator[str]:
         """Yield the documents of a unit from its `start`-th on."""

@@ -1,14 +1,13 @@
 """Script-free Parquet on the Hugging Face hub, streamed with the `datasets` library."""
 
 import fnmatch
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import HubDataset, SaeSweepError
-from sae_sweep.text.documents import Place, TextSource
+from sae_sweep.text.documents import Place, TextSource, text_number
 
 
 class HubParquet(TextSource):
@@ -37,9 +36,7 @@ class HubParquet(TextSource):
             yield from (text for _, text, _ in self._rows(unit, None) if self._held_out(text))
 
     def _held_out(self, text: str) -> bool:
-        # by content, not by row: web text repeats, and a text that stands twice must lie on one side
-        number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-        return number % self._dataset.held_out_every == 0
+        return text_number(text) % self._dataset.held_out_every == 0
 
     def _rows(self, unit: int, place: Place) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Yield (row within the shard, text, state of the stream behind it)."""
