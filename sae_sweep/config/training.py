@@ -133,10 +133,14 @@ class LauncherConfig:
     """fused: runs that read the same text share each LM pass. solo: one run after the other."""
     checkpoint_every_min: float = 5.0
     """Minutes between two checkpoints."""
+    max_group: int | None = None
+    """Most runs that are trained together; null: as many as fit into the memory that is free."""
 
     def problems(self) -> list[str]:
         found: list[str] = []
         one_of(found, "launcher.kind", self.kind, ("fused", "solo"))
+        if self.max_group is not None:
+            at_least(found, "launcher.max_group", self.max_group, 1)
         if not self.checkpoint_every_min > 0:
             found.append(f"launcher.checkpoint_every_min={self.checkpoint_every_min}: must be above 0")
         return found

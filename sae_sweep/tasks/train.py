@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+import torch
+
 from sae_sweep import logs
 from sae_sweep.activations import (
     ActivationStream,
@@ -18,7 +20,7 @@ from sae_sweep.tasks.finish import Finisher
 from sae_sweep.tasks.status import freeze, provenance, set_state, state
 from sae_sweep.text import SequenceStream, TextSource, open_text
 from sae_sweep.tracking import open_sink
-from sae_sweep.training import Member, train_group
+from sae_sweep.training import GroupTooLargeError, Member, available_bytes, split, train_group
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,33 @@ def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: _Models) -> N
     source = open_text(shared.dataset, cache_folder(shared.paths.cache))
     lm = models.get(shared)
     lm.check([run.config.layer for run in runs], shared.packing.seq_len)
+    parts = split(
+        [run.config for run in runs], lm.d_model, available_bytes(lm.device), shared.launcher.max_group
+    )
+    if len(parts) > 1:
+        log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))
+    for part in parts:
+        _train_part(plan, [runs[position] for position in part], lm, source)
+
+
+def _train_part(plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, source: TextSource) -> None:
+    """Train runs side by side; if memory runs out, what is left of them goes on in halves."""
+    try:
+        _train_together(plan, runs, lm, source)
+        return
+    except GroupTooLargeError as error:
+        log.warning("memory ran out with %d SAEs side by side (%s): going on in halves", len(runs), error)
+    if lm.device.type == "cuda":
+        torch.cuda.empty_cache()
+    left = _unfinished(runs)
+    middle = (len(left) + 1) // 2
+    for half in (left[:middle], left[middle:]):
+        if half:
+            _train_part(plan, half, lm, source)
+
+
+def _train_together(plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, source: TextSource) -> None:
+    shared = runs[0].config
     finisher = Finisher({run.name: run for run in runs}, lm, source)
     with ExitStack() as stack:
         members = [_member(plan, run, stack) for run in runs]

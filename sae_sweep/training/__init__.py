@@ -4,5 +4,15 @@ from sae_sweep.config import Interrupted
 from sae_sweep.training.checkpoint import discard_checkpoint
 from sae_sweep.training.group import train_group
 from sae_sweep.training.member import Member, Outcome
+from sae_sweep.training.memory import GroupTooLargeError, available_bytes, split
 
-__all__ = ["Interrupted", "Member", "Outcome", "discard_checkpoint", "train_group"]
+__all__ = [
+    "GroupTooLargeError",
+    "Interrupted",
+    "Member",
+    "Outcome",
+    "available_bytes",
+    "discard_checkpoint",
+    "split",
+    "train_group",
+]

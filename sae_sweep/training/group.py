@@ -12,6 +12,7 @@ from sae_sweep.config import Interrupted, SaeSweepError
 from sae_sweep.training.callbacks import Checkpoints, History, Progress
 from sae_sweep.training.data import Stream, StreamData
 from sae_sweep.training.member import Member, Outcome
+from sae_sweep.training.memory import GroupTooLargeError, out_of_memory
 from sae_sweep.training.module import GroupModule
 from sae_sweep.training.signals import StopRequest, watch_signals
 from sae_sweep.training.trainee import Trainee
@@ -45,6 +46,7 @@ def train_group(
 
     Raises:
         Interrupted: after SIGINT, SIGTERM or SIGUSR2, once every member that still learns is saved.
+        GroupTooLargeError: if memory ran out in a group of several, once they are saved.
     """
     device = pick_device(members[0].config.device)
     with watch_signals() as stop:
@@ -85,6 +87,14 @@ def _train(
         # Lightning noticed the signal between two of our own looks; between steps, so all states are whole.
         group.save()
         raise Interrupted(stop.signum or signal.SIGTERM) from None
+    except GroupTooLargeError:
+        group.save()  # but for the member whose step was cut: it goes back to its last checkpoint
+        raise
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        cause = str(error).splitlines()[0]
+        group.fail(SaeSweepError(f"memory ran out in the LM pass ({cause}): lower activations.lm_batch"))
     except SaeSweepError as error:
         group.fail(error, layer=getattr(error, "layer", None))
 

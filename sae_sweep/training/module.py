@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule
 from sae_sweep.config import SaeSweepError
 from sae_sweep.training.data import Delivered
 from sae_sweep.training.member import Outcome
+from sae_sweep.training.memory import GroupTooLargeError
 from sae_sweep.training.trainee import Trainee
 
 
@@ -33,7 +34,12 @@ class GroupModule(LightningModule):
     def training_step(self, batch: Delivered, batch_idx: int) -> None:
         del batch_idx
         for trainee in self.active:
-            trainee.train(batch)
+            try:
+                trainee.train(batch)
+            except GroupTooLargeError as error:
+                trainee.failed = f"memory ran out ({error}): lower dictionary or batch"
+                if len(self.active) > 1:
+                    raise
 
     def publish(self) -> None:
         """Log what has arrived; let go of members that diverged or reached their budget."""

@@ -11,6 +11,7 @@ from sae_sweep.saes import Learner, build_sae, init_seed
 from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
 from sae_sweep.training.data import Delivered
 from sae_sweep.training.member import Member, Outcome
+from sae_sweep.training.memory import GroupTooLargeError, out_of_memory
 from sae_sweep.training.readings import Readings
 
 logger = logging.getLogger(__name__)
@@ -59,10 +60,10 @@ class Trainee:
     def train(self, delivered: Delivered) -> None:
         """One step, unless the member has failed, or is ahead of the stream because it was saved later.
 
-        What torch refuses to compute (memory that is not there, a step beyond the largest number) fails this
-        member alone.
+        A step that torch refuses to compute, such as one beyond the largest number, fails this member alone.
 
         Raises:
+            GroupTooLargeError: if memory ran out; the learner's state may be half a step on.
             RuntimeError: if the stream skipped a batch.
         """
         batch, done = delivered.batch, self.learner.steps
@@ -73,10 +74,10 @@ class Trainee:
         try:
             metrics = self.learner.step(batch.activations[self.member.config.layer])
         except RuntimeError as error:
-            self._fail(
-                f"step {done + 1} could not be computed: {str(error).splitlines()[0]} "
-                "(lower optimizer.lr if a number overflowed, dictionary or batch if memory ran out)"
-            )
+            cause = str(error).splitlines()[0]
+            if out_of_memory(error):
+                raise GroupTooLargeError(cause) from error
+            self._fail(f"step {done + 1} could not be computed: {cause}; lower optimizer.lr")
             return
         self.position = delivered.position
         self._readings.add(self.learner.steps, self.learner.tokens, metrics, delivered.known)

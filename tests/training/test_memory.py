@@ -1,0 +1,121 @@
+"""Groups that are too large for the memory there is."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_sweep.saes import Learner
+from sae_sweep.training import GroupTooLargeError, available_bytes, memory, split, train_group
+from tests.training.fakes import BATCH, D_IN, FakeStream, make_config, make_member
+
+ADAM_AND_GRADIENT = 4
+
+
+def test_a_member_holds_its_parameters_four_times() -> None:
+    config = make_config()
+    learner = Learner(*_new(config), config, "cpu")
+    learner.step(torch.randn(BATCH, D_IN))
+    held = [p for p in learner.sae.parameters() if p.requires_grad]
+    real = ADAM_AND_GRADIENT * 4 * sum(p.numel() for p in held)
+    assert real <= memory.member_bytes(config, D_IN) <= 1.1 * real
+
+
+def _new(config: Any) -> tuple[Any]:
+    from sae_sweep.saes import build_sae
+
+    sae = build_sae(config.architecture, D_IN, config.dictionary * D_IN, seed=1, numerics=config.numerics)
+    return (sae,)
+
+
+@given(
+    st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=9),
+    st.integers(0, 10**6),
+    st.none() | st.integers(1, 4),
+)
+def test_parts_keep_the_order_and_stay_within_their_limits(
+    sizes: list[int], room: int, max_group: int | None
+) -> None:
+    configs = [make_config(dictionary=size) for size in sizes]
+    parts = split(configs, D_IN, room, max_group)
+    assert [position for part in parts for position in part] == list(range(len(sizes)))
+    for part in parts:
+        inside = [configs[position] for position in part]
+        needed = sum(memory.member_bytes(c, D_IN) for c in inside) + memory.shared_bytes(inside, D_IN)
+        assert len(part) == 1 or needed <= room
+        assert max_group is None or len(part) <= max_group
+
+
+def test_what_fits_stays_together() -> None:
+    assert split([make_config()] * 5, D_IN, 10**12) == [[0, 1, 2, 3, 4]]
+
+
+def test_a_container_can_have_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = available_bytes(torch.device("cpu"))
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert available_bytes(torch.device("cpu")) == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(torch.device("cpu")) > free / 2
+
+
+def _make_memory_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the sixth step on there is none."""
+    step = Learner.step
+
+    def scarce(learner: Learner, x: torch.Tensor) -> Any:
+        if learner.steps >= 5:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return step(learner, x)
+
+    monkeypatch.setattr(Learner, "step", scarce)
+
+
+def test_memory_that_runs_out_saves_the_group_which_goes_on_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {o.member.name: o for o in train_group(_two(tmp_path / "whole"), FakeStream, d_in=D_IN)}
+    members = _two(tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        _make_memory_scarce(patch)
+        with pytest.raises(GroupTooLargeError, match="can't allocate memory"):
+            train_group(members, FakeStream, d_in=D_IN)
+    for member in members:
+        [outcome] = train_group([member], FakeStream, d_in=D_IN)
+        assert outcome.failed is None
+        assert outcome.sae is not None
+        theirs = whole[member.name].sae
+        assert theirs is not None
+        torch.testing.assert_close(outcome.sae.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+
+
+def _two(root: Path) -> list[Any]:
+    return [make_member(root, name, make_config(seed=seed)) for name, seed in (("a", 1), ("b", 2))]
+
+
+def test_a_member_that_does_not_even_fit_alone_fails_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make_memory_scarce(monkeypatch)
+    [outcome] = train_group([make_member(tmp_path, "a", make_config())], FakeStream, d_in=D_IN)
+    assert outcome.failed is not None
+    assert outcome.failed.startswith("memory ran out (DefaultCPUAllocator")
+
+
+def test_memory_that_runs_out_in_the_lm_pass_fails_the_group(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def before(layers: object, step: int) -> None:
+        if step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with caplog.at_level(logging.WARNING):
+        outcomes = train_group(_two(tmp_path), lambda layers: FakeStream(layers, before=before), d_in=D_IN)
+    assert [o.failed for o in outcomes] == [
+        "memory ran out in the LM pass (CUDA out of memory): lower activations.lm_batch"
+    ] * 2
