@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools
 
-.PHONY: quickstart test check format oracle wheel-check clean
+.PHONY: quickstart test check format oracle kill-test wheel-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart
@@ -44,6 +44,10 @@ $(VENV)-saelens/.installed:
 	$(VENV)-saelens/bin/pip install --quiet torch==2.13.0
 	$(VENV)-saelens/bin/pip install --quiet 'sae-lens>=6,<7'
 	touch $@
+
+# A sweep killed at 30 random moments and launched again each time: the weights of an undisturbed one
+kill-test: $(VENV)/.dev
+	$(BIN)/python tools/kill_test.py --kills 30
 
 # The built wheel, in an empty environment, from another folder
 wheel-check: $(VENV)/.dev

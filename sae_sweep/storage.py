@@ -15,6 +15,9 @@ from typing import Any
 from sae_sweep.config import SaeSweepError
 
 
+_LOCK = ".lock"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where one run keeps its files."""
@@ -159,14 +162,14 @@ def read_status(run: RunFolder) -> Mapping[str, Any]:
 
 @contextmanager
 def hold(run: RunFolder) -> Iterator[None]:
-    """Let one process at a time own a run folder.
+    """Let one process at a time own a run folder; what a killed one left half-written there is removed.
 
     Raises:
         SaeSweepError: naming the process that holds it.
     """
     try:
         run.root.mkdir(parents=True, exist_ok=True)
-        lock = (run.root / ".lock").open("a+")
+        lock = (run.root / _LOCK).open("a+")
     except OSError as error:
         raise disk_error(run.root, error) from error
     with lock:
@@ -180,7 +183,39 @@ def hold(run: RunFolder) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        _remove_leftovers(run.root)
         yield
+
+
+@contextmanager
+def hold_sweep(sweep: SweepFolder) -> Iterator[None]:
+    """Wait for, and have, the sole right to write what belongs to the sweep as a whole (plan, analysis)."""
+    try:
+        sweep.root.mkdir(parents=True, exist_ok=True)
+        lock = (sweep.root / _LOCK).open("a+")
+    except OSError as error:
+        raise disk_error(sweep.root, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in sweep.root.glob(".*"):
+            if path.name != _LOCK:
+                _remove(path)
+        _remove_leftovers(sweep.root / "analysis")
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What `write_atomic` and `write_folder_atomic` were writing when their process was killed."""
+    for path in sorted(folder.rglob(".*")):
+        if path.name != _LOCK:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def cache_folder(configured: str | None) -> Path:

@@ -8,7 +8,16 @@ import pytest
 
 from sae_sweep import storage
 from sae_sweep.config import SaeSweepError
-from sae_sweep.storage import RunFolder, hold, read_json, write_atomic, write_folder_atomic, write_json
+from sae_sweep.storage import (
+    RunFolder,
+    SweepFolder,
+    hold,
+    hold_sweep,
+    read_json,
+    write_atomic,
+    write_folder_atomic,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -71,3 +80,24 @@ def test_cache_folder_follows_the_config_then_the_environment(monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert storage.cache_folder(None) == Path("/somewhere/sae_sweep")
     assert storage.cache_folder("/mine") == Path("/mine")
+
+
+def test_what_a_killed_process_left_goes_when_the_folder_is_held_again(tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path / "sweep")
+    run = sweep.run("run")
+    half = [
+        run.root / ".status.json.abc.json",
+        run.root / "checkpoint" / ".state.safetensors.abc.safetensors",
+        sweep.root / ".plan.json.abc.json",
+        sweep.matching / ".matrix.png.abc.png",
+    ]
+    for path in half:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    (run.root / ".sae.abc").mkdir()
+    (run.root / ".sae.abc" / "cfg.json").write_text("{}")
+    with hold(run):
+        assert [path.exists() for path in half] == [False, False, True, True]
+        assert not (run.root / ".sae.abc").exists()
+    with hold_sweep(sweep):
+        assert not any(path.exists() for path in half)

@@ -14,7 +14,7 @@ from sae_sweep.analysis import COSINE_EDGES, Comparison, ComparisonEntry, PairRo
 from sae_sweep.config import Config, SaeSweepError, config_from_dict, flatten
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
-from sae_sweep.storage import RunFolder, SweepFolder, read_json, read_status
+from sae_sweep.storage import RunFolder, SweepFolder, hold_sweep, read_json, read_status
 from sae_sweep.tasks.status import state
 from sae_sweep.tracking import open_comparison_sink
 
@@ -47,7 +47,8 @@ def compare_finished(folder: SweepFolder, config: Config) -> None:
         keys = swept_keys(configs)
         entries = [_entry(name, folder.run(name), key) for name, key in zip(done, keys, strict=True)]
         comparison = compare(entries, config.matching, device=pick_device(config.device))
-        files = write_comparison(folder.matching, comparison)
+        with hold_sweep(folder):
+            files = write_comparison(folder.matching, comparison)
         _track(folder, config, comparison, files)
     sys.stdout.write(terminal_summary(lines, comparison) + "\n")
 

@@ -50,6 +50,12 @@ class History:
         self.tokens = tokens
         return record
 
+    def flush(self) -> None:
+        """Have all lines on the disk: a checkpoint that counts them must not outlive them."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def rewind(self, lines: int) -> None:
         """Keep the first `lines` lines."""
         kept = list(self._raw())[:lines]

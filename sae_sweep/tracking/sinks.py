@@ -37,6 +37,7 @@ class RunSink:
         self._log(self._history.tokens, {"artifact": name, "path": _relative(folder, self._root)})
 
     def mark(self) -> int:
+        self._history.flush()
         return self._history.lines
 
     def rewind(self, mark: int) -> None:

@@ -1,4 +1,7 @@
-"""The state of one member on disk: one safetensors file that holds all, and appears whole or not at all."""
+"""The state of one member on disk: one safetensors file that holds all, and appears whole or not at all.
+
+The one before it is kept too: what falls back on it loses the steps between the two, and nothing else.
+"""
 
 import json
 import logging
@@ -16,7 +19,7 @@ from sae_sweep.storage import RunFolder, write_atomic
 
 logger = logging.getLogger(__name__)
 
-_FILE = "state.safetensors"
+_NEWEST, _BEFORE = "state.safetensors", "before.safetensors"
 
 
 class Checkpoint(NamedTuple):
@@ -33,7 +36,7 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(folder: RunFolder, run_id: str, checkpoint: Checkpoint) -> None:
-    """Replace the member's checkpoint; the earlier one stays until the new one is complete.
+    """Add a checkpoint, and keep one before it.
 
     Raises:
         SaeSweepError: if the disk is full or the folder cannot be written.
@@ -46,7 +49,14 @@ def save_checkpoint(folder: RunFolder, run_id: str, checkpoint: Checkpoint) -> N
         "checksum": _checksum(checkpoint.state),
     }
     whole = save(checkpoint.state, metadata={"progress": json.dumps(progress)})
-    write_atomic(folder.checkpoint / _FILE, lambda temporary: _write(temporary, whole))
+    newest = folder.checkpoint / _NEWEST
+
+    def write(temporary: Path) -> None:
+        _write(temporary, whole)
+        if newest.exists():
+            newest.replace(folder.checkpoint / _BEFORE)
+
+    write_atomic(newest, write)
 
 
 def _write(path: Path, whole: bytes) -> None:
@@ -54,27 +64,28 @@ def _write(path: Path, whole: bytes) -> None:
 
 
 def load_checkpoint(folder: RunFolder, run_id: str) -> Checkpoint | None:
-    """The member's checkpoint, or None where there is none, or only a damaged one (said in the log)."""
-    path = folder.checkpoint / _FILE
-    _remove_unfinished(folder.checkpoint)
-    if not path.exists():
-        return None
-    try:
-        return _read(path, run_id)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s is damaged (%s): starting this run over from its first step", path, error)
-        return None
+    """The member's newest checkpoint that is whole, or None where there is none; damage is said in the log."""
+    damaged = False
+    for path in (folder.checkpoint / _NEWEST, folder.checkpoint / _BEFORE):
+        if not path.exists():
+            continue
+        try:
+            found = _read(path, run_id)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is damaged (%s)", path, error)
+            damaged = True
+            continue
+        if damaged:
+            logger.warning("going on from the checkpoint before it")
+        return found
+    if damaged:
+        logger.warning("starting this run over from its first step")
+    return None
 
 
 def discard_checkpoint(folder: RunFolder) -> None:
     """Remove the resume state: the run is done, or not worth resuming."""
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    # What a process that was killed while it wrote has left; the run's lock is ours now.
-    for leftover in folder.glob(f".{_FILE}.*"):
-        leftover.unlink(missing_ok=True)
 
 
 def _read(path: Path, run_id: str) -> Checkpoint:

@@ -84,8 +84,23 @@ def test_one_of_another_run_is_refused(folder: RunFolder, caplog: pytest.LogCapt
     assert "belongs to run the-id, not another-id" in caplog.text
 
 
-def test_a_killed_writer_leaves_the_earlier_one(folder: RunFolder) -> None:
-    leftover = folder.checkpoint / ".state.safetensors.abc.safetensors"
-    leftover.write_bytes(b"half")
+def test_a_damaged_one_falls_back_on_the_one_before(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load_checkpoint(folder, "the-id")
+    assert before is not None
+    save_checkpoint(folder, "the-id", before._replace(seconds=before.seconds + 5))
+    newest = load_checkpoint(folder, "the-id")
+    assert newest is not None
+    assert newest.seconds == before.seconds + 5
+    file(folder).write_bytes(_flip(file(folder).read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        found = load_checkpoint(folder, "the-id")
+    assert found is not None
+    assert found.seconds == before.seconds
+    assert "going on from the checkpoint before it" in caplog.text
+
+
+def test_a_writer_killed_between_its_two_renames_loses_one_checkpoint(folder: RunFolder) -> None:
+    file(folder).rename(folder.checkpoint / "before.safetensors")
     assert load_checkpoint(folder, "the-id") is not None
-    assert not leftover.exists()

@@ -1,0 +1,115 @@
+"""Kill a fused sweep at random moments, launch it again each time, and compare the weights with an undisturbed one.
+
+    python tools/kill_test.py --kills 30 --seed 0
+
+Eight runs of the bundled model (four architectures x two seeds) in one group. After every SIGKILL all files that
+have their final name must be readable; when the sweep is through, no half-written file may be left, every weight
+must be the undisturbed one's, bit for bit, and every point of the history must be there once. A sweep that ends
+before all kills are spent is thrown away and started again.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from sae_sweep.saes import load_sae
+
+WORDS = [
+    *("model=gpt2-pico", "dataset=stdlib_docs", "layer=2", "dictionary=4", "batch=512", "tracking=none"),
+    *("architecture=topk,batchtopk,jumprelu,relu", "seed=42,49", "activations.buffer_tokens=16_384"),
+    *("evaluation.tokens=2_048", "launcher.checkpoint_every_min=0.03", "tracking.log_every=10"),
+]
+
+
+def start(folder: Path, sweep: str, tokens: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sae_sweep", *WORDS, f"tokens={tokens}", f"sweep={sweep}"]
+    log = (folder / f"{sweep}.log").open("ab")
+    return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+
+def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait, then kill; False if the sweep had ended before."""
+    try:
+        process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+def check_files(sweep: Path) -> None:
+    """Every file with its final name is whole."""
+    for path in sweep.rglob("*.json"):
+        if not path.name.startswith(".") and not any(part.startswith(".") for part in path.parts):
+            json.loads(path.read_text())
+    for folder in sweep.glob("*/sae"):
+        load_sae(folder)
+
+
+def check_result(sweep: Path, undisturbed: Path) -> None:
+    """The same weights and history as the undisturbed sweep's, and nothing half-written."""
+    left = [path for path in sweep.rglob(".*") if path.name != ".lock"]
+    assert not left, f"half-written: {left}"
+    names = sorted(path.parent.name for path in undisturbed.glob("*/sae"))
+    assert names == sorted(path.parent.name for path in sweep.glob("*/sae"))
+    for name in names:
+        ours, theirs = (load_sae(folder / name / "sae").state_dict() for folder in (sweep, undisturbed))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), f"{name}: other weights"
+        assert points(sweep / name) == points(undisturbed / name), f"{name}: other history"
+
+
+def points(run: Path) -> list[tuple[int, float]]:
+    lines = map(json.loads, (run / "history.jsonl").read_text().splitlines())
+    return [(line["tokens"], line["loss"]) for line in lines if "loss" in line]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokens", type=int, default=300_000, help="budget of each run")
+    keys = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="kill-test-"))
+    began = time.monotonic()
+    assert start(folder, "undisturbed", keys.tokens).wait() == 0, f"see {folder}/undisturbed.log"
+    whole_s = time.monotonic() - began
+    print(f"undisturbed: {whole_s:.0f} s", flush=True)
+    moments = random.Random(keys.seed)
+    kills = launches = sweeps = 0
+    cut, undisturbed = folder / "multirun" / "cut", folder / "multirun" / "undisturbed"
+    while kills < keys.kills:
+        process = start(folder, "cut", keys.tokens)
+        launches += 1
+        after_s = moments.uniform(0.0, 0.5 * whole_s)
+        if kill_after(process, after_s):
+            kills += 1
+            done = len(list(cut.glob("*/sae")))
+            print(f"kill {kills}: after {after_s:.1f} s, {done} of 8 runs had ended", flush=True)
+            check_files(cut)
+            continue
+        assert process.returncode == 0, f"see {folder}/cut.log"
+        check_result(cut, undisturbed)
+        sweeps += 1
+        shutil.rmtree(cut)
+    assert start(folder, "cut", keys.tokens).wait() == 0, f"see {folder}/cut.log"
+    check_result(cut, undisturbed)
+    print(
+        f"{kills} kills in {sweeps + 1} sweeps of 8 runs, {launches + 1} launches: "
+        "weights and history equal the undisturbed sweep's, nothing half-written"
+    )
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
