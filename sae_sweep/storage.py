@@ -14,7 +14,6 @@ from typing import Any
 
 from sae_sweep.config import SaeSweepError
 
-
 _LOCK = ".lock"
 
 

@@ -1,11 +1,11 @@
-"""Kill a fused sweep at random moments, launch it again each time, and compare the weights with an undisturbed one.
+"""Kill a fused sweep at random moments, launch it again each time, and compare with an undisturbed one.
 
     python tools/kill_test.py --kills 30 --seed 0
 
-Eight runs of the bundled model (four architectures x two seeds) in one group. After every SIGKILL all files that
-have their final name must be readable; when the sweep is through, no half-written file may be left, every weight
-must be the undisturbed one's, bit for bit, and every point of the history must be there once. A sweep that ends
-before all kills are spent is thrown away and started again.
+Eight runs of the bundled model (four architectures x two seeds) in one group. After every SIGKILL all files
+that have their final name must be readable; when the sweep is through, no half-written file may be left,
+every weight must be the undisturbed one's, bit for bit, and every point of the history must be there once.
+A sweep that ends before all kills are spent is thrown away and started again.
 """
 
 import argparse

@@ -64,7 +64,7 @@ def _write(path: Path, whole: bytes) -> None:
 
 
 def load_checkpoint(folder: RunFolder, run_id: str) -> Checkpoint | None:
-    """The member's newest checkpoint that is whole, or None where there is none; damage is said in the log."""
+    """The member's newest whole checkpoint, or None where there is none; damage is said in the log."""
     damaged = False
     for path in (folder.checkpoint / _NEWEST, folder.checkpoint / _BEFORE):
         if not path.exists():
