@@ -1,11 +1,11 @@
 """The grids of an experiment: what each may hold, its points, and the union of all of them.
 
-    common: {init.shared: [true, false]}    # part of every grid
-    grids:
-      - name: sparsity                      # default: grid 1, grid 2, ...
-        dataset: [owt, tinystories]         # keys multiply
-        zip: {k: [16, 32], layer: [8, 4]}   # these advance together
-        exclude: [{dataset: owt, k: 32}]    # points that fit all keys of an entry are dropped
+common: {init.shared: [true, false]}    # part of every grid
+grids:
+  - name: sparsity                      # default: grid 1, grid 2, ...
+    dataset: [owt, tinystories]         # keys multiply
+    zip: {k: [16, 32], layer: [8, 4]}   # these advance together
+    exclude: [{dataset: owt, k: 32}]    # points that fit all keys of an entry are dropped
 """
 
 import itertools
@@ -88,13 +88,11 @@ def read_grids(config: DictConfig, check: Check) -> list[Grid]:
         ConfigError: all problems of all grids at once, each naming its grid.
     """
     problems: list[str] = []
-    common = _read_axes(_resolved(config, "common", problems), check, "common", problems)
+    common = _read_axes(_resolved(config, "common", problems) or {}, check, "common", problems)
     written = _resolved(config, "grids", problems) or ([{}] if common else [])
     names = [str(raw.get("name") or f"grid {number}") for number, raw in enumerate(written, 1)]
     problems += [f"{name}: two grids have this name" for name in names if names.count(name) > 1]
-    grids = [
-        _read_grid(name, raw, common, check, problems) for name, raw in zip(names, written, strict=True)
-    ]
+    grids = [_read_grid(name, raw, common, check, problems) for name, raw in zip(names, written, strict=True)]
     if problems:
         raise ConfigError(problems)
     return grids
@@ -105,7 +103,7 @@ def _resolved(config: DictConfig, key: str, problems: list[str]) -> Any:
         return OmegaConf.to_container(config[key], resolve=True)
     except OmegaConfBaseException as error:
         problems.append(f"{key}: {str(error).splitlines()[0]}")
-        return OmegaConf.create([] if key == "grids" else {})
+        return None
 
 
 def _read_grid(name: str, raw: Mapping[str, Any], common: Values, check: Check, problems: list[str]) -> Grid:
@@ -161,11 +159,11 @@ def _read_exclude(raw: Any, held: Values, problems: list[str]) -> list[Values]:
     if not isinstance(raw, list) or not all(isinstance(entry, Mapping) and entry for entry in raw):
         problems.append("exclude must be a list of mappings of keys to values")
         return []
-    entries = [
+    entries: list[Values] = [
         {str(key): value if isinstance(value, list) else [value] for key, value in entry.items()}
         for entry in raw
     ]
-    for key, value in [(key, value) for entry in entries for key in entry for value in entry[key]]:
+    for key, value in ((key, one) for entry in entries for key, values in entry.items() for one in values):
         if key not in held:
             problems.append(f"exclude: the grid has no key {key}; it has {', '.join(held)}")
         elif not any(same(value, one) for one in held[key]):

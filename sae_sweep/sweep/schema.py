@@ -18,7 +18,7 @@ class Schema(Config):
     """Keys with a value or a list of values that every grid has."""
 
     grids: list[dict[str, Any]] = field(default_factory=list)
-    """Each maps keys to a value or a list of values; the sweep is the union of their products (see grids.py)."""
+    """Each maps keys to a value or a list of values; the sweep is the union of their products."""
     budget: str = "equal"
     """equal: `tokens` for every run. published: what the study's checkpoints imply, 10^9 tokens on
     OpenWebText, or on what is read in its place, and `tokens` elsewhere."""
