@@ -34,7 +34,8 @@ def _absent(runs: Sequence[Composed], key: str, values: Sequence[Any]) -> list[s
     held = {str(value): value for run in runs if (value := value_of(run, key)) is not NO_MEANING}
     missing = [value for value in values if not any(same(value, one) for one in held.values())]
     listed = ", ".join(map(str, _sorted(list(held.values()))))
-    return [f"{key}={value}: no run of the grids has it; they have {listed}" for value in missing]
+    instead = f"they have {listed}" if held else f"{key} means nothing to them"
+    return [f"{key}={value}: no run of the grids has it; {instead}" for value in missing]
 
 
 def _sorted(values: list[Any]) -> list[Any]:
