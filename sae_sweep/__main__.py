@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -14,16 +13,10 @@ from sae_sweep.sweep import session as sessions
 from sae_sweep.sweep.diagnose import diagnose
 from sae_sweep.sweep.plan import Plan
 from sae_sweep.sweep.plugins import register_plugins
-from sae_sweep.sweep.schema import register_schemas
+from sae_sweep.sweep.schema import conf_folder, register_schemas
 from sae_sweep.sweep.session import Session
 
 USAGE_ERROR = 2
-
-
-def conf_folder() -> Path:
-    """The config groups: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
 
 
 def _execute(plan: Plan) -> int:

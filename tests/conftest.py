@@ -1,5 +1,6 @@
 """What all tests share: the command line, called in this process."""
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+
+from sae_sweep.sweep.plan import Plan
 
 
 class Result(NamedTuple):
@@ -63,3 +66,56 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return Result(int(ended.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def planned(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
+    """Type a command whose plan is caught instead of carried out."""
+    import sae_sweep.__main__ as entry
+
+    caught: list[Plan] = []
+
+    def execute(plan: Plan) -> int:
+        caught.append(plan)
+        return 0
+
+    monkeypatch.setattr(entry, "_execute", execute)
+    monkeypatch.setattr(entry, "_compare", lambda plan: None)
+    monkeypatch.setattr(entry, "_fingerprints", lambda config: {"corpus": config.dataset.name})
+
+    def call(*words: str) -> Plan:
+        result = cli(*words)
+        assert result.code == 0, result.err
+        return caught[-1]
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def experiment_plan() -> Callable[[str], Plan]:
+    """The plan of an experiment, composed once for all tests."""
+    from hydra import initialize_config_dir
+    from hydra.types import RunMode
+
+    from sae_sweep.sweep.compose import compose
+    from sae_sweep.sweep.plan import make_plan
+    from sae_sweep.sweep.plugins import register_plugins
+    from sae_sweep.sweep.schema import conf_folder, register_schemas
+
+    @functools.cache
+    def plan(name: str) -> Plan:
+        register_schemas()
+        register_plugins()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            words = [f"experiment={name}"]
+            runs = compose(words, loader.load_configuration("config", words, RunMode.MULTIRUN), loader)
+        return make_plan(
+            [run.config for run in runs],
+            [run.reference for run in runs],
+            lambda config: {"corpus": config.dataset.name},
+            [run.grids for run in runs],
+        )
+
+    return plan

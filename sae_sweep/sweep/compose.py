@@ -1,18 +1,22 @@
 """From command-line overrides to the configs of the runs."""
 
 import dataclasses
-import itertools
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sae_sweep.config import ARCHITECTURES, Config, ConfigError
+from sae_sweep.config.checks import one_of
+from sae_sweep.sweep.command import Command, read_command
+from sae_sweep.sweep.composer import Composed, Composer
+from sae_sweep.sweep.diagnose import check
+from sae_sweep.sweep.grids import Grid, Point, read_grids, union
+from sae_sweep.sweep.narrow import SPARSITY_KEYS, narrow
+from sae_sweep.sweep.schema import conf_folder
 
 log = logging.getLogger(__name__)
 
@@ -20,89 +24,60 @@ REFERENCE_GROUPS = ("model", "dataset", "architecture", "numerics", "activations
 """Choices whose own defaults a run's name is compared with."""
 REQUIRED = {"dataset=files": "dataset.path=given"}
 """What a choice needs before its defaults make a valid config."""
-NOT_SWEPT = ("launcher", "experiment", "task", "sweep", "tracking")
-"""Keys that belong to the sweep as a whole."""
-SPARSITY_KEYS = tuple(dict.fromkeys(key for cls in ARCHITECTURES.values() for key in cls.uses))
+BUDGETS = ("equal", "published")
+PUBLISHED_TOKENS = 1_000_000_000
+"""What the study's checkpoint names imply for OpenWebText."""
 
 
-def expand(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) -> list[list[str]]:
-    """One list of overrides a run: comma lists multiply, and so do the lists of each of `grids`.
+class ComposedRun(NamedTuple):
+    """One run of the command; two of them may turn out to be the same."""
 
-    Values given on the command line stand in for those of the grids.
-
-    Raises:
-        ConfigError: for sweeps that are no comma list, and for keys that cannot be swept.
-    """
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
-    problems = [
-        f"{override.get_key_element()} cannot be swept: it belongs to the sweep as a whole"
-        for override in overrides
-        if override.is_sweep_override() and override.get_key_element().split(".")[0] in NOT_SWEPT
-    ]
-    if problems:
-        raise ConfigError(problems)
-    typed = {override.get_key_element(): _values(override) for override in overrides}
-    grids: Any = OmegaConf.to_container(master.grids) or [{}]
-    points = []
-    for grid in grids:
-        axes = {key: _grid_values(key, value) for key, value in grid.items()} | typed
-        points += [list(point) for point in itertools.product(*axes.values())]
-    return points
+    config: Config
+    reference: Config
+    """The defaults that its name is compared with."""
+    grids: tuple[str, ...]
+    """Names of the grids that ask for it."""
 
 
-def _grid_values(key: str, value: Any) -> list[str]:
-    return [f"{key}={one}" for one in (value if isinstance(value, list) else [value])]
+def compose(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) -> list[ComposedRun]:
+    """Every run of the command, in the order the grids and comma lists have them.
 
-
-def _values(override: Override) -> list[str]:
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return [override.input_line or f"{key}={override.get_value_element_as_str()}"]
-    if not override.is_discrete_sweep():
-        raise ConfigError([f"{override.input_line}: give the values as a comma list"])
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def compose(
-    arguments: Sequence[str], master: DictConfig, loader: ConfigLoader
-) -> tuple[list[Config], list[Config]]:
-    """Every run of the sweep, and for each the defaults its name is compared with.
+    Comma lists multiply. With grids, a value for a key that a grid holds selects among their runs; every
+    other key is set in all of them.
 
     Raises:
         ConfigError: all problems of all runs at once.
     """
-    configs: list[Config] = []
-    references: list[Config] = []
-    problems: list[str] = []
-    known_references: dict[tuple[str, ...], Config] = {}
-    points = expand(arguments, master, loader)
-    for overrides in points:
-        composed = _compose_one(overrides, master, loader)
-        try:
-            configs.append(to_config(composed))
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        choices = tuple(f"{group}={composed.hydra.runtime.choices[group]}" for group in REFERENCE_GROUPS)
-        if choices not in known_references:
-            known_references[choices] = to_config(
-                _compose_one([*choices, *(REQUIRED[c] for c in choices if c in REQUIRED)], master, loader)
-            )
-        references.append(known_references[choices])
-    problems += _meaningless(points, configs) if not problems else []
+    grids = read_grids(master, partial(check, conf=conf_folder()))
+    command = read_command(arguments, loader, held={key for grid in grids for key in grid.held})
+    composer = Composer(master, loader, command.plain)
+    points = [
+        Point({**point.values, **typed}, point.grids)
+        for point in (union(grids) if grids else [Point({})])
+        for typed in command.swept_points()
+    ]
+    everything = [composer.compose(point) for point in points]
+    composed = narrow(everything, command.wanted)
+    configs, problems = _typed(composed)
+    problems = problems or _meaningless(grids, command, everything, composed)
     if problems:
         raise ConfigError(problems)
-    return configs, references
+    references = _References(composer)
+    return [
+        ComposedRun(config, references.of(one), one.point.grids)
+        for config, one in zip(configs, composed, strict=True)
+    ]
 
 
-def _compose_one(overrides: Sequence[str], master: DictConfig, loader: ConfigLoader) -> DictConfig:
-    # not load_sweep_config: it would overwrite the run's own group choices with the master's
-    hydra_overrides = list(master.hydra.overrides.hydra)
-    return loader.load_configuration(
-        config_name=master.hydra.job.config_name,
-        overrides=[*hydra_overrides, *overrides],
-        run_mode=RunMode.RUN,
-    )
+def _typed(composed: Sequence[Composed]) -> tuple[list[Config], list[str]]:
+    configs: list[Config] = []
+    problems: list[str] = []
+    for one in composed:
+        try:
+            configs.append(to_config(one.values))
+        except ConfigError as error:
+            problems += error.problems
+    return configs, problems
 
 
 def to_config(composed: DictConfig) -> Config:
@@ -111,25 +86,60 @@ def to_config(composed: DictConfig) -> Config:
     Raises:
         ConfigError: all problems of the run.
     """
+    problems: list[str] = []
+    one_of(problems, "budget", composed.budget, BUDGETS)
     own = OmegaConf.masked_copy(composed, [field.name for field in dataclasses.fields(Config)])
     parts: Any = OmegaConf.to_object(own)
     uses = parts["architecture"].uses
     unused = {key: None for key in SPARSITY_KEYS if key not in uses}
-    return Config(**{**parts, **unused})
+    if composed.budget == "published":
+        parts["tokens"] = _published_tokens(parts)
+    try:
+        config = Config(**{**parts, **unused})
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
-def _meaningless(points: Sequence[Sequence[str]], configs: Sequence[Config]) -> list[str]:
+def _published_tokens(parts: Mapping[str, Any]) -> int:
+    stands_for_owt = parts["study"].datasets.get("owt", "owt")
+    return PUBLISHED_TOKENS if parts["dataset"].name == stands_for_owt else parts["tokens"]
+
+
+class _References:
+    """The defaults of each combination of choices, composed once."""
+
+    def __init__(self, composer: Composer) -> None:
+        self._composer = composer
+        self._known: dict[tuple[str, ...], Config] = {}
+
+    def of(self, run: Composed) -> Config:
+        choices = tuple(f"{group}={run.choices[group]}" for group in REFERENCE_GROUPS)
+        if choices not in self._known:
+            required = [REQUIRED[choice] for choice in choices if choice in REQUIRED]
+            self._known[choices] = to_config(self._composer.load([*choices, *required]))
+        return self._known[choices]
+
+
+def _meaningless(
+    grids: Sequence[Grid], command: Command, everything: Sequence[Composed], kept: Sequence[Composed]
+) -> list[str]:
     """Sparsity keys that were given but mean nothing to any run; those that do to some are said once."""
-    given = {override.split("=")[0].lstrip("+") for point in points for override in point}
-    kinds = {config.architecture.kind: config.architecture for config in configs}
     problems = []
+    in_grids = {key for grid in grids for key in grid.held}
     for key in SPARSITY_KEYS:
-        without = [kind for kind, architecture in kinds.items() if key not in architecture.uses]
-        if key not in given or not without:
-            continue
-        if len(without) == len(kinds):
-            uses = sorted({used for architecture in kinds.values() for used in architecture.uses})
-            problems.append(f"{key} means nothing to {', '.join(without)}: its key is {', '.join(uses)}")
+        if key in in_grids:
+            kinds = {run.choices["architecture"] for run in everything if key in run.point.values}
+        elif key in command.keys:
+            kinds = {run.choices["architecture"] for run in kept}
         else:
+            continue
+        without = sorted(kind for kind in kinds if key not in ARCHITECTURES[kind].uses)
+        if len(without) == len(kinds):
+            uses = sorted({used for kind in kinds for used in ARCHITECTURES[kind].uses})
+            problems.append(f"{key} means nothing to {', '.join(without)}: its key is {', '.join(uses)}")
+        elif without:
             log.info("%s means nothing to %s: dropped there", key, ", ".join(without))
     return problems

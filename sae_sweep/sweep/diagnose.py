@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sae_sweep.config import ARCHITECTURES, Config
-from sae_sweep.sweep.schema import DATASET_SCHEMAS, open_schema
+from sae_sweep.config import ARCHITECTURES
+from sae_sweep.sweep.schema import DATASET_SCHEMAS, Schema, open_schema
 
 HYDRA_KEYS = ("hydra",)
 
@@ -43,26 +44,31 @@ def _check(override: Override, text: str, conf: Path) -> list[str]:
         return []
     if override.is_delete():
         return [f"{text}: no key can be deleted; give it a value, or null"]
+    if override.is_add() and not (conf / key).is_dir() and not _schemas(key):
+        return [f"{text}: keys cannot be added; {_unknown(key)}"]
+    return check(key, _values(override), conf)
+
+
+def check(key: str, values: Sequence[Any], conf: Path) -> list[str]:
+    """What is wrong with each of the values of a key or group, whoever gives them."""
     if (conf / key).is_dir():
-        return _check_choice(override, key, conf)
-    if override.is_add():
-        return [f"{text}: keys cannot be added; {_unknown(key)}"] if not _schemas(key) else []
+        return _check_choices(key, values, conf)
     if not _schemas(key):
         return [_unknown(key)]
-    return _check_values(override, key)
+    return _check_values(key, values)
 
 
-def _check_choice(override: Override, group: str, conf: Path) -> list[str]:
+def _check_choices(group: str, values: Sequence[Any], conf: Path) -> list[str]:
     options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-    wrong = [value for value in _values(override) if value is not None and str(value) not in options]
+    wrong = [value for value in values if value is not None and str(value) not in options]
     return [
         f"{group}={value}: not one of {', '.join(options)}{_hint(str(value), options)}" for value in wrong
     ]
 
 
-def _check_values(override: Override, key: str) -> list[str]:
+def _check_values(key: str, values: Sequence[Any]) -> list[str]:
     problems = []
-    for value in _values(override):
+    for value in values:
         errors = [_misfit(schema, path, value) for schema, path in _schemas(key)]
         if all(errors):
             problems.append(f"{key}={value}: {errors[0]}")
@@ -90,17 +96,25 @@ def _schemas(key: str) -> list[tuple[type, str]]:
     }.get(head, ())
     if variants and rest:
         return [(cls, rest) for cls in variants if rest in _keys(cls)]
-    return [(Config, key)] if key in _keys(Config) else []
+    inside_a_dict = key.rpartition(".")[0] in _keys(Schema, of=dict)
+    return [(Schema, key)] if inside_a_dict or key in _keys(Schema) else []
 
 
-def _keys(cls: type) -> list[str]:
-    """Dotted names of all fields, those of nested dataclasses included."""
+def _keys(cls: type, of: type | None = None) -> list[str]:
+    """Dotted names of all fields, those of nested dataclasses included; with `of`, only fields made by it."""
     found = []
     for field in dataclasses.fields(cls):
-        found.append(field.name)
+        if of in (None, field.default_factory):
+            found.append(field.name)
         if dataclasses.is_dataclass(field.default_factory):
-            found += [f"{field.name}.{inner}" for inner in _keys(field.default_factory)]
+            found += [f"{field.name}.{inner}" for inner in _keys(field.default_factory, of)]
     return found
+
+
+@functools.cache
+def _scratch(schema: type) -> DictConfig:
+    """A config to try values on; building one takes as long as a hundred tries."""
+    return open_schema(schema)
 
 
 def _misfit(schema: type, key: str, value: Any) -> str | None:
@@ -108,7 +122,7 @@ def _misfit(schema: type, key: str, value: Any) -> str | None:
     if isinstance(value, str) and "${" in value:
         return None  # an interpolation: known only when composed
     try:
-        OmegaConf.update(open_schema(schema), key, value)
+        OmegaConf.update(_scratch(schema), key, value)
     except OmegaConfBaseException as error:
         return str(error).splitlines()[0]
     except Exception as error:  # Hydra's own quoted strings and similar value objects
@@ -117,7 +131,7 @@ def _misfit(schema: type, key: str, value: Any) -> str | None:
 
 
 def _unknown(key: str) -> str:
-    known = _keys(Config)
+    known = _keys(Schema)
     for head, variants in (("architecture", ARCHITECTURES.values()), ("dataset", DATASET_SCHEMAS.values())):
         known += [f"{head}.{inner}" for cls in variants for inner in _keys(cls)]
     hint = _hint(key, known)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import Config, SaeSweepError, digest, run_name
-from sae_sweep.storage import RunFolder, SweepFolder, write_json
+from sae_sweep.storage import RunFolder, SweepFolder, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,63 @@ class Plan:
             groups.setdefault(key, []).append(run)
         return list(groups.values())
 
+    def refuse_another(self) -> None:
+        """Let a sweep grow or be narrowed, but not be mixed with another one.
+
+        Raises:
+            SaeSweepError: if `plan.json` lacks some of these runs and has others instead, or is damaged.
+        """
+        known = {run["id"]: run["name"] for run in _read_runs(self.folder.plan)}
+        ours = {run.run_id: run.name for run in self.runs}
+        others = known.keys() - ours.keys()
+        if not others or not ours.keys() - known.keys():
+            return
+        are = "is" if len(others) == 1 else "are"
+        changed = sorted({known[run_id] for run_id in others} & set(ours.values()))
+        hint = f" ({changed[0]} is, but with other text, model weights or versions)" if changed else ""
+        raise SaeSweepError(
+            f"{self.folder.root} holds another plan: {len(others)} of its {len(known)} runs {are} "
+            f"not in this command{hint}; choose sweep=NAME, or move the folder away"
+        )
+
     def save(self) -> None:
-        """Write `plan.json`."""
-        runs = [
-            {
+        """Write these runs into `plan.json`, beside the ones it already has.
+
+        Raises:
+            SaeSweepError: if it is damaged.
+        """
+        runs = {run["id"]: run for run in _read_runs(self.folder.plan)}
+        for run in self.runs:
+            before = runs.get(run.run_id, {}).get("grids", [])
+            runs[run.run_id] = {
                 "name": run.name,
                 "id": run.run_id,
                 "group": run.group,
-                "grids": list(run.grids),
+                "grids": list(dict.fromkeys([*before, *run.grids])),
                 "config": run.config.as_dict(),
             }
-            for run in self.runs
-        ]
-        write_json(self.folder.plan, {"sweep": self.sweep, "runs": runs})
+        write_json(self.folder.plan, {"sweep": self.sweep, "runs": list(runs.values())})
+
+
+def _read_runs(file: Path) -> list[dict[str, Any]]:
+    """The runs of a `plan.json`; none where there is no such file."""
+    if not file.exists():
+        return []
+    plan = read_json(file)
+    try:
+        runs: list[dict[str, Any]] = plan["runs"]
+        if all(run["id"] and run["name"] for run in runs):
+            return runs
+    except (KeyError, TypeError):
+        pass
+    raise SaeSweepError(f"cannot read {file}: not a plan of this program; move it away, or choose sweep=NAME")
 
 
 def make_plan(
     configs: Sequence[Config],
     references: Sequence[Config],
     fingerprints: Callable[[Config], Mapping[str, str]],
+    grids: Sequence[tuple[str, ...]] | None = None,
 ) -> Plan:
     """Name the runs, merge those that are the same, and place the sweep.
 
@@ -74,18 +112,24 @@ def make_plan(
         configs: one a run, in order.
         references: for each, the defaults of its model, dataset, architecture and numerics.
         fingerprints: of the text and the LM that a config reads.
+        grids: for each, the names of the grids that ask for it; None: the command has no grids.
 
     Raises:
-        SaeSweepError: if two different runs would share a name, or the folder holds another plan.
+        SaeSweepError: if two different runs would share a name.
     """
     found: dict[str, tuple[str, Config, Mapping[str, str]]] = {}
-    for config, reference in zip(configs, references, strict=True):
+    asked_by: dict[str, dict[str, None]] = {}
+    for config, reference, names in zip(configs, references, grids or [()] * len(configs), strict=True):
         prints = fingerprints(config)
-        found.setdefault(config.run_id(prints), (run_name(config, reference), config, prints))
+        run_id = config.run_id(prints)
+        found.setdefault(run_id, (run_name(config, reference), config, prints))
+        asked_by.setdefault(run_id, {}).update(dict.fromkeys(names))
     sweep = _sweep_name(configs[0], list(found))
     folder = SweepFolder(Path(configs[0].paths.output).expanduser().resolve() / sweep)
     runs = tuple(
-        PlannedRun(name, run_id, _group(config, prints), config, folder.run(name), prints)
+        PlannedRun(
+            name, run_id, _group(config, prints), config, folder.run(name), prints, tuple(asked_by[run_id])
+        )
         for run_id, (name, config, prints) in found.items()
     )
     _refuse_equal_names(runs)

@@ -11,7 +11,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from sae_sweep.sweep.compose import compose, expand
+from sae_sweep.config import ConfigError
+from sae_sweep.sweep.compose import compose
 from sae_sweep.sweep.plan import make_plan
 from sae_sweep.sweep.session import current
 
@@ -25,14 +26,20 @@ class GridSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        if not isinstance(self.launcher, PlanLauncher):
+            raise ConfigError(["hydra/launcher cannot be changed: choose launcher=fused or launcher=solo"])
 
     def sweep(self, arguments: list[str]) -> Any:
         session = current()
-        loader = self.hydra_context.config_loader
-        configs, references = compose(arguments, self.config, loader)
+        runs = compose(arguments, self.config, self.hydra_context.config_loader)
         session.composing = False
-        session.plan = make_plan(configs, references, session.fingerprints)
-        return self.launcher.launch(expand(arguments, self.config, loader), initial_job_idx=0)
+        session.plan = make_plan(
+            [run.config for run in runs],
+            [run.reference for run in runs],
+            session.fingerprints,
+            [run.grids for run in runs],
+        )
+        return self.launcher.launch([], initial_job_idx=0)  # the plan says it all
 
 
 class PlanLauncher(Launcher):

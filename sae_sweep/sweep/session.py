@@ -43,7 +43,7 @@ def current() -> Session:
 
 
 def single(config: Any) -> None:
-    """Hydra's task function, called when a launcher other than ours carries out one run."""
+    """Hydra's task function, called for one run without a sweep (`hydra.mode=RUN`)."""
     from sae_sweep.sweep.compose import to_config
     from sae_sweep.sweep.plan import make_plan
 

@@ -29,9 +29,11 @@ def train(plan: Plan) -> int:
     """Train what is not done; returns how many runs of the plan failed.
 
     Raises:
-        SaeSweepError: if a run folder is held by another process or holds another run.
+        SaeSweepError: if the sweep's folder holds another plan, or a run's is held by another process or
+            holds another run.
         Interrupted: after everything was saved, if a signal asked to stop.
     """
+    plan.refuse_another()
     with ExitStack() as stack:
         for run in plan.runs:
             stack.enter_context(hold(run.folder))

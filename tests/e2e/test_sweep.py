@@ -129,7 +129,8 @@ def test_a_folder_that_holds_another_run_is_refused(cli: Cli, small: list[str], 
     (text_folder / "99.txt").write_text("one more file changes the text " * 20)
     result = cli(*small, "tracking=none", "sweep=mine")
     assert result.code == 1
-    assert "holds another run" in result.err
+    assert "mine holds another plan: 1 of its 1 runs is not in this command" in result.err
+    assert "with other text, model weights or versions" in result.err
     assert "Traceback" not in result.err
 
 

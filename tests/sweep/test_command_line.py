@@ -10,27 +10,6 @@ from sae_sweep.sweep.plan import Plan
 from tests.conftest import Cli
 
 
-@pytest.fixture
-def planned(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
-    """Type a command whose plan is caught instead of carried out."""
-    caught: list[Plan] = []
-
-    def execute(plan: Plan) -> int:
-        caught.append(plan)
-        return 0
-
-    monkeypatch.setattr(entry, "_execute", execute)
-    monkeypatch.setattr(entry, "_compare", lambda plan: None)
-    monkeypatch.setattr(entry, "_fingerprints", lambda config: {"corpus": config.dataset.name})
-
-    def call(*words: str) -> Plan:
-        result = cli(*words)
-        assert result.code == 0, result.err
-        return caught[-1]
-
-    return call
-
-
 def names(plan: Plan) -> list[str]:
     return [run.name for run in plan.runs]
 
@@ -137,6 +116,34 @@ def test_two_models_of_one_name_are_refused(cli: Cli, monkeypatch: pytest.Monkey
     result = cli("model.path=/a/lm,/b/lm")
     assert result.code == 1
     assert "two different runs would both be called lm_L8_owt_topk_x16_k16_s49" in result.err
+
+
+def test_the_published_budget_is_for_what_stands_for_openwebtext(planned: Callable[..., Plan]) -> None:
+    def tokens(*words: str) -> dict[str, int]:
+        runs = planned("dataset=owt,pile", "tokens=4096", *words).runs
+        return {run.config.dataset.name: run.config.tokens for run in runs}
+
+    assert tokens() == tokens("budget=equal") == {"owt": 4096, "pile": 4096}
+    assert tokens("budget=published") == {"owt": 10**9, "pile": 4096}
+    assert tokens("budget=published", "study.datasets.owt=pile") == {"owt": 4096, "pile": 10**9}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["budget=large", "layer=99"], "budget=large: not one of equal, published"),
+        (["budget=large", "layer=99"], "layer=99: gpt2-small has layers 0 to 11"),
+        (["budget=equal,published"], "budget cannot be swept"),
+        (["study.l0_scale=1,2"], "study.l0_scale cannot be swept"),
+        (["study.datasets.tiny=pile"], "study.datasets: tiny is not one of owt, tinystories"),
+        (["hydra/launcher=basic"], "hydra/launcher cannot be changed"),
+    ],
+)
+def test_what_belongs_to_the_sweep_as_a_whole_is_checked(cli: Cli, words: list[str], message: str) -> None:
+    result = cli(*words)
+    assert result.code == 2
+    assert message in result.err
+    assert "Traceback" not in result.err
 
 
 def test_help_names_the_groups(cli: Cli) -> None:

@@ -1,0 +1,183 @@
+"""The grids of an experiment: what each may hold, its points, and the union of all of them.
+
+common: {init.shared: [true, false]}    # part of every grid
+grids:
+  - name: sparsity                      # default: grid 1, grid 2, ...
+    dataset: [owt, tinystories]         # keys multiply
+    zip: {k: [16, 32], layer: [8, 4]}   # these advance together
+    exclude: [{dataset: owt, k: 32}]    # points that fit all keys of an entry are dropped
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sae_sweep.config import ConfigError
+
+Values = Mapping[str, Sequence[Any]]
+Check = Callable[[str, Sequence[Any]], list[str]]
+"""(key, values) -> what is wrong with them, in the words of the command line."""
+
+NOT_SWEPT = (
+    *("launcher", "experiment", "task", "sweep", "tracking", "matching", "paths"),
+    *("plan", "format", "study", "budget", "grids", "common"),
+)
+"""Keys that belong to the sweep as a whole."""
+RESERVED = ("name", "zip", "exclude")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A product of keys, one `zip` among its factors, without the points that `exclude` names."""
+
+    name: str
+    axes: Values
+    """Key -> its values; these multiply."""
+    zipped: Values
+    """Key -> its values, all equally many; these advance together."""
+    excluded: Sequence[Values]
+    """A point is dropped if, for one of these, each key has one of the values."""
+
+    @property
+    def held(self) -> Values:
+        """All keys of the grid, each with its values."""
+        return {**self.axes, **self.zipped}
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """Key -> value of every point; the last key turns fastest, the zip after all others."""
+        together = list(zip(*self.zipped.values(), strict=True)) if self.zipped else [()]
+        for *values, row in itertools.product(*self.axes.values(), together):
+            point = dict(zip(self.axes, values, strict=True)) | dict(zip(self.zipped, row, strict=True))
+            if not any(_fits(point, entry) for entry in self.excluded):
+                yield point
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one run sets, and the names of the grids that ask for it."""
+
+    values: Mapping[str, Any]
+    grids: tuple[str, ...] = ()
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are one value, however they were spelled."""
+    return bool(one == other) or str(one) == str(other)
+
+
+def union(grids: Sequence[Grid]) -> list[Point]:
+    """Every distinct point once, in order of first appearance, with all grids that hold it."""
+    found: dict[frozenset[tuple[str, str]], Point] = {}
+    for grid in grids:
+        for values in grid.points():
+            spelled = frozenset((key, repr(value)) for key, value in values.items())
+            known = found.get(spelled, Point(values))
+            names = dict.fromkeys((*known.grids, grid.name))
+            found[spelled] = Point(known.values, tuple(names))
+    return list(found.values())
+
+
+def read_grids(config: DictConfig, check: Check) -> list[Grid]:
+    """The grids of a composed command; none where it lists none.
+
+    Raises:
+        ConfigError: all problems of all grids at once, each naming its grid.
+    """
+    problems: list[str] = []
+    common = _read_axes(_resolved(config, "common", problems) or {}, check, "common", problems)
+    written = _resolved(config, "grids", problems) or ([{}] if common else [])
+    names = [str(raw.get("name") or f"grid {number}") for number, raw in enumerate(written, 1)]
+    problems += [f"{name}: two grids have this name" for name in names if names.count(name) > 1]
+    grids = [_read_grid(name, raw, common, check, problems) for name, raw in zip(names, written, strict=True)]
+    if problems:
+        raise ConfigError(problems)
+    return grids
+
+
+def _resolved(config: DictConfig, key: str, problems: list[str]) -> Any:
+    try:
+        return OmegaConf.to_container(config[key], resolve=True)
+    except OmegaConfBaseException as error:
+        problems.append(f"{key}: {str(error).splitlines()[0]}")
+        return None
+
+
+def _read_grid(name: str, raw: Mapping[str, Any], common: Values, check: Check, problems: list[str]) -> Grid:
+    found: list[str] = []
+    own = _read_axes({key: value for key, value in raw.items() if key not in RESERVED}, check, "", found)
+    zipped = _read_zip(raw.get("zip") or {}, check, found)
+    found += [f"{key} is both in the grid and in its zip" for key in own if key in zipped]
+    for key, shared in common.items():
+        given = [*own.get(key, ()), *zipped.get(key, ())]
+        if given and (key in zipped or not _equal(given, shared)):
+            found.append(f"{key}={_listed(given)}, but common has {key}={_listed(shared)}")
+    axes = {**own, **{key: values for key, values in common.items() if key not in zipped}}
+    excluded = _read_exclude(raw.get("exclude") or [], {**axes, **zipped}, found)
+    grid = Grid(name, axes, zipped, excluded)
+    if not found and not any(True for _ in grid.points()):
+        found.append("exclude leaves no point")
+    problems += [f"{name}: {problem}" for problem in found]
+    return grid
+
+
+def _read_axes(raw: Mapping[str, Any], check: Check, where: str, problems: list[str]) -> Values:
+    """Key -> list of values, whether one or several were written."""
+    axes = {str(key): value if isinstance(value, list) else [value] for key, value in raw.items()}
+    for key, values in axes.items():
+        found = _problems_of(key, values, check)
+        problems += [f"{where}: {problem}" if where else problem for problem in found]
+    return axes
+
+
+def _problems_of(key: str, values: Sequence[Any], check: Check) -> list[str]:
+    if key.split(".")[0] in NOT_SWEPT:
+        return [f"{key} cannot be swept: it belongs to the sweep as a whole"]
+    if not values:
+        return [f"{key}: the list of values is empty"]
+    if any(isinstance(value, Mapping) for value in values):
+        return [f"{key}: a mapping is no value; write nested keys with dots, as in optimizer.lr"]
+    return check(key, values)
+
+
+def _read_zip(raw: Any, check: Check, problems: list[str]) -> Values:
+    if not isinstance(raw, Mapping) or not all(isinstance(values, list) for values in raw.values()):
+        problems.append("zip must map keys to lists of values")
+        return {}
+    zipped = _read_axes(raw, check, "zip", problems)
+    if len({len(values) for values in zipped.values()}) > 1:
+        lengths = ", ".join(f"{key} has {len(values)}" for key, values in zipped.items())
+        problems.append(f"zip: the lists must be equally long: {lengths}")
+        return {key: [] for key in zipped}
+    return zipped
+
+
+def _read_exclude(raw: Any, held: Values, problems: list[str]) -> list[Values]:
+    if not isinstance(raw, list) or not all(isinstance(entry, Mapping) and entry for entry in raw):
+        problems.append("exclude must be a list of mappings of keys to values")
+        return []
+    entries: list[Values] = [
+        {str(key): value if isinstance(value, list) else [value] for key, value in entry.items()}
+        for entry in raw
+    ]
+    for key, value in ((key, one) for entry in entries for key, values in entry.items() for one in values):
+        if key not in held:
+            problems.append(f"exclude: the grid has no key {key}; it has {', '.join(held)}")
+        elif not any(same(value, one) for one in held[key]):
+            problems.append(f"exclude: {key}={value} is not in the grid, which has {_listed(held[key])}")
+    return entries
+
+
+def _fits(point: Mapping[str, Any], entry: Values) -> bool:
+    return all(any(same(point[key], value) for value in values) for key, values in entry.items())
+
+
+def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return len(one) == len(other) and all(map(same, one, other))
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ",".join(map(str, values))
