@@ -1,6 +1,7 @@
 """Storage: files appear complete or not at all, and one process holds a run."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import pytest
 
 from sae_sweep import storage
 from sae_sweep.config import SaeSweepError
-from sae_sweep.storage import RunFolder, hold, read_json, write_atomic, write_folder_atomic, write_json
+from sae_sweep.storage import (
+    RunFolder,
+    hold,
+    is_held,
+    read_json,
+    write_atomic,
+    write_folder_atomic,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -71,3 +80,23 @@ def test_cache_folder_follows_the_config_then_the_environment(monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert storage.cache_folder(None) == Path("/somewhere/sae_sweep")
     assert storage.cache_folder("/mine") == Path("/mine")
+
+
+def test_whether_a_run_is_held_can_be_asked_without_holding_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert not is_held(run)
+    assert not run.root.exists()
+    with hold(run):
+        assert is_held(run)
+    assert not is_held(run)
+
+
+def test_somebody_who_only_asks_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+    with hold(run):
+        pass
+    asking = (run.root / ".lock").open("r")
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: asking.close())
+    with hold(run):
+        assert is_held(run)
