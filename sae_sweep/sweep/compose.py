@@ -95,6 +95,15 @@ def compose(
     return configs, references
 
 
+def compose_first(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) -> Config:
+    """The first run of the sweep alone: it carries what all of them share.
+
+    Raises:
+        ConfigError: all problems of that run.
+    """
+    return to_config(_compose_one(expand(arguments, master, loader)[0], master, loader))
+
+
 def _compose_one(overrides: Sequence[str], master: DictConfig, loader: ConfigLoader) -> DictConfig:
     # not load_sweep_config: it would overwrite the run's own group choices with the master's
     hydra_overrides = list(master.hydra.overrides.hydra)

@@ -11,7 +11,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from sae_sweep.sweep.compose import compose, expand
+from sae_sweep.config import PLANNED_TASKS
+from sae_sweep.sweep.compose import compose, compose_first, expand
 from sae_sweep.sweep.plan import make_plan
 from sae_sweep.sweep.session import current
 
@@ -29,6 +30,11 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         session = current()
         loader = self.hydra_context.config_loader
+        if self.config.task not in PLANNED_TASKS:  # no ids, so no text or weights to read for them
+            config = compose_first(arguments, self.config, loader)
+            session.composing = False
+            session.failed += session.answer(config)
+            return []
         configs, references = compose(arguments, self.config, loader)
         session.composing = False
         session.plan = make_plan(configs, references, session.fingerprints)
