@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sae_sweep.report.labels import short_labels
 from sae_sweep.report.text_table import TextTable
 from sae_sweep.report.units import count, span
 
@@ -23,6 +24,8 @@ def describe_status(document: Mapping[str, Any], *, width: int | None = None) ->
     table = TextTable(["run", "state", "for", "tokens", "tokens/s", "ETA"], left={0, 1})
     for run in runs:
         table.add(_cells(run))
+    if table.width > width and len(runs) > 1:
+        table.rename(short_labels([run["name"] for run in runs]))
     parts = ["\n".join([document["folder"], *table.lines(width, drop=(4, 2))])]
     parts += [_failure(run, width) for run in runs if run["state"] == "failed"]
     if document["counts"]["interrupted"]:

@@ -103,6 +103,16 @@ def test_text_shows_ages_errors_and_totals(every_state: SweepFolder) -> None:
     assert text.splitlines()[-1] == "1 done, 1 running, 1 failed, 1 interrupted, 2 pending"
 
 
+def test_on_a_narrow_terminal_names_keep_what_tells_them_apart(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    names = [f"gpt2-small_L8_openwebtext_batchtopk_x16_k16_s{seed}_study_shared-false" for seed in (42, 49)]
+    runs = [{"name": name, "id": "id", "config": {"tokens": BUDGET}} for name in names]
+    write_json(folder.plan, {"sweep": "study", "runs": runs})
+    lines = describe_status(progress(folder, NOW), width=70).splitlines()
+    assert [line.split()[0] for line in lines[3:5]] == ["s42", "s49"]
+    assert all(len(line) <= 70 for line in lines[1:])
+
+
 def test_a_look_leaves_the_files_and_the_locks_as_they_are(every_state: SweepFolder) -> None:
     history = every_state.run("cut").history
     with history.open("a") as file:
