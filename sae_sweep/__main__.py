@@ -25,6 +25,12 @@ def _execute(plan: Plan) -> int:
     return tasks.execute(plan)
 
 
+def _answer(config: Config) -> int:
+    from sae_sweep import tasks
+
+    return tasks.answer(config)
+
+
 def _compare(plan: Plan) -> None:
     from sae_sweep import tasks
 
@@ -37,12 +43,27 @@ def _fingerprints(config: Config) -> dict[str, str]:
     return tasks.fingerprints(config)
 
 
+def _once_each(fingerprints: Callable[[Config], dict[str, str]]) -> Callable[[Config], dict[str, str]]:
+    """Of the same text and model once a command: their files may be large."""
+    known: dict[Any, dict[str, str]] = {}
+
+    def remembered(config: Config) -> dict[str, str]:
+        key = (config.model, config.dataset, config.paths)
+        if key not in known:
+            known[key] = fingerprints(config)
+        return known[key]
+
+    return remembered
+
+
 def main() -> None:
     """Run the command line and exit with 0 (all done), 1 (a run failed) or 2 (usage or config error)."""
     logs.log_to_terminal()
     register_schemas()
     register_plugins()
-    session = Session(execute=_execute, compare=_compare, fingerprints=_fingerprints)
+    session = Session(
+        execute=_execute, answer=_answer, compare=_compare, fingerprints=_once_each(_fingerprints)
+    )
     sessions.begin(session)
     sys.exit(_guarded(session, _hydra_main()))
 

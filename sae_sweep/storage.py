@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sae_sweep.config import SaeSweepError
 
 _LOCK = ".lock"
+_LOCK_ATTEMPTS = 5
+_LOCK_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,29 @@ class SweepFolder:
 
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.root / name)
+
+
+def find_sweep(output: str, name: str | None, task: str) -> SweepFolder:
+    """The folder of a sweep that is on disk.
+
+    Args:
+        output: `paths.output`.
+        name: of the sweep; None: the command names none.
+        task: for the message.
+
+    Raises:
+        SaeSweepError: naming the sweeps that there are.
+    """
+    root = Path(output).expanduser().resolve()
+    there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json"))) or "none"
+    if name is None:
+        raise SaeSweepError(f"task={task} needs sweep=NAME, a folder below {root}; there is {there}")
+    folder = SweepFolder(root / name)
+    if not folder.plan.exists():
+        raise SaeSweepError(
+            f"{folder.root}: no sweep there (no plan.json); below paths.output there is {there}"
+        )
+    return folder
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -172,13 +198,11 @@ def hold(run: RunFolder) -> Iterator[None]:
     except OSError as error:
         raise disk_error(run.root, error) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_alone(lock):
             lock.seek(0)
             raise SaeSweepError(
                 f"{run.root} is held by process {lock.read().strip()}: wait for it, or stop it"
-            ) from None
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -215,6 +239,30 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _lock_alone(lock: TextIO) -> bool:
+    """Take the lock, unless another process keeps it; one that only asked `is_held` is gone at once."""
+    for _ in range(_LOCK_ATTEMPTS):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_PAUSE_S)
+    return False
+
+
+def is_held(run: RunFolder) -> bool:
+    """Whether a process holds the run folder; writes nothing, and keeps nobody from holding it."""
+    try:
+        lock = (run.root / _LOCK).open("r")
+    except OSError:
+        return False  # nobody ever held it
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def cache_folder(configured: str | None) -> Path:

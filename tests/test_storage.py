@@ -1,6 +1,7 @@
 """Storage: files appear complete or not at all, and one process holds a run."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sae_sweep.storage import (
     SweepFolder,
     hold,
     hold_sweep,
+    is_held,
     read_json,
     write_atomic,
     write_folder_atomic,
@@ -101,3 +103,23 @@ def test_what_a_killed_process_left_goes_when_the_folder_is_held_again(tmp_path:
         assert not (run.root / ".sae.abc").exists()
     with hold_sweep(sweep):
         assert not any(path.exists() for path in half)
+
+
+def test_whether_a_run_is_held_can_be_asked_without_holding_it(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert not is_held(run)
+    assert not run.root.exists()
+    with hold(run):
+        assert is_held(run)
+    assert not is_held(run)
+
+
+def test_somebody_who_only_asks_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+    with hold(run):
+        pass
+    asking = (run.root / ".lock").open("r")
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: asking.close())
+    with hold(run):
+        assert is_held(run)

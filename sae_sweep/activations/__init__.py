@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sae_sweep.activations.device import lm_dtype, pick_device
     from sae_sweep.activations.identity import weights_fingerprint
-    from sae_sweep.activations.loading import load_language_model, pick_device
+    from sae_sweep.activations.loading import load_language_model
     from sae_sweep.activations.mask import token_mask
     from sae_sweep.activations.model import LanguageModel
     from sae_sweep.activations.stream import ActivationStream, BadActivationsError, Batch
@@ -18,8 +19,9 @@ _HOMES = {
     "BadActivationsError": "stream",
     "Batch": "stream",
     "LanguageModel": "model",
+    "lm_dtype": "device",
     "load_language_model": "loading",
-    "pick_device": "loading",
+    "pick_device": "device",
     "token_mask": "mask",
     "weights_fingerprint": "identity",
 }
@@ -29,6 +31,7 @@ __all__ = [
     "BadActivationsError",
     "Batch",
     "LanguageModel",
+    "lm_dtype",
     "load_language_model",
     "pick_device",
     "token_mask",

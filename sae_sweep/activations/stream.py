@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_sweep.activations.loading import lm_dtype
+from sae_sweep.activations.device import lm_dtype
 from sae_sweep.activations.mask import token_mask
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.config import Config, SaeSweepError

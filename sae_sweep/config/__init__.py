@@ -23,7 +23,7 @@ from sae_sweep.config.data import (
 from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError
 from sae_sweep.config.naming import run_name
 from sae_sweep.config.plain import digest, flatten
-from sae_sweep.config.run import Config, config_from_dict
+from sae_sweep.config.run import PLANNED_TASKS, Config, config_from_dict
 from sae_sweep.config.sink import MetricSink
 from sae_sweep.config.training import (
     ActivationsConfig,
@@ -41,6 +41,7 @@ from sae_sweep.config.training import (
 __all__ = [
     "ARCHITECTURES",
     "KNOWN_MODELS",
+    "PLANNED_TASKS",
     "ActivationsConfig",
     "ArchitectureConfig",
     "BatchTopKConfig",

@@ -1,11 +1,11 @@
 """The language model and the text it reads."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from sae_sweep.config.checks import at_least, one_of
+from sae_sweep.config.shape import ModelShape, read_shape
 
 LM_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -16,23 +16,18 @@ class KnownModel(NamedTuple):
     name: str
     n_layers: int
     d_model: int
+    block_parameters: int
+    """Weights in the matrices of one block."""
 
 
 KNOWN_MODELS = {
-    "gpt2": KnownModel("gpt2-small", 12, 768),
-    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128),
-    "HuggingFaceTB/SmolLM2-135M": KnownModel("smollm2-135m", 30, 576),
+    "gpt2": KnownModel("gpt2-small", 12, 768, 12 * 768**2),
+    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128, 12 * 128**2),
+    # 9 heads of 64 share 3 keys and values; a gated MLP of 1,536
+    "HuggingFaceTB/SmolLM2-135M": KnownModel(
+        "smollm2-135m", 30, 576, 2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536
+    ),
 }
-
-
-def _shape_of_folder(folder: Path) -> tuple[int, int] | None:
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # not a local model, or a damaged one: loading it says what is wrong
-    n_layers = values.get("n_layer", values.get("num_hidden_layers"))
-    d_model = values.get("n_embd", values.get("hidden_size"))
-    return (n_layers, d_model) if n_layers and d_model else None
 
 
 @dataclass(frozen=True)
@@ -57,8 +52,17 @@ class ModelConfig:
     @property
     def shape(self) -> tuple[int, int] | None:
         """(layers, d_model) as far as they can be told before the model loads, else None."""
-        known = KNOWN_MODELS.get(self.path)
-        return (known.n_layers, known.d_model) if known else _shape_of_folder(Path(self.path))
+        known = self._known
+        return (known.n_layers, known.d_model) if known else None
+
+    @property
+    def block_parameters(self) -> int | None:
+        """Weights in the matrices of one block, as far as they can be told before the model loads."""
+        return self._known.block_parameters if self._known else None
+
+    @property
+    def _known(self) -> KnownModel | ModelShape | None:
+        return KNOWN_MODELS.get(self.path) or read_shape(Path(self.path).expanduser())
 
     def problems(self) -> list[str]:
         found: list[str] = []

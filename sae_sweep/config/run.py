@@ -28,6 +28,8 @@ NUMERICS_VERSION = 1
 """Raised whenever the same config would give other weights; part of every run id."""
 
 TASKS = ("train", "match", "plan", "report", "status")
+PLANNED_TASKS = ("train", "plan")
+"""Tasks that are about the runs a command composes; the others read a sweep that is on disk."""
 SITES = ("resid_pre",)
 NUMERICS = ("modern", "study")
 

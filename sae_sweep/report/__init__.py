@@ -1,18 +1,49 @@
-"""Figures and tables, from results that are given or on disk; nothing is computed anew."""
+"""Figures and tables, from results that are given or on disk; nothing is computed anew.
 
-from sae_sweep.report.features import FeatureFiles, read_densities, write_features
-from sae_sweep.report.files import ComparisonFiles, write_comparison
-from sae_sweep.report.run_figures import RunFigures, run_figures
-from sae_sweep.report.terminal import RunLine, terminal_summary
+Importing this package is cheap; torch and matplotlib come with the first name that needs them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sae_sweep.report.features import FeatureFiles, read_densities, write_features
+    from sae_sweep.report.files import ComparisonFiles, write_comparison
+    from sae_sweep.report.histogram_figures import RunFigures, run_figures
+    from sae_sweep.report.plan_text import describe_plan
+    from sae_sweep.report.status_text import describe_status
+    from sae_sweep.report.terminal import RunLine, terminal_summary
+
+_HOMES = {
+    "ComparisonFiles": "files",
+    "FeatureFiles": "features",
+    "RunFigures": "histogram_figures",
+    "RunLine": "terminal",
+    "describe_plan": "plan_text",
+    "describe_status": "status_text",
+    "read_densities": "features",
+    "run_figures": "histogram_figures",
+    "terminal_summary": "terminal",
+    "write_comparison": "files",
+    "write_features": "features",
+}
 
 __all__ = [
     "ComparisonFiles",
     "FeatureFiles",
     "RunFigures",
     "RunLine",
+    "describe_plan",
+    "describe_status",
     "read_densities",
     "run_figures",
     "terminal_summary",
     "write_comparison",
     "write_features",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

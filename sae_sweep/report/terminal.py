@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
 from sae_sweep.report.labels import short_labels, shorten
 from sae_sweep.report.text_table import TextTable
+from sae_sweep.report.units import count
 
 _MOST_IN_MATRIX = 12
 _UNKNOWN = "-"
@@ -72,7 +73,7 @@ def _run_cells(run: RunLine, name: str, limit: float) -> list[str]:
     star = "*" if (run.init_match or 0) > limit else ""
     return [
         name,
-        _UNKNOWN if run.tokens is None else _count(run.tokens),
+        _UNKNOWN if run.tokens is None else count(run.tokens),
         _number(metrics.get("explained_variance"), ".3f"),
         _number(metrics.get("ce_recovered_zero"), ".3f"),
         _number(metrics.get("l0"), ".1f"),
@@ -160,10 +161,3 @@ def _number(value: float | None, form: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _count(number: int) -> str:
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)

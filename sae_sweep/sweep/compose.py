@@ -69,6 +69,17 @@ def compose(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) 
     ]
 
 
+def compose_first(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) -> Config:
+    """One run alone, with what all runs of the command share; what the grids vary stays at its default.
+
+    Raises:
+        ConfigError: all problems of that run.
+    """
+    command = read_command(arguments, loader, held=())
+    first = next(command.swept_points())
+    return to_config(Composer(master, loader, command.plain).compose(Point(first)).values)
+
+
 def _typed(composed: Sequence[Composed]) -> tuple[list[Config], list[str]]:
     configs: list[Config] = []
     problems: list[str] = []

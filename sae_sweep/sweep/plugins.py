@@ -11,8 +11,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from sae_sweep.config import ConfigError
-from sae_sweep.sweep.compose import compose
+from sae_sweep.config import PLANNED_TASKS, ConfigError
+from sae_sweep.sweep.compose import compose, compose_first
 from sae_sweep.sweep.plan import make_plan
 from sae_sweep.sweep.session import current
 
@@ -31,7 +31,13 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         session = current()
-        runs = compose(arguments, self.config, self.hydra_context.config_loader)
+        loader = self.hydra_context.config_loader
+        if self.config.task not in PLANNED_TASKS:  # no ids, so no text or weights to read for them
+            config = compose_first(arguments, self.config, loader)
+            session.composing = False
+            session.failed += session.answer(config)
+            return []
+        runs = compose(arguments, self.config, loader)
         session.composing = False
         session.plan = make_plan(
             [run.config for run in runs],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sae_sweep.config import Config
+from sae_sweep.config import PLANNED_TASKS, Config
 from sae_sweep.sweep.plan import Plan
 
 
@@ -17,6 +17,8 @@ class Session:
 
     execute: Callable[[Plan], int]
     """Carries out the plan; returns how many runs failed."""
+    answer: Callable[[Config], int]
+    """Carries out a task that is about a sweep on disk; returns how many runs failed."""
     compare: Callable[[Plan], None]
     """Compares the finished runs of the plan."""
     fingerprints: Callable[[Config], Mapping[str, str]]
@@ -50,5 +52,8 @@ def single(config: Any) -> None:
     session = current()
     run = to_config(config)
     session.composing = False
+    if run.task not in PLANNED_TASKS:
+        session.failed += session.answer(run)
+        return
     plan = make_plan([run], [run], session.fingerprints)
     session.failed += session.execute(plan)

@@ -1,18 +1,31 @@
 """`task=...` -> the function that does it. Nothing heavy is imported before it is needed."""
 
-from sae_sweep.config import Config
+from sae_sweep.config import Config, SaeSweepError
 from sae_sweep.sweep.plan import Plan
 
 
 def execute(plan: Plan) -> int:
-    """Carry out `plan.config.task`; returns how many runs failed."""
-    if plan.config.task == "match":
-        from sae_sweep.tasks.match import rematch
+    """Carry out a task about the runs of a plan; returns how many runs failed."""
+    if plan.config.task == "plan":
+        from sae_sweep.tasks.plan import show_plan
 
-        return rematch(plan.config)
+        return show_plan(plan)
     from sae_sweep.tasks.train import train
 
     return train(plan)
+
+
+def answer(config: Config) -> int:
+    """Carry out a task about a sweep that is on disk; returns how many runs failed."""
+    if config.task == "status":
+        from sae_sweep.tasks.status import show_status
+
+        return show_status(config)
+    if config.task == "match":
+        from sae_sweep.tasks.match import rematch
+
+        return rematch(config)
+    raise SaeSweepError(f"task={config.task}: this version cannot carry it out")
 
 
 def compare(plan: Plan) -> None:

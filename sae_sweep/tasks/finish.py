@@ -15,7 +15,7 @@ from sae_sweep.report import run_figures, write_features
 from sae_sweep.saes import SAE, init_seed, initial_decoder, save_sae
 from sae_sweep.storage import write_json
 from sae_sweep.sweep.plan import PlannedRun
-from sae_sweep.tasks.status import provenance, set_state
+from sae_sweep.tasks.state import provenance, set_state
 from sae_sweep.text import TextSource, held_out_sequences
 from sae_sweep.training import Outcome, discard_checkpoint
 

@@ -4,18 +4,17 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from sae_sweep.activations import pick_device
 from sae_sweep.analysis import COSINE_EDGES, Comparison, ComparisonEntry, PairRow, compare
-from sae_sweep.config import Config, SaeSweepError, config_from_dict, flatten
+from sae_sweep.config import Config, config_from_dict, flatten
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
-from sae_sweep.storage import RunFolder, SweepFolder, hold_sweep, read_json, read_status
-from sae_sweep.tasks.status import state
+from sae_sweep.storage import RunFolder, SweepFolder, find_sweep, hold_sweep, read_json, read_status
+from sae_sweep.tasks.state import state
 from sae_sweep.tracking import open_comparison_sink
 
 log = logging.getLogger(__name__)
@@ -27,11 +26,7 @@ def rematch(config: Config) -> int:
     Raises:
         SaeSweepError: if there is no such sweep.
     """
-    if config.sweep is None:
-        raise SaeSweepError("task=match needs sweep=NAME, a folder below paths.output")
-    folder = SweepFolder(Path(config.paths.output).expanduser().resolve() / config.sweep)
-    if not folder.plan.exists():
-        raise SaeSweepError(f"{folder.root}: no sweep there (no plan.json); see sweep=NAME and paths.output")
+    folder = find_sweep(config.paths.output, config.sweep or config.experiment, config.task)
     compare_finished(folder, config)
     return 0
 

@@ -1,65 +1,102 @@
-"""`status.json` and `config.yaml` of a run: what it is, and how far it got."""
+"""`task=status sweep=NAME`: how far each run of a sweep is. Files are only read; nothing heavy is loaded."""
 
-import logging
-import os
-import platform
+import json
+import sys
 import time
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from omegaconf import OmegaConf
+from sae_sweep.config import Config
+from sae_sweep.report import describe_status
+from sae_sweep.storage import RunFolder, SweepFolder, find_sweep, is_held, read_json, read_status
+from sae_sweep.tracking.history import latest_points
 
-from sae_sweep import __version__
-from sae_sweep.config import SaeSweepError
-from sae_sweep.storage import RunFolder, read_status, write_json, write_text
-from sae_sweep.sweep.plan import PlannedRun
-
-log = logging.getLogger(__name__)
-
-_VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
+STATES = ("done", "running", "failed", "interrupted", "pending")
+_POINTS_OF_RATE = 10
+"""Latest logged points whose mean speed is shown."""
 
 
-def provenance(run: PlannedRun) -> dict[str, Any]:
-    """Where a run's weights come from, beside its config."""
-    return {
-        "run_id": run.run_id,
-        **run.fingerprints,
-        "host": platform.node(),
-        "versions": {"python": platform.python_version(), "sae_sweep": __version__}
-        | {name: version(name) for name in _VERSIONS},
-    }
-
-
-def freeze(run: PlannedRun) -> None:
-    """Write the resolved config into the run folder.
+def show_status(config: Config) -> int:
+    """Print how far the runs are, in `format`; returns 0: failed runs are shown, this task did its work.
 
     Raises:
-        SaeSweepError: if the folder holds another run.
+        SaeSweepError: naming the sweeps there are, if the command names none or one that is not there.
     """
-    held = read_status(run.folder).get("run_id", run.run_id)
-    if held != run.run_id:
-        raise SaeSweepError(
-            f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
-            "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
-        )
-    write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
+    folder = find_sweep(config.paths.output, config.sweep or config.experiment, config.task)
+    document = progress(folder, time.time())
+    text = json.dumps(document, indent=2) if config.format == "json" else describe_status(document)
+    sys.stdout.write(text + "\n")
+    return 0
 
 
-def state(folder: RunFolder) -> str:
-    """pending, running, done or failed; pending where nothing was written yet."""
-    return str(read_status(folder).get("state", "pending"))
+def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
+    """The sweep as plain values: what `format=json` prints, and what the text is made from.
 
-
-def set_state(run: PlannedRun, state: str, **details: Any) -> None:
-    """Replace `status.json`: the state, when it was reached, and `details` such as the error."""
-    before = read_status(run.folder)
-    times = {**before.get("times", {}), state: time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    status = {
-        "state": state,
-        "name": run.name,
-        "times": times,
-        "pid": os.getpid(),
-        **provenance(run),
-        **details,
+    Args:
+        folder: holds `plan.json`.
+        now: seconds since 1970.
+    """
+    plan = read_json(folder.plan)
+    runs = [_run(planned, folder.run(planned["name"]), now) for planned in plan["runs"]]
+    states = [run["state"] for run in runs]
+    return {
+        "sweep": plan["sweep"],
+        "folder": str(folder.root),
+        "runs": runs,
+        "counts": {state: states.count(state) for state in STATES},
     }
-    write_json(run.folder.status, status)
+
+
+def _run(planned: Mapping[str, Any], folder: RunFolder, now: float) -> dict[str, Any]:
+    status = read_status(folder)
+    state = _state(status, folder)
+    since = status.get("times", {}).get(status.get("state"))
+    points = latest_points(folder.history)
+    budget = planned["config"]["tokens"]
+    tokens = status.get("tokens") or (points[-1]["tokens"] if points else 0)
+    speed = _speed(status, state, points, _seconds(since))
+    return {
+        "name": planned["name"],
+        "id": planned["id"],
+        "state": state,
+        "since": since,
+        "age_s": None if since is None else max(0.0, round(now - _seconds(since), 1)),
+        "tokens": tokens,
+        "budget": budget,
+        "tokens_per_s": None if speed is None else round(speed, 1),
+        "eta_s": round((budget - tokens) / speed, 1) if speed and state == "running" else None,
+        "error": _first_line(status.get("error")) if state == "failed" else None,
+        "log": str(folder.log),
+    }
+
+
+def _state(status: Mapping[str, Any], folder: RunFolder) -> str:
+    """As written; interrupted where no process is left to carry the run on."""
+    state = str(status.get("state", "pending"))
+    if status and state in ("pending", "running") and not is_held(folder):
+        return "interrupted"
+    return state
+
+
+def _speed(
+    status: Mapping[str, Any], state: str, points: Sequence[Mapping[str, Any]], since: float
+) -> float | None:
+    """SAE inputs a second: lately of a running run, over all of one that has ended."""
+    if state != "running":
+        return (
+            status["tokens"] / status["seconds"] if status.get("tokens") and status.get("seconds") else None
+        )
+    # points from before it was resumed are no measure: nobody trained in between
+    recent = [point for point in points if point["time"] >= since][-_POINTS_OF_RATE:]
+    if len(recent) < 2 or recent[-1]["time"] <= recent[0]["time"]:
+        return None
+    return (recent[-1]["tokens"] - recent[0]["tokens"]) / (recent[-1]["time"] - recent[0]["time"])
+
+
+def _seconds(moment: str | None) -> float:
+    return 0.0 if moment is None else datetime.fromisoformat(moment).timestamp()
+
+
+def _first_line(error: str | None) -> str:
+    return next(iter((error or "").strip().splitlines()), "no reason was written")

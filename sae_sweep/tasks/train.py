@@ -17,7 +17,7 @@ from sae_sweep.config import Config, ConfigError, Interrupted, ModelConfig, SaeS
 from sae_sweep.storage import cache_folder, hold
 from sae_sweep.sweep.plan import Plan, PlannedRun
 from sae_sweep.tasks.finish import Finisher
-from sae_sweep.tasks.status import freeze, provenance, set_state, state
+from sae_sweep.tasks.state import freeze, provenance, set_state, state
 from sae_sweep.text import SequenceStream, TextSource, open_text
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import GroupTooLargeError, Member, available_bytes, split, train_group

@@ -17,6 +17,8 @@ from sae_sweep.storage import disk_error
 
 Record = Mapping[str, Any]
 
+_TAIL_BYTES = 2**16
+
 
 class History:
     """Append-only, each line on its way to the disk as soon as it is logged."""
@@ -89,3 +91,22 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(inner) for inner in value]
     return value
+
+
+def latest_points(path: Path) -> list[dict[str, Any]]:
+    """The last lines of a history, the first at each token count; the file is only read.
+
+    Not more than its last 64 kB, so that the length of a run does not matter.
+    """
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+            file.seek(start)
+            lines = file.read().splitlines(keepends=True)
+    except OSError:
+        return []
+    whole = [line for line in lines[start > 0 :] if line.endswith(b"\n")]
+    points: dict[int, dict[str, Any]] = {}
+    for record in map(json.loads, whole):
+        points.setdefault(int(record["tokens"]), record)
+    return list(points.values())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_sweep.activations import identity, load_language_model, loading, pick_device, weights_fingerprint
+from sae_sweep.activations import device, identity, load_language_model, pick_device, weights_fingerprint
 from sae_sweep.config import ModelConfig, SaeSweepError
 
 CPU = torch.device("cpu")
@@ -47,14 +47,14 @@ def test_the_dtype_is_a_key(model_folder, dtype):
 
 def test_auto_takes_bfloat16_only_where_it_is_fast(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert loading.lm_dtype("auto", CPU) == torch.float32
+    assert device.lm_dtype("auto", CPU) == torch.float32
     for feature in ("avx512_bf16", "amx_bf16"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda feature=feature: {feature: True})
-        assert loading.lm_dtype("auto", CPU) == torch.bfloat16
+        assert device.lm_dtype("auto", CPU) == torch.bfloat16
     for fast in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast)
-        assert loading.fast_bfloat16(torch.device("cuda")) is fast
-    assert loading.lm_dtype("auto", torch.device("mps")) == torch.float32
+        assert device.fast_bfloat16(torch.device("cuda")) is fast
+    assert device.lm_dtype("auto", torch.device("mps")) == torch.float32
 
 
 def test_devices(monkeypatch):

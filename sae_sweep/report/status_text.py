@@ -1,0 +1,63 @@
+"""`task=status` on the terminal: one line a run, what failed and why, and the totals."""
+
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sae_sweep.report.labels import short_labels
+from sae_sweep.report.text_table import TextTable
+from sae_sweep.report.units import count, span
+
+_WIDEST = 200
+
+
+def describe_status(document: Mapping[str, Any], *, width: int | None = None) -> str:
+    """Plain text; only paths may be wider than the terminal.
+
+    Args:
+        document: what `task=status format=json` prints.
+        width: characters; by default the terminal's, or enough for every name where there is none.
+    """
+    width = max(60, width or shutil.get_terminal_size(fallback=(_WIDEST, 24)).columns)
+    runs = document["runs"]
+    table = TextTable(["run", "state", "for", "tokens", "tokens/s", "ETA"], left={0, 1})
+    for run in runs:
+        table.add(_cells(run))
+    if table.width > width and len(runs) > 1:
+        table.rename(short_labels([run["name"] for run in runs]))
+    parts = ["\n".join([document["folder"], *table.lines(width, drop=(4, 2))])]
+    parts += [_failure(run, width) for run in runs if run["state"] == "failed"]
+    if document["counts"]["interrupted"]:
+        hint = "interrupted: no process works on it; the command that started it, typed again, resumes it."
+        parts.append("\n".join(textwrap.wrap(hint, min(width, 100))))
+    return "\n\n".join([*parts, _totals(document["counts"])])
+
+
+def _cells(run: Mapping[str, Any]) -> Sequence[str]:
+    return [
+        run["name"],
+        run["state"],
+        _or_dash(run["age_s"], span),
+        f"{count(run['tokens'])} of {count(run['budget'])}",
+        _or_dash(run["tokens_per_s"], lambda speed: count(round(speed))),
+        _or_dash(run["eta_s"], span),
+    ]
+
+
+def _failure(run: Mapping[str, Any], width: int) -> str:
+    reason = textwrap.wrap(
+        f"failed: {run['name']}: {run['error']}",
+        min(width, 100),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join([*reason, f"  see {run['log']}"])
+
+
+def _totals(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in counts.items() if number) or "no runs"
+
+
+def _or_dash(value: Any, show: Any) -> str:
+    return "-" if value is None else show(value)

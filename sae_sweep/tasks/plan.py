@@ -1,0 +1,130 @@
+"""`task=plan`: every run that the command would train, in its groups, and what that would cost.
+
+Nothing is written and no language model is loaded.
+"""
+
+import json
+import sys
+from typing import Any
+
+from sae_sweep.activations import lm_dtype, pick_device
+from sae_sweep.report import describe_plan
+from sae_sweep.sweep.cost import (
+    GroupCost,
+    PlanCost,
+    assumed_block_parameters,
+    cache_dtype,
+    plan_cost,
+    sae_shape,
+)
+from sae_sweep.sweep.plan import Plan, PlannedRun
+from sae_sweep.tasks.throughput import given, measure
+
+_NOTES = (
+    "LM tokens: document separators and what is left of the last buffer come on top.",
+    "LM FLOPs: 2 x (weights of a block) + 4 x seq_len x d_model a token, for each block below the "
+    "highest layer read; neither embedding nor logits.",
+    "SAE FLOPs: 12 x d_in x d_sae a token (forward 4, backward 8), without AuxK.",
+)
+
+
+def show_plan(plan: Plan) -> int:
+    """Print the plan in `format`; returns 0, since no run can fail here."""
+    document = describe(plan)
+    as_json = plan.config.format == "json"
+    text = json.dumps(document, indent=2) if as_json else describe_plan(document)
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """The plan as plain values: what `format=json` prints, and what the text is made from."""
+    configs = [run.config for run in plan.runs]
+    tflops = plan.config.plan.tflops
+    throughput = measure(configs) if tflops is None else given(tflops, configs)
+    auto_dtype = str(lm_dtype("auto", pick_device(plan.config.device))).removeprefix("torch.")
+    cost = plan_cost(plan, throughput, auto_dtype)
+    return {
+        "sweep": plan.sweep,
+        "experiment": plan.config.experiment,
+        "launcher": plan.config.launcher.kind,
+        "runs": [_run(run) for run in plan.runs],
+        "groups": [_group(group) for group in cost.groups],
+        "cost": {**_totals(cost), "throughput": throughput.source, "cache_dtype": _dtypes(plan, auto_dtype)},
+        "notes": [*_NOTES, *_doubts(plan)],
+    }
+
+
+def _run(run: PlannedRun) -> dict[str, Any]:
+    config = run.config
+    shape = sae_shape(config)
+    return {
+        "name": run.name,
+        "id": run.run_id,
+        "group": run.group,
+        "grids": list(run.grids),
+        "model": config.model.label,
+        "dataset": config.dataset.name,
+        "layer": config.layer,
+        "architecture": config.architecture.kind,
+        "dictionary": config.dictionary,
+        "d_sae": shape.d_sae if shape else None,
+        "k": config.k,
+        "l0_coefficient": config.l0_coefficient,
+        "l1_coefficient": config.l1_coefficient,
+        "seed": config.seed,
+        "tokens": config.tokens,
+    }
+
+
+def _group(group: GroupCost) -> dict[str, Any]:
+    first = group.runs[0]
+    return {
+        "group": first.group,
+        "model": first.config.model.label,
+        "dataset": first.config.dataset.name,
+        "layers": group.layers,
+        "runs": [run.name for run in group.runs],
+        "lm_tokens": group.lm_tokens,
+        "lm_tokens_solo": group.lm_tokens_solo,
+        "sae_tokens": group.sae_tokens,
+        "lm_flops": group.lm_flops,
+        "sae_flops": group.sae_flops,
+        "cache_bytes": group.cache_bytes,
+    }
+
+
+def _totals(cost: PlanCost) -> dict[str, Any]:
+    return {
+        "lm_passes": len(cost.groups),
+        "lm_tokens": cost.lm_tokens,
+        "lm_tokens_solo": cost.lm_tokens_solo,
+        "sae_tokens": cost.sae_tokens,
+        "lm_flops": cost.lm_flops,
+        "sae_flops": cost.sae_flops,
+        "cache_bytes": cost.cache_bytes,
+        "hours": cost.hours,
+        "tflops_sae": cost.tflops_sae,
+        "tflops_lm": cost.tflops_lm,
+    }
+
+
+def _dtypes(plan: Plan, auto_dtype: str) -> str:
+    return ", ".join(dict.fromkeys(cache_dtype(run.config, auto_dtype) for run in plan.runs))
+
+
+def _doubts(plan: Plan) -> list[str]:
+    """What is not known, or taken for granted, about the models of this plan."""
+    doubts = []
+    for model in dict.fromkeys(run.config.model for run in plan.runs):
+        if model.shape is None:
+            doubts.append(
+                f"{model.label}: its width is known only when it is loaded, so neither d_sae nor FLOPs, "
+                "cache size and time are."
+            )
+        elif model.block_parameters is None:
+            doubts.append(
+                f"{model.label}: its blocks are not known here and taken to be like GPT-2's, "
+                f"12 x d_model^2 = {assumed_block_parameters(model):,} weights each."
+            )
+    return doubts

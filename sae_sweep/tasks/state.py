@@ -1,0 +1,65 @@
+"""`status.json` and `config.yaml` of a run: what it is, and how far it got."""
+
+import logging
+import os
+import platform
+import time
+from importlib.metadata import version
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sae_sweep import __version__
+from sae_sweep.config import SaeSweepError
+from sae_sweep.storage import RunFolder, read_status, write_json, write_text
+from sae_sweep.sweep.plan import PlannedRun
+
+log = logging.getLogger(__name__)
+
+_VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
+
+
+def provenance(run: PlannedRun) -> dict[str, Any]:
+    """Where a run's weights come from, beside its config."""
+    return {
+        "run_id": run.run_id,
+        **run.fingerprints,
+        "host": platform.node(),
+        "versions": {"python": platform.python_version(), "sae_sweep": __version__}
+        | {name: version(name) for name in _VERSIONS},
+    }
+
+
+def freeze(run: PlannedRun) -> None:
+    """Write the resolved config into the run folder.
+
+    Raises:
+        SaeSweepError: if the folder holds another run.
+    """
+    held = read_status(run.folder).get("run_id", run.run_id)
+    if held != run.run_id:
+        raise SaeSweepError(
+            f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
+            "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
+        )
+    write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
+
+
+def state(folder: RunFolder) -> str:
+    """pending, running, done or failed; pending where nothing was written yet."""
+    return str(read_status(folder).get("state", "pending"))
+
+
+def set_state(run: PlannedRun, state: str, **details: Any) -> None:
+    """Replace `status.json`: the state, when it was reached, and `details` such as the error."""
+    before = read_status(run.folder)
+    times = {**before.get("times", {}), state: time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    status = {
+        "state": state,
+        "name": run.name,
+        "times": times,
+        "pid": os.getpid(),
+        **provenance(run),
+        **details,
+    }
+    write_json(run.folder.status, status)

@@ -1,0 +1,5 @@
+"""A small text folder."""
+
+from tests.e2e.conftest import text_folder
+
+__all__ = ["text_folder"]

@@ -1,0 +1,183 @@
+"""`task=status`, on folders that are made up: every state, ages, speeds, and what it loads."""
+
+import datetime
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sae_sweep.report import describe_status
+from sae_sweep.storage import RunFolder, SweepFolder, hold, write_json
+from sae_sweep.tasks.status import progress
+from tests.conftest import Cli
+
+NOW = 1_760_000_000.0
+BUDGET = 1_000_000
+
+
+def moment(seconds_ago: float, now: float = NOW) -> str:
+    at = datetime.datetime.fromtimestamp(now - seconds_ago, datetime.UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def write_status(run: RunFolder, state: str, seconds_ago: float, now: float = NOW, **details: Any) -> None:
+    write_json(run.status, {"state": state, "times": {state: moment(seconds_ago, now)}, **details})
+
+
+def log_points(run: RunFolder, *points: tuple[float, int]) -> None:
+    """Each: seconds ago, tokens."""
+    lines = [json.dumps({"tokens": tokens, "time": NOW - ago, "loss": 1.0}) + "\n" for ago, tokens in points]
+    run.history.write_text("".join(lines))
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepFolder:
+    folder = SweepFolder(tmp_path / "multirun" / "study")
+    names = ("finished", "training", "broken", "cut", "waiting", "queued")
+    runs = [{"name": name, "id": f"id-{name}", "config": {"tokens": BUDGET}} for name in names]
+    write_json(folder.plan, {"sweep": "study", "runs": runs})
+    return folder
+
+
+@pytest.fixture
+def every_state(sweep: SweepFolder) -> Iterator[SweepFolder]:
+    """The runs that are training and queued are held, as by a process at work."""
+    write_status(sweep.run("finished"), "done", 7200, tokens=999_936, seconds=500.0)
+    write_status(sweep.run("training"), "running", 180)
+    # 50k tokens from an earlier launch; since this one 1,000 tokens a second
+    log_points(sweep.run("training"), (9000, 50_000), (100, 60_000), (50, 110_000), (10, 150_000))
+    write_status(sweep.run("broken"), "failed", 60, error="the loss is nan\nat step 3", tokens=4096)
+    write_status(sweep.run("cut"), "running", 259_200)
+    log_points(sweep.run("cut"), (259_000, 20_000))
+    write_status(sweep.run("queued"), "pending", 180)
+    with ExitStack() as stack:
+        for name in ("training", "queued"):
+            stack.enter_context(hold(sweep.run(name)))
+        with hold(sweep.run("cut")):
+            pass  # its process is gone, its lock file is not
+        yield sweep
+
+
+def test_every_state_is_told_from_the_files(every_state: SweepFolder) -> None:
+    document = progress(every_state, NOW)
+    runs = {run["name"]: run for run in document["runs"]}
+    assert {name: run["state"] for name, run in runs.items()} == {
+        "finished": "done",
+        "training": "running",
+        "broken": "failed",
+        "cut": "interrupted",
+        "waiting": "pending",
+        "queued": "pending",
+    }
+    assert document["counts"] == {"done": 1, "running": 1, "failed": 1, "interrupted": 1, "pending": 2}
+    assert [run["age_s"] for run in runs.values()] == [7200, 180, 60, 259_200, None, 180]
+    assert [run["tokens"] for run in runs.values()] == [999_936, 150_000, 4096, 20_000, 0, 0]
+    assert runs["finished"]["id"] == "id-finished"
+
+
+def test_speed_is_that_of_this_launch(every_state: SweepFolder) -> None:
+    runs = {run["name"]: run for run in progress(every_state, NOW)["runs"]}
+    assert runs["training"]["tokens_per_s"] == 1000
+    assert runs["training"]["eta_s"] == 850
+    assert runs["finished"]["tokens_per_s"] == pytest.approx(1999.9)
+    assert runs["finished"]["eta_s"] is None
+    assert runs["cut"]["eta_s"] is None
+
+
+def test_text_shows_ages_errors_and_totals(every_state: SweepFolder) -> None:
+    text = describe_status(progress(every_state, NOW), width=100)
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert lines["finished"][1:] == ["done", "2", "h", "1,000k", "of", "1M", "2k", "-"]
+    assert lines["training"][1:] == ["running", "3", "min", "150k", "of", "1M", "1k", "14", "min"]
+    assert lines["cut"][1:4] == ["interrupted", "3", "d"]
+    assert lines["waiting"][1:3] == ["pending", "-"]
+    assert "failed: broken: the loss is nan\n" in text
+    assert f"see {every_state.run('broken').log}" in text
+    assert "the command that started it, typed again, resumes it" in text
+    assert text.splitlines()[-1] == "1 done, 1 running, 1 failed, 1 interrupted, 2 pending"
+
+
+def test_on_a_narrow_terminal_names_keep_what_tells_them_apart(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    names = [f"gpt2-small_L8_openwebtext_batchtopk_x16_k16_s{seed}_study_shared-false" for seed in (42, 49)]
+    runs = [{"name": name, "id": "id", "config": {"tokens": BUDGET}} for name in names]
+    write_json(folder.plan, {"sweep": "study", "runs": runs})
+    lines = describe_status(progress(folder, NOW), width=70).splitlines()
+    assert [line.split()[0] for line in lines[3:5]] == ["s42", "s49"]
+    assert all(len(line) <= 70 for line in lines[1:])
+
+
+def test_a_look_leaves_the_files_and_the_locks_as_they_are(every_state: SweepFolder) -> None:
+    history = every_state.run("cut").history
+    with history.open("a") as file:
+        file.write('{"tokens": 30')  # torn: the machine went down
+    before = {path: path.read_bytes() for path in every_state.root.rglob("*") if path.is_file()}
+    assert progress(every_state, NOW)["runs"][3]["tokens"] == 20_000
+    assert {path: path.read_bytes() for path in every_state.root.rglob("*") if path.is_file()} == before
+    with hold(every_state.run("cut")):
+        pass
+
+
+def test_a_long_history_is_read_from_its_end(sweep: SweepFolder) -> None:
+    run = sweep.run("training")
+    write_status(run, "running", 100_000)
+    log_points(run, *((20_000 - i, 10 * i) for i in range(1, 20_000)))
+    with hold(run):
+        (found,) = (run for run in progress(sweep, NOW)["runs"] if run["name"] == "training")
+    assert found["tokens"] == 199_990
+    assert found["tokens_per_s"] == 10
+
+
+def test_the_command_prints_text_or_json_and_failures_are_no_failure_of_it(
+    cli: Cli, sweep: SweepFolder
+) -> None:
+    write_status(sweep.run("broken"), "failed", 120, now=time.time(), error="no")
+    result = cli("task=status", "sweep=study")
+    assert result.code == 0
+    assert result.out.rstrip().endswith("1 failed, 5 pending")
+    result = cli("task=status", "experiment=quickstart", "sweep=study", "format=json")
+    document = json.loads(result.out)
+    assert document["sweep"] == "study"
+    assert document["counts"]["failed"] == 1
+    assert len(document["runs"]) == 6
+
+
+def test_the_sweep_defaults_to_the_experiment(cli: Cli, sweep: SweepFolder) -> None:
+    sweep.root.rename(sweep.root.parent / "quickstart")
+    assert "6 pending" in cli("task=status", "experiment=quickstart").out
+
+
+@pytest.mark.parametrize("task", ["status", "match"])
+def test_a_sweep_that_is_not_there_is_one_line_that_names_those_that_are(
+    cli: Cli, sweep: SweepFolder, task: str
+) -> None:
+    for words in ([], ["sweep=nowhere"]):
+        result = cli(f"task={task}", *words)
+        assert result.code == 1
+        assert "there is study" in result.err
+        assert len(result.err.splitlines()) == 1
+        assert result.out == ""
+
+
+def test_it_needs_no_torch_and_reads_no_text(sweep: SweepFolder, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from sae_sweep.__main__ import main\n"
+        "sys.argv = ['sae_sweep', 'task=status', 'sweep=study', 'dataset=stdlib_docs', 'paths.cache=cache']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'lightning', 'wandb', 'datasets', 'transformer_lens', 'matplotlib', 'numpy'}\n"
+        "heavy &= set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 pending" in done.stdout
+    assert not (tmp_path / "cache").exists()
