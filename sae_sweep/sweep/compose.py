@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from sae_sweep.config import ARCHITECTURES, Config, ConfigError
+from sae_sweep.config import ARCHITECTURES, Config, ConfigError, digest
 from sae_sweep.config.checks import one_of
 from sae_sweep.sweep.command import Command, read_command
 from sae_sweep.sweep.composer import Composed, Composer
@@ -37,6 +37,8 @@ class ComposedRun(NamedTuple):
     """The defaults that its name is compared with."""
     grids: tuple[str, ...]
     """Names of the grids that ask for it."""
+    union: str | None
+    """Names the whole union of grids that the command selects from; None where there are no grids."""
 
 
 def compose(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) -> list[ComposedRun]:
@@ -63,8 +65,9 @@ def compose(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) 
     if problems:
         raise ConfigError(problems)
     references = _References(composer)
+    whole = digest([[dict(point.values) for point in points], command.fixed]) if grids else None
     return [
-        ComposedRun(config, references.of(one), one.point.grids)
+        ComposedRun(config, references.of(one), one.point.grids, whole)
         for config, one in zip(configs, composed, strict=True)
     ]
 

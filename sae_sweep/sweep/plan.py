@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import Config, SaeSweepError, digest, run_name
-from sae_sweep.storage import RunFolder, SweepFolder, read_json, write_json
+from sae_sweep.storage import RunFolder, SweepFolder, hold_sweep, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Plan:
     sweep: str
     folder: SweepFolder
     runs: tuple[PlannedRun, ...]
+    union: str | None = None
+    """Names the union of grids that these runs were selected from; None where there are no grids."""
 
     @property
     def config(self) -> Config:
@@ -49,12 +51,15 @@ class Plan:
         return list(groups.values())
 
     def refuse_another(self) -> None:
-        """Let a sweep grow or be narrowed, but not be mixed with another one.
+        """Let a sweep grow or be narrowed, also one way after the other, but not be mixed with another one.
 
         Raises:
             SaeSweepError: if `plan.json` lacks some of these runs and has others instead, or is damaged.
         """
-        known = {run["id"]: run["name"] for run in _read_runs(self.folder.plan)}
+        on_disk = _read(self.folder.plan)
+        if self.union is not None and on_disk.get("union") == self.union:
+            return  # another selection among the same runs
+        known = {run["id"]: run["name"] for run in on_disk.get("runs", [])}
         ours = {run.run_id: run.name for run in self.runs}
         others = known.keys() - ours.keys()
         if not others or not ours.keys() - known.keys():
@@ -73,7 +78,12 @@ class Plan:
         Raises:
             SaeSweepError: if it is damaged.
         """
-        runs = {run["id"]: run for run in _read_runs(self.folder.plan)}
+        with hold_sweep(self.folder):
+            self._save()
+
+    def _save(self) -> None:
+        on_disk = _read(self.folder.plan)
+        runs = {run["id"]: run for run in on_disk.get("runs", [])}
         for run in self.runs:
             before = runs.get(run.run_id, {}).get("grids", [])
             runs[run.run_id] = {
@@ -83,18 +93,19 @@ class Plan:
                 "grids": list(dict.fromkeys([*before, *run.grids])),
                 "config": run.config.as_dict(),
             }
-        write_json(self.folder.plan, {"sweep": self.sweep, "runs": list(runs.values())})
+        union = self.union or on_disk.get("union")
+        plan = {"sweep": self.sweep, "union": union, "runs": list(runs.values())}
+        write_json(self.folder.plan, plan)
 
 
-def _read_runs(file: Path) -> list[dict[str, Any]]:
-    """The runs of a `plan.json`; none where there is no such file."""
+def _read(file: Path) -> dict[str, Any]:
+    """A whole `plan.json`; an empty one where there is none."""
     if not file.exists():
-        return []
+        return {}
     plan = read_json(file)
     try:
-        runs: list[dict[str, Any]] = plan["runs"]
-        if all(run["id"] and run["name"] for run in runs):
-            return runs
+        if all(run["id"] and run["name"] for run in plan["runs"]):
+            return dict(plan)
     except (KeyError, TypeError):
         pass
     raise SaeSweepError(f"cannot read {file}: not a plan of this program; move it away, or choose sweep=NAME")
@@ -105,6 +116,7 @@ def make_plan(
     references: Sequence[Config],
     fingerprints: Callable[[Config], Mapping[str, str]],
     grids: Sequence[tuple[str, ...]] | None = None,
+    union: str | None = None,
 ) -> Plan:
     """Name the runs, merge those that are the same, and place the sweep.
 
@@ -113,6 +125,7 @@ def make_plan(
         references: for each, the defaults of its model, dataset, architecture and numerics.
         fingerprints: of the text and the LM that a config reads.
         grids: for each, the names of the grids that ask for it; None: the command has no grids.
+        union: names the union of grids that the runs were selected from.
 
     Raises:
         SaeSweepError: if two different runs would share a name.
@@ -133,7 +146,7 @@ def make_plan(
         for run_id, (name, config, prints) in found.items()
     )
     _refuse_equal_names(runs)
-    return Plan(sweep, folder, runs)
+    return Plan(sweep, folder, runs, union)
 
 
 def _sweep_name(config: Config, run_ids: list[str]) -> str:

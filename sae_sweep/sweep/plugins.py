@@ -44,6 +44,7 @@ class GridSweeper(Sweeper):
             [run.reference for run in runs],
             session.fingerprints,
             [run.grids for run in runs],
+            runs[0].union,
         )
         return self.launcher.launch([], initial_job_idx=0)  # the plan says it all
 

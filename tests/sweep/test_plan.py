@@ -11,7 +11,9 @@ from sae_sweep.storage import read_json
 from sae_sweep.sweep.plan import Plan, make_plan
 
 
-def plan(folder: Path, seeds: Sequence[int], text: str = "a", grids: Sequence[str] = ()) -> Plan:
+def plan(
+    folder: Path, seeds: Sequence[int], text: str = "a", grids: Sequence[str] = (), union: str | None = None
+) -> Plan:
     baseline = Config(
         architecture=TopKConfig(),
         dataset=EmbeddedDataset(),
@@ -19,9 +21,8 @@ def plan(folder: Path, seeds: Sequence[int], text: str = "a", grids: Sequence[st
         paths=PathsConfig(output=str(folder)),
     )
     configs = [dataclasses.replace(baseline, seed=seed) for seed in seeds]
-    return make_plan(
-        configs, [baseline] * len(seeds), lambda config: {"corpus": text}, [tuple(grids)] * len(seeds)
-    )
+    names = [tuple(grids)] * len(seeds)
+    return make_plan(configs, [baseline] * len(seeds), lambda config: {"corpus": text}, names, union)
 
 
 def launch(one: Plan) -> list[int]:
@@ -50,6 +51,13 @@ def test_names_of_grids_are_kept(tmp_path: Path) -> None:
     assert read_json(tmp_path / "mine" / "plan.json")["runs"][0]["grids"] == ["row 1", "row 2"]
 
 
+def test_two_selections_of_one_union_share_a_folder(tmp_path: Path) -> None:
+    assert launch(plan(tmp_path, [1], union="all seeds")) == [1]
+    assert launch(plan(tmp_path, [2], union="all seeds")) == [1, 2]
+    with pytest.raises(SaeSweepError, match="holds another plan"):
+        launch(plan(tmp_path, [3], union="all seeds, other tokens"))
+
+
 def test_another_plan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     launch(plan(tmp_path, [1, 2, 3]))
     before = (tmp_path / "mine" / "plan.json").read_bytes()
@@ -60,7 +68,7 @@ def test_another_plan_is_refused_before_anything_is_written(tmp_path: Path) -> N
         "choose sweep=NAME, or move the folder away"
     )
     assert (tmp_path / "mine" / "plan.json").read_bytes() == before
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["plan.json"]
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [".lock", "plan.json"]
 
 
 def test_the_same_names_with_other_text_are_told_apart(tmp_path: Path) -> None:
