@@ -10,6 +10,10 @@ def execute(plan: Plan) -> int:
         from sae_sweep.tasks.match import rematch
 
         return rematch(plan.config)
+    if plan.config.task == "report":
+        from sae_sweep.tasks.report import report
+
+        return report(plan.config)
     from sae_sweep.tasks.train import train
 
     return train(plan)
@@ -23,7 +27,12 @@ def compare(plan: Plan) -> None:
 
 
 def fingerprints(config: Config) -> dict[str, str]:
-    """What a run id holds beside the config: the text and the weights of the LM."""
+    """What a run id holds beside the config: the text and the weights of the LM.
+
+    Nothing for the tasks that only read the runs of a sweep: they need neither.
+    """
+    if config.task in ("match", "report"):
+        return {}
     from sae_sweep.activations import weights_fingerprint
     from sae_sweep.storage import cache_folder
     from sae_sweep.text import fingerprint

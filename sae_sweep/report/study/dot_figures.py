@@ -1,6 +1,5 @@
 """Tables 1 and 2 and Figure 1 as dot plots: what was measured beside what was published."""
 
-import textwrap
 from collections.abc import Sequence
 
 from matplotlib.artist import Artist
@@ -9,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sae_sweep.analysis.study import CellResult, Setting, StudyTables, published
+from sae_sweep.report.study.titles import title_with_setup
 from sae_sweep.report.study.words import BLOCKS, UNDERTRAINED, StudySetup, row_label, short
 from sae_sweep.report.style import FAINT, INK, MUTED, SERIES, new_figure, tidy
 
@@ -18,8 +18,6 @@ _SHIFT = {"owt": -0.17, "tinystories": 0.17, "": 0.0}
 """Of the two datasets within a row, so that their intervals do not lie on each other."""
 _LINE_IN = 0.235
 """Height of a row in inches."""
-_CAPTION_WIDTH = 110
-"""Characters."""
 
 
 def table1_figure(tables: StudyTables, setup: StudySetup) -> Figure:
@@ -38,7 +36,7 @@ def table1_figure(tables: StudyTables, setup: StudySetup) -> Figure:
         tick.set_fontweight("bold" if heading else "normal")
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"features with a match (%): best decoder cosine > {tables.threshold:g}", fontsize=9)
-    _title(figure, axes, "Table 1: how much of one SAE is found in another", setup)
+    title_with_setup(figure, "Table 1: how much of one SAE is found in another", setup)
     key = [_dataset_key(column, setup) for column in ("owt", "tinystories", "")]
     _legend(figure, [*key, *_measured_and_published()], tables, tables.table1)
     return figure
@@ -96,7 +94,9 @@ def table2_figure(tables: StudyTables, setup: StudySetup) -> Figure:
     _label_lines(axes, [f"x{small} and x{large}" for small, large in sizes])
     axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.set_xlabel("surplus of matched features, % of the small dictionary", fontsize=9, color=INK)
-    _title(figure, axes, "Table 2: matched features of the large dictionary beyond those of the small", setup)
+    title_with_setup(
+        figure, "Table 2: matched features of the large dictionary beyond those of the small", setup
+    )
     follows = Line2D([], [], color=MUTED, marker="|", linestyle="", markersize=9, markeredgewidth=1.4)
     follows.set_label("what follows from the published Table 1")
     handles = [*(_dataset_key(column, setup) for column in ("owt", "tinystories")), follows]
@@ -116,7 +116,7 @@ def figure1(tables: StudyTables, setup: StudySetup) -> Figure:
     _label_lines(axes, [_setting_label(setting) for setting in settings])
     axes.set_xlim(0, 100)
     axes.set_xlabel("matching ratio (%)", fontsize=9, color=INK)
-    _title(figure, axes, "Which setting moves the features most (lowest ratio first)", setup)
+    title_with_setup(figure, "Which setting moves the features most (lowest ratio first)", setup)
     means = [
         _key("mean of the measured cells", "|", SERIES[0], filled=True, size=9),
         _key("mean of the same cells as published", "|", SERIES[1], filled=True, size=9),
@@ -161,12 +161,6 @@ def _label_lines(axes: Axes, labels: Sequence[str]) -> None:
     tidy(axes)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, labelsize=8.5)
-
-
-def _title(figure: Figure, axes: Axes, title: str, setup: StudySetup) -> None:
-    figure.suptitle(title, fontsize=11, color=INK)
-    caption = textwrap.fill(setup.sentence(), _CAPTION_WIDTH)
-    axes.set_title(caption, fontsize=7, color=MUTED, loc="right")
 
 
 def _dataset_key(column: str, setup: StudySetup) -> Artist:

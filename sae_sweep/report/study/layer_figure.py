@@ -1,17 +1,17 @@
 """Figure 13: how many features of a layer are found in the layers before it, one triangle a k."""
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy import full, ma, nan
 
 from sae_sweep.analysis.study import FIGURE13_LAYERS, CellResult, StudyTables
 from sae_sweep.report.heatmap import grid, hatch_key, hatched, ink_on, plain_cell
+from sae_sweep.report.study.titles import title_with_setup
 from sae_sweep.report.study.words import StudySetup
 from sae_sweep.report.style import FAINT, INK, new_figure
 
@@ -33,8 +33,7 @@ def layer_figure(tables: StudyTables, setup: StudySetup) -> Figure:
         bar.set_label(f"features with a match (%): best decoder cosine > {tables.threshold:g}", fontsize=8.5)
         bar.ax.tick_params(labelsize=8, length=3)
         bar.outline.set_visible(False)  # a spine; the stubs call it a property
-    title = "Figure 13: features of a layer found in an earlier one"
-    figure.suptitle(f"{title}\n{textwrap.fill(setup.sentence(), 130)}", fontsize=9.5, color=INK)
+    title_with_setup(figure, "Figure 13: features of a layer found in an earlier one", setup)
     _legend(figure, tables)
     return figure
 
@@ -56,7 +55,7 @@ def _draw(axes: Axes, results: Sequence[CellResult], scale: Normalize) -> AxesIm
     image = axes.imshow(ma.masked_invalid(shares), cmap=_COLOURS, norm=scale)
     for result in results:
         row, column = rows.index(result.cell.counted.layer), columns.index(result.cell.sought_in.layer)
-        _draw_cell(axes, row, column, result, image)
+        _draw_cell(axes, row, column, result, image.cmap, scale)
     axes.set_xticks(range(len(columns)), [str(layer) for layer in columns], fontsize=8.5, color=INK)
     axes.set_yticks(range(len(rows)), [str(layer) for layer in rows], fontsize=8.5, color=INK)
     axes.set_xlabel("earlier layer, in which they are sought", fontsize=9, color=INK)
@@ -64,15 +63,17 @@ def _draw(axes: Axes, results: Sequence[CellResult], scale: Normalize) -> AxesIm
     return image
 
 
-def _draw_cell(axes: Axes, row: int, column: int, result: CellResult, image: AxesImage) -> None:
+def _draw_cell(
+    axes: Axes, row: int, column: int, result: CellResult, colours: Colormap, scale: Normalize
+) -> None:
     if result.measured is None:
         axes.add_patch(plain_cell(column, row, facecolor=FAINT))
         return
     share = 100 * result.measured.ratio
     if result.undertrained:
-        axes.add_patch(hatched(column, row, share, image.cmap, image.norm))
+        axes.add_patch(hatched(column, row, share, colours, scale))
     text = f"{share:.1f}" if share < 9.95 else f"{share:.0f}"
-    ink = ink_on(share, image.cmap, image.norm)
+    ink = ink_on(share, colours, scale)
     axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
 
 

@@ -1,6 +1,6 @@
 """The study's tables as flat records, one a cell: what the CSV files hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sae_sweep.analysis.study import Answer, CellResult, Table2Row
@@ -81,8 +81,3 @@ def answer_record(answer: Answer) -> Record:
 def percent(share: float | None) -> float | None:
     """A share in per cent; None stays."""
     return None if share is None else 100 * share
-
-
-def columns_of(records: Sequence[Record]) -> list[str]:
-    """All records of a table have the same keys."""
-    return list(records[0])
