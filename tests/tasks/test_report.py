@@ -26,6 +26,7 @@ from sae_sweep.config import (
     StudyConfig,
     TrackingConfig,
 )
+from sae_sweep.report.study import files as study_files
 from sae_sweep.saes import build_sae, save_sae
 from sae_sweep.storage import RunFolder, write_json
 from sae_sweep.tasks.report import report
@@ -101,6 +102,14 @@ def sweep(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of the time, and other tests look at the figures."""
+    for name in ("table1_figure", "table2_figure", "layer_figure", "figure1"):
+        monkeypatch.setattr(study_files, name, lambda *_: None)
+    monkeypatch.setattr(study_files, "save", lambda _, path: path)
+
+
+@pytest.fixture
 def command(tmp_path: Path) -> Callable[..., Config]:
     """What `task=report` is typed with."""
 
@@ -150,6 +159,7 @@ def test_a_whole_sweep_fills_every_cell_of_table1(
 @pytest.mark.parametrize(
     "file", ["sae/sae_weights.safetensors", "metrics.json", "features/statistics.parquet"]
 )
+@pytest.mark.usefixtures("without_figures")
 def test_a_damaged_run_is_named_left_out_and_counted(
     sweep: Path, command: Callable[..., Config], caplog: pytest.LogCaptureFixture, file: str
 ) -> None:
@@ -166,6 +176,7 @@ def test_a_damaged_run_is_named_left_out_and_counted(
     assert len(missing) < len(rows)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_runs_that_are_not_finished_are_no_failure(sweep: Path, command: Callable[..., Config]) -> None:
     name = config_of(BASE, "paper").base_name()
     write_json(sweep / name / "status.json", {"state": "running"})
@@ -220,6 +231,7 @@ def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
     assert [answer["dataset_pairs"] for answer in answers] == ["5", "5", "1", "1", "2", "2"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_threshold_and_the_study_keys_of_the_command_hold(
     sweep: Path, command: Callable[..., Config]
 ) -> None:
@@ -231,6 +243,7 @@ def test_the_threshold_and_the_study_keys_of_the_command_hold(
     assert "above 0.99" in (sweep / "analysis" / "tables" / "table1.md").read_text()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_several_runs_for_a_cell_are_said(
     sweep: Path, command: Callable[..., Config], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,11 +257,16 @@ def test_several_runs_for_a_cell_are_said(
     assert f"{name} was taken, not longer" in caplog.text
 
 
-def test_from_the_command_line(sweep: Path, cli: Cli) -> None:
+def test_from_the_command_line_with_wandb(sweep: Path, cli: Cli) -> None:
     result = cli("task=report", "sweep=paper", "device=cpu")
     assert result.code == 0, result.err
     assert "Does the dataset matter more than the seed?" in result.out
+    assert "W&B failed" not in result.err
     assert len(list((sweep / "wandb").glob("offline-run-*"))) == 1
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_damaged_run_exits_with_1_and_no_traceback(sweep: Path, cli: Cli) -> None:
     weights = sweep / config_of(BASE, "paper").base_name() / "sae" / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     result = cli("task=report", "sweep=paper", "tracking=none", "device=cpu")

@@ -179,7 +179,8 @@ def answers_markdown(answers: Sequence[Answer], tables: StudyTables) -> str:
             "more.",
             "As in the study: its dataset cells and its seed cells at the baseline, one direction, all "
             "features, whatever the runs start from and were trained on. Controlled: all pairs of runs that "
-            "differ in nothing else, equal budgets, both directions averaged, live features only.",
+            "differ in nothing else, equal budgets, both directions averaged, live features only. Intervals: "
+            "bootstrap over the features of these SAEs, not over what other training runs would give.",
         ],
         _table(heads, [_answer_row(answer) for answer in answers], left=(0, 1, 6, 7)),
         _undertrained_note(any(answer.undertrained for answer in answers), tables),
@@ -199,7 +200,7 @@ def _answer_row(answer: Answer) -> list[str]:
         _percent(answer.seed.ratio),
         _difference(answer) + (f" {UNDERTRAINED}" if marks else ""),
         f"{answer.dataset.pairs} / {answer.seed.pairs}",
-        answer.larger,
+        answer.larger + (f" {UNDERTRAINED}" if marks else ""),
         "; ".join(remarks),
     ]
 

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from sae_sweep.report.study.words import StudySetup
 from sae_sweep.report.style import INK
 
-_CHARACTERS_AN_INCH = 13
-"""At the title's size, with room to spare."""
+_CHARACTERS_AN_INCH = 15
+"""At the size of the title."""
 
 
 def title_with_setup(figure: Figure, title: str, setup: StudySetup) -> None:
