@@ -34,7 +34,7 @@ def table1_figure(tables: StudyTables, setup: StudySetup) -> Figure:
     _label_lines(axes, [heading or short(row_label(results[0].cell)) for heading, results in lines])
     for tick, (heading, _) in zip(axes.get_yticklabels(), lines, strict=True):
         tick.set_fontweight("bold" if heading else "normal")
-    axes.set_xlim(0, 100)
+    axes.set_xlim(-1.5, 101.5)  # a dot at either end is drawn whole
     axes.set_xlabel(f"features with a match (%): best decoder cosine > {tables.threshold:g}", fontsize=9)
     title_with_setup(figure, "Table 1: how much of one SAE is found in another", setup)
     key = [_dataset_key(column, setup) for column in ("owt", "tinystories", "")]
@@ -114,7 +114,7 @@ def figure1(tables: StudyTables, setup: StudySetup) -> Figure:
         axes.axhline(y, color=FAINT, linewidth=0.7, zorder=0)
         _draw_setting(axes, y, setting)
     _label_lines(axes, [_setting_label(setting) for setting in settings])
-    axes.set_xlim(0, 100)
+    axes.set_xlim(-1.5, 101.5)  # a dot at either end is drawn whole
     axes.set_xlabel("matching ratio (%)", fontsize=9, color=INK)
     title_with_setup(figure, "Which setting moves the features most (lowest ratio first)", setup)
     means = [
