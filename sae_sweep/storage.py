@@ -74,6 +74,14 @@ class SweepFolder:
         return self.root / "analysis" / "matching"
 
     @property
+    def tables(self) -> Path:
+        return self.root / "analysis" / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "analysis" / "figures"
+
+    @property
     def wandb(self) -> Path:
         return self.root
 

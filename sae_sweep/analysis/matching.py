@@ -47,6 +47,9 @@ class MatchResult(NamedTuple):
     live_ratio_a_in_b: float | None = None
     n_live_a: int | None = None
     n_live_b: int | None = None
+    live_top1_a: Float[Tensor, " n_live_a"] | None = None
+    """Best cosine of each of a's live features among b's live ones, on the CPU; None without densities."""
+    live_top1_b: Float[Tensor, " n_live_b"] | None = None
 
 
 def match(
@@ -86,6 +89,8 @@ def match(
         live_ratio_a_in_b=share_above(live_top_a, threshold),
         n_live_a=len(live_top_a),
         n_live_b=len(live_top_b),
+        live_top1_a=live_top_a.cpu(),
+        live_top1_b=live_top_b.cpu(),
     )
 
 

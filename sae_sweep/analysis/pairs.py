@@ -81,7 +81,9 @@ class PairStore:
         cosines = np.concatenate([result.top1_a.numpy(), result.top1_b.numpy()])
         self.histograms[i, j] = np.histogram(cosines, COSINE_EDGES)[0]
         nothing = torch.empty(0)
-        self.results[i, j] = result._replace(top1_a=nothing, top1_b=nothing)
+        self.results[i, j] = result._replace(
+            top1_a=nothing, top1_b=nothing, live_top1_a=None, live_top1_b=None
+        )
 
     def resampled(self, seed: int) -> dict[Pair, Float[Tensor, " resamples"]]:
         """[i, j]: the ratio "i in j" in every resample of i's features."""

@@ -8,15 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Patch, Rectangle
 
 from sae_sweep.analysis import Comparison
+from sae_sweep.report.heatmap import grid, hatch_key, hatched, ink_on, plain_cell
 from sae_sweep.report.labels import short_labels
 from sae_sweep.report.style import FAINT, INK, MUTED, new_figure
 
 _MOST_WITH_TEXT = 30
 """SAEs above which the cells are too small for numbers."""
-_HATCH = "////"
 _TILTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 
 
@@ -62,13 +61,13 @@ def _draw_matrix(axes: Axes, comparison: Comparison, scale: Normalize) -> AxesIm
     for row, column in np.ndindex(count, count):
         share = float(shares[row, column])
         if math.isnan(share):
-            axes.add_patch(_cell(column, row, facecolor=FAINT))
+            axes.add_patch(plain_cell(column, row, facecolor=FAINT))
             continue
         if marked[row] or marked[column]:
-            axes.add_patch(_hatched(column, row, share, image.cmap, scale))
+            axes.add_patch(hatched(column, row, share, image.cmap, scale))
         if count <= _MOST_WITH_TEXT:
             _write(axes, column, row, share, count, image.cmap, scale)
-    _grid(axes, count, count)
+    grid(axes, count, count)
     return image
 
 
@@ -78,12 +77,12 @@ def _draw_own_init(axes: Axes, comparison: Comparison, scale: Normalize) -> None
     image = axes.imshow(shares, cmap="viridis", norm=scale)
     for row, marked in enumerate(_undertrained(comparison)):
         if marked:
-            axes.add_patch(_hatched(0, row, shares[row, 0], image.cmap, scale))
+            axes.add_patch(hatched(0, row, shares[row, 0], image.cmap, scale))
         if len(shares) <= _MOST_WITH_TEXT:
             _write(axes, 0, row, shares[row, 0], len(shares), image.cmap, scale)
     axes.set_xticks([0], ["its own start"], fontsize=_label_size(len(shares)), color=MUTED, **_TILTED)
     axes.set_yticks([])
-    _grid(axes, len(shares), 1)
+    grid(axes, len(shares), 1)
 
 
 def _label(axes: Axes, comparison: Comparison, labels: list[str]) -> None:
@@ -110,21 +109,11 @@ def _legend(figure: Figure, comparison: Comparison) -> None:
         f"undertrained: more than {comparison.undertrained_above:.0%} of the features of one of the two\n"
         "SAEs still match the dictionary it started from"
     )
-    patch = Patch(facecolor="white", edgecolor=MUTED, hatch=_HATCH, linewidth=0.5)
-    figure.legend([patch], [text], loc="outside lower center", fontsize=8, frameon=False)
+    figure.legend([hatch_key()], [text], loc="outside lower center", fontsize=8, frameon=False)
 
 
 def _undertrained(comparison: Comparison) -> list[bool]:
     return [match > comparison.undertrained_above for match in comparison.init_matches]
-
-
-def _cell(column: int, row: int, **style: object) -> Rectangle:
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, linewidth=0, **style)  # type: ignore[arg-type]
-
-
-def _hatched(column: int, row: int, share: float, colours: Colormap, scale: Normalize) -> Rectangle:
-    ink = _ink(share, colours, scale)
-    return _cell(column, row, fill=False, hatch=_HATCH, edgecolor=ink, alpha=0.35)
 
 
 def _write(
@@ -133,24 +122,9 @@ def _write(
     text = f"{share:.1f}" if count <= 12 and share < 99.95 else f"{share:.0f}"
     axes.text(
         column, row, text, ha="center", va="center",
-        fontsize=_label_size(count) - 0.5, color=_ink(share, colours, scale),
+        fontsize=_label_size(count) - 0.5, color=ink_on(share, colours, scale),
     )  # fmt: skip
-
-
-def _ink(share: float, colours: Colormap, scale: Normalize) -> str:
-    """White on dark cells, black on light ones (relative luminance of the cell)."""
-    red, green, blue, _ = colours(scale(share))
-    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK
 
 
 def _label_size(count: int) -> float:
     return 8.5 if count <= 12 else 7 if count <= 20 else 5.5 if count <= 40 else 4
-
-
-def _grid(axes: Axes, rows: int, columns: int) -> None:
-    """Thin white lines between the cells, no frame."""
-    axes.set_xticks(np.arange(1, columns) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, rows) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.8)
-    axes.tick_params(which="both", length=0)
-    axes.spines[:].set_visible(False)

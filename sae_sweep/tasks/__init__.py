@@ -1,6 +1,6 @@
 """`task=...` -> the function that does it. Nothing heavy is imported before it is needed."""
 
-from sae_sweep.config import Config, SaeSweepError
+from sae_sweep.config import Config
 from sae_sweep.sweep.plan import Plan
 
 
@@ -25,7 +25,9 @@ def answer(config: Config) -> int:
         from sae_sweep.tasks.match import rematch
 
         return rematch(config)
-    raise SaeSweepError(f"task={config.task}: this version cannot carry it out")
+    from sae_sweep.tasks.report import report
+
+    return report(config)
 
 
 def compare(plan: Plan) -> None:

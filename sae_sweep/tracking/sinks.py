@@ -140,17 +140,20 @@ def open_sink(
 
 
 def open_comparison_sink(
-    sweep: str, config: Config, folder: Path, *, provenance: Mapping[str, Any]
+    sweep: str, config: Config, folder: Path, *, provenance: Mapping[str, Any], what: str = "comparison"
 ) -> ComparisonSink:
-    """The sink of the comparison over all runs of a sweep; W&B keeps its files in `wandb/` below `folder`."""
+    """The sink of what is computed over all runs of a sweep; W&B keeps its files in `wandb/` below `folder`.
+
+    `what` (comparison, report) names it: each has a W&B run of its own.
+    """
     spec = _spec(
         config,
-        id=digest([sweep, "comparison"]),
-        name=f"{sweep}-comparison",
+        id=digest([sweep, what]),
+        name=f"{sweep}-{what}",
         sweep=sweep,
         folder=folder,
         base=folder,
-        job_type="comparison",
+        job_type=what,
         provenance=provenance,
     )
     return ComparisonSink(folder, WandbRun(spec) if spec else None)

@@ -1,0 +1,74 @@
+"""The runs of a sweep in the study's terms, and which of them a cell needs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_sweep.analysis.study.published import RunFacts
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRun:
+    """One trained SAE. Its weights are read when they are needed: a sweep of them does not fit in memory."""
+
+    name: str
+    """Unique in its sweep."""
+    architecture: str
+    """topk, batchtopk, jumprelu, ..."""
+    dictionary: int
+    """Expansion factor."""
+    k: int | None
+    l0_coefficient: float | None
+    """At the study's scale: the sweep's own divided by what it multiplies the study's with."""
+    dataset: str
+    """The study's dataset that it stands for: owt, tinystories, redpajama, pile; else its own name."""
+    layer: int
+    seed: int
+    init_shared: bool
+    """Whether runs of equal seed and size started from one dictionary."""
+    tokens: int
+    """SAE inputs it was trained on."""
+    init_match: float
+    """Share of features that still match its own initial dictionary."""
+    decoder: Callable[[], Float[Tensor, "n d_in"]]
+    """Reads `W_dec`."""
+    densities: Callable[[], Float[Tensor, " n"] | None] = field(default=lambda: None)
+    """Reads the share of held-out tokens on which each feature fires; None if it was not evaluated."""
+    rest: str = ""
+    """Whatever else determines its weights (model, numerics, learning rate, ...), as one text."""
+    explained_variance: float | None = None
+    """On held-out text, in SAE-input space; None if it was not evaluated."""
+
+    def fits(self, facts: RunFacts) -> bool:
+        """Whether it is the SAE that a cell of the study asks for."""
+        sparsity = self.l0_coefficient if facts.architecture == "jumprelu" else self.k
+        return (
+            (self.architecture, self.dictionary, self.dataset, self.layer, self.seed)
+            == (facts.architecture, facts.dictionary, facts.dataset, facts.layer, facts.seed)
+            and sparsity is not None
+            and math.isclose(sparsity, facts.sparsity, rel_tol=1e-6)
+        )
+
+
+class RunFinder:
+    """Looks runs up by what a cell asks for, and remembers where it had to choose."""
+
+    def __init__(self, runs: Sequence[StudyRun]) -> None:
+        self._runs = runs
+        self._notes: dict[str, None] = {}
+
+    def find(self, facts: RunFacts) -> StudyRun | None:
+        """The first run, in the sweep's order, that fits; None if there is none."""
+        fitting = [run for run in self._runs if run.fits(facts)]
+        if len(fitting) > 1:
+            others = ", ".join(run.name for run in fitting[1:])
+            self._notes[f"several runs are {facts}: {fitting[0].name} was taken, not {others}"] = None
+        return fitting[0] if fitting else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line for each SAE of the study that several runs stand for."""
+        return tuple(self._notes)

@@ -1,0 +1,131 @@
+"""The finished runs of a sweep folder in the study's terms; what is damaged is named and left out."""
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sae_sweep.analysis.study import StudyRun
+from sae_sweep.config import Config, SaeSweepError, StudyConfig, config_from_dict, flatten
+from sae_sweep.report import read_densities
+from sae_sweep.saes import load_sae
+from sae_sweep.storage import RunFolder, SweepFolder, read_json
+from sae_sweep.tasks.state import state
+
+log = logging.getLogger(__name__)
+
+_DECODERS_IN_MEMORY = 16
+"""38 MB each at the study's largest size."""
+_FACTS = (
+    *("architecture.kind", "architecture.k", "architecture.l0_coefficient"),
+    *("dictionary", "layer", "seed", "tokens"),
+)
+"""Keys that a `StudyRun` has fields for; all others go into `rest`."""
+
+
+@dataclass(frozen=True)
+class FinishedRuns:
+    """What a sweep has to show."""
+
+    runs: tuple[StudyRun, ...]
+    """In the order of its plan."""
+    config: Config
+    """Of its first run."""
+    study: StudyConfig
+    """How it stands for the study."""
+    planned: int
+    damaged: tuple[str, ...]
+    """Names of finished runs whose files cannot be read."""
+
+
+def finished_runs(folder: SweepFolder, command: StudyConfig | None = None) -> FinishedRuns:
+    """Read every finished run once; weights are read again when they are needed.
+
+    Args:
+        folder: of the sweep.
+        command: `study` keys of this command; the sweep's own hold where they are at their defaults.
+
+    Raises:
+        SaeSweepError: if the plan is damaged.
+    """
+    planned = read_json(folder.plan)["runs"]
+    study = command if command is not None and command != StudyConfig() else None
+    runs, damaged = [], []
+    first: Config | None = None
+    decoder = _decoder_reader()
+    for entry in planned:
+        try:
+            config = config_from_dict(entry["config"])
+            first = first or config
+            if state(folder.run(entry["name"])) == "done":
+                scale = study or config.study
+                runs.append(_study_run(entry["name"], folder.run(entry["name"]), config, scale, decoder))
+        except SaeSweepError as error:
+            log.error("%s is left out: %s", entry["name"], error)
+            damaged.append(entry["name"])
+    if first is None:
+        raise SaeSweepError(f"{folder.plan}: no run in it can be read; launch the sweep again")
+    return FinishedRuns(tuple(runs), first, study or first.study, len(planned), tuple(damaged))
+
+
+def _decoder_reader() -> Callable[[RunFolder], Tensor]:
+    """Reads `W_dec`, and keeps the latest ones."""
+
+    @functools.lru_cache(_DECODERS_IN_MEMORY)
+    def read(folder: RunFolder) -> Tensor:
+        return load_sae(folder.sae).W_dec.detach().clone()
+
+    return read
+
+
+def _study_run(
+    name: str, folder: RunFolder, config: Config, study: StudyConfig, decoder: Callable[[RunFolder], Tensor]
+) -> StudyRun:
+    metrics = read_json(folder.metrics)
+    rows, densities = decoder(folder), read_densities(folder.features)
+    if not rows.isfinite().all():
+        raise SaeSweepError(f"{folder.sae}: its decoder holds NaN or inf; train the run again")
+    if densities.shape != rows.shape[:1]:
+        raise SaeSweepError(f"{folder.features}: {len(densities)} densities for {len(rows)} features")
+    architecture = config.architecture
+    coefficient = getattr(architecture, "l0_coefficient", None)
+    return StudyRun(
+        name=name,
+        architecture=architecture.kind,
+        dictionary=config.dictionary,
+        k=getattr(architecture, "k", None),
+        l0_coefficient=None if coefficient is None else coefficient / study.l0_scale,
+        dataset=_role(config.dataset.name, study.datasets),
+        layer=config.layer,
+        seed=config.seed,
+        init_shared=config.init.shared,
+        tokens=config.tokens,
+        init_match=_number(metrics, "init_match", folder),
+        decoder=functools.partial(decoder, folder),
+        densities=lambda: densities,
+        rest=_rest(config),
+        explained_variance=metrics.get("explained_variance"),
+    )
+
+
+def _role(name: str, stand_ins: Mapping[str, str]) -> str:
+    """The study's dataset that a dataset is read in place of; its own name if it is none's."""
+    return next((role for role, text in stand_ins.items() if text == name), name)
+
+
+def _number(metrics: Any, key: str, folder: RunFolder) -> float:
+    value = metrics.get(key) if isinstance(metrics, dict) else None
+    if not isinstance(value, int | float):
+        raise SaeSweepError(f"{folder.metrics}: {key} is missing; train the run again")
+    return float(value)
+
+
+def _rest(config: Config) -> str:
+    """Whatever else moves the weights: two runs that differ only in dataset or seed agree in it."""
+    flat = flatten(config.identity())
+    kept = {key: value for key, value in flat.items() if key not in _FACTS and not key.startswith("dataset.")}
+    return json.dumps(kept, sort_keys=True)

@@ -1,0 +1,244 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from sae_sweep.analysis import match
+from sae_sweep.analysis.study import (
+    DATASET_MORE,
+    OWN_STARTS,
+    SEED_MORE,
+    UNDECIDED,
+    Shares,
+    dataset_or_seed,
+    published,
+    study_tables,
+    table1_cells,
+)
+from sae_sweep.analysis.study.answers import answer_controlled, pairs_differing_in
+from sae_sweep.config import MatchingConfig, SaeSweepError
+from tests.study_runs import all_runs, at, rows, study_run
+
+BASELINE = next(cell for cell in table1_cells() if cell.key == "seed_42_49/12288/owt").counted
+
+
+def pair_of(key):
+    (cell,) = (cell for cell in table1_cells() if cell.key == key)
+    return cell
+
+
+def result_of(tables, key):
+    (result,) = (result for result in tables.table1 if result.cell.key == key)
+    return result
+
+
+def test_a_dash_counts_features_of_the_second():
+    cell = pair_of("dataset/owt-tinystories")
+    owt = torch.tensor([at(0), at(90)])
+    stories = torch.tensor([at(0), at(10), at(180), at(200), at(270)])
+    runs = [study_run(cell.sought_in, owt), study_run(cell.counted, stories)]
+    result = result_of(study_tables(runs), cell.key)
+    assert (result.counted.name, result.sought_in.name) == (str(cell.counted), str(cell.sought_in))
+    assert "tinystories" in result.counted.name
+    # of TinyStories' five, those at 0 and 10 degrees have a match; of OpenWebText's two it would be one
+    assert (result.measured.ratio, result.measured.n) == (pytest.approx(2 / 5), 5)
+    assert result.difference == pytest.approx(40 - 15.45)
+    assert result.measured.low <= 0.4 <= result.measured.high
+
+
+def test_x_in_y_counts_features_of_x():
+    large, small = torch.tensor([at(0), at(5), at(90), at(180)]), torch.tensor([at(0), at(270)])
+    key = "dictionary_large_in_small/12288in3072/owt"
+    cell = pair_of(key)
+    runs = [study_run(cell.counted, large), study_run(cell.sought_in, small)]
+    tables = study_tables(runs)
+    there, back = result_of(tables, key), result_of(tables, "dictionary_small_in_large/3072in12288/owt")
+    assert (there.measured.ratio, there.measured.n) == (0.5, 4)
+    assert (back.measured.ratio, back.measured.n) == (0.5, 2)
+    row = next(row for row in tables.table2 if (row.row, row.column) == ("3072-12288", "owt"))
+    assert row.measured.features == 4 * 0.5 - 2 * 0.5
+    assert row.measured.small == 2
+    assert (row.large, row.small) == (runs[0].name, runs[1].name)
+    assert row.measured.low <= row.measured.features <= row.measured.high
+
+
+def test_the_threshold_is_strict():
+    cell = pair_of("sparsity/16-32/owt")
+    one, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]])
+    cosine = match(one, other).top1_a.item()
+    runs = [study_run(cell.counted, one), study_run(cell.sought_in, other)]
+    for threshold, ratio in ((cosine, 0.0), (cosine - 1e-6, 1.0)):
+        tables = study_tables(runs, Shares(MatchingConfig(threshold=threshold)))
+        assert result_of(tables, cell.key).measured.ratio == ratio
+
+
+def test_seven_tenths_exactly_is_no_match():
+    # the cosine is the float32 nearest to 0.7, and so is what it is compared with
+    cell = pair_of("sparsity/16-32/owt")
+    tilted = torch.tensor([[0.7, math.sqrt(1 - 0.49)]])
+    runs = [study_run(cell.counted, tilted), study_run(cell.sought_in, torch.tensor([[1.0, 0.0]]))]
+    assert result_of(study_tables(runs), cell.key).measured.ratio == 0
+
+
+def test_dead_features_of_both_are_left_out_of_the_live_ratio():
+    cell = pair_of("sparsity/16-32/owt")
+    counted = study_run(
+        cell.counted,
+        torch.tensor([at(0), at(90), at(180)]),
+        densities=lambda: torch.tensor([0.1, 0.1, 0.0]),
+    )
+    sought_in = study_run(
+        cell.sought_in, torch.tensor([at(0), at(90)]), densities=lambda: torch.tensor([0.1, 0.0])
+    )
+    measured = result_of(study_tables([counted, sought_in]), cell.key).measured
+    assert (measured.ratio, measured.n) == (pytest.approx(2 / 3), 3)
+    assert (measured.live_ratio, measured.n_live) == (0.5, 2)
+
+
+def test_a_missing_run_is_named_and_the_rest_is_made():
+    gone = BASELINE
+    runs = [run for run in all_runs() if not run.fits(gone)]
+    tables = study_tables(runs)
+    result = result_of(tables, "seed_42_49/12288/owt")
+    assert result.measured is None
+    assert result.counted is None
+    assert result.sought_in.seed == 42
+    assert result.missing == (str(gone),)
+    assert result.difference is None
+    measured = [one for one in tables.table1 if one.measured is not None]
+    assert len(measured) == sum(gone not in (one.cell.counted, one.cell.sought_in) for one in tables.table1)
+    table2 = {(row.row, row.column): row for row in tables.table2}
+    assert table2["3072-12288", "owt"].missing == (str(gone),)
+    assert table2["3072-6144", "owt"].measured is not None
+
+
+def test_no_runs_at_all_still_give_every_cell():
+    tables = study_tables([])
+    assert all(one.measured is None and len(one.missing) == 2 for one in tables.cells)
+    assert tables.settings[0].name == "dataset"
+    assert tables.used_runs == ()
+
+
+def test_every_cell_equals_the_plain_match_and_each_pair_is_matched_once():
+    pairs = []
+    shares = Shares(progress=pairs.append)
+    tables = study_tables(all_runs(), shares)
+    for result in tables.cells:
+        expected = match(result.sought_in.decoder(), result.counted.decoder()).ratio_b_in_a
+        assert result.measured.ratio == pytest.approx(expected)
+    distinct = {frozenset((one.counted, one.sought_in)) for one in tables.cells}
+    assert pairs == list(range(1, len(distinct) + 1))
+    assert len(tables.used_runs) == 22 + 24 - 2
+
+
+def test_undertrained_runs_mark_their_cells():
+    tables = study_tables(all_runs())
+    assert not any(one.undertrained for one in tables.table1)
+    assert {one.cell.sought_in.layer for one in tables.figure13[16] if one.undertrained} == {0, 1}
+
+
+def test_of_several_fitting_runs_the_first_is_taken_and_said():
+    runs = all_runs()
+    twin = study_run(BASELINE, name="longer", tokens=1_000_000)
+    tables = study_tables([*runs, twin])
+    assert twin not in tables.used_runs
+    (note,) = tables.notes
+    assert "longer" in note
+    assert str(BASELINE) in note
+
+
+def test_settings_are_ordered_by_their_lowest_ratio():
+    tables = study_tables(all_runs())
+    means = [setting.measured for setting in tables.settings]
+    assert means == sorted(means)
+    dataset = next(setting for setting in tables.settings if setting.name == "dataset")
+    values = [100 * one.measured.ratio for one in tables.table1 if one.cell.block == "dataset"]
+    assert dataset.measured == pytest.approx(sum(values) / 5)
+    assert dataset.published == pytest.approx(17.236)
+    assert len(next(one for one in tables.settings if one.name == "dictionary size").cells) == 12
+
+
+def test_a_decoder_that_cannot_be_compared_is_named():
+    cell = pair_of("sparsity/16-32/owt")
+    runs = [study_run(cell.counted, torch.eye(3)), study_run(cell.sought_in, torch.eye(2))]
+    with pytest.raises(SaeSweepError, match=r"d_in differs.*a is topk x16 k=16"):
+        study_tables(runs)
+
+
+def grid(share_by_seed, share_by_dataset, **changes):
+    """Two datasets x two seeds; rows shared by all, by equal seeds, by equal datasets, by nobody."""
+    runs = []
+    for dataset in ("owt", "tinystories"):
+        for seed in (42, 49):
+            facts = dataclasses.replace(BASELINE, dataset=dataset, seed=seed)
+            alone = 100 - share_by_seed - share_by_dataset
+            parts = [
+                rows(share_by_seed, f"seed {seed}", 96),
+                rows(share_by_dataset, dataset, 96),
+                rows(alone, str(facts), 96),
+            ]
+            runs.append(study_run(facts, torch.cat(parts), **changes))
+    return runs
+
+
+def test_pairs_that_differ_in_one_thing_only():
+    runs = grid(10, 10)
+    odd = dataclasses.replace(runs[0], name="longer", tokens=7, dataset="pile")
+    assert [(a.seed, b.seed) for a, b in pairs_differing_in("dataset", [*runs, odd])] == [(42, 42), (49, 49)]
+    assert [(a.dataset, b.dataset) for a, b in pairs_differing_in("seed", runs)] == [
+        ("owt", "owt"),
+        ("tinystories", "tinystories"),
+    ]
+    other_rate = dataclasses.replace(runs[1], rest="lr 1")
+    assert not pairs_differing_in("seed", [runs[0], other_rate])
+
+
+@pytest.mark.parametrize(
+    ("by_seed", "by_dataset", "words"),
+    [(10, 60, DATASET_MORE), (60, 10, SEED_MORE), (30, 30, UNDECIDED)],
+)
+def test_the_controlled_answer_has_both_directions_and_an_interval(by_seed, by_dataset, words):
+    answer = answer_controlled(grid(by_seed, by_dataset), Shares(), "here")
+    assert answer.dataset.ratio == pytest.approx(by_seed / 100)
+    assert answer.seed.ratio == pytest.approx(by_dataset / 100)
+    assert (answer.dataset.pairs, answer.seed.pairs) == (2, 2)
+    assert answer.low <= answer.difference <= answer.high
+    assert answer.larger == words
+
+
+def test_all_ways_of_asking():
+    own = grid(10, 60, init_shared=False, init_match=0.2)
+    answers = dataset_or_seed(own, Shares(), sweep="controlled", paper=all_runs(), paper_sweep="paper")
+    assert [(answer.way, answer.where) for answer in answers] == [
+        ("published", "the study"),
+        ("as in the study", "paper, shared starts"),
+        ("as in the study", "controlled, own starts"),
+        ("controlled", "controlled, own starts"),
+        ("controlled", "controlled, shared starts"),
+    ]
+    first, paper, here, controlled, shared = answers
+    assert (first.dataset.ratio, first.seed.ratio) == (pytest.approx(0.17236), pytest.approx(0.5525))
+    assert first.larger == DATASET_MORE
+    assert (paper.dataset.pairs, paper.seed.pairs) == (5, 2)
+    assert here.dataset.pairs == 1
+    assert len(here.dataset.missing) == 4
+    assert controlled.undertrained
+    assert controlled.larger == DATASET_MORE
+    assert OWN_STARTS in controlled.where
+    assert shared.larger == UNDECIDED
+    assert shared.dataset.missing == ("two runs that differ only in the dataset",)
+
+
+def test_a_run_without_live_features_leaves_the_controlled_rows():
+    runs = grid(10, 60)
+    dead = dataclasses.replace(runs[0], densities=lambda: torch.zeros(100))
+    answer = answer_controlled([dead, *runs[1:]], Shares(), "here")
+    assert (answer.dataset.pairs, answer.seed.pairs) == (1, 1)
+    assert dead.name in answer.dataset.missing[0]
+
+
+def test_a_baseline_of_the_study_is_what_its_cells_depart_from():
+    base = published().baseline
+    assert (BASELINE.architecture, BASELINE.sparsity) == (base.architecture, base.k)
+    assert (BASELINE.dictionary, BASELINE.layer, BASELINE.seed) == (base.dictionary, base.layer, base.seed)
