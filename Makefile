@@ -5,10 +5,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools
 
-.PHONY: quickstart test check format oracle kill-test wheel-check clean
+.PHONY: quickstart paper-mini test check format oracle kill-test wheel-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart
+
+# The study's 73 cells on the bundled model, then its tables and figures: about half an hour on 2 cores
+paper-mini: $(VENV)/.installed
+	$(BIN)/python -m sae_sweep experiment=paper-mini
+	$(BIN)/python -m sae_sweep task=report sweep=paper-mini
 
 test: $(VENV)/.dev
 	$(BIN)/pytest
