@@ -20,7 +20,7 @@ REFERENCE_GROUPS = ("model", "dataset", "architecture", "numerics", "activations
 """Choices whose own defaults a run's name is compared with."""
 REQUIRED = {"dataset=files": "dataset.path=given"}
 """What a choice needs before its defaults make a valid config."""
-NOT_SWEPT = ("launcher", "experiment", "task", "sweep", "tracking")
+NOT_SWEPT = ("launcher", "experiment", "task", "action", "stream", "sweep", "tracking")
 """Keys that belong to the sweep as a whole."""
 SPARSITY_KEYS = tuple(dict.fromkeys(key for cls in ARCHITECTURES.values() for key in cls.uses))
 

@@ -5,11 +5,15 @@ from sae_sweep.sweep.plan import Plan
 
 
 def execute(plan: Plan) -> int:
-    """Carry out `plan.config.task`; returns how many runs failed."""
+    """Carry out `plan.config.task`; returns how many runs failed, or how many files are damaged."""
     if plan.config.task == "match":
         from sae_sweep.tasks.match import rematch
 
         return rematch(plan.config)
+    if plan.config.task == "cache":
+        from sae_sweep.tasks.cache import cache
+
+        return cache(plan)
     from sae_sweep.tasks.train import train
 
     return train(plan)
