@@ -27,7 +27,7 @@ from sae_sweep.config.training import (
 NUMERICS_VERSION = 1
 """Raised whenever the same config would give other weights; part of every run id."""
 
-TASKS = ("train", "cache", "match", "plan", "report", "status")
+TASKS = ("train", "match", "plan", "report", "status", "cache")
 CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
 SITES = ("resid_pre",)
 NUMERICS = ("modern", "study")
