@@ -163,7 +163,8 @@ def disk_error(path: Path, error: OSError) -> SaeSweepError:
     """The one line a user sees when a file cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SaeSweepError(
-            f"no disk space left to write {path}: free some, or set paths.output to another disk"
+            f"no disk space left to write {path}: free some, "
+            "or set paths.output or paths.cache to another disk"
         )
     return SaeSweepError(f"cannot write {path}: {error.strerror or error}")
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sae_sweep.config import (
     ARCHITECTURES,
+    ActivationsConfig,
     Config,
     ConfigError,
     EmbeddedDataset,
@@ -99,6 +100,7 @@ def test_run_id_follows_what_moves_the_weights_and_nothing_else() -> None:
     assert changed(architecture=TopKConfig(k=17)).run_id(prints) != base
     assert BASELINE.run_id({"corpus": "other", "model": "m"}) != base
     assert changed(sweep="x", device="cpu").run_id(prints) == base
+    assert changed(activations=ActivationsConfig(source="cache")).run_id(prints) == base
     assert changed(model=ModelConfig(name="label")).run_id(prints) == base
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_sweep.activations.device import lm_dtype
@@ -24,6 +24,8 @@ class Batch(NamedTuple):
     """Raw residuals of each layer, of the same tokens in all: float32, rounded to the activation dtype."""
     step: int
     """From 0."""
+    tokens: Int[Tensor, " batch"]
+    """The token that each row was read at."""
 
 
 class BadActivationsError(SaeSweepError):
@@ -39,13 +41,32 @@ class BadActivationsError(SaeSweepError):
         self.step = step
 
 
-class _Buffer(NamedTuple):
-    rows: dict[int, Tensor]
-    """Of each layer, [n, d_in] in the activation dtype; n is the number of unmasked tokens."""
-    order: Tensor
-    """The seeded permutation of the rows, [n]."""
+def bad_activations(layer: int, step: int, problem: str) -> BadActivationsError:
+    """The error that a stream raises when it comes to a bad batch."""
+    return BadActivationsError(f"layer {layer}, step {step}: {problem}", layer=layer, step=step)
+
+
+class Buffer(NamedTuple):
+    """What was computed together and is shuffled together."""
+
+    rows: dict[int, Float[Tensor, "n d_in"]]
+    """Of each layer in the activation dtype; n is the number of unmasked tokens."""
+    tokens: Int[Tensor, " n"]
+    order: Int[Tensor, " n"]
+    """The seeded permutation of the rows."""
     bad: dict[int, tuple[int, str]]
     """Of each layer with a bad value: the first batch of this buffer that holds one, and what is wrong."""
+    size: int
+    """Rows a batch."""
+
+    @property
+    def steps(self) -> int:
+        """Full batches; the rows left over are dropped."""
+        return len(self.order) // self.size
+
+    def chosen(self, first: int, last: int) -> Int[Tensor, " chosen"]:
+        """The rows of the batches from `first` up to `last`."""
+        return self.order[first * self.size : last * self.size]
 
 
 class ActivationStream:
@@ -64,8 +85,7 @@ class ActivationStream:
         self._sequences = sequences
         self._config = config
         self._layers = sorted(set(layers))
-        wanted = config.activations.dtype
-        self.dtype = lm.dtype if wanted == "auto" else lm_dtype(wanted, lm.device)
+        self.dtype = activation_dtype(config, lm)
         """What activations are rounded to."""
         self._seed = config.data_seed if config.shuffle_seed is None else config.shuffle_seed
         self._buffer_sequences = max(
@@ -76,12 +96,18 @@ class ActivationStream:
         )
         self._step = self._number = self._batch = 0
         self._start = sequences.position()
-        self._buffer: _Buffer | None = None
+        self._at_start = True  # the sequences stand where the buffer starts
+        self._buffer: Buffer | None = None
 
     @property
     def epochs(self) -> float:
         """Times the training text has been read, as far as the current buffer."""
         return self._sequences.epochs
+
+    @property
+    def buffer_steps(self) -> int:
+        """Steps that a buffer holds at most."""
+        return max(1, self._buffer_sequences * self._config.packing.seq_len // self._config.batch)
 
     def position(self) -> dict[str, Any]:
         """Return the step that comes next and where its buffer starts, as plain JSON values."""
@@ -91,7 +117,7 @@ class ActivationStream:
         """Go to a position; the buffer that it lies in is computed again when the next batch is asked for."""
         self._step, self._number, self._batch = position["step"], position["buffer"], position["batch"]
         self._start = position["sequences"]
-        self._buffer = None
+        self._at_start, self._buffer = False, None
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -103,31 +129,48 @@ class ActivationStream:
             BadActivationsError: if the batch holds NaN, inf, or a value too large for the activation dtype.
             SaeSweepError: if a buffer does not hold a batch, or the text fails.
         """
-        if self._buffer is None:
-            self._buffer = self._fill(restart=True)
-        if self._batch == self._batches(self._buffer):
-            self._number, self._batch = self._number + 1, 0
-            self._start = self._sequences.position()
-            self._buffer = None  # its memory is needed for the next
-            self._buffer = self._fill(restart=False)
-        for layer, (bad, problem) in self._buffer.bad.items():
+        buffer = self._buffer or self._fill()
+        if self._batch == buffer.steps:
+            del buffer  # its memory is needed for the next
+            self._go_behind()
+            buffer = self._fill()
+        self._buffer = buffer
+        for layer, (bad, problem) in buffer.bad.items():
             if bad == self._batch:
-                raise BadActivationsError(
-                    f"layer {layer}, step {self._step}: {problem}", layer=layer, step=self._step
-                )
-        size = self._config.batch
-        chosen = self._buffer.order[self._batch * size : (self._batch + 1) * size]
-        batch = Batch({layer: rows[chosen].float() for layer, rows in self._buffer.rows.items()}, self._step)
+                raise bad_activations(layer, self._step, problem)
+        chosen = buffer.chosen(self._batch, self._batch + 1)
+        activations = {layer: rows[chosen].float() for layer, rows in buffer.rows.items()}
+        batch = Batch(activations, self._step, buffer.tokens[chosen])
         self._step += 1
         self._batch += 1
         return batch
 
-    def _batches(self, buffer: _Buffer) -> int:
-        return len(buffer.order) // self._config.batch
+    def take_buffer(self) -> Buffer | None:
+        """Return the buffer at whose start the stream stands, and go behind it; None where the text ends.
 
-    def _fill(self, *, restart: bool) -> _Buffer:
-        if restart:
+        Raises:
+            SaeSweepError: if it does not hold a batch, or the text fails.
+        """
+        if self._batch:
+            raise ValueError(f"the stream stands at batch {self._batch} of a buffer, not at its start")
+        try:
+            buffer = self._fill()
+        except StopIteration:
+            return None
+        self._step += buffer.steps
+        self._go_behind()
+        return buffer
+
+    def _go_behind(self) -> None:
+        """Stand at the start of the next buffer: the sequences do so already."""
+        self._number, self._batch = self._number + 1, 0
+        self._start, self._at_start = self._sequences.position(), True
+        self._buffer = None
+
+    def _fill(self) -> Buffer:
+        if not self._at_start:
             self._sequences.restore(self._start)
+        self._at_start = False
         tokens = self._sequences.read(self._buffer_sequences)
         mask = token_mask(tokens, self._sequences.special_ids, self._config.packing)
         count = int(mask.sum())
@@ -142,7 +185,9 @@ class ActivationStream:
         order = torch.randperm(count, generator=generator)
         rows, broken = self._activations(tokens, mask, count)
         bad = {layer: found for layer in rows if (found := self._first_bad(order, broken[layer])) is not None}
-        return _Buffer(rows, order.to(self._lm.device), bad)
+        ids = torch.from_numpy(tokens[mask].astype(np.int32))
+        device = self._lm.device
+        return Buffer(rows, ids.to(device), order.to(device), bad, self._config.batch)
 
     def _activations(
         self, tokens: Tokens, mask: np.ndarray, count: int
@@ -177,6 +222,12 @@ class ActivationStream:
         else:
             problem = "NaN or inf in the activations: try model.dtype=float32, or another model"
         return place // self._config.batch, problem
+
+
+def activation_dtype(config: Config, lm: LanguageModel) -> torch.dtype:
+    """What `activations.dtype` means for a loaded model."""
+    wanted = config.activations.dtype
+    return lm.dtype if wanted == "auto" else lm_dtype(wanted, lm.device)
 
 
 def _mix(seed: int, number: int) -> int:

@@ -23,7 +23,7 @@ from sae_sweep.config.data import (
 from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError
 from sae_sweep.config.naming import run_name
 from sae_sweep.config.plain import digest, flatten
-from sae_sweep.config.run import PLANNED_TASKS, Config, config_from_dict
+from sae_sweep.config.run import Config, config_from_dict, needs_plan
 from sae_sweep.config.sink import MetricSink
 from sae_sweep.config.training import (
     ActivationsConfig,
@@ -41,7 +41,6 @@ from sae_sweep.config.training import (
 __all__ = [
     "ARCHITECTURES",
     "KNOWN_MODELS",
-    "PLANNED_TASKS",
     "ActivationsConfig",
     "ArchitectureConfig",
     "BatchTopKConfig",
@@ -71,5 +70,6 @@ __all__ = [
     "config_from_dict",
     "digest",
     "flatten",
+    "needs_plan",
     "run_name",
 ]

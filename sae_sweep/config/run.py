@@ -27,11 +27,15 @@ from sae_sweep.config.training import (
 NUMERICS_VERSION = 1
 """Raised whenever the same config would give other weights; part of every run id."""
 
-TASKS = ("train", "match", "plan", "report", "status")
-PLANNED_TASKS = ("train", "plan")
-"""Tasks that are about the runs a command composes; the others read a sweep that is on disk."""
+TASKS = ("train", "match", "plan", "report", "status", "cache")
+CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
 SITES = ("resid_pre",)
 NUMERICS = ("modern", "study")
+
+
+def needs_plan(task: str, action: str) -> bool:
+    """Whether a task is about the runs that a command composes; the others are about what is on disk."""
+    return task in ("train", "plan") or (task == "cache" and action == "fill")
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,15 @@ class Config:
     plan: PlanConfig = field(default_factory=PlanConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
     task: str = "train"
-    """train: train and compare. plan: show what would run, and its cost. Of the runs of `sweep`:
-    match compares them again, report writes the study's tables, status says how far they are."""
+    """train: train and compare. plan: show what would run, and its cost. cache: see `action`. Of the runs
+    of `sweep`: match compares them again, report writes the study's tables, status says how far they are."""
     format: str = "text"
     """How plan and status are printed: text, or json (and nothing else on standard output)."""
+    action: str = "fill"
+    """Of task=cache. fill: compute what the runs will read, without training. Of all that is cached: list;
+    verify the checksums; prune what is damaged, unfinished or of another version; remove one `stream`."""
+    stream: str | None = None
+    """The cached stream that task=cache verifies, prunes or removes, as listed; null: every one."""
     sweep: str | None = None
     """Folder name of the sweep; null: the experiment's name, else a hash of the run ids."""
     experiment: str | None = None
@@ -96,6 +105,9 @@ class Config:
         """Every contradiction of the config, in plain words."""
         found: list[str] = []
         one_of(found, "task", self.task, TASKS)
+        one_of(found, "action", self.action, CACHE_ACTIONS)
+        if self.task == "cache" and self.action == "remove" and self.stream is None:
+            found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
         one_of(found, "format", self.format, ("text", "json"))
         one_of(found, "site", self.site, SITES)
         one_of(found, "numerics", self.numerics, NUMERICS)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from sae_sweep.config.checks import at_least, fraction, one_of
 from sae_sweep.config.data import LM_DTYPES
 
+ACTIVATION_SOURCES = ("stream", "cache")
 STUDY_DATASETS = ("owt", "tinystories", "redpajama", "pile")
 
 
@@ -55,7 +56,8 @@ class ActivationsConfig:
     """How activations reach the SAEs."""
 
     source: str = "stream"
-    """stream: computed by the LM as they are needed."""
+    """stream: computed by the LM as they are needed. cache: computed once, then read from `paths.cache`. The
+    weights are the same."""
     buffer_tokens: int = 262_144
     """Sequences are gathered up to about this many tokens and shuffled inside."""
     lm_batch: int = 64
@@ -65,7 +67,7 @@ class ActivationsConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
-        one_of(found, "activations.source", self.source, ("stream",))
+        one_of(found, "activations.source", self.source, ACTIVATION_SOURCES)
         one_of(found, "activations.dtype", self.dtype, LM_DTYPES)
         at_least(found, "activations.buffer_tokens", self.buffer_tokens, 1)
         at_least(found, "activations.lm_batch", self.lm_batch, 1)
@@ -153,7 +155,8 @@ class PathsConfig:
     output: str = "multirun"
     """Results: one folder a sweep."""
     cache: str | None = None
-    """Built corpora; null: the user's cache folder (`$XDG_CACHE_HOME` or `~/.cache`, then `sae_sweep`)."""
+    """Built corpora and cached activations; null: `sae_sweep` in the user's cache folder (`$XDG_CACHE_HOME`
+    or `~/.cache`)."""
 
 
 @dataclass(frozen=True)

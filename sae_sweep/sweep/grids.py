@@ -23,7 +23,7 @@ Check = Callable[[str, Sequence[Any]], list[str]]
 """(key, values) -> what is wrong with them, in the words of the command line."""
 
 NOT_SWEPT = (
-    *("launcher", "experiment", "task", "sweep", "tracking", "matching", "paths"),
+    *("launcher", "experiment", "task", "action", "stream", "sweep", "tracking", "matching", "paths"),
     *("plan", "format", "study", "budget", "grids", "common"),
 )
 """Keys that belong to the sweep as a whole."""

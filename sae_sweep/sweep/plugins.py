@@ -11,7 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from sae_sweep.config import PLANNED_TASKS, ConfigError
+from sae_sweep.config import ConfigError, needs_plan
 from sae_sweep.sweep.compose import compose, compose_first
 from sae_sweep.sweep.plan import make_plan
 from sae_sweep.sweep.session import current
@@ -32,7 +32,9 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         session = current()
         loader = self.hydra_context.config_loader
-        if self.config.task not in PLANNED_TASKS:  # no ids, so no text or weights to read for them
+        if not needs_plan(
+            self.config.task, self.config.action
+        ):  # no ids, so no text or weights to read for them
             config = compose_first(arguments, self.config, loader)
             session.composing = False
             session.failed += session.answer(config)

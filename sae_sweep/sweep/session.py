@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sae_sweep.config import PLANNED_TASKS, Config
+from sae_sweep.config import Config, needs_plan
 from sae_sweep.sweep.plan import Plan
 
 
@@ -52,7 +52,7 @@ def single(config: Any) -> None:
     session = current()
     run = to_config(config)
     session.composing = False
-    if run.task not in PLANNED_TASKS:
+    if not needs_plan(run.task, run.action):
         session.failed += session.answer(run)
         return
     plan = make_plan([run], [run], session.fingerprints)

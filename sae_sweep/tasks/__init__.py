@@ -10,13 +10,17 @@ def execute(plan: Plan) -> int:
         from sae_sweep.tasks.plan import show_plan
 
         return show_plan(plan)
+    if plan.config.task == "cache":
+        from sae_sweep.tasks.cache import fill_planned
+
+        return fill_planned(plan)
     from sae_sweep.tasks.train import train
 
     return train(plan)
 
 
 def answer(config: Config) -> int:
-    """Carry out a task about a sweep that is on disk; returns how many runs failed."""
+    """Carry out a task about what is on disk; returns how many runs failed, or how many files are damaged."""
     if config.task == "status":
         from sae_sweep.tasks.status import show_status
 
@@ -25,6 +29,10 @@ def answer(config: Config) -> int:
         from sae_sweep.tasks.match import rematch
 
         return rematch(config)
+    if config.task == "cache":
+        from sae_sweep.tasks.cache import look_after
+
+        return look_after(config)
     from sae_sweep.tasks.report import report
 
     return report(config)

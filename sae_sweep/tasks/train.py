@@ -7,18 +7,14 @@ from contextlib import ExitStack
 import torch
 
 from sae_sweep import logs
-from sae_sweep.activations import (
-    ActivationStream,
-    LanguageModel,
-    load_language_model,
-    pick_device,
-)
+from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.config import Config, ConfigError, Interrupted, ModelConfig, SaeSweepError
 from sae_sweep.storage import cache_folder, hold
 from sae_sweep.sweep.plan import Plan, PlannedRun
 from sae_sweep.tasks.finish import Finisher
 from sae_sweep.tasks.state import freeze, provenance, set_state, state
-from sae_sweep.text import SequenceStream, TextSource, open_text
+from sae_sweep.tasks.streams import StreamMaker, stream_maker
+from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import GroupTooLargeError, Member, available_bytes, split, train_group
 
@@ -45,7 +41,7 @@ def train(plan: Plan) -> int:
         )
         for run in waiting:
             set_state(run, "pending")
-        models = _Models()
+        models = Models()
         for group in plan.groups():
             _train_group(plan, [run for run in group if run in waiting], models)
     failed = [run for run in plan.runs if state(run.folder) == "failed"]
@@ -54,7 +50,7 @@ def train(plan: Plan) -> int:
     return len(failed)
 
 
-class _Models:
+class Models:
     """The language model in hand: groups that follow each other often read the same one."""
 
     def __init__(self) -> None:
@@ -69,7 +65,7 @@ class _Models:
         return self._loaded
 
 
-def _train_group(plan: Plan, runs: Sequence[PlannedRun], models: _Models) -> None:
+def _train_group(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> None:
     if not runs:
         return
     with logs.log_to_files([(run.name, run.folder.log) for run in runs]):
@@ -91,24 +87,27 @@ def _unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     return [run for run in runs if state(run.folder) not in ("done", "failed")]
 
 
-def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: _Models) -> None:
+def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> None:
     shared = runs[0].config
     source = open_text(shared.dataset, cache_folder(shared.paths.cache))
     lm = models.get(shared)
     lm.check([run.config.layer for run in runs], shared.packing.seq_len)
+    make_stream = stream_maker(lm, source, runs)
     parts = split(
         [run.config for run in runs], lm.d_model, available_bytes(lm.device), shared.launcher.max_group
     )
     if len(parts) > 1:
         log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))
     for part in parts:
-        _train_part(plan, [runs[position] for position in part], lm, source)
+        _train_part(plan, [runs[position] for position in part], lm, source, make_stream)
 
 
-def _train_part(plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, source: TextSource) -> None:
+def _train_part(
+    plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, source: TextSource, make_stream: StreamMaker
+) -> None:
     """Train runs side by side; if memory runs out, what is left of them goes on in halves."""
     try:
-        _train_together(plan, runs, lm, source)
+        _train_together(plan, runs, lm, source, make_stream)
         return
     except GroupTooLargeError as error:
         log.warning("memory ran out with %d SAEs side by side (%s): going on in halves", len(runs), error)
@@ -118,20 +117,16 @@ def _train_part(plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, sourc
     middle = (len(left) + 1) // 2
     for half in (left[:middle], left[middle:]):
         if half:
-            _train_part(plan, half, lm, source)
+            _train_part(plan, half, lm, source, make_stream)
 
 
-def _train_together(plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, source: TextSource) -> None:
-    shared = runs[0].config
+def _train_together(
+    plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, source: TextSource, make_stream: StreamMaker
+) -> None:
     finisher = Finisher({run.name: run for run in runs}, lm, source)
     with ExitStack() as stack:
         members = [_member(plan, run, stack) for run in runs]
-        train_group(
-            members,
-            lambda layers: _stream(lm, source, shared, layers),
-            d_in=lm.d_model,
-            on_finished=finisher,
-        )
+        train_group(members, make_stream, d_in=lm.d_model, on_finished=finisher)
 
 
 def _member(plan: Plan, run: PlannedRun, stack: ExitStack) -> Member:
@@ -147,8 +142,3 @@ def _member(plan: Plan, run: PlannedRun, stack: ExitStack) -> Member:
     stack.callback(sink.finish, failed=True)  # of no effect on those that the finisher closed
     set_state(run, "running")
     return Member(config=run.config, run_id=run.run_id, name=run.name, folder=run.folder, sink=sink)
-
-
-def _stream(lm: LanguageModel, source: TextSource, config: Config, layers: Sequence[int]) -> ActivationStream:
-    sequences = SequenceStream(source, config.packing, lm.tokenizer, config.data_seed)
-    return ActivationStream(lm, sequences, config, layers)

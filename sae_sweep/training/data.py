@@ -1,4 +1,4 @@
-"""The activation stream as Lightning's data: batches pass untouched, each with its place in the stream."""
+"""Activations, computed or cached, as Lightning's data: batches pass untouched, each with its place."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -74,6 +74,6 @@ class StreamData(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Delivered, device: torch.device, dataloader_idx: int
     ) -> Delivered:
-        """The language model ran on the device, so its activations are there already."""
+        """Streams give batches on the device, computed there or copied from the cache."""
         del device, dataloader_idx
         return batch

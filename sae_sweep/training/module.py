@@ -63,8 +63,8 @@ class GroupModule(LightningModule):
             self._on_finished(outcome)
 
     def fail(self, error: SaeSweepError, layer: int | None = None) -> None:
-        """Fail the members of one layer, or all where it is not one layer's fault."""
-        concerned = [t for t in self.active if t.member.config.layer == layer] or list(self.active)
+        """Fail the members of one layer that still learn, or all where it is not one layer's fault."""
+        concerned = [t for t in self.active if layer in (None, t.member.config.layer)]
         for trainee in concerned:
             trainee.failed = str(error)
             self.retire(trainee)

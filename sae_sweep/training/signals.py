@@ -3,8 +3,8 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from sae_sweep.config import Interrupted
@@ -34,17 +34,32 @@ class StopRequest:
             raise Interrupted(self.signum)
 
 
+def _stop_now(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted(signum)
+
+
 @contextmanager
 def watch_signals() -> Iterator[StopRequest]:
     """Take note of the stop signals inside; the handlers from before come back afterwards."""
     request = StopRequest()
+    with _handled_by(request):
+        yield request
+
+
+def stop_at_once() -> AbstractContextManager[None]:
+    """Inside, a stop signal raises Interrupted wherever it arrives: for work that is safe to cut anywhere."""
+    return _handled_by(_stop_now)
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         # Python delivers signals to the main thread alone: whoever runs that one has to stop us.
-        yield request
+        yield
         return
-    before = {signum: signal.signal(signum, request) for signum in STOP_SIGNALS}
+    before = {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
     try:
-        yield request
+        yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        for signum, earlier in before.items():
+            signal.signal(signum, signal.SIG_DFL if earlier is None else earlier)

@@ -249,6 +249,18 @@ def test_bad_activations_of_one_layer_fail_its_members_alone(tmp_path: Path) -> 
     assert [tokens // BATCH for tokens, _ in one.sink.points] == [5, 10, 12]
 
 
+def test_bad_activations_of_a_layer_that_is_through_fail_nobody(tmp_path: Path) -> None:
+    def before(layers: Sequence[int], step: int) -> None:
+        if step == 9 and 2 in layers:
+            raise BadActivationsError("layer 2, step 9: NaN or inf", layer=2, step=9)
+
+    longer = make_member(tmp_path, "longer", make_config(layer=1))
+    shorter = make_member(tmp_path, "shorter", make_config(layer=2, steps=5))
+    outcomes = train([longer, shorter], before)
+    assert [outcome.failed for outcome in outcomes] == [None, None]
+    assert_equal_bits(bits(outcomes[0]), bare_loop(longer.config, longer.run_id))
+
+
 def test_an_error_of_the_stream_fails_all_with_its_line(tmp_path: Path) -> None:
     members = [make_member(tmp_path, name, make_config()) for name in "ab"]
     before = raise_at(3, SaeSweepError("the text cannot be read"))

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from sae_sweep.training import Interrupted
-from sae_sweep.training.signals import STOP_SIGNALS, watch_signals
+from sae_sweep.training.signals import STOP_SIGNALS, stop_at_once, watch_signals
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
@@ -20,6 +20,14 @@ def test_a_signal_is_only_noted(signum: signal.Signals) -> None:
         assert stop.signum == signum
         with pytest.raises(Interrupted, match=signum.name):
             stop.obey()
+    assert signal.getsignal(signum) is before
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
+def test_what_may_be_cut_anywhere_stops_at_once(signum: signal.Signals) -> None:
+    before = signal.getsignal(signum)
+    with pytest.raises(Interrupted, match=signum.name), stop_at_once():
+        signal.raise_signal(signum)
     assert signal.getsignal(signum) is before
 
 

@@ -1,0 +1,128 @@
+"""What is cached, whether it is whole, and how to be rid of it."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_sweep.activations.cache.layout import CacheFolder, cache_root
+from sae_sweep.activations.cache.lock import holder, try_to_hold
+from sae_sweep.activations.cache.manifest import Manifest, Shard, load_manifest, save_manifest
+from sae_sweep.activations.cache.shards import DamagedShardError, check_part
+from sae_sweep.activations.cache.writer import remove_leftovers
+from sae_sweep.config import SaeSweepError
+
+
+@dataclass(frozen=True)
+class Found:
+    """One folder of the cache."""
+
+    folder: CacheFolder
+    manifest: Manifest | None
+    """None where it cannot be read."""
+    problem: str | None
+    """Why it cannot."""
+    bytes: int
+    """On disk, unfinished files included."""
+    used: float
+    """Time of the last use, in seconds since 1970."""
+
+    @property
+    def state(self) -> str:
+        """In one word or a few."""
+        owner = holder(self.folder)
+        if owner is not None:
+            return f"being filled by {owner}"
+        if self.manifest is None:
+            return "unusable"
+        return "complete" if self.manifest.holds(self.manifest.wanted) else "unfinished"
+
+
+def inventory(cache: Path, name: str | None = None) -> list[Found]:
+    """All streams in the cache folder, or the one whose name begins with `name`.
+
+    Raises:
+        SaeSweepError: if there is no such stream, or several.
+    """
+    root = cache_root(cache)
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    if name is not None:
+        chosen = [path for path in folders if path.name.startswith(name)]
+        if len(chosen) != 1:
+            have = ", ".join(path.name for path in chosen or folders) or "none"
+            raise SaeSweepError(f"stream={name}: not one of the streams in {root}: {have}")
+        folders = chosen
+    return [_look(CacheFolder(path)) for path in folders]
+
+
+def _look(folder: CacheFolder) -> Found:
+    files = [file.stat() for file in folder.root.iterdir() if file.is_file()]
+    used = folder.used if folder.used.exists() else folder.root
+    manifest, problem = None, None
+    try:
+        manifest = load_manifest(folder)
+        if manifest is None:
+            problem = f"{folder.root} has no manifest: `task=cache action=prune` removes it"
+    except SaeSweepError as error:
+        problem = str(error)
+    return Found(folder, manifest, problem, sum(file.st_size for file in files), used.stat().st_mtime)
+
+
+def verify(found: Found) -> list[DamagedShardError]:
+    """Read every file of a stream; returns what is wrong with each damaged or missing one."""
+    if found.manifest is None:
+        return []
+    checks = (
+        check_part(found.folder, part, record)
+        for shard in found.manifest.shards
+        for part, record in shard.files.items()
+    )
+    return [problem for problem in checks if problem is not None]
+
+
+def prune(found: Found) -> int | None:
+    """Remove what is of no use: a stream that cannot be read, else its damaged and unfinished files.
+
+    Returns:
+        Bytes freed; None if another process writes into the folder, which is then left alone.
+    """
+    with try_to_hold(found.folder) as lock:
+        if lock is None:
+            return None
+        now = _look(found.folder)
+        if now.manifest is None:
+            shutil.rmtree(now.folder.root)
+            return now.bytes
+        damaged = {problem.path.name for problem in verify(now)}
+        shards = tuple(_without(shard, damaged) for shard in now.manifest.shards)
+        manifest = Manifest(**{**vars(now.manifest), "shards": shards})
+        save_manifest(now.folder, manifest)
+        return remove_leftovers(now.folder, manifest)
+
+
+def _without(shard: Shard, damaged: set[str]) -> Shard:
+    files = {part: record for part, record in shard.files.items() if record.file not in damaged}
+    return Shard(**{**vars(shard), "files": files})
+
+
+def remove(found: Found) -> int:
+    """Delete a whole stream; returns the bytes freed.
+
+    Raises:
+        SaeSweepError: if another process writes into it.
+    """
+    with try_to_hold(found.folder) as lock:
+        if lock is None:
+            raise SaeSweepError(f"{found.folder.root} is {found.state}: wait for it, or stop it")
+        shutil.rmtree(found.folder.root)
+    return found.bytes
+
+
+def names(identity: Mapping[str, object]) -> tuple[str, str]:
+    """The model and the text of a stream, for a person."""
+    model, dataset = identity["model"], identity["dataset"]
+    return _field(model, "path"), _field(dataset, "name")
+
+
+def _field(part: object, key: str) -> str:
+    return str(part.get(key, "?")) if isinstance(part, Mapping) else "?"

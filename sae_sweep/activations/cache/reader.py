@@ -1,0 +1,149 @@
+"""Batches from the cache, in place of the stream that they were computed by."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
+from sae_sweep.activations.cache.manifest import Manifest, Shard, load_manifest
+from sae_sweep.activations.cache.shards import read_part
+from sae_sweep.activations.stream import Batch, bad_activations
+from sae_sweep.config import SaeSweepError
+
+_Parts = dict[str, Tensor]
+
+
+class CachedStream:
+    """The batches, positions and errors of the `ActivationStream` that filled the cache.
+
+    Shards are read whole, each while the one before it is trained on, and not used before their checksums
+    are found right. What is in memory is two shards of the layers.
+    """
+
+    def __init__(self, folder: CacheFolder, layers: Sequence[int], device: torch.device) -> None:
+        """Raise SaeSweepError if the folder holds nothing, or nothing that this version can read."""
+        manifest = load_manifest(folder)
+        if manifest is None:
+            raise SaeSweepError(f"{folder.root}: no activations are cached there")
+        folder.used.touch()
+        self._folder = folder
+        self._manifest: Manifest = manifest
+        self._layers = sorted(set(layers))
+        self._device = device
+        self._step = self._number = self._batch = 0
+        self._shard: _Parts | None = None
+        self._ahead: tuple[int, Future[_Parts]] | None = None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="cache-reader")
+
+    @property
+    def epochs(self) -> float:
+        """Times the training text has been read, as far as the current shard."""
+        shards = self._manifest.shards[: self._number + 1]
+        return shards[-1].epochs if shards else 0.0
+
+    def position(self) -> dict[str, Any]:
+        """Return what the `ActivationStream` gives at this step."""
+        start = self._start_of(self._number)
+        return {
+            "step": self._step,
+            "buffer": self._number,
+            "batch": self._batch,
+            "sequences": start["sequences"],
+        }
+
+    def restore(self, position: dict[str, Any]) -> None:
+        """Go to a position of this stream or of an `ActivationStream` with the same config.
+
+        Raises:
+            SaeSweepError: if the cache does not reach it, or was filled from another text.
+        """
+        number, behind = position["buffer"], len(self._manifest.shards)
+        if number > behind or (number == behind and position["batch"] > 0):
+            raise self._too_short(position["step"])
+        if self._start_of(number)["sequences"] != json.loads(json.dumps(position["sequences"])):
+            raise SaeSweepError(
+                f"{self._folder.root}: step {position['step']} of the checkpoint lies elsewhere in the text; "
+                f"remove the stream with `task=cache action=remove stream={self._folder.name}`"
+            )
+        self._step, self._number, self._batch = position["step"], number, position["batch"]
+        self._shard = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch; StopIteration where a text with `exhausted=stop` ends.
+
+        Raises:
+            BadActivationsError: where the `ActivationStream` raised it.
+            DamagedShardError: if a file is not what was written.
+            SaeSweepError: behind the last shard.
+        """
+        if self._batch and self._batch == self._manifest.shards[self._number].steps:
+            self._number, self._batch, self._shard = self._number + 1, 0, None
+        if self._number == len(self._manifest.shards):
+            if self._manifest.ended:
+                raise StopIteration
+            raise self._too_short(self._step)
+        for layer in self._layers:
+            bad = self._manifest.bad.get(layer)
+            if bad is not None and bad.step == self._step:
+                raise bad_activations(layer, bad.step, bad.problem)
+        if self._shard is None:
+            self._shard = self._open(self._number)
+        batch = self._cut(self._shard)
+        self._step += 1
+        self._batch += 1
+        return batch
+
+    def _cut(self, shard: _Parts) -> Batch:
+        """One batch on the device: always a copy, so that it lies where torch would put it."""
+        size = self._manifest.batch
+        rows = {
+            part: tensor[self._batch * size : (self._batch + 1) * size].to(
+                self._device, non_blocking=True, copy=True
+            )
+            for part, tensor in shard.items()
+        }
+        tokens = rows.pop(TOKENS)
+        return Batch({int(part): of_layer.float() for part, of_layer in rows.items()}, self._step, tokens)
+
+    def _open(self, number: int) -> _Parts:
+        """The parts of a shard, which most often were read already; start to read the next."""
+        ahead = self._ahead
+        if ahead is None or ahead[0] != number:
+            ahead = (number, self._reader.submit(self._read, self._manifest.shards[number]))
+        self._ahead = None
+        parts = ahead[1].result()
+        if number + 1 < len(self._manifest.shards):
+            self._ahead = (
+                number + 1,
+                self._reader.submit(self._read, self._manifest.shards[number + 1]),
+            )
+        return parts
+
+    def _read(self, shard: Shard) -> _Parts:
+        """In the background: the files of a shard, and their checksums."""
+        parts = {}
+        for part in (*map(str, self._layers), TOKENS):
+            if part not in shard.files:
+                raise SaeSweepError(
+                    f"{self._folder.root}: {part} is not cached from step {shard.first_step} on"
+                )
+            parts[part] = read_part(self._folder, part, shard.files[part], pinned=self._device.type == "cuda")
+        return parts
+
+    def _start_of(self, number: int) -> dict[str, Any]:
+        """Position where a shard starts; behind the last one, where the next would."""
+        shards = self._manifest.shards
+        return shards[number].position if number < len(shards) else self._manifest.following
+
+    def _too_short(self, step: int) -> SaeSweepError:
+        return SaeSweepError(
+            f"{self._folder.root} ends at step {self._manifest.steps}, and step {step} is needed: "
+            "`task=cache` with the run's own keys extends it"
+        )

@@ -1,0 +1,261 @@
+"""Filling the cache: what is missing, shard by shard, all missing layers in one pass of the LM."""
+
+import dataclasses
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_sweep.activations.cache.layout import TOKENS, CacheFolder, dtype_name
+from sae_sweep.activations.cache.lock import Lock, holder, try_to_hold
+from sae_sweep.activations.cache.manifest import BadStep, Manifest, Shard, load_manifest, save_manifest
+from sae_sweep.activations.cache.shards import read_part, write_part
+from sae_sweep.activations.stream import ActivationStream, Buffer
+from sae_sweep.config import SaeSweepError
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+"""Seconds between two looks at what another process writes."""
+_GIB = 2**30
+
+MakeStream = Callable[[Sequence[int]], ActivationStream]
+"""Gives the stream of some layers, at its beginning."""
+
+
+def fill(
+    folder: CacheFolder,
+    identity: Mapping[str, Any],
+    wanted: Mapping[int, int],
+    make_stream: MakeStream,
+    *,
+    d_in: int,
+    batch: int,
+) -> None:
+    """Compute what `wanted` needs and is not there; wait while another process writes into the folder.
+
+    Each shard is complete on disk before the manifest names it: after a kill, the next call goes on behind
+    the last one. Stopped by an exception anywhere (a signal's, too), it leaves the same.
+
+    Args:
+        folder: of the stream.
+        identity: what `cache_identity` gave.
+        wanted: layer -> steps.
+        make_stream: of the same config.
+        d_in: width of the residual stream.
+        batch: rows a step.
+
+    Raises:
+        SaeSweepError: if the disk is too small, the manifest cannot be used, or the stream fails.
+    """
+    waiting = False
+    while True:
+        manifest = load_manifest(folder)
+        if manifest is not None and manifest.holds(wanted):
+            return
+        owner = holder(folder)
+        if owner is None:
+            if _write(folder, identity, wanted, make_stream, d_in, batch):
+                return
+        elif not waiting:
+            log.info("%s is being filled by %s: waiting", folder.root, owner)
+            waiting = True
+        time.sleep(POLL_S)
+
+
+def _write(
+    folder: CacheFolder,
+    identity: Mapping[str, Any],
+    wanted: Mapping[int, int],
+    make_stream: MakeStream,
+    d_in: int,
+    batch: int,
+) -> bool:
+    """Fill the folder; False if another process was faster to take its lock."""
+    stream = make_stream(sorted(wanted))
+    manifest = load_manifest(folder) or Manifest(
+        stream=identity, d_in=d_in, dtype=dtype_name(stream.dtype), batch=batch, following=stream.position()
+    )
+    _check_space(folder, manifest, wanted, stream)
+    with try_to_hold(folder) as lock:
+        if lock is None:
+            return False
+        _Writer(folder, load_manifest(folder) or manifest, wanted, make_stream, lock).run()
+    return True
+
+
+def _check_space(
+    folder: CacheFolder, manifest: Manifest, wanted: Mapping[int, int], stream: ActivationStream
+) -> None:
+    """Before the first byte: say what it will take, and refuse what does not fit."""
+    row = manifest.d_in * stream.dtype.itemsize
+    size = sum(
+        shard.steps * sum(4 if part == TOKENS else row for part in manifest.lacking(shard, wanted))
+        for shard in manifest.shards
+    )
+    if not manifest.ended and (layers := manifest.open_layers(wanted)):
+        buffers = -(-(max(wanted.values()) - manifest.steps) // stream.buffer_steps)
+        size += buffers * stream.buffer_steps * (4 + row * len(layers))
+    size *= manifest.batch
+    free = shutil.disk_usage(_existing(folder.root)).free
+    log.info(
+        "caching %s tokens of layers %s: up to %.2f GiB in %s, where %.2f GiB are free",
+        *(f"{max(wanted.values()) * manifest.batch:,}", ", ".join(map(str, sorted(wanted)))),
+        *(size / _GIB, folder.root, free / _GIB),
+    )
+    if size > free:
+        raise SaeSweepError(
+            f"the activation cache needs {size / _GIB:.2f} GiB more in {folder.root}, "
+            f"and {free / _GIB:.2f} GiB are free there: free some, "
+            "set paths.cache=FOLDER on another disk, or use activations=stream"
+        )
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+
+
+class _Writer:
+    """Holds the lock; the manifest in hand is the one on disk."""
+
+    def __init__(
+        self,
+        folder: CacheFolder,
+        manifest: Manifest,
+        wanted: Mapping[int, int],
+        make_stream: MakeStream,
+        lock: Lock,
+    ) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._wanted = wanted
+        self._make_stream = make_stream
+        self._lock = lock
+        self._stream: tuple[list[int], ActivationStream] | None = None
+        """The stream in hand, and its layers."""
+
+    def run(self) -> None:
+        remove_leftovers(self._folder, self._manifest)
+        most = {
+            layer: max(self._wanted.get(layer, 0), self._manifest.wanted.get(layer, 0))
+            for layer in {*self._wanted, *self._manifest.wanted}
+        }
+        self._commit(wanted=most)
+        tokens = max(self._wanted.values()) * self._manifest.batch
+        with tqdm(total=tokens, unit=" tokens", unit_scale=True, file=sys.stderr, disable=None) as bar:
+            for index in range(len(self._manifest.shards)):
+                self._complete(index)
+                bar.update(self._manifest.shards[index].steps * self._manifest.batch)
+            while not self._manifest.ended and (layers := self._manifest.open_layers(self._wanted)):
+                self._append(layers)
+                bar.update(self._manifest.shards[-1].steps * self._manifest.batch)
+        log.info("%s: %s tokens", self._folder.root, f"{self._manifest.steps * self._manifest.batch:,}")
+
+    def _complete(self, index: int) -> None:
+        """Add the missing parts of a shard that is there."""
+        shard = self._manifest.shards[index]
+        parts = self._manifest.lacking(shard, self._wanted)
+        if not parts:
+            return
+        layers = [int(part) for part in parts if part != TOKENS]
+        buffer = self._take(layers, shard.position)
+        if buffer is None or buffer.steps != shard.steps or not self._same_tokens(shard, buffer):
+            raise SaeSweepError(
+                f"{self._folder.root}: the text no longer gives what was cached in shard {shard.number}; "
+                f"remove the stream with `task=cache action=remove stream={self._folder.name}`"
+            )
+        files = {**shard.files, **self._write(shard.number, parts, buffer)}
+        shards = list(self._manifest.shards)
+        shards[index] = dataclasses.replace(shard, files=files)
+        self._commit(shards=tuple(shards), bad=self._bad(buffer, shard.first_step))
+
+    def _same_tokens(self, shard: Shard, buffer: Buffer) -> bool:
+        if TOKENS not in shard.files:
+            return True
+        cached = read_part(self._folder, TOKENS, shard.files[TOKENS])
+        return torch.equal(cached, _in_order(buffer.tokens, buffer).cpu())
+
+    def _append(self, layers: list[int]) -> None:
+        """Add a shard behind the last one."""
+        start = self._manifest.following
+        buffer = self._take(layers, start)
+        if buffer is None:
+            self._commit(ended=True)
+            return
+        stream = self._stream_of(layers)
+        shard = Shard(
+            number=start["buffer"],
+            first_step=start["step"],
+            steps=buffer.steps,
+            position=start,
+            epochs=stream.epochs,
+            files=self._write(start["buffer"], [*map(str, layers), TOKENS], buffer),
+        )
+        self._commit(
+            shards=(*self._manifest.shards, shard),
+            following=stream.position(),
+            bad=self._bad(buffer, shard.first_step),
+        )
+
+    def _take(self, layers: list[int], position: dict[str, Any]) -> Buffer | None:
+        stream = self._stream_of(layers)
+        if stream.position() != position:
+            stream.restore(position)
+        return stream.take_buffer()
+
+    def _stream_of(self, layers: list[int]) -> ActivationStream:
+        # token ids alone still need a layer, if the lowest of all, to be computed with
+        chosen = layers or [min(self._wanted)]
+        if self._stream is None or self._stream[0] != chosen:
+            self._stream = (chosen, self._make_stream(chosen))
+        return self._stream[1]
+
+    def _write(self, number: int, parts: Sequence[str], buffer: Buffer) -> dict[str, Any]:
+        """Write parts of a shard, one at a time in memory."""
+        return {
+            part: write_part(
+                self._folder,
+                number,
+                part,
+                _in_order(buffer.tokens if part == TOKENS else buffer.rows[int(part)], buffer),
+            )
+            for part in parts
+        }
+
+    def _bad(self, buffer: Buffer, first_step: int) -> dict[int, BadStep]:
+        """The bad steps known so far with those of a buffer; a row that the cut drops does no harm."""
+        found = dict(self._manifest.bad)
+        for layer, (batch, problem) in buffer.bad.items():
+            if batch < buffer.steps:
+                found[layer] = BadStep(first_step + batch, problem)
+                log.warning("layer %d, step %d: %s", layer, first_step + batch, problem)
+        return found
+
+    def _commit(self, **changes: Any) -> None:
+        """Make the changes known, now that all they speak of is on the disk."""
+        self._lock.check()
+        self._manifest = dataclasses.replace(self._manifest, **changes)
+        save_manifest(self._folder, self._manifest)
+
+
+def _in_order(rows: Tensor, buffer: Buffer) -> Tensor:
+    return rows[buffer.chosen(0, buffer.steps)]
+
+
+def remove_leftovers(folder: CacheFolder, manifest: Manifest) -> int:
+    """Delete what a writer that was killed has left; returns the bytes. Only for the owner of the lock."""
+    known = {record.file for shard in manifest.shards for record in shard.files.values()}
+    known |= {folder.manifest.name, folder.lock.name, folder.used.name}
+    freed = 0
+    for file in folder.root.iterdir():
+        if file.name not in known and file.is_file():
+            freed += file.stat().st_size
+            file.unlink()
+    return freed

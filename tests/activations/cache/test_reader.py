@@ -1,0 +1,191 @@
+"""What is read is what was streamed; what is damaged is not read."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_sweep.activations import Batch, LanguageModel
+from sae_sweep.activations.cache import CachedStream, DamagedShardError
+from sae_sweep.config import SaeSweepError
+from tests.activations.cache.conftest import Bench, flip_byte
+from tests.activations.test_stream import take
+
+
+def assert_same(cached: list[Batch], streamed: list[Batch]) -> None:
+    assert len(cached) == len(streamed)
+    for ours, theirs in zip(cached, streamed, strict=True):
+        assert ours.step == theirs.step
+        assert torch.equal(ours.tokens, theirs.tokens)
+        assert ours.activations.keys() == theirs.activations.keys()
+        for layer, rows in ours.activations.items():
+            assert rows.dtype == torch.float32
+            assert torch.equal(rows, theirs.activations[layer])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_cache_gives_the_stream_to_the_bit(bench: Bench, dtype: str) -> None:
+    bench.with_activations(dtype=dtype)
+    cached, stream = bench.fill(0, 2, steps=20), bench.stream([0, 2])
+    for _ in range(20):
+        assert cached.position() == stream.position()
+        assert_same([next(cached)], [next(stream)])
+        assert cached.position() == stream.position()
+        assert cached.epochs == stream.epochs
+
+
+def test_rows_know_their_tokens(bench: Bench) -> None:
+    for batch in take(bench.fill(0, steps=12), 12):
+        assert batch.tokens.shape == (32,)
+        assert not (batch.tokens == 0).any()  # special tokens are masked
+        embedded = {}
+        for token, row in zip(batch.tokens.tolist(), batch.activations[0], strict=True):
+            embedded.setdefault(token, []).append(row)
+        # rows of one token differ by their position's embedding only: 15 positions
+        assert all(len({tuple(row.tolist()) for row in rows}) <= 15 for rows in embedded.values())
+
+
+@settings(max_examples=15, deadline=None)
+@given(step=st.integers(0, 20))
+def test_a_run_goes_on_from_either(
+    lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory, step: int
+) -> None:
+    bench = Bench(lm, tmp_path_factory.mktemp("cache"))
+    cached, stream = bench.fill(1, steps=26), bench.stream([1])
+    take(cached, step)
+    take(stream, step)
+    from_cache = json.loads(json.dumps(cached.position()))
+    from_stream = json.loads(json.dumps(stream.position()))
+    assert from_cache == from_stream
+    expected = take(bench.open(1), 26)[step:]
+    other_cached, other_stream = bench.open(1), bench.stream([1])
+    other_cached.restore(from_stream)
+    other_stream.restore(from_cache)
+    assert_same(take(other_cached, 26 - step), expected)
+    assert_same(take(other_stream, 26 - step), expected)
+
+
+def test_a_text_that_stops_ends_the_cache_too(lm: LanguageModel, tmp_path: Path) -> None:
+    bench = Bench(lm, tmp_path, exhausted="stop")
+    streamed = list(bench.stream([1]))
+    cached = bench.fill(1, steps=1000)
+    assert_same(list(cached), streamed)
+    at_end = cached.position()
+    cached.restore(at_end)
+    assert list(cached) == []
+    passes = len(bench.computed)
+    bench.fill(1, steps=2000)
+    assert len(bench.computed) == passes
+
+
+def test_bad_activations_stop_their_layer_at_the_step_of_the_stream(bench: Bench) -> None:
+    bench.with_activations(dtype="float16")
+    bench.lm = _Spoiled(bench.lm, after=7)  # type: ignore[assignment]
+    stream, streamed = bench.stream([1, 2]), []
+    with pytest.raises(SaeSweepError) as of_stream:
+        streamed.extend(batch for batch in stream)
+    bench.lm.passes = 0  # type: ignore[attr-defined]
+    cached, read = bench.fill(1, 2, steps=20), []
+    with pytest.raises(SaeSweepError, match="overflows float16") as of_cache:
+        read.extend(batch for batch in cached)
+    assert str(of_cache.value) == str(of_stream.value)
+    assert vars(of_cache.value) == vars(of_stream.value)
+    assert_same(read, streamed)
+    assert len(take(bench.open(1), 20)) == 20  # the other layer goes on
+
+
+class _Spoiled:
+    """Layer 2 is too large for float16 in one sequence of the forward pass `after`."""
+
+    def __init__(self, lm: LanguageModel, after: int) -> None:
+        self._lm, self._after, self.passes = lm, after, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._lm, name)
+
+    def residuals(self, tokens: torch.Tensor, layers: list[int]) -> dict[int, torch.Tensor]:
+        found = self._lm.residuals(tokens, layers)
+        self.passes += 1
+        if self.passes == self._after and 2 in found:
+            found[2] = found[2].clone()
+            found[2][0] = 1e6
+        return found
+
+
+@pytest.mark.parametrize("part", ["layer-02", "tokens"])
+def test_a_flipped_byte_is_never_trained_on(bench: Bench, part: str) -> None:
+    bench.fill(1, 2, steps=20)
+    (file,) = bench.folder.root.glob(f"shard-000001_{part}*")
+    flip_byte(file)
+    cached, passed = bench.open(1, 2), []
+    with pytest.raises(DamagedShardError) as caught:
+        passed.extend(batch for batch in cached)
+    assert str(caught.value).startswith(
+        f"{file} is damaged (its checksum differs): `task=cache action=verify`"
+    )
+    assert caught.value.layer == (2 if part == "layer-02" else None)
+    assert_same(passed, take(bench.stream([1, 2]), len(passed)))
+    assert 0 < len(passed) < 10
+    if part == "layer-02":
+        rest = bench.open(1)
+        rest.restore(cached.position())
+        assert_same(take(rest, 5), take(bench.stream([1]), len(passed) + 5)[len(passed) :])
+
+
+def test_short_and_missing_files_are_named(bench: Bench) -> None:
+    bench.fill(1, steps=10)
+    (file,) = bench.folder.root.glob("shard-000000_layer-01*")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DamagedShardError, match=r"layer-01.* is damaged \(.* bytes instead of .*\)"):
+        next(bench.open(1))
+    file.unlink()
+    with pytest.raises(DamagedShardError, match=r"layer-01.* is missing"):
+        next(bench.open(1))
+
+
+def test_another_version_is_refused(bench: Bench) -> None:
+    bench.fill(1, steps=10)
+    plain = json.loads(bench.folder.manifest.read_text())
+    bench.folder.manifest.write_text(json.dumps({**plain, "version": "0.9"}))
+    for use in (lambda: bench.open(1), lambda: bench.fill(1, steps=10)):
+        with pytest.raises(SaeSweepError, match=r"version 0\.9, .*action=prune. removes it, or delete"):
+            use()
+
+
+def test_a_damaged_manifest_is_refused(bench: Bench) -> None:
+    bench.fill(1, steps=10)
+    text = bench.folder.manifest.read_text()
+    bench.folder.manifest.write_text(text.replace('"first_step": 0', '"first_step": 1'))
+    with pytest.raises(SaeSweepError, match=r"manifest\.json is damaged"):
+        bench.open(1)
+
+
+def test_what_is_not_cached_is_said(bench: Bench) -> None:
+    with pytest.raises(SaeSweepError, match="no activations are cached there"):
+        bench.open(1)
+    short = bench.fill(1, steps=5)
+    with pytest.raises(SaeSweepError, match=r"ends at step \d+, and step \d+ is needed"):
+        list(short)
+    far = bench.stream([1])
+    take(far, 30)
+    with pytest.raises(SaeSweepError, match="and step 30 is needed"):
+        bench.open(1).restore(far.position())
+    with pytest.raises(SaeSweepError, match="2 is not cached from step 0 on"):
+        next(bench.open(2))
+    moved = short.position()
+    with pytest.raises(SaeSweepError, match="lies elsewhere in the text"):
+        bench.open(1).restore({**moved, "buffer": 0, "sequences": {"units": 7}})
+
+
+def test_an_interrupted_read_leaves_nothing_behind(bench: Bench) -> None:
+    """The reader's thread ends with the stream."""
+    cached: CachedStream | None = bench.fill(1, steps=10)
+    assert cached is not None
+    next(cached)
+    thread = next(iter(cached._reader._threads))
+    cached = None
+    thread.join(timeout=10)
+    assert not thread.is_alive()

@@ -1,0 +1,211 @@
+"""Filling: resumed, extended, refused where the disk is too small, and by one process at a time."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from sae_sweep.activations import LanguageModel
+from sae_sweep.activations.cache import lock, writer
+from sae_sweep.activations.cache.layout import CacheFolder
+from sae_sweep.activations.cache.manifest import load_manifest
+from sae_sweep.config import SaeSweepError
+from tests.activations.cache.conftest import Bench
+from tests.activations.cache.test_reader import assert_same
+from tests.activations.test_stream import take
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "POLL_S", 0.02)
+
+
+def test_the_manifest_tells_what_is_there(bench: Bench) -> None:
+    bench.fill(1, 2, steps=20)
+    plain = json.loads(bench.folder.manifest.read_text())
+    assert (plain["d_in"], plain["dtype"], plain["batch"]) == (16, "float32", 32)
+    assert plain["stream"]["fingerprints"] == {"corpus": "c"}
+    assert plain["stream"]["packing"]["seq_len"] == 16
+    step = 0
+    for number, shard in enumerate(plain["shards"]):
+        assert (shard["number"], shard["first_step"], shard["position"]["step"]) == (number, step, step)
+        assert set(shard["files"]) == {"1", "2", "tokens"}
+        for record in shard["files"].values():
+            assert (bench.folder.root / record["file"]).stat().st_size == record["bytes"]
+        step += shard["steps"]
+    assert step >= 20
+    assert not bench.folder.lock.exists()
+
+
+def test_what_is_there_is_not_computed_again(bench: Bench) -> None:
+    bench.fill(1, 2, steps=12)
+    passes, files = len(bench.computed), bench.files()
+    bench.fill(1, steps=12)
+    bench.fill(2, steps=3)
+    assert len(bench.computed) == passes
+    assert bench.files() == files
+
+
+def test_more_steps_go_on_behind_the_last(bench: Bench) -> None:
+    bench.fill(1, steps=8)
+    files = bench.files()
+    assert_same(take(bench.fill(1, steps=24), 24), take(bench.stream([1]), 24))
+    assert bench.files().items() > files.items()
+
+
+def test_another_layer_is_added_to_what_is_there(bench: Bench) -> None:
+    bench.fill(1, steps=12)
+    files = bench.files()
+    bench.computed.clear()
+    cached = bench.fill(0, 1, steps=20)
+    assert bench.files().items() > files.items()
+    assert set(bench.computed) == {(0,), (0, 1)}  # alone where layer 1 is there, both behind
+    assert_same(take(cached, 20), take(bench.stream([0, 1]), 20))
+
+
+def test_a_layer_that_stays_behind_is_caught_up(bench: Bench) -> None:
+    bench.fill(1, 2, steps=6)
+    bench.fill(2, steps=20)
+    assert_same(take(bench.fill(1, 2, steps=20), 20), take(bench.stream([1, 2]), 20))
+
+
+def test_changed_text_does_not_go_beside_what_is_cached(bench: Bench) -> None:
+    bench.fill(1, steps=6)
+    identity, folder = bench.identity, bench.folder
+    bench.config = Bench(bench.lm, bench.root, data_seed=5).config
+    with pytest.raises(SaeSweepError, match="the text no longer gives what was cached in shard 0; remove"):
+        writer.fill(folder, identity, {2: 6}, bench.stream, d_in=16, batch=32)
+
+
+def test_a_full_disk_is_refused_before_the_first_byte(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Usage(NamedTuple):
+        free: int
+
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: Usage(free=1000))
+    with (
+        caplog.at_level(logging.INFO),
+        pytest.raises(
+            SaeSweepError, match=r"needs 0\.00 GiB more .* set paths\.cache=FOLDER .* activations=stream"
+        ),
+    ):
+        bench.fill(1, 2, steps=20)
+    assert "caching 640 tokens of layers 1, 2: up to 0.00 GiB" in caplog.text
+    assert not bench.root.exists()
+    assert bench.computed == []
+
+
+def test_the_estimate_is_close(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed: list[int] = []
+
+    class Usage:
+        @property
+        def free(self) -> float:
+            return _Limit(needed)
+
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: Usage())
+    bench.fill(1, 2, steps=20)
+    real = sum((bench.folder.root / name).stat().st_size for name in bench.files())
+    assert 0.8 * real < needed[0] < 1.5 * real
+
+
+class _Limit(float):
+    """Free space without end, that notes what it is compared with."""
+
+    def __new__(cls, needed: list[int]) -> "_Limit":
+        self = super().__new__(cls, 1e18)
+        self._needed = needed  # type: ignore[attr-defined]
+        return self
+
+    def __lt__(self, other: float) -> bool:
+        self._needed.append(int(other))  # type: ignore[attr-defined]
+        return False
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import torch
+from sae_sweep.activations import load_language_model
+from sae_sweep.config import ModelConfig
+from tests.activations.cache.conftest import Bench
+lm = load_language_model(ModelConfig(path=sys.argv[1], dtype="float32"), torch.device("cpu"))
+Bench(lm, Path(sys.argv[2])).fill(1, 2, steps=1_000_000)
+"""
+
+
+def start_writer(model_folder: Path, root: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(model_folder), str(root)])
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert process is None or process.poll() is None, "the writer ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def shards_of(folder: CacheFolder) -> int:
+    manifest = load_manifest(folder)
+    return 0 if manifest is None else len(manifest.shards)
+
+
+def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: Path, tmp_path: Path) -> None:
+    bench = Bench(lm, tmp_path)
+    process = start_writer(model_folder, tmp_path)
+    wait_for(lambda: shards_of(bench.folder) >= 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done, files = shards_of(bench.folder), bench.files()
+    leftover = bench.folder.root / ".shard-000099_tokens.safetensors.abc.safetensors"
+    leftover.write_bytes(b"half")
+    kept = {name: at for name, at in files.items() if int(name[6:12]) < done}
+    assert bench.folder.lock.exists()  # the lock of the dead
+    assert lock.holder(bench.folder) is None
+    steps = 7 * (done + 2)
+    assert_same(take(bench.fill(1, 2, steps=steps), steps), take(bench.stream([1, 2]), steps))
+    assert bench.files().items() >= kept.items()
+    assert not leftover.exists()
+    assert not bench.folder.lock.exists()
+
+
+def test_the_second_writer_waits_and_then_reads(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = Bench(bench.lm, bench.root)
+    first_shard = threading.Event()
+    go_on = threading.Event()
+    write = writer.write_part
+
+    def held_up(*args: object) -> object:
+        if threading.current_thread() is filler:
+            first_shard.set()
+            assert go_on.wait(60)
+        return write(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(writer, "write_part", held_up)
+    filler = threading.Thread(target=lambda: slow.fill(1, steps=12))
+    filler.start()
+    assert first_shard.wait(60)
+    with caplog.at_level(logging.INFO):
+        waiter = threading.Thread(target=lambda: bench.fill(1, steps=12))
+        waiter.start()
+        wait_for(lambda: f"is being filled by process {os.getpid()} on" in caplog.text)
+        assert waiter.is_alive()
+        go_on.set()
+        waiter.join(60)
+        filler.join(60)
+    assert not waiter.is_alive()
+    assert bench.computed == []  # it computed nothing itself
+    assert_same(take(bench.open(1), 12), take(slow.stream([1]), 12))
