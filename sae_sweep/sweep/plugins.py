@@ -32,7 +32,14 @@ class GridSweeper(Sweeper):
         configs, references = compose(arguments, self.config, loader)
         session.composing = False
         session.plan = make_plan(configs, references, session.fingerprints)
+        if session.hand_over is not None and not isinstance(self.launcher, PlanLauncher):
+            session.failed += session.hand_over(session.plan, self._launch_foreign)
+            return []
         return self.launcher.launch(expand(arguments, self.config, loader), initial_job_idx=0)
+
+    def _launch_foreign(self, job_overrides: list[list[str]]) -> None:
+        if job_overrides:
+            self.launcher.launch(job_overrides, initial_job_idx=0)
 
 
 class PlanLauncher(Launcher):

@@ -10,6 +10,10 @@ def execute(plan: Plan) -> int:
         from sae_sweep.tasks.match import rematch
 
         return rematch(plan.config)
+    if plan.config.launcher.cluster != "inprocess":
+        from sae_sweep.tasks.cluster import train_on_cluster
+
+        return train_on_cluster(plan)
     from sae_sweep.tasks.train import train
 
     return train(plan)
