@@ -50,6 +50,9 @@ class Cluster(Protocol):
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
         """How those jobs ended that will not go on; empty where the cluster cannot be asked just now."""
 
+    def close(self) -> None:
+        """All runs are settled: nothing is left to wait for but the jobs' own ends."""
+
     def leave(self, tickets: Sequence[Ticket]) -> str:
         """The command was told to stop: what becomes of its jobs, and what to do next."""
 

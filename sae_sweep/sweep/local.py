@@ -48,14 +48,17 @@ class Local:
         self._start()
         return {job: how for job, how in self._ended.items() if job in ids}
 
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.process.wait()
+
     def leave(self, tickets: Sequence[Ticket]) -> str:
         """Let each worker save what it has, and wait for that."""
         del tickets
         self._waiting.clear()
         for worker in self._workers:
             worker.process.terminate()
-        for worker in self._workers:
-            worker.process.wait()
+        self.close()
         return "launch the same command again to resume"
 
     def _start(self) -> None:

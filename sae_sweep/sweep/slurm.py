@@ -79,6 +79,9 @@ class Slurm:
         found = {job: states.get(job, "no longer known to SLURM") for job in ids}
         return {job: state for job, state in found.items() if job not in states or state in _ENDED}
 
+    def close(self) -> None:
+        """Jobs end by themselves."""
+
     def leave(self, tickets: Sequence[Ticket]) -> str:
         return f"the SLURM jobs go on: {follow(self._folder, tickets)}"
 

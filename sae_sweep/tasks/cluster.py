@@ -41,6 +41,7 @@ def train_on_cluster(plan: Plan) -> int:
                 _say_how_to_follow(plan, tickets)
                 return 0
             _Watch(plan, cluster, tickets).wait()
+            cluster.close()
         except Interrupted as stop:
             raise Interrupted(stop.signum, cluster.leave(tickets)) from None
         except BaseException:
