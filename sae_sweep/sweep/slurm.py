@@ -3,6 +3,8 @@
 submitit's own view of a job is not used: without SLURM's accounting it waits for ever for one that is killed.
 """
 
+import contextlib
+import io
 import logging
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -62,7 +64,8 @@ class Slurm:
                 self._folder.jobs / "slurm", cluster="slurm", slurm_max_num_timeout=_REQUEUES
             )
             executor.update_parameters(**_parameters(self._config, self._sweep))
-            submitted = executor.submit_array(jobs)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it also raises
+                submitted = executor.submit_array(jobs)
         except (RuntimeError, OSError) as error:  # all of submitit's own are the former
             raise SaeSweepError(f"SLURM took no job: {_one_line(error)}") from error
         return [Submitted(job.job_id, job.paths.stderr) for job in submitted]
