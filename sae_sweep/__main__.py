@@ -15,6 +15,7 @@ from sae_sweep.sweep.plan import Plan
 from sae_sweep.sweep.plugins import register_plugins
 from sae_sweep.sweep.schema import conf_folder, register_schemas
 from sae_sweep.sweep.session import Session
+from sae_sweep.tasks.foreign import task_function
 
 USAGE_ERROR = 2
 
@@ -35,6 +36,12 @@ def _compare(plan: Plan) -> None:
     from sae_sweep import tasks
 
     tasks.compare(plan)
+
+
+def _hand_over(plan: Plan, launch: Callable[[list[list[str]]], Any]) -> int:
+    from sae_sweep.tasks import foreign
+
+    return foreign.hand_over(plan, launch)
 
 
 def _fingerprints(config: Config) -> dict[str, str]:
@@ -62,7 +69,11 @@ def main() -> None:
     register_schemas()
     register_plugins()
     session = Session(
-        execute=_execute, answer=_answer, compare=_compare, fingerprints=_once_each(_fingerprints)
+        execute=_execute,
+        answer=_answer,
+        compare=_compare,
+        fingerprints=_once_each(_fingerprints),
+        hand_over=_hand_over,
     )
     sessions.begin(session)
     sys.exit(_guarded(session, _hydra_main()))
@@ -70,7 +81,7 @@ def main() -> None:
 
 def _hydra_main() -> Callable[[], Any]:
     decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-    return decorate(sessions.single)
+    return decorate(task_function)  # by this name the jobs of other launchers import it
 
 
 def _guarded(session: Session, run: Callable[[], Any]) -> int:

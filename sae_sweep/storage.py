@@ -85,6 +85,11 @@ class SweepFolder:
     def wandb(self) -> Path:
         return self.root
 
+    @property
+    def jobs(self) -> Path:
+        """What jobs outside the launching process read and leave: frozen groups, tickets and logs."""
+        return self.root / "jobs"
+
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.root / name)
 

@@ -34,6 +34,7 @@ from sae_sweep.config.training import (
     OptimizerConfig,
     PathsConfig,
     PlanConfig,
+    SlurmConfig,
     StudyConfig,
     TrackingConfig,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "PlanConfig",
     "ReLUConfig",
     "SaeSweepError",
+    "SlurmConfig",
     "StudyConfig",
     "TopKConfig",
     "TrackingConfig",

@@ -19,6 +19,6 @@ class ConfigError(SaeSweepError):
 class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop and can be resumed
     """A signal asked to stop and the state is on disk; whoever catches it exits with 128 + `signum`."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, what_now: str = "launch the same command again to resume") -> None:
         self.signum = signum
-        super().__init__(f"stopped by {signal.Signals(signum).name}; launch the same command again to resume")
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {what_now}")

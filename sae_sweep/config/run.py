@@ -203,9 +203,6 @@ def config_from_dict(plain: Mapping[str, Any]) -> Config:
         "architecture": _build(ARCHITECTURES[architecture.pop("kind")], architecture),
         "dataset": _build(DATASETS[dataset.pop("kind")], dataset),
     }
-    for part in dataclasses.fields(Config):
-        if part.name in values and isinstance(values[part.name], Mapping):
-            parts[part.name] = _build(part.default_factory, values.pop(part.name))
     return _build(Config, {**values, **parts})
 
 
@@ -213,7 +210,12 @@ def _build(cls: Any, values: Mapping[str, Any]) -> Any:
     unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise ConfigError(f"{cls.__name__}: unknown key {key}" for key in sorted(unknown))
-    return cls(**values)
+    nested = {
+        part.name: _build(part.default_factory, values[part.name])
+        for part in dataclasses.fields(cls)
+        if dataclasses.is_dataclass(part.default_factory) and isinstance(values.get(part.name), Mapping)
+    }
+    return cls(**{**values, **nested})
 
 
 def _identity(part: Any) -> dict[str, Any]:

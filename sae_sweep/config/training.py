@@ -1,6 +1,7 @@
 """How SAEs are trained, fed, evaluated, compared, tracked, launched and reported."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from sae_sweep.config.checks import at_least, fraction, one_of
 from sae_sweep.config.data import LM_DTYPES
@@ -128,6 +129,55 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class SlurmConfig:
+    """What SLURM is asked for; each group of runs is one job of its own."""
+
+    partition: str | None = None
+    """null: the cluster's default."""
+    account: str | None = None
+    qos: str | None = None
+    """Quality of service."""
+    time_min: int = 1440
+    """Minutes a job may run before it is requeued and goes on where it was."""
+    gpus: int = 1
+    """GPUs a job; a group trains on one."""
+    cpus: int = 4
+    """CPU cores a job."""
+    mem_gb: float | None = None
+    """Memory a job, in GB; null: the cluster's default."""
+    array_parallelism: int = 256
+    """Jobs of a sweep that may run at once."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines that a job begins with, such as `module load cuda`."""
+    signal_delay_s: int = 120
+    """Seconds before the end of its time at which a job is told to save and be requeued."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further options of sbatch, such as `{constraint: a100, exclude: node7}`."""
+    poll_s: float = 10.0
+    """Seconds between two looks at the jobs while the command waits for them."""
+    lost_after_s: float = 60.0
+    """A job that ended this many seconds ago without a result is lost: shared disks take time to agree."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        for key, least in (("gpus", 0), ("cpus", 1), ("array_parallelism", 1), ("signal_delay_s", 1)):
+            at_least(found, f"launcher.slurm.{key}", getattr(self, key), least)
+        if self.mem_gb is not None and not self.mem_gb > 0:
+            found.append(f"launcher.slurm.mem_gb={self.mem_gb}: must be above 0")
+        if not self.poll_s > 0:
+            found.append(f"launcher.slurm.poll_s={self.poll_s}: must be above 0")
+        if not self.lost_after_s >= 0:
+            found.append(f"launcher.slurm.lost_after_s={self.lost_after_s}: must be 0 or more")
+        # SLURM may send the signal up to a minute early; a job that does not listen yet would die of it
+        if 60 * self.time_min <= self.signal_delay_s + 60:
+            found.append(
+                f"launcher.slurm.time_min={self.time_min}: must be over a minute longer than "
+                f"launcher.slurm.signal_delay_s={self.signal_delay_s}, or jobs are told to stop as they start"
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class LauncherConfig:
     """How the runs of a sweep are carried out."""
 
@@ -137,12 +187,25 @@ class LauncherConfig:
     """Minutes between two checkpoints."""
     max_group: int | None = None
     """Most runs that are trained together; null: as many as fit into the memory that is free."""
+    cluster: str = "inprocess"
+    """inprocess: one group of runs after the other. local: in worker processes. slurm: a job a group."""
+    workers: int | None = None
+    """Worker processes at once (cluster local); null: one a GPU, or two where there is none."""
+    detach: bool = False
+    """True: return when the jobs are submitted (cluster slurm), without waiting for them."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
     def problems(self) -> list[str]:
         found: list[str] = []
         one_of(found, "launcher.kind", self.kind, ("fused", "solo"))
         if self.max_group is not None:
             at_least(found, "launcher.max_group", self.max_group, 1)
+        one_of(found, "launcher.cluster", self.cluster, ("inprocess", "local", "slurm"))
+        if self.workers is not None:
+            at_least(found, "launcher.workers", self.workers, 1)
+        if self.detach and self.cluster != "slurm":
+            found.append(f"launcher.detach=true needs launcher.cluster=slurm, not {self.cluster}")
+        found += self.slurm.problems()
         if not self.checkpoint_every_min > 0:
             found.append(f"launcher.checkpoint_every_min={self.checkpoint_every_min}: must be above 0")
         return found

@@ -16,6 +16,8 @@ class CompareRuns(Callback):
         session = current()
         if session.plan is None or session.plan.config.task != "train":
             return
+        if session.plan.config.launcher.detach:
+            return  # nothing is done yet
         try:
             session.compare(session.plan)
         except BaseException as error:  # Hydra would turn it into a warning and exit 0

@@ -11,7 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from sae_sweep.config import ConfigError, needs_plan
+from sae_sweep.config import needs_plan
 from sae_sweep.sweep.compose import compose, compose_first
 from sae_sweep.sweep.plan import make_plan
 from sae_sweep.sweep.session import current
@@ -26,15 +26,11 @@ class GridSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        if not isinstance(self.launcher, PlanLauncher):
-            raise ConfigError(["hydra/launcher cannot be changed: choose launcher=fused or launcher=solo"])
 
     def sweep(self, arguments: list[str]) -> Any:
         session = current()
         loader = self.hydra_context.config_loader
-        if not needs_plan(
-            self.config.task, self.config.action
-        ):  # no ids, so no text or weights to read for them
+        if not needs_plan(self.config.task, self.config.action):
             config = compose_first(arguments, self.config, loader)
             session.composing = False
             session.failed += session.answer(config)
@@ -48,7 +44,15 @@ class GridSweeper(Sweeper):
             [run.grids for run in runs],
             runs[0].union,
         )
+        foreign = not isinstance(self.launcher, PlanLauncher)
+        if foreign and session.hand_over is not None and self.config.task == "train":
+            session.failed += session.hand_over(session.plan, self._launch_foreign)
+            return []
         return self.launcher.launch([], initial_job_idx=0)  # the plan says it all
+
+    def _launch_foreign(self, job_overrides: list[list[str]]) -> None:
+        if job_overrides:
+            self.launcher.launch(job_overrides, initial_job_idx=0)
 
 
 class PlanLauncher(Launcher):

@@ -59,7 +59,7 @@ def _unlock(node: Any) -> None:
     if isinstance(node, DictConfig):
         OmegaConf.set_readonly(node, None)
         if OmegaConf.get_type(node) is dict:
-            OmegaConf.set_struct(node, False)
+            OmegaConf.set_struct(node, False)  # its keys are the user's own
         for key in node:
             _unlock(node._get_node(key))
 

@@ -23,6 +23,8 @@ class Session:
     """Compares the finished runs of the plan."""
     fingerprints: Callable[[Config], Mapping[str, str]]
     """Of the text and the LM that a config reads."""
+    hand_over: Callable[[Plan, Callable[[list[list[str]]], Any]], int] | None = None
+    """Lets a launcher other than ours train the plan; returns how many runs failed."""
     composing: bool = True
     """Until the configs stand, every exception is a config error."""
     plan: Plan | None = None
@@ -37,6 +39,11 @@ _current: list[Session] = []
 def begin(session: Session) -> None:
     """Make `session` the one that the plugins work for."""
     _current[:] = [session]
+
+
+def begun() -> bool:
+    """Whether this process has a session: the jobs of launchers other than ours begin without."""
+    return bool(_current)
 
 
 def current() -> Session:

@@ -14,6 +14,10 @@ def execute(plan: Plan) -> int:
         from sae_sweep.tasks.cache import fill_planned
 
         return fill_planned(plan)
+    if plan.config.launcher.cluster != "inprocess":
+        from sae_sweep.tasks.cluster import train_on_cluster
+
+        return train_on_cluster(plan)
     from sae_sweep.tasks.train import train
 
     return train(plan)

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -63,3 +64,16 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
         **details,
     }
     write_json(run.folder.status, status)
+
+
+def unsettled(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs that are neither done nor failed."""
+    return [run for run in runs if state(run.folder) not in ("done", "failed")]
+
+
+def report_failed(runs: Sequence[PlannedRun]) -> int:
+    """Name every failed run and the file to read; returns how many there are."""
+    failed = [run for run in runs if state(run.folder) == "failed"]
+    for run in failed:
+        log.error("failed: %s (see %s)", run.name, run.folder.log)
+    return len(failed)

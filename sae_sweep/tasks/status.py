@@ -3,13 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sae_sweep.config import Config
 from sae_sweep.report import describe_status
 from sae_sweep.storage import RunFolder, SweepFolder, find_sweep, is_held, read_json, read_status
+from sae_sweep.sweep.jobs import read_tickets
 from sae_sweep.tracking.history import latest_points
 
 STATES = ("done", "running", "failed", "interrupted", "pending")
@@ -38,7 +39,8 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
         now: seconds since 1970.
     """
     plan = read_json(folder.plan)
-    runs = [_run(planned, folder.run(planned["name"]), now) for planned in plan["runs"]]
+    in_jobs = {run_id for ticket in read_tickets(folder) for run_id in ticket.run_ids}
+    runs = [_run(planned, folder.run(planned["name"]), now, in_jobs) for planned in plan["runs"]]
     states = [run["state"] for run in runs]
     return {
         "sweep": plan["sweep"],
@@ -48,9 +50,11 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
     }
 
 
-def _run(planned: Mapping[str, Any], folder: RunFolder, now: float) -> dict[str, Any]:
+def _run(
+    planned: Mapping[str, Any], folder: RunFolder, now: float, in_jobs: Collection[str]
+) -> dict[str, Any]:
     status = read_status(folder)
-    state = _state(status, folder)
+    state = _state(status, folder, planned["id"] in in_jobs)
     since = status.get("times", {}).get(status.get("state"))
     points = latest_points(folder.history)
     budget = planned["config"]["tokens"]
@@ -71,10 +75,11 @@ def _run(planned: Mapping[str, Any], folder: RunFolder, now: float) -> dict[str,
     }
 
 
-def _state(status: Mapping[str, Any], folder: RunFolder) -> str:
-    """As written; interrupted where no process is left to carry the run on."""
+def _state(status: Mapping[str, Any], folder: RunFolder, in_jobs: bool) -> str:
+    """As written; interrupted where it had begun, and neither a process nor a job is left to carry it on."""
     state = str(status.get("state", "pending"))
-    if status and state in ("pending", "running") and not is_held(folder):
+    begun = "running" in status.get("times", {})
+    if state in ("pending", "running") and begun and not in_jobs and not is_held(folder):
         return "interrupted"
     return state
 

@@ -12,7 +12,7 @@ from sae_sweep.config import Config, ConfigError, Interrupted, ModelConfig, SaeS
 from sae_sweep.storage import cache_folder, hold
 from sae_sweep.sweep.plan import Plan, PlannedRun
 from sae_sweep.tasks.finish import Finisher
-from sae_sweep.tasks.state import freeze, provenance, set_state, state
+from sae_sweep.tasks.state import freeze, provenance, report_failed, set_state, state, unsettled
 from sae_sweep.tasks.streams import StreamMaker, stream_maker
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
@@ -41,13 +41,15 @@ def train(plan: Plan) -> int:
         )
         for run in waiting:
             set_state(run, "pending")
-        models = Models()
-        for group in plan.groups():
-            _train_group(plan, [run for run in group if run in waiting], models)
-    failed = [run for run in plan.runs if state(run.folder) == "failed"]
-    for run in failed:
-        log.error("failed: %s (see %s)", run.name, run.folder.log)
-    return len(failed)
+        train_groups(plan, waiting)
+    return report_failed(plan.runs)
+
+
+def train_groups(plan: Plan, runs: Sequence[PlannedRun]) -> None:
+    """Train these runs of the plan, group by group; the caller holds their folders."""
+    models = Models()
+    for group in plan.groups():
+        _train_group(plan, [run for run in group if run in runs], models)
 
 
 class Models:
@@ -74,17 +76,13 @@ def _train_group(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> None
         except ConfigError:
             raise  # the model, once loaded, showed what the config alone could not
         except (Interrupted, KeyboardInterrupt):
-            for run in _unfinished(runs):
+            for run in unsettled(runs):
                 set_state(run, "pending")
             raise
         except SaeSweepError as error:
             log.error("%s", error)
-            for run in _unfinished(runs):
+            for run in unsettled(runs):
                 set_state(run, "failed", error=str(error))
-
-
-def _unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    return [run for run in runs if state(run.folder) not in ("done", "failed")]
 
 
 def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> None:
@@ -113,7 +111,7 @@ def _train_part(
         log.warning("memory ran out with %d SAEs side by side (%s): going on in halves", len(runs), error)
     if lm.device.type == "cuda":
         torch.cuda.empty_cache()
-    left = _unfinished(runs)
+    left = unsettled(runs)
     middle = (len(left) + 1) // 2
     for half in (left[:middle], left[middle:]):
         if half:

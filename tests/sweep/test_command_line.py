@@ -151,3 +151,14 @@ def test_help_names_the_groups(cli: Cli) -> None:
     assert result.code == 0
     for word in ("stdlib_docs", "jumprelu", "experiment=quickstart", "l0_coefficient", "Exit codes"):
         assert word in result.out
+
+
+def test_keys_of_slurm_and_further_options_of_sbatch(planned: Callable[..., Plan]) -> None:
+    launcher = planned(
+        "launcher=slurm", "launcher.slurm.extra={nice: 5, comment: two words}", "launcher.slurm.setup=[a,b]"
+    ).config.launcher
+    assert (launcher.cluster, launcher.kind, launcher.slurm.mem_gb) == ("slurm", "fused", 32)
+    assert launcher.slurm.extra == {"nice": 5, "comment": "two words"}
+    assert launcher.slurm.setup == ["a", "b"]
+    assert planned("launcher.cluster=slurm").config.launcher.slurm.extra == {}
+    assert planned("launcher=local", "launcher.workers=3").config.launcher.workers == 3

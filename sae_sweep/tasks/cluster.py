@@ -1,0 +1,207 @@
+"""`task=train` with the groups as jobs of their own: submit them, and wait for what their files say."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from sae_sweep.config import Interrupted, SaeSweepError
+from sae_sweep.storage import hold, read_status
+from sae_sweep.sweep.jobs import Cluster, Ticket, freeze_group, read_tickets, write_tickets
+from sae_sweep.sweep.local import Local
+from sae_sweep.sweep.plan import Plan, PlannedRun
+from sae_sweep.tasks.job import run_job_alone
+from sae_sweep.tasks.state import freeze, report_failed, set_state, state, unsettled
+from sae_sweep.tasks.stopping import stopped_by, undisturbed
+
+log = logging.getLogger(__name__)
+
+_STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+def train_on_cluster(plan: Plan) -> int:
+    """One job for each group that has something left to train; returns how many runs failed.
+
+    Jobs of an earlier command that still go on are waited for like those submitted now, but nothing is waited
+    for with `launcher.detach`.
+
+    Raises:
+        SaeSweepError: if the cluster takes no jobs, in its own words, or a folder cannot be used.
+        Interrupted: if a signal asked to stop; SLURM's jobs go on, local workers have saved what they had.
+    """
+    cluster = open_cluster(plan)
+    tickets: list[Ticket] = []
+    with stopped_by(_STOP):
+        try:
+            with undisturbed(_STOP):
+                tickets += submit(plan, cluster)
+            if plan.config.launcher.detach:
+                _say_how_to_follow(plan, tickets)
+                return 0
+            _Watch(plan, cluster, tickets).wait()
+            cluster.close()
+        except Interrupted as stop:
+            raise Interrupted(stop.signum, cluster.leave(tickets)) from None
+        except BaseException:
+            cluster.leave(tickets)
+            raise
+    return report_failed(plan.runs) + len(unsettled(plan.runs))
+
+
+def open_cluster(plan: Plan) -> Cluster:
+    """What `launcher.cluster` names."""
+    launcher = plan.config.launcher
+    if launcher.cluster == "local":
+        return Local(plan.folder, run_job_alone.__module__, _slots(plan))
+    from sae_sweep.sweep.slurm import Slurm  # submitit loads here
+
+    return Slurm(launcher.slurm, plan.folder, plan.sweep, run_job_alone)
+
+
+def _slots(plan: Plan) -> list[str | None]:
+    """For each worker the GPU that is its own, None where all work on the CPU."""
+    config = plan.config
+    gpus = _gpus() if config.device in ("auto", "cuda") else []
+    if not gpus:
+        return [None] * (config.launcher.workers or 2)
+    workers = config.launcher.workers or len(gpus)
+    if workers > len(gpus):
+        log.warning("launcher.workers=%d: only %d at once, one a GPU", workers, len(gpus))
+    return list(gpus[:workers])
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return visible.split(",")[:count] if visible else [str(index) for index in range(count)]
+
+
+def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
+    """Freeze what is to be trained and submit it; returns the jobs that the sweep now waits for.
+
+    Raises:
+        SaeSweepError: if a folder is held or holds another run, or the cluster refuses; the runs then say so.
+    """
+    plan.refuse_another()
+    going_on = _going_on(plan, cluster)
+    taken = {run_id for ticket in going_on for run_id in ticket.run_ids}
+    done = [run for run in plan.runs if state(run.folder) == "done"]
+    waiting = [run for run in plan.runs if run not in done and run.run_id not in taken]
+    for run in waiting + done:
+        with hold(run.folder):
+            freeze(run)
+            if run in waiting:
+                set_state(run, "pending")
+    plan.save()
+    groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
+    log.info(
+        "%s: %d runs, %d already done, %d in jobs that go on; %d new jobs",
+        *(
+            plan.folder.root,
+            len(plan.runs),
+            len(done),
+            len(plan.runs) - len(done) - len(waiting),
+            len(groups),
+        ),
+    )
+    return going_on + (_submit_groups(plan, cluster, groups, going_on) if groups else [])
+
+
+def _going_on(plan: Plan, cluster: Cluster) -> list[Ticket]:
+    """Jobs of earlier commands that still have a run of the plan to train."""
+    if isinstance(cluster, Local):
+        return []  # workers end with their command
+    open_ids = {run.run_id for run in unsettled(plan.runs)}
+    tickets = [ticket for ticket in read_tickets(plan.folder) if open_ids & set(ticket.run_ids)]
+    ended = cluster.ended([ticket.id for ticket in tickets]) if tickets else {}
+    return [ticket for ticket in tickets if ticket.id not in ended]
+
+
+def _submit_groups(
+    plan: Plan, cluster: Cluster, groups: Sequence[Sequence[PlannedRun]], going_on: Sequence[Ticket]
+) -> list[Ticket]:
+    numbers = [freeze_group(plan, group) for group in groups]
+    try:
+        submitted = cluster.submit(numbers)
+    except SaeSweepError as error:
+        for run in (run for group in groups for run in group):
+            set_state(run, "failed", error=str(error))
+        raise
+    tickets = [
+        Ticket(number, job.id, str(job.log), tuple(run.run_id for run in group))
+        for number, job, group in zip(numbers, submitted, groups, strict=True)
+    ]
+    write_tickets(plan.folder, [*going_on, *tickets])
+    for ticket in tickets:
+        log.info("%s %s: %d runs, log %s", cluster.word, ticket.id, len(ticket.run_ids), ticket.log)
+    return tickets
+
+
+def _say_how_to_follow(plan: Plan, tickets: Sequence[Ticket]) -> None:
+    from sae_sweep.sweep.slurm import follow
+
+    if tickets:
+        sys.stdout.write(f"{plan.sweep}: {len(tickets)} SLURM jobs; {follow(plan.folder, tickets)}\n")
+        sys.stdout.write(f"when they are done, compare with `task=match sweep={plan.sweep}`\n")
+    else:
+        sys.stdout.write(f"{plan.sweep}: nothing left to train\n")
+
+
+class _Watch:
+    """Waits until each run of some jobs is settled, or its job is lost."""
+
+    def __init__(self, plan: Plan, cluster: Cluster, tickets: Sequence[Ticket]) -> None:
+        self._cluster = cluster
+        self._runs = {run.run_id: run for run in plan.runs}
+        self._open = {ticket.id: ticket for ticket in tickets}
+        self._ended_at: dict[str, float] = {}
+        self._told = {run.run_id for run in plan.runs if run not in unsettled(plan.runs)}
+
+    def wait(self) -> None:
+        while self._open:
+            ended = self._cluster.ended(list(self._open))  # before the files: they are the later word
+            for ticket in list(self._open.values()):
+                self._look(ticket, ended.get(ticket.id))
+            if self._open:
+                time.sleep(self._cluster.poll_s)
+
+    def _look(self, ticket: Ticket, ended: str | None) -> None:
+        runs = [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
+        if ended is None:
+            self._ended_at.pop(ticket.id, None)  # a job that is requeued ends more than once
+        elif unsettled(runs):
+            since = time.monotonic() - self._ended_at.setdefault(ticket.id, time.monotonic())
+            if since >= self._cluster.lost_after_s:
+                lose(
+                    runs,
+                    f"{self._cluster.word} {ticket.id} ended ({ended}) before this run: see {ticket.log}",
+                )
+                del self._open[ticket.id]
+        for run in runs:
+            self._tell(run)
+        if not unsettled(runs):
+            self._open.pop(ticket.id, None)
+
+    def _tell(self, run: PlannedRun) -> None:
+        if run.run_id in self._told or unsettled([run]):
+            return
+        self._told.add(run.run_id)
+        status = read_status(run.folder)
+        if status["state"] == "done":
+            log.info("%s: done (%d of %d)", run.name, len(self._told), len(self._runs))
+        else:
+            log.error("%s: %s", run.name, status.get("error"))
+
+
+def lose(runs: Sequence[PlannedRun], why: str) -> None:
+    """The job of these runs is gone: those that it left unsettled have failed."""
+    for run in unsettled(runs):
+        try:
+            with hold(run.folder):
+                set_state(run, "failed", error=why)
+        except SaeSweepError as error:  # another process trains it: its state is not ours to write
+            log.error("%s: %s; %s", run.name, why, error)

@@ -1,0 +1,177 @@
+"""Sweeps as jobs of a real SLURM."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_sweep.saes import load_sae
+from tests.conftest import Cli
+from tests.slurm.cluster import Slurm, wait_for
+
+
+def launch(words: list[str], cwd: Path) -> subprocess.Popen[str]:
+    """Type a command in a process of its own; what it says goes to a file."""
+    with (cwd / "said.txt").open("w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sae_sweep", *words], cwd=cwd, stdout=said, stderr=said, text=True
+        )
+
+
+def finish(process: subprocess.Popen[str], cwd: Path) -> tuple[int, str]:
+    code = process.wait(timeout=240)
+    return code, (cwd / "said.txt").read_text()
+
+
+def statuses(sweep: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/status.json")}
+
+
+def states(sweep: Path) -> list[str]:
+    return sorted(str(status["state"]) for status in statuses(sweep).values())
+
+
+def tickets(sweep: Path) -> list[dict[str, Any]]:
+    path = sweep / "jobs" / "submitted.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def trace(sweep: Path) -> str:
+    """What the jobs wrote, for the message of a test that fails."""
+    return "\n".join(path.read_text()[-2000:] for path in sweep.glob("jobs/slurm/*.err"))
+
+
+def test_each_group_is_a_job_and_the_sweep_ends_with_the_comparison(
+    cli: Cli, slurm: Slurm, words: list[str]
+) -> None:
+    result = cli("-m", *words, "data_seed=0,1", "sweep=jobs")
+    sweep = Path("multirun/jobs")
+    assert result.code == 0, result.err + trace(sweep)
+    assert states(sweep) == ["done", "done"]
+    assert len({ticket["id"] for ticket in tickets(sweep)}) == 2
+    assert (sweep / "analysis" / "matching" / "pairs.csv").exists()
+    assert "done (2 of 2)" in result.err
+    assert "differ only in" in result.out or "more than one" in result.out
+    pickles = b"".join(path.read_bytes() for path in sweep.glob("jobs/slurm/*_submitted.pkl"))
+    assert b"dictionary" not in pickles  # a path and a number: configs are read as JSON
+
+
+def test_a_requeued_job_goes_on_where_it_was(
+    cli: Cli, slurm: Slurm, words: list[str], tmp_path: Path
+) -> None:
+    words = [*words, "tokens=40_960"]
+    cut = tmp_path / "multirun" / "cut"
+    process = launch([*words, "sweep=cut"], tmp_path)
+    wait_for(
+        lambda: any(file.stat().st_size for file in cut.glob("*/history.jsonl")),
+        "the first logged point",
+        lambda: trace(cut),
+    )
+    (ticket,) = tickets(cut)
+    slurm("scancel", "--signal=USR2", ticket["id"])
+    wait_for(lambda: states(cut) == ["pending"], "the job to stop", lambda: trace(cut))
+    assert list(cut.glob("*/checkpoint/state.safetensors"))
+    assert not list(cut.glob("*/sae"))
+
+    def runs_again() -> bool:
+        slurm("scontrol", "update", f"JobId={ticket['id']}", "StartTime=now")
+        return states(cut) != ["pending"]
+
+    wait_for(runs_again, "the job to start again", lambda: slurm("scontrol", "show", "job") + trace(cut))
+    code, said = finish(process, tmp_path)
+    assert code == 0, said + trace(cut)
+    assert re.search(r"Restarts=1\b", slurm("scontrol", "show", "job", ticket["id"]))
+
+    assert cli(*words, "launcher.cluster=inprocess", "sweep=whole").code == 0
+    (run,) = (path.parent for path in cut.glob("*/sae"))
+    twin = tmp_path / "multirun" / "whole" / run.name
+    for name, weight in load_sae(run).state_dict().items():
+        assert torch.equal(weight, load_sae(twin).state_dict()[name]), name
+    assert (run / "history.jsonl").read_text().count('"loss"') == 16
+
+
+def test_failed_runs_and_lost_jobs_are_named_and_the_others_go_on(
+    slurm: Slurm, words: list[str], tmp_path: Path
+) -> None:
+    sweep = tmp_path / "multirun" / "mixed"
+    grid = ["optimizer.lr=1e-3,1e30", "data_seed=0,1", "tokens=20_480"]
+    process = launch([*words, *grid, "sweep=mixed"], tmp_path)
+
+    def killed() -> dict[str, dict[str, Any]]:
+        return {name: status for name, status in statuses(sweep).items() if "data_seed-1" in name}
+
+    wait_for(
+        lambda: [status["state"] for status in killed().values()].count("running"),
+        "the second job to run",
+        lambda: trace(sweep),
+    )
+    ticket = tickets(sweep)[1]
+    slurm("scancel", "--signal=KILL", ticket["id"])
+    code, said = finish(process, tmp_path)
+    assert code == 1, said
+    assert states(sweep) == ["done", "failed", "failed", "failed"]
+    for name, status in statuses(sweep).items():
+        assert f"{name}: " in said
+        if "lr-1e+30" in name:  # diverged; in the second job perhaps killed before it could
+            assert "SLURM job" not in status["error"] or name in killed()
+        elif name in killed():
+            assert f"SLURM job {ticket['id']} ended" in status["error"]
+            assert ticket["log"] in status["error"]
+        else:
+            assert (sweep / name / "sae" / "sae_weights.safetensors").exists()
+    assert "Traceback" not in said
+
+
+def test_detached_then_waited_for_then_left(
+    cli: Cli, slurm: Slurm, words: list[str], text_folder: Path, tmp_path: Path
+) -> None:
+    words = [*words, "sweep=left"]
+    sweep = tmp_path / "multirun" / "left"
+    result = cli(*words, "launcher.detach=true")
+    assert result.code == 0, result.err
+    (ticket,) = tickets(sweep)
+    assert "task=status sweep=left" in result.out
+    assert f"scancel {ticket['id']}" in result.out
+    assert not (sweep / "analysis").exists()
+
+    process = launch(words, tmp_path)  # the same again, waiting: no second job
+    wait_for(lambda: "1 in jobs that go on; 0 new jobs" in (tmp_path / "said.txt").read_text(), "the count")
+    process.send_signal(signal.SIGINT)
+    code, said = finish(process, tmp_path)
+    assert code == 130, said
+    assert "the SLURM jobs go on" in said
+    assert f"scancel {ticket['id']}" in said
+    assert tickets(sweep) == [ticket]
+
+    wait_for(lambda: states(sweep) == ["done"], "the job that was left alone", lambda: trace(sweep))
+
+
+def test_a_refusal_is_slurms_own_words(cli: Cli, slurm: Slurm, words: list[str]) -> None:
+    result = cli(*words, "launcher.slurm.partition=nowhere", "sweep=refused")
+    assert result.code == 1
+    (line,) = [line for line in result.err.splitlines() if "partition" in line]
+    assert line.startswith("sae_sweep: SLURM took no job: invalid partition")
+    assert "Traceback" not in result.err
+    (status,) = statuses(Path("multirun/refused")).values()
+    assert status["state"] == "failed"
+    assert "nvalid partition" in status["error"]
+
+
+def test_a_cancelled_job_has_saved_what_it_had(cli: Cli, slurm: Slurm, words: list[str]) -> None:
+    sweep = Path("multirun/cancelled")
+    assert cli(*words, "tokens=10_240_000", "sweep=cancelled", "launcher.detach=true").code == 0
+    wait_for(
+        lambda: any(file.stat().st_size for file in sweep.glob("*/history.jsonl")),
+        "the first logged point",
+        lambda: trace(sweep),
+    )
+    (ticket,) = tickets(sweep)
+    slurm("scancel", ticket["id"])
+    wait_for(lambda: states(sweep) == ["pending"], "the job to stop", lambda: trace(sweep))
+    assert list(sweep.glob("*/checkpoint/state.safetensors"))
+    assert "stopped by SIGTERM" in trace(sweep)
