@@ -78,8 +78,8 @@ def _run(
 def _state(status: Mapping[str, Any], folder: RunFolder, in_jobs: bool) -> str:
     """As written; interrupted where it had begun, and neither a process nor a job is left to carry it on."""
     state = str(status.get("state", "pending"))
-    begun = "running" in status.get("times", {})
-    if state in ("pending", "running") and begun and not in_jobs and not is_held(folder):
+    waits = state == "pending" and (in_jobs or "running" not in status.get("times", {}))
+    if state in ("pending", "running") and not waits and not is_held(folder):
         return "interrupted"
     return state
 

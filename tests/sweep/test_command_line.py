@@ -136,7 +136,6 @@ def test_the_published_budget_is_for_what_stands_for_openwebtext(planned: Callab
         (["budget=equal,published"], "budget cannot be swept"),
         (["study.l0_scale=1,2"], "study.l0_scale cannot be swept"),
         (["study.datasets.tiny=pile"], "study.datasets: tiny is not one of owt, tinystories"),
-        (["hydra/launcher=basic"], "hydra/launcher cannot be changed"),
     ],
 )
 def test_what_belongs_to_the_sweep_as_a_whole_is_checked(cli: Cli, words: list[str], message: str) -> None:
