@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
-CODE := sae_sweep tests tools
+CODE := sae_sweep tests tools bench
 
 .PHONY: quickstart paper-mini test check format oracle kill-test wheel-check clean
 

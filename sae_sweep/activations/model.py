@@ -1,5 +1,6 @@
 """A language model whose residual stream can be read and replaced."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,10 @@ class LanguageModel:
         self.n_ctx: int = bridge.cfg.n_ctx
         """Longest sequence, in tokens."""
         self._vocabulary: int = bridge.cfg.d_vocab
+        self.tokens_read = 0
+        """Tokens that `residuals` has read."""
+        self.seconds = 0.0
+        """What that took, as the host sees it: on a GPU, which works on by itself, a lower bound."""
 
     def check(self, layers: Sequence[int], seq_len: int) -> None:
         """Raise ConfigError, naming what is possible, if a layer or the sequence length is not."""
@@ -50,6 +55,7 @@ class LanguageModel:
     ) -> dict[int, Float[Tensor, "b s d_model"]]:
         """Return `resid_pre` of each layer, in one pass that goes no further than the last of them."""
         self.check(layers, tokens.shape[1])
+        began = time.perf_counter()
         last = max(layers)
         found: dict[int, Tensor] = {}
 
@@ -65,6 +71,8 @@ class LanguageModel:
         found[last] = self._bridge.run_with_hooks(
             tokens.to(self.device), fwd_hooks=hooks, stop_at_layer=last, use_cache=False
         )
+        self.tokens_read += tokens.numel()
+        self.seconds += time.perf_counter() - began
         return {layer: found[layer] for layer in layers}
 
     @torch.no_grad()

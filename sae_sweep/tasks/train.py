@@ -90,6 +90,7 @@ def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> No
     source = open_text(shared.dataset, cache_folder(shared.paths.cache))
     lm = models.get(shared)
     lm.check([run.config.layer for run in runs], shared.packing.seq_len)
+    before = lm.tokens_read, lm.seconds
     make_stream = stream_maker(lm, source, runs)
     parts = split(
         [run.config for run in runs], lm.d_model, available_bytes(lm.device), shared.launcher.max_group
@@ -98,6 +99,11 @@ def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> No
         log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))
     for part in parts:
         _train_part(plan, [runs[position] for position in part], lm, source, make_stream)
+    log.info(
+        "%s read %s tokens in %.1f s for %d runs, which train on %s tokens together",
+        *(lm.name, f"{lm.tokens_read - before[0]:,}", lm.seconds - before[1], len(runs)),
+        f"{sum(run.config.tokens for run in runs):,}",
+    )
 
 
 def _train_part(

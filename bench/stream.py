@@ -1,0 +1,212 @@
+"""What sharing saves: 8 SAEs fused against 8 one by one, and the cache against a bare read of its bytes.
+
+    python bench/stream.py [--json FILE]
+
+Both sides of a ratio are measured in this process, in turn; medians of `--repeats` pairs. The language model is the bundled gpt2-pico, the text the standard library's documentation.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_sweep.activations import ActivationStream, LanguageModel, load_language_model, pick_device
+from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
+from sae_sweep.activations.stream import activation_dtype
+from sae_sweep.config import (
+    ActivationsConfig,
+    Config,
+    EmbeddedDataset,
+    LauncherConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PackingConfig,
+    TopKConfig,
+)
+from sae_sweep.storage import RunFolder, cache_folder
+from sae_sweep.text import SequenceStream, TextSource, open_text
+from sae_sweep.training import Member, train_group
+
+LAYER = 6
+MEMBERS = 8
+CHUNK = 2**24
+
+
+class NoSink:
+    """Logs nothing."""
+
+    def scalars(self, tokens: int, values: Any) -> None: ...
+    def histogram(self, name: str, counts: Any, edges: Any) -> None: ...
+    def summary(self, values: Any) -> None: ...
+    def image(self, name: str, path: Path) -> None: ...
+    def artifact(self, name: str, folder: Path) -> None: ...
+    def mark(self) -> int:
+        return 0
+
+    def rewind(self, mark: int) -> None: ...
+    def finish(self, *, failed: bool) -> None: ...
+
+
+@contextmanager
+def counted(lm: LanguageModel) -> Iterator[dict[str, float]]:
+    """Seconds in all, and what of them, and how many tokens, went through the language model."""
+    result: dict[str, float] = {}
+    began, lm_seconds, lm_tokens = time.perf_counter(), lm.seconds, lm.tokens_read
+    yield result
+    result["seconds"] = time.perf_counter() - began
+    result["lm_seconds"] = lm.seconds - lm_seconds
+    result["lm_tokens"] = lm.tokens_read - lm_tokens
+
+
+def config_of(seed: int, tokens: int) -> Config:
+    return Config(
+        model=ModelConfig(path="bundled:gpt2-pico"),
+        dataset=EmbeddedDataset(name="stdlib_docs"),
+        architecture=TopKConfig(k=16),
+        dictionary=4,
+        layer=LAYER,
+        seed=seed,
+        tokens=tokens,
+        batch=1024,
+        packing=PackingConfig(),
+        optimizer=OptimizerConfig(lr=1e-3),
+        activations=ActivationsConfig(buffer_tokens=32_768),
+        launcher=LauncherConfig(checkpoint_every_min=1e6),
+    )
+
+
+class Setup:
+    """The language model, the text, and streams over them."""
+
+    def __init__(self, tokens: int) -> None:
+        self.config = config_of(0, tokens)
+        self.device = pick_device("auto")
+        self.lm = load_language_model(self.config.model, self.device)
+        self.source: TextSource = open_text(self.config.dataset, cache_folder(None))
+
+    def stream(self, layers: Sequence[int]) -> ActivationStream:
+        sequences = SequenceStream(self.source, self.config.packing, self.lm.tokenizer, self.config.data_seed)
+        return ActivationStream(self.lm, sequences, self.config, layers)
+
+
+def train(setup: Setup, seeds: Sequence[int], tokens: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        members = [
+            Member(
+                config_of(seed, tokens), f"{seed}", f"{seed}", RunFolder(Path(folder) / f"{seed}"), NoSink()
+            )
+            for seed in seeds
+        ]
+        outcomes = train_group(members, setup.stream, d_in=setup.lm.d_model)
+        assert all(outcome.failed is None for outcome in outcomes), outcomes
+
+
+def fused_against_solo(tokens: int, repeats: int) -> dict[str, Any]:
+    setup = Setup(tokens)
+    train(setup, [0], setup.config.batch * 4)  # warm
+    fused, solo = [], []
+    for _ in range(repeats):
+        with counted(setup.lm) as one:
+            train(setup, range(MEMBERS), tokens)
+        fused.append(one)
+        with counted(setup.lm) as each:
+            for seed in range(MEMBERS):
+                train(setup, [seed], tokens)
+        solo.append(each)
+    return {
+        "what": f"{MEMBERS} SAEs, fused against solo",
+        "tokens_each": tokens,
+        "seconds_fused": _median(fused, "seconds"),
+        "seconds_solo": _median(solo, "seconds"),
+        "ratio_total": _median(solo, "seconds") / _median(fused, "seconds"),
+        "ratio_lm_seconds": _median(solo, "lm_seconds") / _median(fused, "lm_seconds"),
+        "ratio_lm_tokens": _median(solo, "lm_tokens") / _median(fused, "lm_tokens"),
+    }
+
+
+def _median(runs: Sequence[dict[str, float]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def cache_against_bare_read(tokens: int, repeats: int) -> dict[str, Any]:
+    setup = Setup(tokens)
+    dtype = activation_dtype(setup.config, setup.lm)
+    identity = cache_identity(setup.config, {}, lm_dtype=setup.lm.dtype, dtype=dtype)
+    with tempfile.TemporaryDirectory() as root:
+        folder = locate(Path(root), identity)
+        layers = dict.fromkeys(range(3, 11), setup.config.steps)
+        fill(folder, identity, layers, setup.stream, d_in=setup.lm.d_model, batch=setup.config.batch)
+        files = sorted(folder.root.glob("*.safetensors"))
+        size = sum(path.stat().st_size for path in files)
+        bare, cached = [], []
+        for _ in range(repeats + 1):  # the first pair only warms the page cache
+            bare.append(_seconds(lambda: _read_bare(files)))
+            cached.append(_seconds(lambda: _read_cached(folder, list(layers), setup)))
+    bare_s, cached_s = statistics.median(bare[1:]), statistics.median(cached[1:])
+    return {
+        "what": "cache, against a bare sequential read of its bytes",
+        "bytes": size,
+        "seconds_bare": bare_s,
+        "seconds_cached": cached_s,
+        "ratio": bare_s / cached_s,
+    }
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _read_bare(files: Sequence[Path]) -> None:
+    memory = memoryview(bytearray(CHUNK))
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(memory):
+                pass
+
+
+def _read_cached(folder: CacheFolder, layers: Sequence[int], setup: Setup) -> None:
+    stream = CachedStream(folder, layers, setup.device)
+    steps = sum(1 for _, _ in zip(range(setup.config.steps), stream, strict=False))
+    assert steps == setup.config.steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=131_072, help="budget of each SAE")
+    parser.add_argument(
+        "--cached-tokens", type=int, default=1_048_576, help="tokens in the cache, 8 layers each"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the records there")
+    keys = parser.parse_args()
+    logging.disable(logging.WARNING)
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    records = [
+        {**record, "device": str(pick_device("auto")), "machine": machine, "repeats": keys.repeats}
+        for record in (
+            fused_against_solo(keys.tokens, keys.repeats),
+            cache_against_bare_read(keys.cached_tokens, keys.repeats),
+        )
+    ]
+    for record in records:
+        print(record["what"])
+        for key, value in record.items():
+            if key != "what":
+                print(f"  {key:18} {value:.3f}" if isinstance(value, float) else f"  {key:18} {value}")
+    if keys.json:
+        keys.json.write_text(json.dumps(records, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
