@@ -2,7 +2,8 @@
 
     python bench/stream.py [--json FILE]
 
-Both sides of a ratio are measured in this process, in turn; medians of `--repeats` pairs. The language model is the bundled gpt2-pico, the text the standard library's documentation.
+Both sides of a ratio are measured in this process, in turn; medians of `--repeats` pairs. The
+language model is the bundled gpt2-pico, the text the standard library's documentation.
 """
 
 import argparse
