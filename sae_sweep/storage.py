@@ -4,6 +4,8 @@ import errno
 import fcntl
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 import time
@@ -16,6 +18,8 @@ from typing import Any, TextIO
 from sae_sweep.config import SaeSweepError
 
 _LOCK = ".lock"
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
+"""A file's name between a dot and what `tempfile` adds."""
 _LOCK_ATTEMPTS = 5
 _LOCK_PAUSE_S = 0.02
 
@@ -218,7 +222,7 @@ def hold(run: RunFolder) -> Iterator[None]:
                 f"{run.root} is held by process {lock.read().strip()}: wait for it, or stop it"
             )
         lock.truncate(0)
-        lock.write(str(os.getpid()))
+        lock.write(f"{os.getpid()} on {platform.node()}")
         lock.flush()
         _remove_leftovers(run.root)
         yield
@@ -235,8 +239,7 @@ def hold_sweep(sweep: SweepFolder) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for path in sweep.root.glob(".*"):
-            if path.name != _LOCK:
-                _remove(path)
+            _remove_if_leftover(path)
         _remove_leftovers(sweep.root / "analysis")
         yield
 
@@ -244,11 +247,12 @@ def hold_sweep(sweep: SweepFolder) -> Iterator[None]:
 def _remove_leftovers(folder: Path) -> None:
     """What `write_atomic` and `write_folder_atomic` were writing when their process was killed."""
     for path in sorted(folder.rglob(".*")):
-        if path.name != _LOCK:
-            _remove(path)
+        _remove_if_leftover(path)
 
 
-def _remove(path: Path) -> None:
+def _remove_if_leftover(path: Path) -> None:
+    if not _TEMPORARY.fullmatch(path.name):
+        return
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,6 +1,7 @@
 """What a job in another process is given: the frozen runs of one group, as a file."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,7 @@ class Cluster(Protocol):
 
 def freeze_group(plan: Plan, runs: Sequence[PlannedRun]) -> int:
     """Write runs of one group for a job to read; returns the number that the file is named for."""
-    taken = [int(path.stem) for path in plan.folder.jobs.glob("*.json") if path.stem.isdigit()]
-    number = max(taken, default=-1) + 1
+    number = _free_number(plan.folder)
     frozen = [
         {
             "name": run.name,
@@ -74,6 +74,21 @@ def freeze_group(plan: Plan, runs: Sequence[PlannedRun]) -> int:
     ]
     write_json(_file(plan.folder, number), {"sweep": plan.sweep, "runs": frozen})
     return number
+
+
+def _free_number(folder: SweepFolder) -> int:
+    """One that no other command has, nor takes at the same moment."""
+    folder.jobs.mkdir(parents=True, exist_ok=True)
+    taken = [int(path.stem) for path in folder.jobs.glob("*.json") if path.stem.isdigit()]
+    return next(n for n in itertools.count(max(taken, default=-1) + 1) if _take(_file(folder, n)))
+
+
+def _take(path: Path) -> bool:
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def read_group(folder: SweepFolder, number: int) -> Plan:

@@ -44,11 +44,13 @@ class GridSweeper(Sweeper):
             [run.grids for run in runs],
             runs[0].union,
         )
-        foreign = not isinstance(self.launcher, PlanLauncher)
-        if foreign and session.hand_over is not None and self.config.task == "train":
+        if isinstance(self.launcher, PlanLauncher):
+            return self.launcher.launch([], initial_job_idx=0)  # the plan says it all
+        if session.hand_over is not None and self.config.task == "train":
             session.failed += session.hand_over(session.plan, self._launch_foreign)
-            return []
-        return self.launcher.launch([], initial_job_idx=0)  # the plan says it all
+        else:
+            session.failed += session.execute(session.plan)
+        return []
 
     def _launch_foreign(self, job_overrides: list[list[str]]) -> None:
         if job_overrides:

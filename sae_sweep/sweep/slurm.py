@@ -6,7 +6,6 @@ submitit's own view of a job is not used: without SLURM's accounting it waits fo
 import contextlib
 import io
 import logging
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,10 @@ import submitit
 from sae_sweep.config import SaeSweepError, SlurmConfig
 from sae_sweep.storage import SweepFolder
 from sae_sweep.sweep.jobs import Submitted, Ticket, Work
+from sae_sweep.sweep.squeue import arrays, ended, one_line
 
 log = logging.getLogger(__name__)
 
-_ENDED = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
-    *("PREEMPTED", "REVOKED", "TIMEOUT"),
-}
 _REQUEUES = 1_000_000
 """As often as it takes: submitit gives up after three, and counts each signal to a short job as a timeout."""
 
@@ -67,20 +63,19 @@ class Slurm:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it also raises
                 submitted = executor.submit_array(jobs)
         except (RuntimeError, OSError) as error:  # all of submitit's own are the former
-            raise SaeSweepError(f"SLURM took no job: {_one_line(error)}") from error
+            raise SaeSweepError(f"SLURM took no job: {one_line(error)}") from error
         return [Submitted(job.job_id, job.paths.stderr) for job in submitted]
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
         try:
-            states = squeue(ids)
+            found = ended(ids)
         except SaeSweepError as error:
             if not self._silent:
                 log.warning("%s; asking again every %g s", error, self.poll_s)
             self._silent = True
             return {}
         self._silent = False
-        found = {job: states.get(job, "no longer known to SLURM") for job in ids}
-        return {job: state for job, state in found.items() if job not in states or state in _ENDED}
+        return found
 
     def close(self) -> None:
         """Jobs end by themselves."""
@@ -91,33 +86,15 @@ class Slurm:
 
 def follow(folder: SweepFolder, tickets: Sequence[Ticket]) -> str:
     """How to see what becomes of jobs, and how to cancel them."""
-    elsewhere = (
-        "" if folder.root.parent == Path("multirun").resolve() else f" paths.output={folder.root.parent}"
-    )
-    status = f"python -m sae_sweep task=status sweep={folder.root.name}{elsewhere}"
-    cancel = " ".join(["scancel", *_arrays([ticket.id for ticket in tickets])])
+    status = f"python -m sae_sweep task=status sweep={folder.root.name}{elsewhere(folder)}"
+    cancel = " ".join(["scancel", *arrays([ticket.id for ticket in tickets])])
     return f"follow them with `{status}`, cancel them with `{cancel}`"
 
 
-def squeue(ids: Sequence[str]) -> dict[str, str]:
-    """Job id -> state, for the jobs that SLURM still knows; it forgets them some minutes after their end.
-
-    Raises:
-        SaeSweepError: if SLURM cannot be asked.
-    """
-    command = ["squeue", "-h", "-r", "-t", "all", "-j", ",".join(_arrays(ids)), "-o", "%i|%T"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise SaeSweepError(f"cannot ask SLURM: {error}") from error
-    if done.returncode and "Invalid job id" not in done.stderr:  # its word for a job it has forgotten
-        raise SaeSweepError(f"cannot ask SLURM: {_one_line(done.stderr)}")
-    return dict(line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)
-
-
-def _arrays(ids: Sequence[str]) -> list[str]:
-    """`4711_0, 4711_1, 4712` -> `4711, 4712`."""
-    return list(dict.fromkeys(job.split("_")[0] for job in ids))
+def elsewhere(folder: SweepFolder) -> str:
+    """What a command about the sweep needs beside its name, where that is not in the usual place."""
+    usual = folder.root.parent == Path("multirun").resolve()
+    return "" if usual else f" paths.output={folder.root.parent}"
 
 
 def _parameters(config: SlurmConfig, sweep: str) -> dict[str, object]:
@@ -138,8 +115,3 @@ def _parameters(config: SlurmConfig, sweep: str) -> dict[str, object]:
         # since SLURM 22.05 srun no longer takes this from the job by itself
         "slurm_srun_args": [f"--cpus-per-task={config.cpus}"],
     }
-
-
-def _one_line(error: object) -> str:
-    lines = [line.removeprefix("sbatch: error: ").strip() for line in str(error).splitlines()]
-    return "; ".join(line for line in lines if line) or "no reason given"

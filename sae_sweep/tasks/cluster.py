@@ -87,10 +87,12 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
         SaeSweepError: if a folder is held or holds another run, or the cluster refuses; the runs then say so.
     """
     plan.refuse_another()
-    going_on = _going_on(plan, cluster)
+    alive = _alive(plan, cluster)
+    going_on = [ticket for ticket in alive if {run.run_id for run in plan.runs} & set(ticket.run_ids)]
     taken = {run_id for ticket in going_on for run_id in ticket.run_ids}
-    done = [run for run in plan.runs if state(run.folder) == "done"]
-    waiting = [run for run in plan.runs if run not in done and run.run_id not in taken]
+    ours = [run for run in plan.runs if run.run_id not in taken]  # the others' folders belong to their jobs
+    done = [run for run in ours if state(run.folder) == "done"]
+    waiting = [run for run in ours if run not in done]
     for run in waiting + done:
         with hold(run.folder):
             freeze(run)
@@ -103,26 +105,25 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
         *(
             plan.folder.root,
             len(plan.runs),
-            len(done),
-            len(plan.runs) - len(done) - len(waiting),
+            len([run for run in plan.runs if state(run.folder) == "done"]),
+            len(plan.runs) - len(ours),
             len(groups),
         ),
     )
-    return going_on + (_submit_groups(plan, cluster, groups, going_on) if groups else [])
+    return going_on + (_submit_groups(plan, cluster, groups, alive) if groups else [])
 
 
-def _going_on(plan: Plan, cluster: Cluster) -> list[Ticket]:
-    """Jobs of earlier commands that still have a run of the plan to train."""
+def _alive(plan: Plan, cluster: Cluster) -> list[Ticket]:
+    """Jobs of earlier commands for this sweep that have not ended, whichever of its runs they train."""
     if isinstance(cluster, Local):
         return []  # workers end with their command
-    open_ids = {run.run_id for run in unsettled(plan.runs)}
-    tickets = [ticket for ticket in read_tickets(plan.folder) if open_ids & set(ticket.run_ids)]
+    tickets = read_tickets(plan.folder)
     ended = cluster.ended([ticket.id for ticket in tickets]) if tickets else {}
     return [ticket for ticket in tickets if ticket.id not in ended]
 
 
 def _submit_groups(
-    plan: Plan, cluster: Cluster, groups: Sequence[Sequence[PlannedRun]], going_on: Sequence[Ticket]
+    plan: Plan, cluster: Cluster, groups: Sequence[Sequence[PlannedRun]], alive: Sequence[Ticket]
 ) -> list[Ticket]:
     numbers = [freeze_group(plan, group) for group in groups]
     try:
@@ -135,18 +136,21 @@ def _submit_groups(
         Ticket(number, job.id, str(job.log), tuple(run.run_id for run in group))
         for number, job, group in zip(numbers, submitted, groups, strict=True)
     ]
-    write_tickets(plan.folder, [*going_on, *tickets])
+    if not isinstance(cluster, Local):
+        write_tickets(plan.folder, [*alive, *tickets])
     for ticket in tickets:
         log.info("%s %s: %d runs, log %s", cluster.word, ticket.id, len(ticket.run_ids), ticket.log)
     return tickets
 
 
 def _say_how_to_follow(plan: Plan, tickets: Sequence[Ticket]) -> None:
-    from sae_sweep.sweep.slurm import follow
+    from sae_sweep.sweep.slurm import elsewhere, follow
 
     if tickets:
         sys.stdout.write(f"{plan.sweep}: {len(tickets)} SLURM jobs; {follow(plan.folder, tickets)}\n")
-        sys.stdout.write(f"when they are done, compare with `task=match sweep={plan.sweep}`\n")
+        sys.stdout.write(
+            f"when they are done, compare with `task=match sweep={plan.sweep}{elsewhere(plan.folder)}`\n"
+        )
     else:
         sys.stdout.write(f"{plan.sweep}: nothing left to train\n")
 

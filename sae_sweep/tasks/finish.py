@@ -17,7 +17,7 @@ from sae_sweep.storage import write_json
 from sae_sweep.sweep.plan import PlannedRun
 from sae_sweep.tasks.state import provenance, set_state
 from sae_sweep.text import TextSource, held_out_sequences
-from sae_sweep.training import Outcome, discard_checkpoint
+from sae_sweep.training import Outcome, discard_checkpoint, first_line, out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,13 @@ class Finisher:
                     self._keep(run, outcome)
                 except SaeSweepError as problem:
                     error = str(problem)
+                except RuntimeError as problem:
+                    if not out_of_memory(problem):
+                        raise
+                    error = (
+                        f"memory ran out in the evaluation ({first_line(problem)}): the same command, "
+                        "with a lower launcher.max_group, goes on from there"
+                    )
             if error is not None:
                 log.error("%s: %s", run.name, error)
                 set_state(run, "failed", error=error, tokens=outcome.tokens, seconds=outcome.seconds)

@@ -65,9 +65,10 @@ def hand_over(plan: Plan, launch: Callable[[list[list[str]]], Any]) -> int:
     log.info("%s: %d runs, %d groups to train", plan.folder.root, len(plan.runs), len(groups))
     try:
         launch([_overrides(plan, freeze_group(plan, group)) for group in groups])
-    except Exception as error:  # the launcher's own: which runs are done stands in their files
+    except Exception as error:  # the launcher's own; jobs it has queued may still train their runs
         log.error("the launcher stopped with %s: %s", type(error).__name__, error)
-    lose(plan.runs, "its job ended before it did: see the launcher's own logs")
+    else:
+        lose(plan.runs, "its job ended before it did: see the launcher's own logs")
     return report_failed(plan.runs) + len(unsettled(plan.runs))
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -43,6 +44,8 @@ def freeze(run: PlannedRun) -> None:
             f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
             "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
         )
+    if state(run.folder) == "done":  # killed between its last two acts
+        shutil.rmtree(run.folder.checkpoint, ignore_errors=True)
     write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
 
 

@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sae_sweep.config import Config
+from sae_sweep.config import Config, SaeSweepError
 from sae_sweep.report import describe_status
 from sae_sweep.storage import RunFolder, SweepFolder, find_sweep, is_held, read_json, read_status
-from sae_sweep.sweep.jobs import read_tickets
+from sae_sweep.sweep.jobs import Ticket, read_tickets
+from sae_sweep.sweep.squeue import ended
 from sae_sweep.tracking.history import latest_points
 
 STATES = ("done", "running", "failed", "interrupted", "pending")
@@ -39,7 +40,7 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
         now: seconds since 1970.
     """
     plan = read_json(folder.plan)
-    in_jobs = {run_id for ticket in read_tickets(folder) for run_id in ticket.run_ids}
+    in_jobs = {run_id for ticket in _going_on(folder) for run_id in ticket.run_ids}
     runs = [_run(planned, folder.run(planned["name"]), now, in_jobs) for planned in plan["runs"]]
     states = [run["state"] for run in runs]
     return {
@@ -48,6 +49,18 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
         "runs": runs,
         "counts": {state: states.count(state) for state in STATES},
     }
+
+
+def _going_on(folder: SweepFolder) -> list[Ticket]:
+    """SLURM's jobs for the sweep that have not ended; all of them, where SLURM cannot be asked."""
+    tickets = read_tickets(folder)
+    if not tickets:
+        return []
+    try:
+        gone = ended([ticket.id for ticket in tickets])
+    except SaeSweepError:
+        return tickets
+    return [ticket for ticket in tickets if ticket.id not in gone]
 
 
 def _run(

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import torch
-
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.config import Config, ConfigError, Interrupted, ModelConfig, SaeSweepError
@@ -16,7 +14,14 @@ from sae_sweep.tasks.state import freeze, provenance, report_failed, set_state, 
 from sae_sweep.tasks.streams import StreamMaker, stream_maker
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
-from sae_sweep.training import GroupTooLargeError, Member, available_bytes, split, train_group
+from sae_sweep.training import (
+    GroupTooLargeError,
+    Member,
+    available_bytes,
+    release,
+    split,
+    train_group,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +47,7 @@ def train(plan: Plan) -> int:
         for run in waiting:
             set_state(run, "pending")
         train_groups(plan, waiting)
-    return report_failed(plan.runs)
+    return report_failed(plan.runs) + len(unsettled(plan.runs))
 
 
 def train_groups(plan: Plan, runs: Sequence[PlannedRun]) -> None:
@@ -92,9 +97,9 @@ def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> No
     lm.check([run.config.layer for run in runs], shared.packing.seq_len)
     before = lm.tokens_read, lm.seconds
     make_stream = stream_maker(lm, source, runs)
-    parts = split(
-        [run.config for run in runs], lm.d_model, available_bytes(lm.device), shared.launcher.max_group
-    )
+    sharers = (shared.launcher.workers or 2) if shared.launcher.cluster == "local" else 1
+    available = available_bytes(lm.device, sharers)
+    parts = split([run.config for run in runs], lm.d_model, available, shared.launcher.max_group)
     if len(parts) > 1:
         log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))
     for part in parts:
@@ -115,8 +120,7 @@ def _train_part(
         return
     except GroupTooLargeError as error:
         log.warning("memory ran out with %d SAEs side by side (%s): going on in halves", len(runs), error)
-    if lm.device.type == "cuda":
-        torch.cuda.empty_cache()
+    release(lm.device)
     left = unsettled(runs)
     middle = (len(left) + 1) // 2
     for half in (left[:middle], left[middle:]):

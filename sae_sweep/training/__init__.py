@@ -4,7 +4,14 @@ from sae_sweep.config import Interrupted
 from sae_sweep.training.checkpoint import discard_checkpoint
 from sae_sweep.training.group import train_group
 from sae_sweep.training.member import Member, Outcome
-from sae_sweep.training.memory import GroupTooLargeError, available_bytes, split
+from sae_sweep.training.memory import (
+    GroupTooLargeError,
+    available_bytes,
+    first_line,
+    out_of_memory,
+    release,
+    split,
+)
 
 __all__ = [
     "GroupTooLargeError",
@@ -13,6 +20,9 @@ __all__ = [
     "Outcome",
     "available_bytes",
     "discard_checkpoint",
+    "first_line",
+    "out_of_memory",
+    "release",
     "split",
     "train_group",
 ]

@@ -12,7 +12,7 @@ from sae_sweep.config import Interrupted, SaeSweepError
 from sae_sweep.training.callbacks import Checkpoints, History, Progress
 from sae_sweep.training.data import Stream, StreamData
 from sae_sweep.training.member import Member, Outcome
-from sae_sweep.training.memory import GroupTooLargeError, out_of_memory
+from sae_sweep.training.memory import GroupTooLargeError, device_failed, first_line, out_of_memory
 from sae_sweep.training.module import GroupModule
 from sae_sweep.training.signals import StopRequest, watch_signals
 from sae_sweep.training.trainee import Trainee
@@ -50,7 +50,7 @@ def train_group(
     """
     device = pick_device(members[0].config.device)
     with watch_signals() as stop:
-        group = GroupModule([], on_finished)
+        group = GroupModule([], on_finished, stop)
         for member in members:
             _enlist(group, member, d_in, device)
         group.publish()  # those that were saved at their budget, before they were evaluated
@@ -65,6 +65,13 @@ def _enlist(group: GroupModule, member: Member, d_in: int, device: torch.device)
         group.active.append(Trainee(member, d_in, device))
     except SaeSweepError as error:
         group.report(Outcome(member, sae=None, failed=str(error), seconds=0.0, tokens=0))
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        if group.active:
+            raise GroupTooLargeError(first_line(error)) from error
+        why = f"memory ran out ({first_line(error)}): lower dictionary"
+        group.report(Outcome(member, sae=None, failed=why, seconds=0.0, tokens=0))
 
 
 def _train(
@@ -79,7 +86,8 @@ def _train(
         last = min(group.active, key=lambda trainee: trainee.learner.steps)
         if last.position is not None:
             stream.restore(last.position)
-        data = StreamData(stream, max(t.steps_left for t in group.active))
+        left = max(t.member.config.steps for t in group.active) - last.learner.steps
+        data = StreamData(stream, left)
         every_min = last.member.config.launcher.checkpoint_every_min
         fit(group, data, [History(group), Checkpoints(group, stop, every_min), Progress(group)], device)
         _end_of_text(group)
@@ -91,9 +99,16 @@ def _train(
         group.save()  # but for the member whose step was cut: it goes back to its last checkpoint
         raise
     except RuntimeError as error:
+        cause = first_line(error)
+        if device_failed(error):
+            raise SaeSweepError(
+                f"the device failed ({cause}): the same command resumes from the last checkpoints"
+            ) from error
         if not out_of_memory(error):
             raise
-        cause = str(error).splitlines()[0]
+        if len(group.active) > 1:
+            group.save()
+            raise GroupTooLargeError(cause) from error
         group.fail(SaeSweepError(f"memory ran out in the LM pass ({cause}): lower activations.lm_batch"))
     except SaeSweepError as error:
         group.fail(error, layer=getattr(error, "layer", None))

@@ -1,6 +1,8 @@
 """How many SAEs fit beside each other: reckoned before a group starts."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,7 @@ _DENSE = 8
 _SHARE = 0.9
 """Of the free memory that a group may plan with: the rest is for what is not counted here."""
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 class GroupTooLargeError(RuntimeError):
@@ -24,19 +27,55 @@ class GroupTooLargeError(RuntimeError):
 
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether torch could not get memory; on a CPU it says so in a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "ALLOC_FAILED" in str(error)
 
 
-def available_bytes(device: torch.device) -> int:
-    """Memory that is free now: of the GPU, or of the machine as far as its container allows."""
+def device_failed(error: RuntimeError) -> bool:
+    """Whether the device itself is at fault, and nothing that follows in this process can be trusted."""
+    return isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error")
+
+
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def release(device: torch.device) -> None:
+    """Give back what earlier groups held: they form cycles, and torch keeps freed blocks for itself."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def available_bytes(device: torch.device, sharers: int = 1) -> int:
+    """Memory that is free now: of the GPU, or of the machine as far as its container allows.
+
+    Args:
+        device: where the SAEs are trained.
+        sharers: processes that divide a machine's memory; each has a GPU of its own.
+    """
+    release(device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # not in a container, or in one without a limit ("max")
-        return free
-    return min(free, limit - used)
+    return min([psutil.virtual_memory().available, *_container_bytes()]) // sharers
+
+
+def _container_bytes() -> Iterator[int]:
+    """What each control group (version 2) around this process still allows; page cache counts as free."""
+    with suppress(OSError):
+        own = next((line[3:] for line in _OWN_CGROUP.read_text().splitlines() if line.startswith("0::")), "/")
+        folder = _CGROUP / own.lstrip("/")
+        for place in (folder, *folder.parents):
+            if place.is_relative_to(_CGROUP):
+                with suppress(OSError, ValueError):  # no limit ("max"), or not a control group of its own
+                    limit, used = (int((place / f"memory.{name}").read_text()) for name in ("max", "current"))
+                    yield limit - used + _inactive_file(place)
+
+
+def _inactive_file(place: Path) -> int:
+    lines = (place / "memory.stat").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def member_bytes(config: Config, d_in: int) -> int:
@@ -64,7 +103,7 @@ def split(
         available: bytes that are free before any member is built.
         max_group: most members of a part; None: what the memory allows.
 
-    A member that does not fit even alone is a part of its own: its step says what it lacks.
+    A member that does not fit even alone is a part of its own, and fails for itself.
     """
     room = _SHARE * available
     parts: list[list[int]] = [[]]

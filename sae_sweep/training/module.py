@@ -8,6 +8,7 @@ from sae_sweep.config import SaeSweepError
 from sae_sweep.training.data import Delivered
 from sae_sweep.training.member import Outcome
 from sae_sweep.training.memory import GroupTooLargeError
+from sae_sweep.training.signals import StopRequest
 from sae_sweep.training.trainee import Trainee
 
 
@@ -18,7 +19,10 @@ class GroupModule(LightningModule):
     """
 
     def __init__(
-        self, trainees: Sequence[Trainee], on_finished: Callable[[Outcome], None] | None = None
+        self,
+        trainees: Sequence[Trainee],
+        on_finished: Callable[[Outcome], None] | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -27,6 +31,7 @@ class GroupModule(LightningModule):
         self.outcomes: dict[str, Outcome] = {}
         """By member name, of those that no longer do."""
         self._on_finished = on_finished
+        self._stop = stop
 
     def configure_optimizers(self) -> list[None]:
         return []
@@ -42,14 +47,24 @@ class GroupModule(LightningModule):
                     raise
 
     def publish(self) -> None:
-        """Log what has arrived; let go of members that diverged or reached their budget."""
-        for trainee in list(self.active):
+        """Log what has arrived; let go of members that diverged or reached their budget.
+
+        Those that reached it are all saved first: what is done with an outcome can take minutes, and a
+        request to stop is obeyed between two of them.
+
+        Raises:
+            Interrupted: if a signal has arrived, once every member is saved.
+        """
+        for trainee in self.active:
             trainee.publish()
-            if trainee.failed is not None:
-                self.retire(trainee)
-            elif trainee.steps_left <= 0:
+            if trainee.failed is None and trainee.steps_left <= 0:
                 trainee.complete()
-                self.retire(trainee)
+        through = [t for t in self.active if t.failed is not None or t.steps_left <= 0]
+        for trainee in through:
+            if self._stop is not None and self._stop.signum is not None:
+                self.save()
+                self._stop.obey()
+            self.retire(trainee)
 
     def retire(self, trainee: Trainee) -> None:
         """Take a member out, and tell the caller how it ended."""

@@ -11,7 +11,7 @@ from sae_sweep.saes import Learner, build_sae, init_seed
 from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
 from sae_sweep.training.data import Delivered
 from sae_sweep.training.member import Member, Outcome
-from sae_sweep.training.memory import GroupTooLargeError, out_of_memory
+from sae_sweep.training.memory import GroupTooLargeError, device_failed, first_line, out_of_memory
 from sae_sweep.training.readings import Readings
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Trainee:
 
         Raises:
             GroupTooLargeError: if memory ran out; the learner's state may be half a step on.
-            RuntimeError: if the stream skipped a batch.
+            RuntimeError: if the device failed, or the stream skipped a batch.
         """
         batch, done = delivered.batch, self.learner.steps
         if self.failed is not None or batch.step < done:
@@ -74,10 +74,11 @@ class Trainee:
         try:
             metrics = self.learner.step(batch.activations[self.member.config.layer])
         except RuntimeError as error:
-            cause = str(error).splitlines()[0]
+            if device_failed(error):
+                raise
             if out_of_memory(error):
-                raise GroupTooLargeError(cause) from error
-            self._fail(f"step {done + 1} could not be computed: {cause}; lower optimizer.lr")
+                raise GroupTooLargeError(first_line(error)) from error
+            self.failed = f"step {done + 1} could not be computed: {first_line(error)}; lower optimizer.lr"
             return
         self.position = delivered.position
         self._readings.add(self.learner.steps, self.learner.tokens, metrics, delivered.known)
@@ -90,15 +91,12 @@ class Trainee:
             self.latest = point.values
         if arrived.diverged is not None and self.failed is None:
             bad = arrived.diverged
-            self._fail(
+            self.failed = (
                 f"the loss is {bad.values['loss']} at step {bad.step} ({bad.tokens} tokens): "
                 "lower optimizer.lr, or look at the activations of this layer"
             )
-
-    def _fail(self, why: str) -> None:
-        """What is on disk may hold the infinities already: a later launch starts over."""
-        self.failed = why
-        discard_checkpoint(self.member.folder)
+            # What is on disk may hold the infinities already: a later launch starts over.
+            discard_checkpoint(self.member.folder)
 
     def save(self) -> None:
         """Write the checkpoint, unless the one on disk is as new or the member has failed."""

@@ -156,6 +156,31 @@ def test_members_ahead_of_the_stream_wait(tmp_path: Path) -> None:
     assert len(first.sink.points) == len(second.sink.points) == 3
 
 
+def test_a_member_ahead_reaches_its_own_longer_budget(tmp_path: Path) -> None:
+    long = make_member(tmp_path, "long", make_config(steps=30))
+    with pytest.raises(Interrupted):
+        train([long], kill(signal.SIGINT, at=20))
+    short = make_member(tmp_path, "short", make_config(steps=8))
+    outcomes = train([long, short])
+    assert [outcome.tokens for outcome in outcomes] == [30 * BATCH, 8 * BATCH]
+    assert_equal_bits(bits(outcomes[0]), bare_loop(long.config, long.run_id))
+
+
+def test_a_request_to_stop_is_obeyed_between_two_evaluations(tmp_path: Path) -> None:
+    members = [make_member(tmp_path, name, make_config()) for name in "abc"]
+    evaluated: list[str] = []
+
+    def evaluate(outcome: Outcome) -> None:
+        evaluated.append(outcome.member.name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train_group(members, FakeStream, d_in=D_IN, on_finished=evaluate)
+    assert evaluated == ["a"]
+    resumed = train(members[1:])
+    assert [outcome.tokens for outcome in resumed] == [12 * BATCH] * 2
+
+
 def test_a_member_that_waits_keeps_its_own_place_when_saved_again(tmp_path: Path) -> None:
     first = make_member(tmp_path, "first", make_config(seed=1, steps=30))
     with pytest.raises(Interrupted):

@@ -1,6 +1,6 @@
 """Groups that are too large for the memory there is."""
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sae_sweep.config import LauncherConfig, SaeSweepError
 from sae_sweep.saes import Learner
 from sae_sweep.training import GroupTooLargeError, available_bytes, memory, split, train_group
 from tests.training.fakes import BATCH, D_IN, FakeStream, make_config, make_member
@@ -56,11 +57,17 @@ def test_what_fits_stays_together() -> None:
 
 def test_a_container_can_have_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = available_bytes(torch.device("cpu"))
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("2000\n")
+    own = tmp_path / "jobs" / "mine"
+    own.mkdir(parents=True)
+    (tmp_path / "of").write_text("0::/jobs/mine\n")
+    (own / "memory.max").write_text("5000\n")
+    (own / "memory.current").write_text("2000\n")
+    (own / "memory.stat").write_text("anon 900\ninactive_file 1000\nactive_file 100\n")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    assert available_bytes(torch.device("cpu")) == 3000
-    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "of")
+    assert available_bytes(torch.device("cpu")) == 4000
+    assert available_bytes(torch.device("cpu"), sharers=4) == 1000
+    (own / "memory.max").write_text("max\n")
     assert available_bytes(torch.device("cpu")) > free / 2
 
 
@@ -107,15 +114,41 @@ def test_a_member_that_does_not_even_fit_alone_fails_in_one_line(
     assert outcome.failed.startswith("memory ran out (DefaultCPUAllocator")
 
 
-def test_memory_that_runs_out_in_the_lm_pass_fails_the_group(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_memory_that_runs_out_in_the_lm_pass_asks_for_a_smaller_group(tmp_path: Path) -> None:
+    with pytest.raises(GroupTooLargeError, match="CUDA out of memory"):
+        train_group(_two(tmp_path), _stream_without_memory, d_in=D_IN)
+    [outcome] = train_group(_two(tmp_path)[:1], _stream_without_memory, d_in=D_IN)
+    assert outcome.failed == "memory ran out in the LM pass (CUDA out of memory): lower activations.lm_batch"
+    assert outcome.tokens == 3 * BATCH
+
+
+def _stream_without_memory(layers: Sequence[int]) -> FakeStream:
     def before(layers: object, step: int) -> None:
         if step == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with caplog.at_level(logging.WARNING):
-        outcomes = train_group(_two(tmp_path), lambda layers: FakeStream(layers, before=before), d_in=D_IN)
-    assert [o.failed for o in outcomes] == [
-        "memory ran out in the LM pass (CUDA out of memory): lower activations.lm_batch"
-    ] * 2
+    return FakeStream(layers, before=before)
+
+
+def test_an_sae_that_memory_cannot_hold_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("sae_sweep.training.trainee.build_sae", refuse)
+    [outcome] = train_group(_two(tmp_path)[:1], FakeStream, d_in=D_IN)
+    assert outcome.failed == "memory ran out (DefaultCPUAllocator: can't allocate memory): lower dictionary"
+
+
+def test_a_device_that_fails_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [make_member(tmp_path, "a", make_config(launcher=LauncherConfig(checkpoint_every_min=1e-9)))]
+    step = Learner.step
+
+    def fail(learner: Learner, x: torch.Tensor) -> Any:
+        if learner.steps == 5:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return step(learner, x)
+
+    monkeypatch.setattr(Learner, "step", fail)
+    with pytest.raises(SaeSweepError, match="the device failed"):
+        train_group(members, FakeStream, d_in=D_IN)
+    assert (members[0].folder.checkpoint / "state.safetensors").exists()
