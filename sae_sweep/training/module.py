@@ -58,7 +58,10 @@ class GroupModule(LightningModule):
         for trainee in self.active:
             trainee.publish()
             if trainee.failed is None and trainee.steps_left <= 0:
-                trainee.complete()
+                try:
+                    trainee.complete()
+                except SaeSweepError as error:
+                    trainee.failed = str(error)
         through = [t for t in self.active if t.failed is not None or t.steps_left <= 0]
         for trainee in through:
             if self._stop is not None and self._stop.signum is not None:

@@ -119,7 +119,7 @@ def test_memory_that_runs_out_in_the_lm_pass_asks_for_a_smaller_group(tmp_path: 
         train_group(_two(tmp_path), _stream_without_memory, d_in=D_IN)
     [outcome] = train_group(_two(tmp_path)[:1], _stream_without_memory, d_in=D_IN)
     assert outcome.failed == "memory ran out in the LM pass (CUDA out of memory): lower activations.lm_batch"
-    assert outcome.tokens == 3 * BATCH
+    assert outcome.tokens == 2 * BATCH  # Lightning fetches one batch ahead
 
 
 def _stream_without_memory(layers: Sequence[int]) -> FakeStream:
