@@ -1,7 +1,6 @@
 """The finished runs of a sweep folder in the study's terms; what is damaged is named and left out."""
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -124,8 +123,6 @@ def _number(metrics: Any, key: str, folder: RunFolder) -> float:
     return float(value)
 
 
-def _rest(config: Config) -> str:
-    """Whatever else moves the weights: two runs that differ only in dataset or seed agree in it."""
-    flat = flatten(config.identity())
-    kept = {key: value for key, value in flat.items() if key not in _FACTS and not key.startswith("dataset.")}
-    return json.dumps(kept, sort_keys=True)
+def _rest(config: Config) -> dict[str, Any]:
+    """Whatever else moves the weights."""
+    return {key: value for key, value in flatten(config.identity()).items() if key not in _FACTS}

@@ -190,8 +190,61 @@ def test_pairs_that_differ_in_one_thing_only():
         ("owt", "owt"),
         ("tinystories", "tinystories"),
     ]
-    other_rate = dataclasses.replace(runs[1], rest="lr 1")
+    other_rate = dataclasses.replace(runs[1], rest={"optimizer.lr": 1})
     assert not pairs_differing_in("seed", [runs[0], other_rate])
+
+
+def level(share, datasets, seeds, **changes):
+    """Runs of one setting; every two of them share the same part of their features."""
+    runs = []
+    for dataset in datasets:
+        for seed in seeds:
+            facts = dataclasses.replace(BASELINE, dataset=dataset, seed=seed)
+            common = rows(share, f"of all {changes}", 96)
+            alone = rows(100 - share, f"{facts} {changes}", 96)
+            name = f"{facts} {changes}"
+            runs.append(study_run(facts, torch.cat([common, alone]), **{"name": name, **changes}))
+    return runs
+
+
+def test_a_level_that_comes_with_the_setting_is_no_answer():
+    # sizes with few and many pairs of each kind: pooled, the dataset would seem to move 11 points more
+    runs = [
+        *level(50, ("owt", "pile"), (1, 2), dictionary=4),
+        *level(65, ("owt", "pile", "redpajama", "tinystories"), (1, 2), dictionary=8),
+        *level(85, ("owt", "pile"), range(6), dictionary=16),
+    ]
+    assert len(runs) == 24
+    answer = answer_controlled(runs, Shares(), "here")
+    assert (answer.dataset.pairs, answer.seed.pairs) == (2 + 12 + 6, 2 + 4 + 30)
+    assert answer.dataset.ratio == pytest.approx((0.5 + 0.65 + 0.85) / 3)
+    assert answer.difference == pytest.approx(0, abs=1e-9)
+    assert answer.low < 0 < answer.high
+    assert answer.larger == UNDECIDED
+    assert answer.settings == tuple(f"topk x{size} k=16, layer 8, 100,000 tokens" for size in (4, 8, 16))
+
+
+def test_settings_with_one_kind_of_pair_only_are_left_out():
+    both = level(50, ("owt", "pile"), (1, 2))
+    only_datasets = level(20, ("owt", "pile", "redpajama"), (1,), k=64)
+    only_seeds = level(90, ("owt",), (1, 2, 3), rest={"optimizer.lr": 1})
+    answer = answer_controlled([*both, *only_datasets, *only_seeds], Shares(), "here")
+    assert (answer.dataset.ratio, answer.seed.ratio) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert (len(answer.settings), answer.settings_left_out) == (1, 2)
+    apart = answer_controlled([*only_datasets, *only_seeds], Shares(), "here")
+    assert (apart.dataset.ratio, apart.seed.ratio, apart.difference) == (None, None, None)
+    assert apart.dataset.missing == apart.seed.missing == ("a setting with both kinds of pair",)
+    assert apart.larger == UNDECIDED
+
+
+def test_settings_are_told_apart_by_what_differs():
+    runs = [
+        run
+        for rate in (1, 2)
+        for run in level(50, ("owt", "pile"), (1, 2), rest={"optimizer.lr": rate, "batch": 8})
+    ]
+    answer = answer_controlled(runs, Shares(), "here")
+    assert [name.split("tokens")[1] for name in answer.settings] == [", optimizer.lr=1", ", optimizer.lr=2"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,13 @@ import dataclasses
 import pytest
 
 from sae_sweep.analysis.study import Shares, dataset_or_seed, study_tables
-from sae_sweep.report.study import StudySetup, table1_markdown, write_answers, write_study_tables
+from sae_sweep.report.study import (
+    StudySetup,
+    answers_markdown,
+    table1_markdown,
+    write_answers,
+    write_study_tables,
+)
 from sae_sweep.report.study.dot_figures import figure1, table1_figure, table2_figure
 from sae_sweep.report.study.layer_figure import layer_figure
 from tests.study_runs import all_runs
@@ -110,6 +116,15 @@ def test_answers_are_written(tmp_path, runs, tables):
     text = path.with_suffix(".md").read_text()
     assert "-38.0" in text
     assert "missing: two runs that differ only in the dataset" in text
+    assert "shared starts: 12 settings (dataset_vs_seed.csv names them)" in text
+    assert "left out for want of one kind of pair: 1" in text
+    assert stored[3]["settings"].startswith("topk x4 k=16, layer 8, 100,000 tokens; topk x4 k=32")
+
+
+def test_few_settings_are_named(runs, tables):
+    answers = dataset_or_seed([run for run in runs if run.dictionary == 4 and run.k == 16], Shares())
+    text = answers_markdown(answers, tables)
+    assert "starts: 1 setting (topk x4 k=16, layer 8, 100,000 tokens)\n" in text
 
 
 def test_figures_mark_what_is_undertrained_and_what_is_missing(tables):

@@ -2,10 +2,13 @@
 
 The study compares SAEs that share their initial dictionary (other datasets) with SAEs that do not (other
 seeds), at unequal budgets, in one direction, dead features included. The controlled rows compare only runs
-that differ in nothing else, at equal budgets, both directions averaged, live features only. Intervals are
-95 % bootstraps over features; an SAE's resamples are shared by all pairs it is in.
+that differ in nothing else, at equal budgets, both directions averaged, live features only; and only in
+settings (size, sparsity, architecture, layer, ...) that have both kinds of pair, each setting with equal
+weight, so that a level that a setting has in both kinds cancels. Intervals are 95 % bootstraps over features;
+an SAE's resamples are shared by all pairs it is in.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +20,13 @@ from torch import Tensor
 
 from sae_sweep.analysis.bootstrap import percentile_interval
 from sae_sweep.analysis.study.cells import Cell, dataset_cells, seed_cells_at_baseline
-from sae_sweep.analysis.study.runs import RunFinder, StudyRun
+from sae_sweep.analysis.study.runs import RunFinder, StudyRun, differing
 from sae_sweep.analysis.study.shares import Shares
 
 DATASET_MORE = "the dataset moves more features"
 SEED_MORE = "the seed moves more features"
 UNDECIDED = "cannot be told"
+_ASKED = ("dataset", "seed")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Answer:
     low: float | None
     """Of the 95 % interval of the difference; None where the features are not known."""
     high: float | None
+    settings: tuple[str, ...] = ()
+    """Of the controlled rows: the settings that have both kinds of pair; they have equal weight."""
+    settings_left_out: int = 0
+    """Of the controlled rows: settings that have one kind of pair only."""
 
     @property
     def larger(self) -> str:
@@ -75,6 +83,8 @@ class _Measured:
 
     group: PairGroup
     draws: Float[Tensor, " resamples"] | None
+    first: StudyRun | None = None
+    """Stands for the setting where all of its pairs have one."""
 
 
 def published_answer() -> Answer:
@@ -94,9 +104,67 @@ def answer_as_in_study(runs: Sequence[StudyRun], shares: Shares, where: str) -> 
 
 
 def answer_controlled(runs: Sequence[StudyRun], shares: Shares, where: str) -> Answer:
-    """All pairs that differ only in the dataset against all that differ only in the seed."""
-    groups = [_of_pairs(key, pairs_differing_in(key, runs), shares) for key in ("dataset", "seed")]
-    return _answer("controlled", where, *groups)
+    """Pairs that differ only in the dataset against those that differ only in the seed, by setting."""
+    alike: dict[str, list[StudyRun]] = {}
+    for run in runs:
+        alike.setdefault(run.apart_from(_ASKED), []).append(run)
+    pairs = [[pairs_differing_in(key, group) for key in _ASKED] for group in alike.values()]
+    measured = [[_of_pairs(kind, shares) for kind in kinds] for kinds in pairs if all(kinds)]
+    used = [kinds for kinds in measured if all(kind.group.pairs for kind in kinds)]
+    groups = [
+        _over_settings(
+            [kinds[i] for kinds in used],
+            (
+                *_wanted(key, [bool(kinds[i]) for kinds in pairs], bool(measured)),
+                *(text for kinds in measured for text in kinds[i].group.missing),
+            ),
+        )
+        for i, key in enumerate(_ASKED)
+    ]
+    return dataclasses.replace(
+        _answer("controlled", where, *groups),
+        settings=_names([kinds[0].first for kinds in used if kinds[0].first is not None]),
+        settings_left_out=sum(any(kinds) for kinds in pairs) - len(used),
+    )
+
+
+def _wanted(key: str, there: Sequence[bool], both: bool) -> tuple[str, ...]:
+    """Why there is nothing to average for a kind of pair, if there is not."""
+    if both:
+        return ()
+    if not any(there):
+        return (f"two runs that differ only in the {key}",)
+    return ("a setting with both kinds of pair",)
+
+
+def _over_settings(settings: Sequence[_Measured], missing: tuple[str, ...]) -> _Measured:
+    """The mean over settings, each with equal weight however many pairs it has."""
+    ratios = [one.group.ratio for one in settings if one.group.ratio is not None]
+    draws = [one.draws for one in settings if one.draws is not None]
+    group = PairGroup(
+        ratio=fmean(ratios) if ratios else None,
+        pairs=sum(one.group.pairs for one in settings),
+        undertrained=sum(one.group.undertrained for one in settings),
+        missing=missing,
+    )
+    return _Measured(group, torch.stack(draws).mean(0) if draws else None)
+
+
+def _names(runs: Sequence[StudyRun]) -> tuple[str, ...]:
+    """What tells settings apart, by one run of each: `topk x16 k=16, layer 8, 1,000,000 tokens`."""
+    usual = ("architecture", "dictionary", "k", "l0_coefficient", "layer", "tokens", *_ASKED)
+    more = dict.fromkeys(key for a, b in itertools.pairwise(runs) for key in differing(a, b, usual))
+    return tuple(
+        ", ".join([_name(run), *(f"{key}={run.keys[key]}" for key in more if key in run.keys)])
+        for run in runs
+    )
+
+
+def _name(run: StudyRun) -> str:
+    sparsity = "" if run.k is None else f" k={run.k}"
+    if run.l0_coefficient is not None:
+        sparsity = f" l0_coefficient={run.l0_coefficient:g}"
+    return f"{run.architecture} x{run.dictionary}{sparsity}, layer {run.layer}, {run.tokens:,} tokens"
 
 
 def pairs_differing_in(key: str, runs: Sequence[StudyRun]) -> list[tuple[StudyRun, StudyRun]]:
@@ -104,14 +172,8 @@ def pairs_differing_in(key: str, runs: Sequence[StudyRun]) -> list[tuple[StudyRu
     return [
         (a, b)
         for a, b in itertools.combinations(runs, 2)
-        if getattr(a, key) != getattr(b, key) and _others(a, key) == _others(b, key)
+        if getattr(a, key) != getattr(b, key) and not differing(a, b, (key,))
     ]
-
-
-def _others(run: StudyRun, key: str) -> tuple[object, ...]:
-    names = ("architecture", "dictionary", "k", "l0_coefficient", "dataset", "layer", "seed")
-    facts = tuple(getattr(run, name) for name in names if name != key)
-    return (*facts, run.init_shared, run.tokens, run.rest)
 
 
 def _of_cells(cells: Sequence[Cell], finder: RunFinder, shares: Shares) -> _Measured:
@@ -127,9 +189,8 @@ def _of_cells(cells: Sequence[Cell], finder: RunFinder, shares: Shares) -> _Meas
     return _measured(found, ratios, draws, missing, shares)
 
 
-def _of_pairs(key: str, pairs: Sequence[tuple[StudyRun, StudyRun]], shares: Shares) -> _Measured:
-    found, ratios, draws = [], [], []
-    missing = [] if pairs else [f"two runs that differ only in the {key}"]
+def _of_pairs(pairs: Sequence[tuple[StudyRun, StudyRun]], shares: Shares) -> _Measured:
+    found, ratios, draws, missing = [], [], [], []
     for a, b in pairs:
         drawn = (shares.draws(a, b, live=True) + shares.draws(b, a, live=True)) / 2
         if drawn.isnan().any():
@@ -154,7 +215,8 @@ def _measured(
         undertrained=sum(shares.undertrained(*pair) for pair in pairs),
         missing=tuple(missing),
     )
-    return _Measured(group, torch.stack(list(draws)).mean(0) if draws else None)
+    mean = torch.stack(list(draws)).mean(0) if draws else None
+    return _Measured(group, mean, pairs[0][0] if pairs else None)
 
 
 def _answer(way: str, where: str, dataset: _Measured, seed: _Measured) -> Answer:

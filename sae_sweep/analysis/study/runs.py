@@ -1,8 +1,11 @@
 """The runs of a sweep in the study's terms, and which of them a cell needs."""
 
+import functools
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,8 +40,8 @@ class StudyRun:
     """Reads `W_dec`."""
     densities: Callable[[], Float[Tensor, " n"] | None] = field(default=lambda: None)
     """Reads the share of held-out tokens on which each feature fires; None if it was not evaluated."""
-    rest: str = ""
-    """Whatever else determines its weights (model, numerics, learning rate, ...), as one text."""
+    rest: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else determines its weights (model, numerics, learning rate, ...): flat key -> value."""
     explained_variance: float | None = None
     """On held-out text, in SAE-input space; None if it was not evaluated."""
 
@@ -51,6 +54,34 @@ class StudyRun:
             and sparsity is not None
             and math.isclose(sparsity, facts.sparsity, rel_tol=1e-6)
         )
+
+    @functools.cached_property
+    def keys(self) -> Mapping[str, Any]:
+        """All that determines its weights: flat key -> value."""
+        own = ("architecture", "dictionary", "k", "l0_coefficient", "dataset", "layer", "seed", "tokens")
+        return {
+            **{name: getattr(self, name) for name in own},
+            "init.shared": self.init_shared,
+            **self.rest,
+        }
+
+    def apart_from(self, varied: Collection[str]) -> str:
+        """What determines its weights beside `varied`, as one text: equal for runs that agree in it."""
+        kept = {key: value for key, value in self.keys.items() if not _is_of(key, varied)}
+        return json.dumps(kept, sort_keys=True, default=str)
+
+
+def differing(a: StudyRun, b: StudyRun, varied: Collection[str] = ()) -> tuple[str, ...]:
+    """Keys in which two runs differ; not those in `varied`, where `dataset` stands for `dataset.*` too."""
+    return tuple(
+        key
+        for key in dict.fromkeys((*a.keys, *b.keys))
+        if a.keys.get(key) != b.keys.get(key) and not _is_of(key, varied)
+    )
+
+
+def _is_of(key: str, varied: Collection[str]) -> bool:
+    return key in varied or key.split(".")[0] in varied
 
 
 class RunFinder:

@@ -16,6 +16,7 @@ from sae_sweep.analysis.study import (
 from sae_sweep.report.study.words import BLOCKS, UNDERTRAINED, StudySetup, name, row_label
 
 _UNKNOWN = "-"
+_FEW_SETTINGS = 6
 
 
 def table1_markdown(tables: StudyTables, setup: StudySetup) -> str:
@@ -178,13 +179,28 @@ def answers_markdown(answers: Sequence[Answer], tables: StudyTables) -> str:
             "pairs that differ in the seed; difference in percentage points, below 0 where the dataset moves "
             "more.",
             "As in the study: its dataset cells and its seed cells at the baseline, one direction, all "
-            "features, whatever the runs start from and were trained on. Controlled: all pairs of runs that "
-            "differ in nothing else, equal budgets, both directions averaged, live features only. Intervals: "
-            "bootstrap over the features of these SAEs, not over what other training runs would give.",
+            "features, whatever the runs start from and were trained on. Controlled: pairs of runs that "
+            "differ in nothing else, equal budgets, both directions averaged, live features only, in "
+            "settings that have both kinds of pair, every setting with equal weight. Intervals: bootstrap over the "
+            "features of these SAEs, not over what other training runs would give.",
         ],
         _table(heads, [_answer_row(answer) for answer in answers], left=(0, 1, 6, 7)),
-        _undertrained_note(any(answer.undertrained for answer in answers), tables),
+        [
+            *_undertrained_note(any(answer.undertrained for answer in answers), tables),
+            *_list("Settings of the controlled rows:", [_settings(one) for one in answers if one.settings]),
+        ],
     )
+
+
+def _settings(answer: Answer) -> str:
+    """How many settings a controlled row averages over, and which, if they are few."""
+    count = len(answer.settings)
+    few = count <= _FEW_SETTINGS
+    which = "; ".join(answer.settings) if few else "dataset_vs_seed.csv names them"
+    text = f"{answer.where}: {count} setting{'s' if count > 1 else ''} ({which})"
+    if not answer.settings_left_out:
+        return text
+    return f"{text}; left out for want of one kind of pair: {answer.settings_left_out}"
 
 
 def _answer_row(answer: Answer) -> list[str]:

@@ -74,6 +74,8 @@ def answer_record(answer: Answer) -> Record:
         "undertrained_dataset_pairs": answer.dataset.undertrained,
         "undertrained_seed_pairs": answer.seed.undertrained,
         "larger": answer.larger,
+        "settings": "; ".join(answer.settings),
+        "settings_left_out": answer.settings_left_out,
         "missing": "; ".join((*answer.dataset.missing, *answer.seed.missing)),
     }
 
