@@ -108,6 +108,7 @@ def _write_part(
         stand_ins=found.study.datasets,
         l0_scale=found.study.l0_scale,
         tokens=sorted({run.tokens for run in runs}),
+        left_out=found.left_out,
     )
     below = _FOLDERS[starts] if len({run.init_shared for run in found.runs}) > 1 else "."
     files = write_study_tables(folder.tables / below, folder.figures / below, tables, setup)

@@ -1,8 +1,9 @@
 """The finished runs of a sweep folder in the study's terms; what is damaged is named and left out."""
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,8 @@ class FinishedRuns:
     planned: int
     damaged: tuple[str, ...]
     """Names of finished runs whose files cannot be read."""
+    left_out: tuple[str, ...]
+    """One line for each finished run that cannot be set beside the first: another model, another d_in."""
 
 
 def finished_runs(folder: SweepFolder, command: StudyConfig | None = None) -> FinishedRuns:
@@ -46,14 +49,14 @@ def finished_runs(folder: SweepFolder, command: StudyConfig | None = None) -> Fi
 
     Args:
         folder: of the sweep.
-        command: `study` keys of this command; the sweep's own hold where they are at their defaults.
+        command: `study` keys of this command; the sweep's own hold where these are at their defaults.
 
     Raises:
         SaeSweepError: if the plan is damaged.
     """
     planned = read_json(folder.plan)["runs"]
-    study = command if command is not None and command != StudyConfig() else None
-    runs, damaged = [], []
+    command = command or StudyConfig()
+    runs, widths, damaged = [], [], []
     first: Config | None = None
     decoder = _decoder_reader()
     for entry in planned:
@@ -61,14 +64,54 @@ def finished_runs(folder: SweepFolder, command: StudyConfig | None = None) -> Fi
             config = config_from_dict(entry["config"])
             first = first or config
             if state(folder.run(entry["name"])) == "done":
-                scale = study or config.study
-                runs.append(_study_run(entry["name"], folder.run(entry["name"]), config, scale, decoder))
+                study = merged(config.study, command)
+                runs.append(_study_run(entry["name"], folder.run(entry["name"]), config, study, decoder))
+                widths.append(decoder(folder.run(entry["name"])).shape[1])
         except SaeSweepError as error:
             log.error("%s is left out: %s", entry["name"], error)
             damaged.append(entry["name"])
     if first is None:
         raise SaeSweepError(f"{folder.plan}: no run in it can be read; launch the sweep again")
-    return FinishedRuns(tuple(runs), first, study or first.study, len(planned), tuple(damaged))
+    comparable, left_out = _comparable(runs, widths, first)
+    return FinishedRuns(
+        runs=comparable,
+        config=first,
+        study=merged(first.study, command),
+        planned=len(planned),
+        damaged=tuple(damaged),
+        left_out=left_out,
+    )
+
+
+def _comparable(
+    runs: Sequence[StudyRun], widths: Sequence[int], first: Config
+) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
+    """The runs of the first run's model, and a line for each of the others."""
+    kept: list[StudyRun] = []
+    lines: list[str] = []
+    width: int | None = None
+    for run, d_in in zip(runs, widths, strict=True):
+        model = (run.rest["model.path"], run.rest["model.revision"])
+        if model != (first.model.path, first.model.revision):
+            at = f" at {model[1]}" if model[1] else ""
+            lines.append(f"{run.name} is left out: its model is {model[0]}{at}, not {first.model.label}")
+        elif width is not None and d_in != width:
+            lines.append(f"{run.name} is left out: its d_in is {d_in}, not {width}")
+        else:
+            width = d_in
+            kept.append(run)
+    for line in lines:
+        log.warning("%s", line)
+    return tuple(kept), tuple(lines)
+
+
+def merged(sweep: StudyConfig, command: StudyConfig) -> StudyConfig:
+    """What the command sets, else what the sweep has, key by key; the command cannot set a default back."""
+    usual = dataclasses.asdict(StudyConfig())
+    typed = {key: value for key, value in dataclasses.asdict(command).items() if value != usual[key]}
+    if "datasets" in typed:
+        typed["datasets"] = {**sweep.datasets, **typed["datasets"]}
+    return dataclasses.replace(sweep, **typed)
 
 
 def _decoder_reader() -> Callable[[RunFolder], Tensor]:

@@ -58,8 +58,10 @@ def test_x_in_y_counts_features_of_x():
     assert (back.measured.ratio, back.measured.n) == (0.5, 2)
     row = next(row for row in tables.table2 if (row.row, row.column) == ("3072-12288", "owt"))
     assert row.measured.features == 4 * 0.5 - 2 * 0.5
-    assert row.measured.small == 2
-    assert (row.large, row.small) == (runs[0].name, runs[1].name)
+    assert (row.measured.large, row.measured.small, row.measured.live) == (4, 2, 1)
+    assert row.difference == 1 - row.printed
+    assert row.choice == there.cell.choice
+    assert (row.large, row.small) == (runs[0], runs[1])
     assert row.measured.low <= row.measured.features <= row.measured.high
 
 
@@ -146,6 +148,51 @@ def test_of_several_fitting_runs_the_first_is_taken_and_said():
     (note,) = tables.notes
     assert "longer" in note
     assert str(BASELINE) in note
+
+
+def test_a_cell_takes_two_runs_that_differ_in_nothing_else():
+    cell = pair_of("seed_42_49/12288/owt")
+    rate, slow = {"optimizer.lr": 0.0003}, {"optimizer.lr": 0.0001}
+    short = study_run(cell.counted, name="short", tokens=50_000, rest=rate)
+    seed49 = study_run(cell.counted, name="seed49", rest=rate)
+    seed42 = study_run(cell.sought_in, name="seed42", rest=rate)
+    slow42 = study_run(cell.sought_in, name="slow42", rest=slow)
+    tables = study_tables([short, slow42, seed49, seed42])
+    result = result_of(tables, cell.key)
+    assert (result.counted, result.sought_in, result.differs) == (seed49, seed42, ())
+    assert tables.notes == (
+        f"several runs are {cell.counted}: seed49 was taken, not short",
+        f"several runs are {cell.sought_in}: seed42 was taken, not slow42",
+    )
+    worse = result_of(study_tables([short, slow42]), cell.key)
+    assert (worse.counted, worse.sought_in) == (short, slow42)
+    assert worse.differs == ("tokens 50,000 / 100,000", "optimizer.lr 0.0003 / 0.0001")
+
+
+def test_both_directions_of_two_sizes_take_the_same_runs():
+    cell = pair_of("dictionary_large_in_small/12288in3072/owt")
+    runs = [
+        study_run(facts, name=f"{facts.dictionary} {seed}", rest={"data_seed": seed})
+        for facts, seed in ((cell.counted, 1), (cell.counted, 2), (cell.sought_in, 2), (cell.sought_in, 1))
+    ]
+    tables = study_tables(runs)
+    there = result_of(tables, cell.key)
+    back = result_of(tables, "dictionary_small_in_large/3072in12288/owt")
+    row = next(row for row in tables.table2 if (row.row, row.column) == ("3072-12288", "owt"))
+    assert {there.counted, there.sought_in} == {back.counted, back.sought_in} == {row.large, row.small}
+    assert there.differs == back.differs == row.differs == ()
+
+
+def test_what_a_cell_varies_is_no_remark():
+    kinds, texts = pair_of("architecture/topk-jumprelu/owt"), pair_of("dataset/owt-redpajama")
+    runs = [
+        study_run(kinds.counted, rest={"architecture.bandwidth": 2, "dataset.name": "owt"}),
+        study_run(kinds.sought_in, rest={"dataset.name": "owt"}),
+        study_run(texts.counted, rest={"dataset.name": "redpajama", "dataset.files": "*"}, tokens=200_000),
+    ]
+    tables = study_tables(runs)
+    assert result_of(tables, kinds.key).differs == ()
+    assert result_of(tables, texts.key).differs == ("tokens 200,000 / 100,000",)
 
 
 def test_settings_are_ordered_by_their_lowest_ratio():
@@ -241,10 +288,11 @@ def test_settings_are_told_apart_by_what_differs():
     runs = [
         run
         for rate in (1, 2)
-        for run in level(50, ("owt", "pile"), (1, 2), rest={"optimizer.lr": rate, "batch": 8})
+        for run in level(50, ("owt", "pile"), (1, 2), rest={"architecture.auxk": rate, "batch": 8})
     ]
     answer = answer_controlled(runs, Shares(), "here")
-    assert [name.split("tokens")[1] for name in answer.settings] == [", optimizer.lr=1", ", optimizer.lr=2"]
+    more = [name.split("tokens")[1] for name in answer.settings]
+    assert more == [", architecture.auxk=1", ", architecture.auxk=2"]
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,41 @@ def test_markdown_carries_footnotes_choices_and_what_is_missing(files):
     assert first.count("†") == 1
 
 
+def test_table2_says_what_it_compares(files, tables):
+    for row, result in zip(read_csv(files.table2), tables.table2, strict=True):
+        assert (row["large_run"], row["small_run"]) == (result.large.name, result.small.name)
+        assert (int(row["n_large"]), int(row["n_small"])) == (result.measured.large, result.measured.small)
+        assert float(row["live_features"]) == pytest.approx(result.measured.features)  # all of them live
+        assert float(row["difference_features"]) == result.measured.features - result.printed
+        assert float(row["init_match_large_percent"]) == 2
+        assert row["choice"] == result.choice != ""
+    text = files.table2.with_suffix(".md").read_text()
+    first, result = next(line for line in text.splitlines() if line.startswith("| x4")), tables.table2[0]
+    cells = [cell.strip() for cell in first.split("|")[1:-1]]
+    assert cells[4] == f"{result.measured.live:,.0f}"
+    assert cells[7] == f"{result.difference:+,.0f}"
+    assert cells[9:] == ["384 / 96", "2.0 / 2.0", ""]
+    assert f"| table2/3072-12288/owt         | `{result.large.name}`" in text
+    assert f"- {result.choice}" in text
+
+
+def test_runs_that_differ_in_more_are_said_in_every_table(tmp_path, runs):
+    odd = [dataclasses.replace(run, tokens=7) if run.dictionary == 16 else run for run in runs]
+    odd = [dataclasses.replace(run, name=f"pico_L{run.layer}_k{run.k}_s49") for run in odd if run.seed == 49]
+    odd = [dataclasses.replace(run, tokens=9) if run.layer == 3 else run for run in odd]
+    files = write_study_tables(tmp_path, tmp_path, study_tables(odd), SETUP)
+    text = files.table1.with_suffix(".md").read_text()
+    assert "the runs differ in tokens 7 / 100,000 |" in text
+    assert any(row["differs"] == "tokens 100,000 / 7" for row in read_csv(files.table1))
+    second = files.table2.with_suffix(".md").read_text()
+    assert "printed: does not follow; the runs differ in tokens 7 / 100,000 |" in second
+    matrix = files.figure13[0].with_suffix(".md").read_text()
+    assert "- `pico_L*_k16_s49`\n" in matrix
+    assert "`figure13_k16.csv` has" in matrix
+    assert "- tokens 9 / 7: 3\n" in matrix
+    assert "- tokens 7 / 9: 8\n" in matrix
+
+
 def test_another_threshold_is_said(tables):
     assert "The study's threshold" not in table1_markdown(tables, SETUP)
     assert "The study's threshold is 0.7" in table1_markdown(

@@ -1,6 +1,7 @@
 """`task=report` on a sweep folder that was made by hand."""
 
 import csv
+import dataclasses
 import json
 import logging
 import shutil
@@ -24,12 +25,14 @@ from sae_sweep.config import (
     PathsConfig,
     SaeSweepError,
     StudyConfig,
+    TopKConfig,
     TrackingConfig,
 )
 from sae_sweep.report.study import files as study_files
 from sae_sweep.saes import build_sae, save_sae
 from sae_sweep.storage import RunFolder, write_json
 from sae_sweep.tasks.report import report
+from sae_sweep.tasks.study_runs import merged
 from tests.conftest import Cli
 from tests.study_runs import D_IN, decoder_of
 
@@ -186,6 +189,27 @@ def test_runs_that_are_not_finished_are_no_failure(sweep: Path, command: Callabl
     assert any(row["missing"] for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"path": "gpt2", "name": "other"}, "its model is gpt2, not gpt2-pico"), ({}, "its d_in is 12, not 24")],
+)
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_of_another_model_or_width_is_left_out_with_a_note(
+    sweep: Path, command: Callable[..., Config], change: dict[str, str], words: str
+) -> None:
+    plan = json.loads((sweep / "plan.json").read_text())
+    name = config_of(BASE, "paper").base_name()
+    (entry,) = (run for run in plan["runs"] if run["name"] == name)
+    entry["config"]["model"].update(change)
+    write_json(sweep / "plan.json", plan)
+    narrow = build_sae(TopKConfig(k=4), 12, 16 * D_IN, seed=1, numerics="modern")
+    save_sae(narrow, sweep / name / "sae", metadata={})
+    assert report(command()) == 0
+    text = (sweep / "analysis" / "tables" / "table1.md").read_text()
+    assert f"- {name} is left out: {words}" in text
+    assert f"no run: {BASE}" in text
+
+
 def test_no_finished_run_is_one_clear_error(sweep: Path, command: Callable[..., Config]) -> None:
     for status in sweep.glob("*/status.json"):
         write_json(status, {"state": "pending"})
@@ -241,6 +265,19 @@ def test_the_threshold_and_the_study_keys_of_the_command_hold(
     assert row["row"] == "owt-tinystories"
     assert "library_docs" in row["counted_run"]
     assert "above 0.99" in (sweep / "analysis" / "tables" / "table1.md").read_text()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_one_study_key_of_the_command_leaves_the_others_to_the_sweep(
+    sweep: Path, command: Callable[..., Config]
+) -> None:
+    assert report(command(study=StudyConfig(paper="elsewhere"))) == 0
+    rows = read_csv(sweep / "analysis" / "tables" / "table1.csv")
+    assert not [row for row in rows if row["missing"]]
+    own = StudyConfig(datasets=STAND_INS, l0_scale=SCALE, paper="mine")
+    assert merged(own, StudyConfig()) == own
+    assert merged(own, StudyConfig(l0_scale=2)) == dataclasses.replace(own, l0_scale=2)
+    assert merged(own, StudyConfig(datasets={"owt": "owt"})).datasets == {**STAND_INS, "owt": "owt"}
 
 
 @pytest.mark.usefixtures("without_figures")

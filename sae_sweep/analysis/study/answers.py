@@ -152,8 +152,9 @@ def _over_settings(settings: Sequence[_Measured], missing: tuple[str, ...]) -> _
 
 def _names(runs: Sequence[StudyRun]) -> tuple[str, ...]:
     """What tells settings apart, by one run of each: `topk x16 k=16, layer 8, 1,000,000 tokens`."""
-    usual = ("architecture", "dictionary", "k", "l0_coefficient", "layer", "tokens", *_ASKED)
-    more = dict.fromkeys(key for a, b in itertools.pairwise(runs) for key in differing(a, b, usual))
+    named = ("architecture", "dictionary", "k", "l0_coefficient", "layer", "tokens")
+    varying = dict.fromkeys(key for a, b in itertools.pairwise(runs) for key in differing(a, b, _ASKED))
+    more = [key for key in varying if key not in named]
     return tuple(
         ", ".join([_name(run), *(f"{key}={run.keys[key]}" for key in more if key in run.keys)])
         for run in runs
@@ -179,7 +180,7 @@ def pairs_differing_in(key: str, runs: Sequence[StudyRun]) -> list[tuple[StudyRu
 def _of_cells(cells: Sequence[Cell], finder: RunFinder, shares: Shares) -> _Measured:
     found, missing = [], []
     for cell in cells:
-        counted, sought_in = finder.find(cell.counted), finder.find(cell.sought_in)
+        counted, sought_in, _ = finder.pair(cell.counted, cell.sought_in)
         if counted is not None and sought_in is not None:
             found.append((counted, sought_in))
         else:

@@ -1,11 +1,13 @@
 """The runs of a sweep in the study's terms, and which of them a cell needs."""
 
+import dataclasses
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -84,22 +86,74 @@ def _is_of(key: str, varied: Collection[str]) -> bool:
     return key in varied or key.split(".")[0] in varied
 
 
+class FoundPair(NamedTuple):
+    """The runs of a cell."""
+
+    counted: StudyRun | None
+    """None if no run fits."""
+    sought_in: StudyRun | None
+    differs: tuple[str, ...]
+    """What differs between the two beside what the cell varies: `tokens 100,000 / 200,000`."""
+
+
 class RunFinder:
     """Looks runs up by what a cell asks for, and remembers where it had to choose."""
 
     def __init__(self, runs: Sequence[StudyRun]) -> None:
         self._runs = runs
-        self._notes: dict[str, None] = {}
+        self._order = {run: index for index, run in enumerate(runs)}
+        self._taken: dict[RunFacts, dict[StudyRun, None]] = {}
 
-    def find(self, facts: RunFacts) -> StudyRun | None:
-        """The first run, in the sweep's order, that fits; None if there is none."""
-        fitting = [run for run in self._runs if run.fits(facts)]
-        if len(fitting) > 1:
-            others = ", ".join(run.name for run in fitting[1:])
-            self._notes[f"several runs are {facts}: {fitting[0].name} was taken, not {others}"] = None
-        return fitting[0] if fitting else None
+    def pair(self, counted: RunFacts, sought_in: RunFacts) -> FoundPair:
+        """The first two runs, in the sweep's order, that fit and differ only in what the cell varies.
+
+        Where all pairs differ in more, the first. Which runs are taken does not depend on which side counts.
+        """
+        ours, theirs = self._fitting(counted), self._fitting(sought_in)
+        if not ours or not theirs:
+            return FoundPair(ours[0] if ours else None, theirs[0] if theirs else None, ())
+        a, b, differs = self._alike(ours, theirs, _varied(counted, sought_in))
+        self._taken.setdefault(counted, {})[a] = None
+        self._taken.setdefault(sought_in, {})[b] = None
+        return FoundPair(a, b, differs)
+
+    def _alike(
+        self, ours: Sequence[StudyRun], theirs: Sequence[StudyRun], varied: Collection[str]
+    ) -> tuple[StudyRun, StudyRun, tuple[str, ...]]:
+        def order(pair: tuple[StudyRun, StudyRun]) -> tuple[bool, list[int]]:
+            a, b = pair
+            return bool(differing(a, b, varied)), sorted((self._order[a], self._order[b]))
+
+        a, b = min(itertools.product(ours, theirs), key=order)
+        return a, b, tuple(_both(key, a, b) for key in differing(a, b, varied))
+
+    def _fitting(self, facts: RunFacts) -> list[StudyRun]:
+        return [run for run in self._runs if run.fits(facts)]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """One line for each SAE of the study that several runs stand for."""
-        return tuple(self._notes)
+        lines = []
+        for facts, taken in self._taken.items():
+            left = [run.name for run in self._fitting(facts) if run not in taken]
+            names = " and ".join(run.name for run in taken)
+            if len(taken) > 1:
+                lines.append(f"several runs are {facts}: {names} were taken, each in some of its cells")
+            elif left:
+                lines.append(f"several runs are {facts}: {names} was taken, not {', '.join(left)}")
+        return tuple(lines)
+
+
+def _varied(a: RunFacts, b: RunFacts) -> set[str]:
+    """The keys of a run that a cell varies by asking for these two."""
+    names = {part.name for part in dataclasses.fields(RunFacts)}
+    varied = {name for name in names if getattr(a, name) != getattr(b, name)}
+    return varied | {"k", "l0_coefficient"} if varied & {"architecture", "sparsity"} else varied
+
+
+def _both(key: str, a: StudyRun, b: StudyRun) -> str:
+    return f"{key} {_text(a.keys.get(key))} / {_text(b.keys.get(key))}"
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -10,7 +10,7 @@ from sae_sweep.analysis.bootstrap import percentile_interval
 from sae_sweep.analysis.study.cells import Cell, table2_rows
 from sae_sweep.analysis.study.published import Footnote, Published, published
 from sae_sweep.analysis.study.runs import RunFinder, StudyRun
-from sae_sweep.analysis.study.shares import Shares
+from sae_sweep.analysis.study.shares import Share, Shares
 
 FOLLOWS, TRUNCATED, DOES_NOT_FOLLOW = "follows", "truncated", "does not follow"
 
@@ -23,8 +23,12 @@ class Surplus:
     low: float
     """Lower end of the 95 % bootstrap interval over the features of both."""
     high: float
+    large: int
+    """Features of the large dictionary."""
     small: int
     """Features of the small dictionary."""
+    live: float | None
+    """With the dead features of both left out; None where densities are not known."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,22 @@ class Table2Row:
     """How the printed number stands to that: `follows` when rounded, `truncated`, or `does not follow`."""
     measured: Surplus | None
     """None if a run is missing."""
-    large: str | None
-    """Name of the run with the large dictionary."""
-    small: str | None
+    large: StudyRun | None
+    """The run with the large dictionary; None if the sweep has none that fits."""
+    small: StudyRun | None
     undertrained: bool
     missing: tuple[str, ...]
     """The SAEs that the sweep has no run for."""
     footnotes: tuple[Footnote, ...]
+    differs: tuple[str, ...]
+    """What differs between the two runs beside their size; the large one's value first."""
+    choice: str
+    """What the study leaves open here, and what was taken."""
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus printed, in features."""
+        return None if self.measured is None else self.measured.features - self.printed
 
 
 def recompute_table2(study: Published | None = None) -> dict[str, float]:
@@ -81,7 +94,7 @@ def table2(finder: RunFinder, shares: Shares) -> tuple[Table2Row, ...]:
     for key, row, column, large_in_small, _ in table2_rows(study):
         printed = int(study.table2[row][study.columns.index(column)])
         wanted = (large_in_small.counted, large_in_small.sought_in)
-        large, small = (finder.find(facts) for facts in wanted)
+        large, small, differs = finder.pair(*wanted)
         both = large is not None and small is not None
         rows.append(
             Table2Row(
@@ -92,13 +105,15 @@ def table2(finder: RunFinder, shares: Shares) -> tuple[Table2Row, ...]:
                 recomputed=recomputed[key],
                 verdict=verdict(printed, recomputed[key]),
                 measured=_surplus(large, small, shares) if large and small else None,
-                large=large.name if large else None,
-                small=small.name if small else None,
+                large=large,
+                small=small,
                 undertrained=both and shares.undertrained(*(run for run in (large, small) if run)),
                 missing=tuple(
                     str(facts) for run, facts in zip((large, small), wanted, strict=True) if run is None
                 ),
                 footnotes=study.footnotes_of(key),
+                differs=differs,
+                choice=large_in_small.choice,
             )
         )
     return tuple(rows)
@@ -108,4 +123,19 @@ def _surplus(large: StudyRun, small: StudyRun, shares: Shares) -> Surplus:
     there, back = shares.share(large, small), shares.share(small, large)
     draws = there.n * shares.draws(large, small) - back.n * shares.draws(small, large)
     low, high = percentile_interval(draws)
-    return Surplus(there.n * there.ratio - back.n * back.ratio, low, high, back.n)
+    live = [_live(there), _live(back)]
+    return Surplus(
+        features=there.n * there.ratio - back.n * back.ratio,
+        low=low,
+        high=high,
+        large=there.n,
+        small=back.n,
+        live=None if live[0] is None or live[1] is None else live[0] - live[1],
+    )
+
+
+def _live(share: Share) -> float | None:
+    """Live features that have a match; None where densities are not known."""
+    if share.n_live is None or share.live_ratio is None:
+        return None
+    return share.n_live * share.live_ratio if share.n_live else 0.0

@@ -25,6 +25,8 @@ class CellResult:
     """Either run still matches its own initial dictionary above `matching.undertrained`."""
     footnotes: tuple[Footnote, ...]
     """What is known to be wrong or unclear about the published value."""
+    differs: tuple[str, ...] = ()
+    """What differs between the two runs beside what the cell varies; the counted run's value first."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ def study_tables(runs: Sequence[StudyRun], shares: Shares | None = None) -> Stud
     """Fill every cell whose two runs are there; the others say which run is missing.
 
     Args:
-        runs: of one sweep. Where several fit, the first stands in the cell.
+        runs: of one sweep. Where several fit, the first two that differ in nothing else stand in the cell.
         shares: what matches them; keeps its results for further tables.
 
     Raises:
@@ -95,7 +97,7 @@ def study_tables(runs: Sequence[StudyRun], shares: Shares | None = None) -> Stud
 
 def measure(cell: Cell, finder: RunFinder, shares: Shares) -> CellResult:
     """One cell."""
-    counted, sought_in = finder.find(cell.counted), finder.find(cell.sought_in)
+    counted, sought_in, differs = finder.pair(cell.counted, cell.sought_in)
     there = [run for run in (counted, sought_in) if run is not None]
     return CellResult(
         cell=cell,
@@ -104,4 +106,5 @@ def measure(cell: Cell, finder: RunFinder, shares: Shares) -> CellResult:
         measured=shares.share(*there) if len(there) == 2 else None,
         undertrained=len(there) == 2 and shares.undertrained(*there),
         footnotes=published().footnotes_of(cell.key),
+        differs=differs,
     )

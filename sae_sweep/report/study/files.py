@@ -14,6 +14,7 @@ from sae_sweep.report.study.markdown import (
     runs_markdown,
     table1_markdown,
     table2_markdown,
+    table2_runs_markdown,
 )
 from sae_sweep.report.study.records import Record, answer_record, cell_record, table2_record
 from sae_sweep.report.study.words import StudySetup
@@ -49,7 +50,7 @@ def write_study_tables(
         table2=_write(
             tables_folder / "table2.csv",
             [table2_record(row) for row in tables.table2],
-            table2_markdown(tables, setup),
+            table2_markdown(tables, setup) + table2_runs_markdown(tables.table2),
         ),
         figure13=tuple(
             _write(

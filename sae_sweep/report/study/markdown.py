@@ -1,6 +1,8 @@
 """The study's tables as Markdown: readable as they are, footnotes below the cells they belong to."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sae_sweep.analysis.study import (
@@ -8,6 +10,7 @@ from sae_sweep.analysis.study import (
     Answer,
     CellResult,
     Footnote,
+    StudyRun,
     StudyTables,
     Surplus,
     Table2Row,
@@ -35,6 +38,7 @@ def table1_markdown(tables: StudyTables, setup: StudySetup) -> str:
             *_footnotes(note for result in tables.table1 for note in result.footnotes),
             *_choices(tables.table1),
             *_list("Where several runs could stand in a cell:", tables.notes),
+            *_list("Finished runs that are left out:", setup.left_out),
         ],
     )
 
@@ -52,7 +56,7 @@ def _table1_row(result: CellResult) -> list[str]:
     first = [BLOCKS[cell.block], row_label(cell), name(cell.column) if cell.column else "both"]
     published_value = f"{cell.published:.2f}" + _marks(result.footnotes)
     if measured is None:
-        return [*first, _UNKNOWN, _UNKNOWN, published_value, _UNKNOWN, _UNKNOWN, _UNKNOWN, _remarks(result)]
+        return [*first, *(_UNKNOWN,) * 2, published_value, *(_UNKNOWN,) * 3, _remarks(result)]
     interval = f"{100 * measured.ratio:.2f} [{100 * measured.low:.1f}, {100 * measured.high:.1f}]"
     return [
         *first,
@@ -61,58 +65,62 @@ def _table1_row(result: CellResult) -> list[str]:
         published_value,
         f"{result.difference:+.2f}",
         f"{measured.n:,}",
-        _starts(result),
-        "",
+        _starts(result.counted, result.sought_in),
+        _remarks(result),
     ]
 
 
-def _starts(result: CellResult) -> str:
-    runs = (result.counted, result.sought_in)
+def _starts(*runs: StudyRun | None) -> str:
     return " / ".join(f"{100 * run.init_match:.1f}" for run in runs if run is not None)
 
 
-def _remarks(result: CellResult) -> str:
-    return "no run: " + "; ".join(result.missing)
+def _remarks(result: CellResult | Table2Row) -> str:
+    remarks = [f"no run: {'; '.join(result.missing)}"] if result.missing else []
+    remarks += [f"the runs differ in {'; '.join(result.differs)}"] if result.differs else []
+    return "; ".join(remarks)
 
 
 def runs_markdown(results: Sequence[CellResult]) -> str:
-    """Which two runs stand in each cell, and in which direction."""
-    rows = [
-        [result.cell.key, f"`{result.counted.name}`", f"`{result.sought_in.name}`"]
-        for result in results
-        if result.counted is not None and result.sought_in is not None
-    ]
+    """Which two runs stand in each cell of Table 1, and in which direction."""
+    cells = [(result.cell.key, result.counted, result.sought_in) for result in results]
+    return _runs(["cell", "features of", "found in"], cells)
+
+
+def table2_runs_markdown(rows: Sequence[Table2Row]) -> str:
+    """Which two runs stand in each cell of Table 2."""
+    return _runs(["cell", "large", "small"], [(row.key, row.large, row.small) for row in rows])
+
+
+def _runs(heads: Sequence[str], cells: Sequence[tuple[str, StudyRun | None, StudyRun | None]]) -> str:
+    rows = [[key, f"`{a.name}`", f"`{b.name}`"] for key, a, b in cells if a is not None and b is not None]
     if not rows:
         return ""
-    return "\n".join(
-        ["## Runs of the cells", "", *_table(["cell", "features of", "found in"], rows, (0, 1, 2))]
-    )
+    return "\n".join(["", "## Runs of the cells", "", *_table(heads, rows, (0, 1, 2)), ""])
 
 
 def table2_markdown(tables: StudyTables, setup: StudySetup) -> str:
     """Table 2: the printed numbers, what follows from the published Table 1, and what was measured."""
     heads = [
-        "sizes",
-        "text",
-        "measured [95 %]",
-        "% of small",
-        "printed",
-        "% of small",
-        "from Table 1",
-        "remarks",
+        *("sizes", "text", "measured [95 %]", "% of small", "live only", "printed", "% of small"),
+        *("difference", "from Table 1", "n", "start", "remarks"),
     ]
     return _document(
         "Table 2: matched features of the large dictionary beyond those of the small one",
         [
             setup.sentence(),
             "F_large * r(large in small) - F_small * r(small in large), in features, and in per cent of the "
-            "small dictionary, which can be compared where d_in differs. From Table 1: what the published "
-            "Table 1 gives.",
+            "small dictionary, which can be compared where d_in differs. Live only: dead features of both "
+            "left out. Difference: measured minus printed, features. From Table 1: what the published "
+            "Table 1 gives. n: features, large / small. Start: share that still matches the own initial "
+            "dictionary, large / small, %.",
         ],
-        _table(heads, [_table2_row(row) for row in tables.table2], left=(0, 1, 7)),
+        _table(heads, [_table2_row(row) for row in tables.table2], left=(0, 1, 11)),
         [
             *_undertrained_note(any(row.undertrained for row in tables.table2), tables),
             *_footnotes(note for row in tables.table2 for note in row.footnotes),
+            *_list(
+                "Chosen where the study leaves it open:", list(dict.fromkeys(r.choice for r in tables.table2))
+            ),
         ],
     )
 
@@ -120,17 +128,21 @@ def table2_markdown(tables: StudyTables, setup: StudySetup) -> str:
 def _table2_row(row: Table2Row) -> list[str]:
     small, large = (int(size) for size in row.row.split("-"))
     base = published().baseline.d_in
-    remarks = [] if row.verdict == FOLLOWS else [f"printed: {row.verdict}"]
-    remarks += [f"no run: {'; '.join(row.missing)}"] if row.missing else []
+    measured = row.measured
+    verdict = "" if row.verdict == FOLLOWS else f"printed: {row.verdict}"
     return [
         f"x{small // base} and x{large // base}",
         name(row.column),
-        _surplus(row.measured) + (f" {UNDERTRAINED}" if row.undertrained else ""),
-        _UNKNOWN if row.measured is None else f"{100 * row.measured.features / row.measured.small:.1f}",
+        _surplus(measured) + (f" {UNDERTRAINED}" if row.undertrained else ""),
+        _UNKNOWN if measured is None else f"{100 * measured.features / measured.small:.1f}",
+        _UNKNOWN if measured is None or measured.live is None else f"{measured.live:,.0f}",
         f"{row.printed}{_marks(row.footnotes)}",
         f"{100 * row.printed / small:.1f}",
+        _UNKNOWN if row.difference is None else f"{row.difference:+,.0f}",
         f"{row.recomputed:.1f}",
-        "; ".join(remarks),
+        _UNKNOWN if measured is None else f"{measured.large:,} / {measured.small:,}",
+        _UNKNOWN if measured is None else _starts(row.large, row.small),
+        "; ".join(remark for remark in (verdict, _remarks(row)) if remark),
     ]
 
 
@@ -155,10 +167,25 @@ def figure13_markdown(tables: StudyTables, k: int, setup: StudySetup) -> str:
         _table(["", *map(str, layers[:-1])], rows, left=()),
         [
             *_undertrained_note(any(result.undertrained for result in results.values()), tables),
+            *_list("Runs, every layer one:", _layer_runs(tables.figure13[k])),
+            f"`figure13_k{k}.csv` has for every cell the two runs, the interval, the live ratio and n.",
+            "",
+            *_list("Pairs whose runs differ in more than the layer:", _differing_pairs(tables.figure13[k])),
             *_choices(tables.figure13[k]),
             *_list("No run for:", sorted(missing)),
         ],
     )
+
+
+def _layer_runs(results: Sequence[CellResult]) -> list[str]:
+    """The names of the runs with a star for the layer."""
+    runs = (run for result in results for run in (result.counted, result.sought_in) if run is not None)
+    return [f"`{one}`" for one in dict.fromkeys(re.sub(rf"_L{run.layer}_", "_L*_", run.name) for run in runs)]
+
+
+def _differing_pairs(results: Sequence[CellResult]) -> list[str]:
+    counts = Counter("; ".join(result.differs) for result in results if result.differs)
+    return [f"{text}: {count}" for text, count in counts.items()]
 
 
 def _cell(result: CellResult | None) -> str:
@@ -181,8 +208,8 @@ def answers_markdown(answers: Sequence[Answer], tables: StudyTables) -> str:
             "As in the study: its dataset cells and its seed cells at the baseline, one direction, all "
             "features, whatever the runs start from and were trained on. Controlled: pairs of runs that "
             "differ in nothing else, equal budgets, both directions averaged, live features only, in "
-            "settings that have both kinds of pair, every setting with equal weight. Intervals: bootstrap over the "
-            "features of these SAEs, not over what other training runs would give.",
+            "settings that have both kinds of pair, every setting with equal weight. Intervals: bootstrap "
+            "over the features of these SAEs, not over what other training runs would give.",
         ],
         _table(heads, [_answer_row(answer) for answer in answers], left=(0, 1, 6, 7)),
         [

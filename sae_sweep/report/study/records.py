@@ -33,6 +33,7 @@ def cell_record(result: CellResult) -> Record:
         "tokens_counted": counted and counted.tokens,
         "tokens_sought_in": sought_in and sought_in.tokens,
         "missing": "; ".join(result.missing),
+        "differs": "; ".join(result.differs),
         "footnotes": " ".join(note.mark for note in result.footnotes),
         "choice": cell.choice,
     }
@@ -40,22 +41,32 @@ def cell_record(result: CellResult) -> Record:
 
 def table2_record(row: Table2Row) -> Record:
     """A cell of Table 2, in features."""
-    measured = row.measured
+    measured, large, small = row.measured, row.large, row.small
     return {
         "row": row.row,
         "column": row.column,
-        "large_run": row.large,
-        "small_run": row.small,
+        "large_run": large and large.name,
+        "small_run": small and small.name,
         "measured_features": measured and measured.features,
         "low_features": measured and measured.low,
         "high_features": measured and measured.high,
         "measured_percent_of_small": measured and 100 * measured.features / measured.small,
+        "live_features": measured and measured.live,
+        "n_large": measured and measured.large,
+        "n_small": measured and measured.small,
         "printed_features": row.printed,
+        "difference_features": row.difference,
         "recomputed_features": row.recomputed,
         "printed_verdict": row.verdict,
+        "init_match_large_percent": large and 100 * large.init_match,
+        "init_match_small_percent": small and 100 * small.init_match,
         "undertrained": row.undertrained,
+        "tokens_large": large and large.tokens,
+        "tokens_small": small and small.tokens,
         "missing": "; ".join(row.missing),
+        "differs": "; ".join(row.differs),
         "footnotes": " ".join(note.mark for note in row.footnotes),
+        "choice": row.choice,
     }
 
 

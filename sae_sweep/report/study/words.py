@@ -40,6 +40,8 @@ class StudySetup:
     """What the study's JumpReLU coefficients were multiplied with."""
     tokens: Sequence[int] = ()
     """Budgets of the runs, in SAE inputs."""
+    left_out: Sequence[str] = ()
+    """Finished runs that cannot be compared with the others, a line each."""
 
     def sentence(self) -> str:
         """One paragraph."""
