@@ -62,7 +62,9 @@ wheel-check: $(VENV)/.dev
 	$(VENV)-wheel/bin/pip install --quiet --constraint constraints.txt torch
 	$(VENV)-wheel/bin/pip install --quiet --constraint constraints.txt dist/*.whl
 	folder=$$(mktemp -d) && cd $$folder && \
-	  $(CURDIR)/$(VENV)-wheel/bin/sae-sweep experiment=quickstart tokens=20_000 sweep=wheel-check && rm -rf $$folder
+	  $(CURDIR)/$(VENV)-wheel/bin/sae-sweep experiment=quickstart tokens=20_000 sweep=wheel-check && \
+	  $(CURDIR)/$(VENV)-wheel/bin/sae-sweep task=report sweep=wheel-check && \
+	  $(CURDIR)/$(VENV)-wheel/bin/sae-sweep task=plan experiment=paper plan.tflops=1 && rm -rf $$folder
 	rm -rf $(VENV)-wheel dist
 
 clean:

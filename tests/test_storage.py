@@ -88,19 +88,19 @@ def test_what_a_killed_process_left_goes_when_the_folder_is_held_again(tmp_path:
     sweep = SweepFolder(tmp_path / "sweep")
     run = sweep.run("run")
     half = [
-        run.root / ".status.json.abc.json",
-        run.root / "checkpoint" / ".state.safetensors.abc.safetensors",
-        sweep.root / ".plan.json.abc.json",
-        sweep.matching / ".matrix.png.abc.png",
+        run.root / ".status.json.a1b2c3d_.json",
+        run.root / "checkpoint" / ".state.safetensors.a1b2c3d_.safetensors",
+        sweep.root / ".plan.json.a1b2c3d_.json",
+        sweep.matching / ".matrix.png.a1b2c3d_.png",
     ]
     for path in half:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    (run.root / ".sae.abc").mkdir()
-    (run.root / ".sae.abc" / "cfg.json").write_text("{}")
+    (run.root / ".sae.a1b2c3d_").mkdir()
+    (run.root / ".sae.a1b2c3d_" / "cfg.json").write_text("{}")
     with hold(run):
         assert [path.exists() for path in half] == [False, False, True, True]
-        assert not (run.root / ".sae.abc").exists()
+        assert not (run.root / ".sae.a1b2c3d_").exists()
     with hold_sweep(sweep):
         assert not any(path.exists() for path in half)
 

@@ -61,6 +61,9 @@ def check_result(sweep: Path, undisturbed: Path) -> None:
     """The same weights and history as the undisturbed sweep's, and nothing half-written."""
     left = [path for path in sweep.rglob(".*") if path.name != ".lock"]
     assert not left, f"half-written: {left}"
+    assert not list(sweep.glob("*/checkpoint")), "a run that is done keeps its checkpoint"
+    states = {json.loads(path.read_text())["state"] for path in sweep.glob("*/status.json")}
+    assert states == {"done"}, states
     names = sorted(path.parent.name for path in undisturbed.glob("*/sae"))
     assert names == sorted(path.parent.name for path in sweep.glob("*/sae"))
     for name in names:

@@ -26,11 +26,6 @@ class Command:
     keys: Collection[str]
     """Every key that was typed."""
 
-    @property
-    def fixed(self) -> list[str]:
-        """The plain overrides that can make other runs: not those of the task, the launcher or the paths."""
-        return sorted(word for word in self.plain if _head(word) not in NOT_SWEPT)
-
     def swept_points(self) -> Iterator[dict[str, Any]]:
         """Key -> value of each combination of the comma lists; a single empty one where there are none."""
         for values in itertools.product(*self.swept.values()):
@@ -81,7 +76,3 @@ def _values(override: Override) -> list[Any]:
     if not override.is_sweep_override():
         return [override.value()]
     return [value.text if isinstance(value, QuotedString) else value for value in override.sweep_iterator()]
-
-
-def _head(word: str) -> str:
-    return word.lstrip("+").split("=")[0].split(".")[0]

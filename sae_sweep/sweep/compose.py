@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def compose(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) 
     if problems:
         raise ConfigError(problems)
     references = _References(composer)
-    whole = digest([[dict(point.values) for point in points], command.fixed]) if grids else None
+    whole = _name_of_all(everything) if grids else None
     return [
         ComposedRun(config, references.of(one), one.point.grids, whole)
         for config, one in zip(configs, composed, strict=True)
@@ -81,6 +82,15 @@ def compose_first(arguments: Sequence[str], master: DictConfig, loader: ConfigLo
     command = read_command(arguments, loader, held=())
     first = next(command.swept_points())
     return to_config(Composer(master, loader, command.plain).compose(Point(first)).values)
+
+
+def _name_of_all(everything: Sequence[Composed]) -> str:
+    """Of all runs that the grids hold, by what determines their weights; a folder may hold any of them."""
+    known = []
+    for one in everything:
+        with suppress(ConfigError):  # narrowed away: those that stay are all valid
+            known.append(digest(to_config(one.values).identity()))
+    return digest(sorted(set(known)))
 
 
 def _typed(composed: Sequence[Composed]) -> tuple[list[Config], list[str]]:

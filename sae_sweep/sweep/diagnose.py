@@ -11,7 +11,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from sae_sweep.config import ARCHITECTURES
 from sae_sweep.sweep.schema import DATASET_SCHEMAS, Schema, open_schema
@@ -123,9 +122,7 @@ def _misfit(schema: type, key: str, value: Any) -> str | None:
         return None  # an interpolation: known only when composed
     try:
         OmegaConf.update(_scratch(schema), key, value)
-    except OmegaConfBaseException as error:
-        return str(error).splitlines()[0]
-    except Exception as error:  # Hydra's own quoted strings and similar value objects
+    except Exception as error:  # OmegaConf's own, and what Hydra's quoted strings and the like give
         return str(error).splitlines()[0]
     return None
 

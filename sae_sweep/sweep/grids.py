@@ -91,6 +91,11 @@ def read_grids(config: DictConfig, check: Check) -> list[Grid]:
     common = _read_axes(_resolved(config, "common", problems) or {}, check, "common", problems)
     written = _resolved(config, "grids", problems) or ([{}] if common else [])
     names = [str(raw.get("name") or f"grid {number}") for number, raw in enumerate(written, 1)]
+    problems += [
+        f"{name}: name must be text"
+        for name, raw in zip(names, written, strict=True)
+        if not isinstance(raw.get("name", ""), str)
+    ]
     problems += [f"{name}: two grids have this name" for name in names if names.count(name) > 1]
     grids = [_read_grid(name, raw, common, check, problems) for name, raw in zip(names, written, strict=True)]
     if problems:
@@ -118,7 +123,7 @@ def _read_grid(name: str, raw: Mapping[str, Any], common: Values, check: Check, 
     axes = {**own, **{key: values for key, values in common.items() if key not in zipped}}
     excluded = _read_exclude(raw.get("exclude") or [], {**axes, **zipped}, found)
     grid = Grid(name, axes, zipped, excluded)
-    if not found and not any(True for _ in grid.points()):
+    if excluded and not found and all(common.values()) and not any(True for _ in grid.points()):
         found.append("exclude leaves no point")
     problems += [f"{name}: {problem}" for problem in found]
     return grid
@@ -162,6 +167,12 @@ def _read_exclude(raw: Any, held: Values, problems: list[str]) -> list[Values]:
     entries: list[Values] = [
         {str(key): value if isinstance(value, list) else [value] for key, value in entry.items()}
         for entry in raw
+    ]
+    problems += [
+        f"exclude: {key}: the list of values is empty"
+        for entry in entries
+        for key, values in entry.items()
+        if not values
     ]
     for key, value in ((key, one) for entry in entries for key, values in entry.items() for one in values):
         if key not in held:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import Config, SaeSweepError, digest, run_name
-from sae_sweep.storage import RunFolder, SweepFolder, hold_sweep, read_json, write_json
+from sae_sweep.storage import RunFolder, SweepFolder, hold_sweep, read_plan, write_json
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,15 @@ class Plan:
         return self.runs[0].config
 
     def groups(self) -> list[list[PlannedRun]]:
-        """The runs that are trained together: by LM pass, or one by one with `launcher=solo`."""
+        """The runs that are trained together: by LM pass, at most `launcher.max_group`; or one by one."""
         groups: dict[str, list[PlannedRun]] = {}
         for run in self.runs:
             key = run.name if run.config.launcher.kind == "solo" else run.group
             groups.setdefault(key, []).append(run)
-        return list(groups.values())
+        most = self.config.launcher.max_group or len(self.runs)
+        return [
+            group[first : first + most] for group in groups.values() for first in range(0, len(group), most)
+        ]
 
     def refuse_another(self) -> None:
         """Let a sweep grow or be narrowed, also one way after the other, but not be mixed with another one.
@@ -56,7 +59,7 @@ class Plan:
         Raises:
             SaeSweepError: if `plan.json` lacks some of these runs and has others instead, or is damaged.
         """
-        on_disk = _read(self.folder.plan)
+        on_disk = self._on_disk()
         if self.union is not None and on_disk.get("union") == self.union:
             return  # another selection among the same runs
         known = {run["id"]: run["name"] for run in on_disk.get("runs", [])}
@@ -72,6 +75,9 @@ class Plan:
             f"not in this command{hint}; choose sweep=NAME, or move the folder away"
         )
 
+    def _on_disk(self) -> dict[str, Any]:
+        return read_plan(self.folder) if self.folder.plan.exists() else {}
+
     def save(self) -> None:
         """Write these runs into `plan.json`, beside the ones it already has.
 
@@ -82,7 +88,7 @@ class Plan:
             self._save()
 
     def _save(self) -> None:
-        on_disk = _read(self.folder.plan)
+        on_disk = self._on_disk()
         runs = {run["id"]: run for run in on_disk.get("runs", [])}
         for run in self.runs:
             before = runs.get(run.run_id, {}).get("grids", [])
@@ -96,19 +102,6 @@ class Plan:
         union = self.union or on_disk.get("union")
         plan = {"sweep": self.sweep, "union": union, "runs": list(runs.values())}
         write_json(self.folder.plan, plan)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A whole `plan.json`; an empty one where there is none."""
-    if not file.exists():
-        return {}
-    plan = read_json(file)
-    try:
-        if all(run["id"] and run["name"] for run in plan["runs"]):
-            return dict(plan)
-    except (KeyError, TypeError):
-        pass
-    raise SaeSweepError(f"cannot read {file}: not a plan of this program; move it away, or choose sweep=NAME")
 
 
 def make_plan(

@@ -13,7 +13,15 @@ from sae_sweep.analysis import COSINE_EDGES, Comparison, ComparisonEntry, PairRo
 from sae_sweep.config import Config, config_from_dict, flatten
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
-from sae_sweep.storage import RunFolder, SweepFolder, find_sweep, hold_sweep, read_json, read_status
+from sae_sweep.storage import (
+    RunFolder,
+    SweepFolder,
+    find_sweep,
+    hold_sweep,
+    read_json,
+    read_plan,
+    read_status,
+)
 from sae_sweep.tasks.state import state
 from sae_sweep.tracking import open_comparison_sink
 
@@ -33,7 +41,7 @@ def rematch(config: Config) -> int:
 
 def compare_finished(folder: SweepFolder, config: Config) -> None:
     """Match every pair, write `analysis/matching/`, log it, and end with a table on standard output."""
-    names = [run["name"] for run in read_json(folder.plan)["runs"]]
+    names = [run["name"] for run in read_plan(folder)["runs"]]
     lines = [_line(name, folder.run(name)) for name in names]
     done = [name for name in names if state(folder.run(name)) == "done"]
     comparison = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_sweep.config import Config, SaeSweepError
 from sae_sweep.report import describe_status
-from sae_sweep.storage import RunFolder, SweepFolder, find_sweep, is_held, read_json, read_status
+from sae_sweep.storage import RunFolder, SweepFolder, find_sweep, is_held, read_plan, read_status
 from sae_sweep.sweep.jobs import Ticket, read_tickets
 from sae_sweep.sweep.squeue import ended
 from sae_sweep.tracking.history import latest_points
@@ -39,7 +39,7 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
         folder: holds `plan.json`.
         now: seconds since 1970.
     """
-    plan = read_json(folder.plan)
+    plan = read_plan(folder)
     in_jobs = {run_id for ticket in _going_on(folder) for run_id in ticket.run_ids}
     runs = [_run(planned, folder.run(planned["name"]), now, in_jobs) for planned in plan["runs"]]
     states = [run["state"] for run in runs]

@@ -50,7 +50,8 @@ def test_a_mini_experiment_has_the_cells_of_the_large_one(
             assert getattr(config, key) == getattr(original, key)
         if original.l0_coefficient is not None:
             assert config.l0_coefficient == pytest.approx(original.l0_coefficient * 768 / 128)
-        assert (config.model.label, config.tokens, config.batch) == ("gpt2-pico", 200_000, 256)
+        assert (config.model.label, config.batch) == ("gpt2-pico", 256)
+        assert config.tokens == mini.config.tokens < 1_000_000
         assert (original.model.label, original.tokens, original.batch) == ("gpt2-small", 100_000_000, 4096)
 
 
@@ -103,3 +104,23 @@ def test_quickstart(cli: Cli, corpora_cache: Path) -> None:
     for key in ("dataset", "seed", "architecture"):
         assert f"\n{key}," in keys
     assert "What moves the features" in result.out
+
+
+def test_a_few_cells_of_paper_mini_are_trained_and_reported(
+    cli: Cli, corpora_cache: Path, tmp_path: Path
+) -> None:
+    words = [
+        *("experiment=paper-mini", "dataset=stdlib_code", "layer=8", "dictionary=4", "k=16"),
+        *("tokens=4_096", "evaluation.tokens=1_024", "activations.buffer_tokens=4_096", "tracking=none"),
+        f"paths.cache={corpora_cache}",
+    ]
+    trained = cli(*words)
+    assert trained.code == 0, trained.err
+    reported = cli("task=report", "sweep=paper-mini", "tracking=none")
+    assert reported.code == 0, reported.err
+    with (tmp_path / "multirun/paper-mini/analysis/tables/table1.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    measured = [row for row in rows if row["measured_percent"]]
+    assert len(rows) == 35
+    assert [(row["block"], row["n"]) for row in measured] == [("seed_42_49", "512")]
+    assert "Lowest explained variance" in reported.out

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from omegaconf import OmegaConf
 
 from sae_sweep.config import config_from_dict
 from sae_sweep.saes import load_sae
+from sae_sweep.storage import RunFolder, hold
 from tests.conftest import Cli
 
 RUN_FILES = {
@@ -170,3 +173,13 @@ def test_an_unwritable_output_is_one_line(cli: Cli, small: list[str]) -> None:
     assert result.code == 1
     assert "cannot write" in result.err
     assert "Traceback" not in result.err
+
+
+def test_a_second_launch_of_a_sweep_says_who_holds_it(cli: Cli, small: list[str], tmp_path: Path) -> None:
+    words = [*small, "tracking=none", "sweep=twice"]
+    assert cli(*words).code == 0
+    (status,) = (tmp_path / "multirun" / "twice").glob("*/status.json")
+    with hold(RunFolder(status.parent)):
+        second = cli(*words)
+    assert second.code == 1
+    assert f"is held by process {os.getpid()} on {platform.node()}: wait for it, or stop it" in second.err

@@ -127,6 +127,13 @@ def test_failed_runs_and_lost_jobs_are_named_and_the_others_go_on(
     assert "Traceback" not in said
 
 
+def progress(cli: Cli) -> dict[str, Any]:
+    """What `task=status` says of the sweep called left."""
+    result = cli("task=status", "sweep=left", "format=json")
+    assert result.code == 0, result.err
+    return dict(json.loads(result.out))
+
+
 def test_detached_then_waited_for_then_left(
     cli: Cli, slurm: Slurm, words: list[str], text_folder: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +145,9 @@ def test_detached_then_waited_for_then_left(
     assert "task=status sweep=left" in result.out
     assert f"scancel {ticket['id']}" in result.out
     assert not (sweep / "analysis").exists()
+    assert sum(progress(cli)["counts"][state] for state in ("pending", "running", "done")) == 1
+    (config,) = sweep.glob("*/config.yaml")
+    config.write_text(config.read_text().replace("tokens: 10240", "tokens: 512"))  # of no effect
 
     process = launch(words, tmp_path)  # the same again, waiting: no second job
     wait_for(lambda: "1 in jobs that go on; 0 new jobs" in (tmp_path / "said.txt").read_text(), "the count")
@@ -148,7 +158,10 @@ def test_detached_then_waited_for_then_left(
     assert f"scancel {ticket['id']}" in said
     assert tickets(sweep) == [ticket]
 
-    wait_for(lambda: states(sweep) == ["done"], "the job that was left alone", lambda: trace(sweep))
+    wait_for(
+        lambda: progress(cli)["counts"]["done"] == 1, "the job that was left alone", lambda: trace(sweep)
+    )
+    assert [run["tokens"] for run in progress(cli)["runs"]] == [10_240]
 
 
 def test_a_refusal_is_slurms_own_words(cli: Cli, slurm: Slurm, words: list[str]) -> None:

@@ -18,7 +18,8 @@ from sae_sweep.storage import SweepFolder
 from sae_sweep.sweep.jobs import Ticket, freeze_group, read_group, read_tickets, write_tickets
 from sae_sweep.sweep.local import Local
 from sae_sweep.sweep.plan import Plan, make_plan
-from sae_sweep.sweep.slurm import Slurm, squeue
+from sae_sweep.sweep.slurm import Slurm
+from sae_sweep.sweep.squeue import squeue
 from tests.slurm.cluster import wait_for
 
 
