@@ -46,7 +46,7 @@ def report(config: Config) -> int:
         SaeSweepError: if there is no such sweep, or no run of it is finished.
     """
     folder = find_sweep(config.paths.output, config.sweep or config.experiment, config.task)
-    found = finished_runs(folder, config.study)
+    found = finished_runs(folder, config.matching.threshold, config.study)
     if not found.runs:
         raise SaeSweepError(
             f"{folder.root}: none of its {found.planned} runs is finished and readable; "
@@ -62,7 +62,7 @@ def report(config: Config) -> int:
         answers = _answers(folder, config, found, shares)
         write_answers(folder.tables, answers, parts[0].tables)
     _track(folder, config, found, parts, answers)
-    sys.stdout.write(_summary(folder, parts, answers))
+    sys.stdout.write(_summary(folder, found, parts, answers))
     return len(found.damaged)
 
 
@@ -110,7 +110,7 @@ def _write_part(
         tokens=sorted({run.tokens for run in runs}),
         left_out=found.left_out,
     )
-    below = _FOLDERS[starts] if len({run.init_shared for run in found.runs}) > 1 else "."
+    below = _FOLDERS[starts] if found.both_starts else "."
     files = write_study_tables(folder.tables / below, folder.figures / below, tables, setup)
     return _Part(tables, setup, files)
 
@@ -122,24 +122,28 @@ def _answers(folder: SweepFolder, config: Config, found: FinishedRuns, shares: S
         found.runs,
         shares,
         sweep=folder.root.name,
-        paper=() if name == folder.root.name else _paper_runs(_sweep(config, name)),
+        paper=()
+        if name == folder.root.name
+        else _paper_runs(_sweep(config, name), config.matching.threshold),
         paper_shares=_shares(config),
         paper_sweep=name,
     )
 
 
-def _paper_runs(paper: SweepFolder) -> tuple[StudyRun, ...]:
+def _paper_runs(paper: SweepFolder, threshold: float) -> tuple[StudyRun, ...]:
     """Its finished runs; none if there is no such sweep, or its plan is damaged."""
     if not paper.plan.exists():
         return ()
     try:
-        return finished_runs(paper).runs
+        return finished_runs(paper, threshold).runs
     except SaeSweepError as error:
         log.warning("%s is not set beside: %s", paper.root, error)
         return ()
 
 
-def _summary(folder: SweepFolder, parts: Sequence[_Part], answers: Sequence[Answer]) -> str:
+def _summary(
+    folder: SweepFolder, found: FinishedRuns, parts: Sequence[_Part], answers: Sequence[Answer]
+) -> str:
     """What ends up on standard output."""
     texts = [
         text
@@ -147,18 +151,24 @@ def _summary(folder: SweepFolder, parts: Sequence[_Part], answers: Sequence[Answ
         for text in (table1_markdown(part.tables, part.setup), table2_markdown(part.tables, part.setup))
     ]
     texts.append(answers_markdown(answers, parts[0].tables))
-    texts.append("\n".join([*_weakest(parts), f"Tables and figures: {folder.tables}, {folder.figures}", ""]))
+    texts.append(
+        "\n".join([*_weakest(found.runs), f"Tables and figures: {folder.tables}, {folder.figures}", ""])
+    )
     return "\n".join(texts)
 
 
-def _weakest(parts: Sequence[_Part]) -> list[str]:
-    """The run of any cell that explains least: a cell is worth no more than its weaker SAE."""
-    used = [run for part in parts for run in part.tables.used_runs]
-    known = [(run.explained_variance, run) for run in used if run.explained_variance is not None]
-    if not known:
-        return []
-    value, run = min(known, key=lambda pair: pair[0])
-    return [f"Lowest explained variance of any cell: {value:.3f} ({run.name}, {run.tokens:,} tokens)"]
+def _weakest(runs: Sequence[StudyRun]) -> list[str]:
+    """The run that explains least: a comparison is worth no more than its weaker SAE."""
+    known = [(run.explained_variance, run) for run in runs if run.explained_variance is not None]
+    lines = []
+    if known:
+        value, run = min(known, key=lambda pair: pair[0])
+        lines.append(
+            f"Lowest explained variance of any finished run: {value:.3f} ({run.name}, {run.tokens:,} tokens)"
+        )
+    if len(known) < len(runs):
+        lines.append(f"Without explained variance: {len(runs) - len(known)} of {len(runs)} finished runs")
+    return lines
 
 
 def _track(
@@ -177,7 +187,7 @@ def _track(
         what="report",
     )
     for part in parts:
-        prefix = f"{_FOLDERS[part.setup.starts]}/" if len(parts) > 1 else ""
+        prefix = f"{_FOLDERS[part.setup.starts]}/" if found.both_starts else ""
         records = [cell_record(result) for result in part.tables.table1]
         sink.table(f"{prefix}table1", list(records[0]), [list(record.values()) for record in records])
         files = part.files

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from sae_sweep.analysis import match_to_init
 from sae_sweep.analysis.study import StudyRun
 from sae_sweep.config import Config, SaeSweepError, StudyConfig, config_from_dict, flatten
 from sae_sweep.report import read_densities
-from sae_sweep.saes import load_sae
-from sae_sweep.storage import RunFolder, SweepFolder, read_json
+from sae_sweep.saes import init_seed, initial_decoder, load_sae
+from sae_sweep.storage import RunFolder, SweepFolder, read_json, read_plan
 from sae_sweep.tasks.state import state
 
 log = logging.getLogger(__name__)
@@ -40,33 +41,42 @@ class FinishedRuns:
     planned: int
     damaged: tuple[str, ...]
     """Names of finished runs whose files cannot be read."""
+    both_starts: bool
+    """Whether its plan, finished or not, has runs that share their starts and runs that have their own."""
     left_out: tuple[str, ...]
     """One line for each finished run that cannot be set beside the first: another model, another d_in."""
 
 
-def finished_runs(folder: SweepFolder, command: StudyConfig | None = None) -> FinishedRuns:
+def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | None = None) -> FinishedRuns:
     """Read every finished run once; weights are read again when they are needed.
 
     Args:
         folder: of the sweep.
+        threshold: of the comparison; where a run was trained with another one, how far it has left its own
+            start is computed anew.
         command: `study` keys of this command; the sweep's own hold where these are at their defaults.
 
     Raises:
         SaeSweepError: if the plan is damaged.
     """
-    planned = read_json(folder.plan)["runs"]
+    planned = read_plan(folder)["runs"]
     command = command or StudyConfig()
     runs, widths, damaged = [], [], []
+    starts: set[bool] = set()
     first: Config | None = None
     decoder = _decoder_reader()
     for entry in planned:
         try:
-            config = config_from_dict(entry["config"])
+            config = _config(folder, entry)
             first = first or config
+            starts.add(config.init.shared)
             if state(folder.run(entry["name"])) == "done":
                 study = merged(config.study, command)
-                runs.append(_study_run(entry["name"], folder.run(entry["name"]), config, study, decoder))
-                widths.append(decoder(folder.run(entry["name"])).shape[1])
+                run = _study_run(entry["name"], folder.run(entry["name"]), config, study, decoder)
+                if config.matching.threshold != threshold:
+                    run = _with_init_match(run, config, entry["id"], threshold)
+                runs.append(run)
+                widths.append(run.decoder().shape[1])
         except SaeSweepError as error:
             log.error("%s is left out: %s", entry["name"], error)
             damaged.append(entry["name"])
@@ -79,8 +89,22 @@ def finished_runs(folder: SweepFolder, command: StudyConfig | None = None) -> Fi
         study=merged(first.study, command),
         planned=len(planned),
         damaged=tuple(damaged),
+        both_starts=len(starts) > 1,
         left_out=left_out,
     )
+
+
+def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> Config:
+    try:
+        return config_from_dict(entry["config"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SaeSweepError(f"{folder.plan}: its config cannot be read ({error!r})") from error
+
+
+def _with_init_match(run: StudyRun, config: Config, run_id: str, threshold: float) -> StudyRun:
+    rows = run.decoder()
+    start = initial_decoder(rows.shape[1], rows.shape[0], init_seed(config, run_id))
+    return dataclasses.replace(run, init_match=match_to_init(rows, start, threshold))
 
 
 def _comparable(
@@ -150,7 +174,7 @@ def _study_run(
         decoder=functools.partial(decoder, folder),
         densities=lambda: densities,
         rest=_rest(config),
-        explained_variance=metrics.get("explained_variance"),
+        explained_variance=_number_or_none(metrics, "explained_variance", folder),
     )
 
 
@@ -160,10 +184,18 @@ def _role(name: str, stand_ins: Mapping[str, str]) -> str:
 
 
 def _number(metrics: Any, key: str, folder: RunFolder) -> float:
-    value = metrics.get(key) if isinstance(metrics, dict) else None
-    if not isinstance(value, int | float):
+    value = _number_or_none(metrics, key, folder)
+    if value is None:
         raise SaeSweepError(f"{folder.metrics}: {key} is missing; train the run again")
-    return float(value)
+    return value
+
+
+def _number_or_none(metrics: Any, key: str, folder: RunFolder) -> float | None:
+    """None where the file has null: the number is not defined."""
+    value = metrics.get(key) if isinstance(metrics, dict) else None
+    if value is not None and not isinstance(value, int | float):
+        raise SaeSweepError(f"{folder.metrics}: {key} is no number; train the run again")
+    return None if value is None else float(value)
 
 
 def _rest(config: Config) -> dict[str, Any]:

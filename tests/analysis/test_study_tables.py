@@ -11,6 +11,7 @@ from sae_sweep.analysis.study import (
     SEED_MORE,
     UNDECIDED,
     Shares,
+    StudyRun,
     dataset_or_seed,
     published,
     study_tables,
@@ -119,7 +120,6 @@ def test_no_runs_at_all_still_give_every_cell():
     tables = study_tables([])
     assert all(one.measured is None and len(one.missing) == 2 for one in tables.cells)
     assert tables.settings[0].name == "dataset"
-    assert tables.used_runs == ()
 
 
 def test_every_cell_equals_the_plain_match_and_each_pair_is_matched_once():
@@ -131,7 +131,7 @@ def test_every_cell_equals_the_plain_match_and_each_pair_is_matched_once():
         assert result.measured.ratio == pytest.approx(expected)
     distinct = {frozenset((one.counted, one.sought_in)) for one in tables.cells}
     assert pairs == list(range(1, len(distinct) + 1))
-    assert len(tables.used_runs) == 22 + 24 - 2
+    assert len(frozenset[StudyRun]().union(*distinct)) == 22 + 24 - 2
 
 
 def test_undertrained_runs_mark_their_cells():
@@ -144,7 +144,7 @@ def test_of_several_fitting_runs_the_first_is_taken_and_said():
     runs = all_runs()
     twin = study_run(BASELINE, name="longer", tokens=1_000_000)
     tables = study_tables([*runs, twin])
-    assert twin not in tables.used_runs
+    assert twin not in {run for one in tables.cells for run in (one.counted, one.sought_in)}
     (note,) = tables.notes
     assert "longer" in note
     assert str(BASELINE) in note

@@ -85,6 +85,8 @@ def test_markdown_carries_footnotes_choices_and_what_is_missing(files):
     assert "†" in line
     assert "\n[^a]: 71.37 % stands" in text
     assert "no run: topk x16 k=16, pile, layer 8, seed 49" in text
+    assert "Published: SAE Dataset Sensitivity in Feature Matching" in text
+    assert "Position Features, 2025-02-26.\n" in text
     assert "OpenWebText is library_docs" in text
     assert "times 6" in text
     assert "1,000,000 to 2,000,000 tokens" in text

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from sae_sweep.analysis.study import RunFacts, published
 from sae_sweep.config import ConfigError
 from sae_sweep.sweep import composer
 from sae_sweep.sweep.diagnose import check
 from sae_sweep.sweep.grids import Grid, read_grids, union
-from sae_sweep.sweep.plan import Plan
+from sae_sweep.sweep.plan import Plan, PlannedRun
 from sae_sweep.sweep.schema import conf_folder
 from tests.conftest import Cli
 
@@ -297,3 +298,38 @@ def test_the_paper_has_the_cells_of_the_studys_table(
     assert sum(counts.values()) == 74
     assert sum(run.grids != ("Table 1 (inferred)",) for run in runs) == 72
     assert len(runs) == 73
+
+
+def facts(run: PlannedRun) -> RunFacts:
+    """A run in the study's terms."""
+    config = run.config
+    sparsity = config.l0_coefficient if config.architecture.kind == "jumprelu" else config.k
+    assert sparsity is not None
+    return RunFacts(
+        architecture=config.architecture.kind,
+        dictionary=config.dictionary,
+        sparsity=sparsity,
+        dataset=config.dataset.name,
+        layer=config.layer,
+        seed=config.seed,
+    )
+
+
+def test_the_papers_runs_are_the_saes_of_the_study_row_by_row(
+    experiment_plan: Callable[[str], Plan],
+) -> None:
+    plan, study = experiment_plan("paper"), published()
+    listed = dict(zip(TABLE_3, study.table3, strict=True)) | {"inferred": study.inferred}
+    for row, saes in listed.items():
+        grid = "Table 1 (inferred)" if row == "inferred" else f"Table 3 {row}"
+        of_grid = [facts(run) for run in plan.runs if grid in run.grids]
+        assert len(of_grid) == len(set(saes))
+        assert set(of_grid) == set(saes)
+    assert {facts(run) for run in plan.runs} == set(study.saes)
+    assert len(study.saes) == len(plan.runs) == 72 + 1
+
+
+def test_the_paper_reads_each_text_once(experiment_plan: Callable[[str], Plan]) -> None:
+    groups = experiment_plan("paper").groups()
+    texts = [{run.config.dataset.name for run in group} for group in groups]
+    assert sorted(texts, key=min) == [{"owt"}, {"pile"}, {"redpajama"}, {"tinystories"}]

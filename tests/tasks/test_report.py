@@ -14,6 +14,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
+from sae_sweep.analysis import match_to_init
 from sae_sweep.analysis.study import RunFacts, published
 from sae_sweep.config import (
     ARCHITECTURES,
@@ -29,7 +30,7 @@ from sae_sweep.config import (
     TrackingConfig,
 )
 from sae_sweep.report.study import files as study_files
-from sae_sweep.saes import build_sae, save_sae
+from sae_sweep.saes import build_sae, init_seed, initial_decoder, save_sae
 from sae_sweep.storage import RunFolder, write_json
 from sae_sweep.tasks.report import report
 from sae_sweep.tasks.study_runs import merged
@@ -153,8 +154,9 @@ def test_a_whole_sweep_fills_every_cell_of_table1(
     assert "# Table 1" in out
     assert "# Table 2" in out
     assert "| published       | the study" in out
-    assert "Lowest explained variance of any cell: 0.410 (gpt2-pico_L8_library_docs_topk_x8_k16_s42" in out
+    assert "Lowest explained variance of any finished run: 0.410 (gpt2-pico_L8_library_docs_topk_x8" in out
     assert "100,000 tokens)" in out
+    assert "Without explained variance" not in out
     assert str(sweep / "analysis" / "tables") in out
     assert "OpenWebText is library_docs" in out
 
@@ -177,6 +179,42 @@ def test_a_damaged_run_is_named_left_out_and_counted(
     assert missing
     assert all(str(BASE) in row["missing"] for row in missing)
     assert len(missing) < len(rows)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_the_lowest_explained_variance_is_of_all_finished_runs(
+    sweep: Path, command: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_no_cell = config_of(RunFacts("topk", 4, 64, "owt", 8, 42), "paper").base_name()
+    write_json(sweep / in_no_cell / "metrics.json", {"init_match": 0.02, "explained_variance": -0.5})
+    for seed in (42, 49):
+        unknown = config_of(RunFacts("topk", 4, 32, "owt", 8, seed), "paper").base_name()
+        write_json(sweep / unknown / "metrics.json", {"init_match": 0.02, "explained_variance": None})
+    assert report(command()) == 0
+    out = capsys.readouterr().out
+    assert f"Lowest explained variance of any finished run: -0.500 ({in_no_cell}, 100,000 tokens)" in out
+    assert "Without explained variance: 2 of 51 finished runs" in out
+
+
+@pytest.mark.parametrize("plan", [{}, [], {"runs": [{}]}, {"runs": None}])
+def test_a_damaged_plan_is_one_clear_error(sweep: Path, command: Callable[..., Config], plan: object) -> None:
+    write_json(sweep / "plan.json", plan)
+    with pytest.raises(SaeSweepError, match=r"cannot read .*plan\.json"):
+        report(command())
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_damaged_statuses_and_configs_leave_their_runs_out(
+    sweep: Path, command: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = json.loads((sweep / "plan.json").read_text())
+    plan["runs"][3]["config"] = {}
+    plan["runs"][4]["config"]["architecture"]["kind"] = "nothing"
+    write_json(sweep / "plan.json", plan)
+    write_json(sweep / plan["runs"][5]["name"] / "status.json", [])
+    assert report(command()) == 3
+    assert all(f"{run['name']} is left out: " in caplog.text for run in plan["runs"][3:6])
+    assert "status.json: not the status of a run" in caplog.text
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -253,6 +291,43 @@ def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
         "controlled, shared starts",
     ]
     assert [answer["dataset_pairs"] for answer in answers] == ["5", "5", "1", "1", "2", "2"]
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_tables_of_both_kinds_of_starts_stay_apart_while_one_kind_is_unfinished(
+    command: Callable[..., Config], tmp_path: Path
+) -> None:
+    mixed = tmp_path / "multirun" / "mixed"
+    names = write_sweep(mixed, [BASE, dataclasses.replace(BASE, seed=42)], starts=(True, False))
+    for name in names[2:]:
+        write_json(mixed / name / "status.json", {"state": "running"})
+    assert report(command(sweep="mixed")) == 0
+    tables = mixed / "analysis" / "tables"
+    assert (tables / "shared" / "table1.csv").exists()
+    assert not (tables / "table1.csv").exists()
+    assert not (tables / "own").exists()
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("shared", [True, False])
+def test_another_threshold_also_holds_for_the_match_to_the_start(
+    command: Callable[..., Config], tmp_path: Path, shared: bool
+) -> None:
+    root = tmp_path / "multirun" / "again"
+    other = dataclasses.replace(BASE, seed=42)
+    names = write_sweep(root, [BASE, other], starts=(shared,))
+    expected = []
+    for name, facts in zip(names, (BASE, other), strict=True):
+        seed = init_seed(config_of(facts, "again", shared=shared), name)  # its id is its name here
+        start = initial_decoder(D_IN, 16 * D_IN, seed)
+        expected.append(100 * match_to_init(decoder_of(facts), start, 0.6))
+    key = ("init_match_counted_percent", "init_match_sought_in_percent")
+    for threshold, values in ((0.7, [2.0, 2.0]), (0.6, expected)):
+        assert report(command(sweep="again", matching=MatchingConfig(threshold=threshold))) == 0
+        rows = read_csv(root / "analysis" / "tables" / "table1.csv")
+        (row,) = (row for row in rows if not row["missing"])
+        assert [float(row[name]) for name in key] == values
+    assert len(set(expected)) == 2
 
 
 @pytest.mark.usefixtures("without_figures")

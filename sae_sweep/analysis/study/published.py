@@ -41,8 +41,6 @@ class RunFacts:
 class Baseline:
     """The setting from which the study's rows depart."""
 
-    model: str
-    site: str
     d_in: int
     """Width of the residual stream; features = dictionary x d_in."""
     layer: int
@@ -50,11 +48,7 @@ class Baseline:
     k: int
     dictionary: int
     dataset: str
-    seq_len: int
-    lr: float
     seed: int
-    batch: int
-    adam_betas: tuple[float, float]
 
 
 @dataclass(frozen=True, order=True)
@@ -109,12 +103,11 @@ def published() -> Published:
     """The study's results; read once."""
     raw = tomllib.loads(STUDY_FILE.read_text(encoding="utf-8"))
     blocks = dict(raw["table1"])
-    baseline = {**raw["baseline"], "adam_betas": tuple(raw["baseline"]["adam_betas"])}
     return Published(
         title=raw["source"]["title"],
         date=raw["source"]["date"],
         threshold=raw["matching"]["threshold"],
-        baseline=Baseline(**baseline),
+        baseline=Baseline(**raw["baseline"]),
         columns=tuple(blocks.pop("columns")),
         table1={block: _values(rows) for block, rows in blocks.items()},
         table2=_values(raw["table2"]),

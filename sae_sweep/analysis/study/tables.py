@@ -63,12 +63,6 @@ class StudyTables:
         """Of Table 1 and Figure 13."""
         return (*self.table1, *(result for k in self.figure13 for result in self.figure13[k]))
 
-    @property
-    def used_runs(self) -> tuple[StudyRun, ...]:
-        """Every run that stands in a measured cell."""
-        pairs = ((result.counted, result.sought_in) for result in self.cells if result.measured is not None)
-        return tuple(dict.fromkeys(run for pair in pairs for run in pair if run is not None))
-
 
 def study_tables(runs: Sequence[StudyRun], shares: Shares | None = None) -> StudyTables:
     """Fill every cell whose two runs are there; the others say which run is missing.

@@ -31,7 +31,7 @@ def table1_markdown(tables: StudyTables, setup: StudySetup) -> str:
     rows = [_table1_row(result) for result in tables.table1]
     return _document(
         "Table 1: share of features that have a match, %",
-        [setup.sentence(), _how_matched(tables), _COLUMNS],
+        [setup.sentence(), _source(), _how_matched(tables), _COLUMNS],
         _table(heads, rows, left=(0, 1, 2, 9)),
         [
             *_undertrained_note(any(result.undertrained for result in tables.table1), tables),
@@ -49,6 +49,11 @@ _COLUMNS = (
     "points. n: features counted. Start: share that still matches the own initial dictionary, SAE counted / "
     "the other."
 )
+
+
+def _source() -> str:
+    study = published()
+    return f"Published: {study.title}, {study.date:%Y-%m-%d}."
 
 
 def _table1_row(result: CellResult) -> list[str]:
