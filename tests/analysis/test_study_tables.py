@@ -169,6 +169,17 @@ def test_a_cell_takes_two_runs_that_differ_in_nothing_else():
     assert worse.differs == ("tokens 50,000 / 100,000", "optimizer.lr 0.0003 / 0.0001")
 
 
+def test_cells_that_take_different_runs_for_one_sae_say_so():
+    seeds, sizes = pair_of("seed_42_49/12288/owt"), pair_of("dictionary_large_in_small/12288in3072/owt")
+    runs = [
+        *(study_run(seeds.counted, name=f"run {n}", rest={"data_seed": n}) for n in (1, 2, 3)),
+        study_run(seeds.sought_in, rest={"data_seed": 2}),
+        study_run(sizes.sought_in, rest={"data_seed": 1}),
+    ]
+    (note,) = study_tables(runs).notes
+    assert note.endswith("run 1 and run 2 were taken, each in some of its cells, not run 3")
+
+
 def test_both_directions_of_two_sizes_take_the_same_runs():
     cell = pair_of("dictionary_large_in_small/12288in3072/owt")
     runs = [

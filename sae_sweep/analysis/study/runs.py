@@ -135,12 +135,13 @@ class RunFinder:
         """One line for each SAE of the study that several runs stand for."""
         lines = []
         for facts, taken in self._taken.items():
-            left = [run.name for run in self._fitting(facts) if run not in taken]
+            fitting = self._fitting(facts)
+            if len(fitting) == 1:
+                continue
             names = " and ".join(run.name for run in taken)
-            if len(taken) > 1:
-                lines.append(f"several runs are {facts}: {names} were taken, each in some of its cells")
-            elif left:
-                lines.append(f"several runs are {facts}: {names} was taken, not {', '.join(left)}")
+            were = "was taken" if len(taken) == 1 else "were taken, each in some of its cells"
+            left = ", ".join(run.name for run in fitting if run not in taken)
+            lines.append(f"several runs are {facts}: {names} {were}" + (f", not {left}" if left else ""))
         return tuple(lines)
 
 
