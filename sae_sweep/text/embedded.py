@@ -59,7 +59,10 @@ ROOTS = (
     "gguf",
     "jaxtyping",
     "packaging",
+    "psutil",
+    "submitit",
     "tqdm",
+    "xxhash",
 )
 """The direct requirements of sae-sweep, for a bare checkout whose metadata is not installed."""
 

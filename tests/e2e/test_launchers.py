@@ -136,7 +136,7 @@ def test_hydras_own_basic_launcher_does_too(cli: Cli, small: list[str]) -> None:
     assert "0 groups to train" in again.err
 
 
-def test_a_foreign_launcher_that_breaks_fails_its_runs(
+def test_a_foreign_launcher_that_breaks_leaves_its_runs_to_what_it_has_queued(
     cli: Cli, small: list[str], foreign: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Any, job_overrides: Any, initial_job_idx: int) -> list[Any]:
@@ -147,4 +147,4 @@ def test_a_foreign_launcher_that_breaks_fails_its_runs(
     assert result.code == 1
     assert "the launcher stopped with RuntimeError: no room" in result.err
     (status,) = statuses(Path("multirun/broken")).values()
-    assert (status["state"], "its job ended before it did" in status["error"]) == ("failed", True)
+    assert status["state"] == "pending"
