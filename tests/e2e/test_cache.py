@@ -45,6 +45,13 @@ def test_cached_and_streamed_weights_are_the_same_bits(cli: Cli, words: list[str
     assert_equal_weights(Path("multirun/streamed"), Path("multirun/cached"))
 
 
+def test_every_architecture_learns_the_same_bits_from_the_cache(cli: Cli, words: list[str]) -> None:
+    swept = [*words, "tokens=5_120", "architecture=topk,batchtopk,jumprelu,relu", "activations.dtype=float16"]
+    assert cli(*swept, "sweep=streamed", "launcher=solo").code == 0
+    assert cli(*swept, "sweep=cached", "activations=cache").code == 0
+    assert_equal_weights(Path("multirun/streamed"), Path("multirun/cached"))
+
+
 def test_a_filled_cache_is_read_and_never_computed(
     cli: Cli, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
