@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=300_000, help="budget of each run")
+    parser.add_argument("--tokens", type=int, default=100_000, help="budget of each run")
     keys = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-test-"))
     began = time.monotonic()
