@@ -232,12 +232,7 @@ def hold(run: RunFolder) -> Iterator[None]:
     Raises:
         SaeSweepError: naming the process that holds it.
     """
-    try:
-        run.root.mkdir(parents=True, exist_ok=True)
-        lock = (run.root / _LOCK).open("a+")
-    except OSError as error:
-        raise disk_error(run.root, error) from error
-    with lock:
+    with _open_lock(run.root) as lock:
         if not _lock_alone(lock):
             lock.seek(0)
             raise SaeSweepError(
@@ -253,17 +248,20 @@ def hold(run: RunFolder) -> Iterator[None]:
 @contextmanager
 def hold_sweep(sweep: SweepFolder) -> Iterator[None]:
     """Wait for, and have, the sole right to write what belongs to the sweep as a whole (plan, analysis)."""
-    try:
-        sweep.root.mkdir(parents=True, exist_ok=True)
-        lock = (sweep.root / _LOCK).open("a+")
-    except OSError as error:
-        raise disk_error(sweep.root, error) from error
-    with lock:
+    with _open_lock(sweep.root) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for path in sweep.root.glob(".*"):
             _remove_if_leftover(path)
         _remove_leftovers(sweep.root / "analysis")
         yield
+
+
+def _open_lock(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / _LOCK).open("a+")
+    except OSError as error:
+        raise disk_error(folder, error) from error
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -44,8 +44,7 @@ def _sorted(values: list[Any]) -> list[Any]:
 
 
 def _has(run: Composed, key: str, values: Sequence[Any]) -> bool:
-    value = value_of(run, key)
-    return value is not NO_MEANING and any(same(value, one) for one in values)
+    return any(same(value_of(run, key), one) for one in values)
 
 
 def value_of(run: Composed, key: str) -> Any:
