@@ -13,7 +13,7 @@ from sae_sweep.sweep.jobs import Cluster, Ticket, freeze_group, read_tickets, wr
 from sae_sweep.sweep.local import Local
 from sae_sweep.sweep.plan import Plan, PlannedRun
 from sae_sweep.tasks.job import run_job_alone
-from sae_sweep.tasks.state import freeze, report_failed, set_state, state, unsettled
+from sae_sweep.tasks.state import prepare, report_failed, set_state, state, unsettled
 from sae_sweep.tasks.stopping import stopped_by, undisturbed
 
 log = logging.getLogger(__name__)
@@ -91,13 +91,8 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
     going_on = [ticket for ticket in alive if {run.run_id for run in plan.runs} & set(ticket.run_ids)]
     taken = {run_id for ticket in going_on for run_id in ticket.run_ids}
     ours = [run for run in plan.runs if run.run_id not in taken]  # the others' folders belong to their jobs
-    done = [run for run in ours if state(run.folder) == "done"]
-    waiting = [run for run in ours if run not in done]
-    for run in waiting + done:
-        with hold(run.folder):
-            freeze(run)
-            if run in waiting:
-                set_state(run, "pending")
+    waiting = [run for run in ours if state(run.folder) != "done"]
+    prepare(ours)
     plan.save()
     groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
     log.info(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep import logs
-from sae_sweep.storage import hold
 from sae_sweep.sweep import session as sessions
 from sae_sweep.sweep.jobs import freeze_group
 from sae_sweep.sweep.plan import Plan
@@ -51,15 +50,11 @@ def hand_over(plan: Plan, launch: Callable[[list[list[str]]], Any]) -> int:
         SaeSweepError: if a folder is held or holds another run.
     """
     from sae_sweep.tasks.cluster import lose
-    from sae_sweep.tasks.state import freeze, report_failed, set_state, state, unsettled
+    from sae_sweep.tasks.state import prepare, report_failed, state, unsettled
 
     plan.refuse_another()
     waiting = [run for run in plan.runs if state(run.folder) != "done"]
-    for run in plan.runs:
-        with hold(run.folder):
-            freeze(run)
-            if run in waiting:
-                set_state(run, "pending")
+    prepare(plan.runs)
     plan.save()
     groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
     log.info("%s: %d runs, %d groups to train", plan.folder.root, len(plan.runs), len(groups))

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from sae_sweep import __version__
 from sae_sweep.config import SaeSweepError
-from sae_sweep.storage import RunFolder, read_status, write_json, write_text
+from sae_sweep.storage import RunFolder, hold, read_status, write_json, write_text
 from sae_sweep.sweep.plan import PlannedRun
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,19 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
         **details,
     }
     write_json(run.folder.status, status)
+
+
+def prepare(runs: Sequence[PlannedRun]) -> None:
+    """Freeze runs that another process will train; those that are not done wait for it.
+
+    Raises:
+        SaeSweepError: if a folder is held or holds another run.
+    """
+    for run in runs:
+        with hold(run.folder):
+            freeze(run)
+            if state(run.folder) != "done":
+                set_state(run, "pending")
 
 
 def unsettled(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
