@@ -1,0 +1,211 @@
+"""The C++ kernels behind the interface of all backends."""
+
+import ctypes
+from ctypes import c_bool, c_float, c_int, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sae_sweep.ops.code import AdamUpdate, Code, Found, Kernels, Transposed
+from sae_sweep.ops.cpu.build import build
+
+_BLOCK = 480
+"""Tokens whose dense products are held at a time, where there is no 16-bit screen."""
+_ROUNDED = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9}
+"""Largest relative error of rounding to a dtype."""
+_UNIT = {None: 0, "before": -1, "after": 1}
+
+_SIGNATURES = {
+    "panel_features": (c_int64, ""),
+    "pack": (None, "piippp"),
+    "encode_packed": (c_void_p, "pippiipppipi"),
+    "encode_screened": (c_void_p, "pbfpippiipipi"),
+    "code_entries": (c_int64, "p"),
+    "code_take": (None, "pppp"),
+    "topk_rows": (None, "piiipp"),
+    "combine_rows": (None, "ppppipibp"),
+    "entry_products": (None, "ppippip"),
+    "transpose": (None, "ppiippp"),
+    "adam_rows": (None, "ppppiiffffffbn"),
+    "normalise_rows": (None, "piifp"),
+}
+"""Of each function: what it returns, and its arguments (p pointer, i int64, n int, f float, b bool)."""
+_TYPES = {"p": c_void_p, "i": c_int64, "n": c_int, "f": c_float, "b": c_bool}
+
+
+class CPUKernels(Kernels):
+    """float32 on the CPU; on as many threads as torch uses."""
+
+    name = "cpu"
+
+    def __init__(self, cache: Path, *, screen: str = "auto") -> None:
+        """Compile or find the library in `cache`.
+
+        Args:
+            cache: the cache folder.
+            screen: in what the encoder's dense product is screened: int16, bfloat16, float32, or auto: the
+                first of bfloat16 and int16 that this processor multiplies by itself, else float32.
+
+        Raises:
+            SaeSweepError: if it cannot be compiled.
+        """
+        self._library = ctypes.CDLL(str(build(cache)))
+        for function, (result, arguments) in _SIGNATURES.items():
+            self._declare(function, result, arguments)
+        self._panel: int = self._library.panel_features()
+        self.screen = self._best_screen() if screen == "auto" else screen
+        self._scratch: dict[tuple[torch.dtype, str], Tensor] = {}
+
+    def _declare(self, function: str, result: type | None, arguments: str) -> None:
+        if hasattr(self._library, function):
+            entry = getattr(self._library, function)
+            entry.restype, entry.argtypes = result, [_TYPES[kind] for kind in arguments]
+
+    def _best_screen(self) -> str:
+        here = torch.cpu.get_capabilities()
+        if here.get("amx_bf16") or here.get("avx512_bf16"):
+            return "bfloat16"
+        return "int16" if self._panel else "float32"
+
+    def normalise(self, x: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        self._library.normalise_rows(_at(x), *x.shape, eps, _at(out))
+        return out
+
+    def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int) -> Found:
+        found = self._encode(x, W, b, k, None, len(x) * k)
+        assert found is not None  # exactly k a row
+        return found
+
+    def above(self, x: Tensor, W: Tensor, b: Tensor | None, floors: Tensor, most: int) -> Found | None:
+        return self._encode(x, W, b, 0, floors, most)
+
+    def _encode(
+        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, floors: Tensor | None, most: int
+    ) -> Found | None:
+        if self.screen == "int16":
+            return self._encode_packed(x, W, b, k, floors, most)
+        return self._encode_screened(x, W, b, k, floors, most)
+
+    def _encode_packed(
+        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, floors: Tensor | None, most: int
+    ) -> Found | None:
+        features, width = W.shape
+        padded = -(-features // self._panel) * self._panel
+        pairs = self._room("pairs", padded * ((width + 1) // 2), torch.int32)
+        steps, norms = (self._room(name, padded, torch.float32) for name in ("steps", "norms"))
+        self._library.pack(_at(W), features, width, _at(pairs), _at(steps), _at(norms))
+        code = self._library.encode_packed(
+            *(_at(x), len(x), _at(W), _at(b), features, width),
+            *(_at(pairs), _at(steps), _at(norms), k, _at(floors), most),
+        )
+        return self._take(code, len(x), features)
+
+    def _encode_screened(
+        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, floors: Tensor | None, most: int
+    ) -> Found | None:
+        features, width = W.shape
+        dtype = getattr(torch, self.screen)
+        norms = W.norm(dim=-1)
+        screen, weights = x.to(dtype), W.to(dtype)
+        # both factors and the sum are rounded; sums inside are of float32
+        share = 1.05 * (3 * _ROUNDED[dtype] + width * _ROUNDED[torch.float32])
+        parts = []
+        for first in range(0, len(x), _BLOCK):
+            rows = x[first : first + _BLOCK]
+            z = torch.mm(screen[first : first + _BLOCK], weights.t())
+            code = self._library.encode_screened(
+                *(_at(z), dtype is torch.bfloat16, share, _at(rows), len(rows)),
+                *(_at(W), _at(b), features, width, _at(norms), k, _at(floors), most),
+            )
+            part = self._take(code, len(rows), features)
+            if part is None:
+                return None
+            parts.append(part)
+        found = _joined(parts, features, x)
+        return None if len(found.values) > most else found
+
+    def _take(self, code: int, rows: int, columns: int) -> Found | None:
+        entries = self._library.code_entries(code)
+        if entries < 0:
+            self._library.code_take(code, None, None, None)
+            return None
+        offsets = torch.empty(rows + 1, dtype=torch.int64)
+        indices, values = torch.empty(entries, dtype=torch.int32), torch.empty(entries)
+        self._library.code_take(code, _at(offsets), _at(indices), _at(values))
+        return Found(Code(offsets, indices, columns), values)
+
+    def _room(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
+        """Memory that is used anew at every step: fresh pages would cost as much as the work."""
+        held = self._scratch.get((dtype, name))
+        if held is None or len(held) < size:
+            held = self._scratch[dtype, name] = torch.empty(size, dtype=dtype)
+        return held
+
+    def largest_of(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        z = z.contiguous()
+        columns, values = torch.empty(len(z), k, dtype=torch.int32), torch.empty(len(z), k)
+        self._library.topk_rows(_at(z), *z.shape, k, _at(columns), _at(values))
+        return columns, values
+
+    def transpose(self, code: Code) -> Transposed:
+        offsets = torch.empty(code.columns + 1, dtype=torch.int64)
+        indices, places = torch.empty_like(code.indices), torch.empty(len(code.indices), dtype=torch.int64)
+        self._library.transpose(
+            *(_at(code.offsets), _at(code.indices), code.rows, code.columns),
+            *(_at(offsets), _at(indices), _at(places)),
+        )
+        return Transposed(Code(offsets, indices, code.rows), places)
+
+    def combine(
+        self,
+        code: Code,
+        values: Tensor,
+        dense: Tensor,
+        *,
+        places: Tensor | None = None,
+        onto: Tensor | None = None,
+    ) -> Tensor:
+        out = torch.empty(code.rows, dense.shape[1]) if onto is None else onto
+        self._library.combine_rows(
+            *(_at(code.offsets), _at(code.indices), _at(places), _at(values), code.rows),
+            *(_at(dense), dense.shape[1], onto is not None, _at(out)),
+        )
+        return out
+
+    def products(self, code: Code, left: Tensor, right: Tensor) -> Tensor:
+        out = torch.empty(len(code.indices))
+        self._library.entry_products(
+            _at(code.offsets), _at(code.indices), code.rows, _at(left), _at(right), left.shape[1], _at(out)
+        )
+        return out
+
+    def adam(
+        self, weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], update: AdamUpdate
+    ) -> None:
+        (beta1, beta2), step = update.betas, update.step
+        self._library.adam_rows(
+            *(_at(weights), _at(gradient), _at(moments[0]), _at(moments[1]), *weights.shape, beta1, beta2),
+            *(update.rate / (1 - beta1**step), (1 - beta2**step) ** 0.5, update.eps),
+            *(update.shrink, update.tangent, _UNIT[update.unit]),
+        )
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    """Where its numbers lie."""
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous(), "kernels read contiguous memory"
+    return tensor.data_ptr()
+
+
+def _joined(parts: list[Found], features: int, x: Tensor) -> Found:
+    if not parts:
+        nothing = torch.zeros(1, dtype=torch.int64)
+        return Found(Code(nothing, torch.empty(0, dtype=torch.int32), features), x.new_empty(0))
+    counts = torch.cat([part.code.offsets.diff() for part in parts])
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    indices = torch.cat([part.code.indices for part in parts])
+    return Found(Code(offsets, indices, features), torch.cat([part.values for part in parts]))

@@ -1,0 +1,159 @@
+"""Encoder, decoder and squared error over sparse codes, with their gradients.
+
+Gradients of the dictionaries are sums over each feature's entries, in order of token: no atomics, so they are
+the same bits every time.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_sweep.ops.code import Code, Kernels, Transposed
+
+
+class Sparse:
+    """One batch's code with the kernels that work on it; its transpose is made once."""
+
+    def __init__(self, kernels: Kernels, code: Code) -> None:
+        self.kernels = kernels
+        self.code = code
+        self._by_feature: Transposed | None = None
+
+    @property
+    def by_feature(self) -> Transposed:
+        if self._by_feature is None:
+            self._by_feature = self.kernels.transpose(self.code)
+        return self._by_feature
+
+    def sum_by_feature(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " d_sae"]:
+        """Sum of the entries of each feature."""
+        transposed = self.by_feature
+        return torch.segment_reduce(
+            values[transposed.places], "sum", offsets=transposed.code.offsets, initial=0.0
+        )
+
+
+def pre_activations(
+    x: Float[Tensor, "batch d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, " d_sae"] | None,
+    b_dec: Float[Tensor, " d_in"] | None,
+    entries: Sequence[tuple[Sparse, Float[Tensor, " entries"]]],
+) -> list[Float[Tensor, " entries"]]:
+    """Pre-activations of the entries of several codes, connected to the encoder's parameters.
+
+    Args:
+        x: what the encoder multiplies, a constant; where it had `b_dec` taken off, pass that too.
+        W_enc: its transpose is contiguous.
+        b_enc: the encoder's bias, if it has one.
+        b_dec: receives the gradient that flows through x.
+        entries: codes, and the values that were computed when they were found.
+    """
+    codes = [sparse for sparse, _ in entries]
+    return list(_PreActivations.apply(codes, x, W_enc, b_enc, b_dec, *(values for _, values in entries)))
+
+
+def decode(
+    entries: Sequence[tuple[Sparse, Float[Tensor, " entries"]]], W_dec: Float[Tensor, "d_sae d_in"]
+) -> list[Float[Tensor, "batch d_in"]]:
+    """What several codes' latents decode to, each, without a bias."""
+    codes = [sparse for sparse, _ in entries]
+    return list(_Decode.apply(codes, W_dec, *(values for _, values in entries)))
+
+
+def spread(sparse: Sparse, by_feature: Float[Tensor, " d_sae"]) -> Float[Tensor, " entries"]:
+    """The number of each entry's feature."""
+    return cast(Tensor, _Spread.apply(sparse, by_feature))
+
+
+def mean_square(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+    """Mean of the squares, read once in each direction."""
+    return cast(Tensor, _MeanSquare.apply(x))
+
+
+def _gradient(codes: Sequence[Sparse], values: Sequence[Tensor], dense: Sequence[Tensor]) -> Tensor | None:
+    """Of a dictionary [d_sae, d_in]: over all codes, each feature's entries times the dense rows of their tokens."""
+    total = None
+    for sparse, of_code, rows in zip(codes, values, dense, strict=True):
+        code, places = sparse.by_feature
+        total = sparse.kernels.combine(code, of_code, rows, places=places, onto=total)
+    return total
+
+
+class _PreActivations(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        codes: list[Sparse],
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor | None,
+        b_dec: Tensor | None,
+        *values: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, W_enc)
+        ctx.codes = codes
+        return tuple(of_code.clone() for of_code in values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        x, W_enc = ctx.saved_tensors
+        grads = tuple(grad.contiguous() for grad in grads)
+        rows = _gradient(ctx.codes, grads, [x] * len(grads))
+        needs_b_enc, needs_b_dec = ctx.needs_input_grad[3:5]
+        b_enc = b_dec = None
+        if needs_b_enc or needs_b_dec:
+            sums = [sparse.sum_by_feature(grad) for sparse, grad in zip(ctx.codes, grads, strict=True)]
+            b_enc = sums[0] if len(sums) == 1 else torch.stack(sums).sum(dim=0)
+            b_dec = -(W_enc @ b_enc) if needs_b_dec else None
+        nothing = (None,) * len(grads)
+        return None, None, None if rows is None else rows.t(), b_enc if needs_b_enc else None, b_dec, *nothing
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, codes: list[Sparse], W_dec: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(W_dec, *values)
+        ctx.codes = codes
+        return tuple(
+            sparse.kernels.combine(sparse.code, of_code, W_dec)
+            for sparse, of_code in zip(codes, values, strict=True)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        W_dec, *values = ctx.saved_tensors
+        grads = tuple(grad.contiguous() for grad in grads)
+        rows = _gradient(ctx.codes, values, grads)
+        of_values = [
+            sparse.kernels.products(sparse.code, grad, W_dec)
+            for sparse, grad in zip(ctx.codes, grads, strict=True)
+        ]
+        return None, rows, *of_values
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, sparse: Sparse, by_feature: Tensor) -> Tensor:
+        ctx.sparse = sparse
+        return by_feature[sparse.code.indices]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.sparse.sum_by_feature(grad)
+
+
+class _MeanSquare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        flat = x.flatten()
+        return torch.dot(flat, flat) / x.numel()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return x * (grad * (2 / x.numel()))
