@@ -24,7 +24,7 @@ from sae_sweep.config.training import (
     TrackingConfig,
 )
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever the same config would give other weights; part of every run id."""
 
 TASKS = ("train", "match", "plan", "report", "status", "cache")
@@ -70,6 +70,9 @@ class Config:
     """modern, or study: the study's trainer to the letter."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    backend: str = "auto"
+    """What computes the training step: reference (dense formulas), cpu or triton (fast kernels), or auto: the
+    kernels for the device, else the reference. They differ in rounding."""
     packing: PackingConfig = field(default_factory=PackingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     init: InitConfig = field(default_factory=InitConfig)
@@ -112,6 +115,7 @@ class Config:
         one_of(found, "site", self.site, SITES)
         one_of(found, "numerics", self.numerics, NUMERICS)
         one_of(found, "device", self.device, ("auto", "cpu", "cuda", "mps"))
+        one_of(found, "backend", self.backend, ("auto", "reference", "cpu", "triton"))
         for key in ("dictionary", "batch", "tokens"):
             at_least(found, key, getattr(self, key), 1)
         for key in ("layer", "seed", "data_seed"):
@@ -165,6 +169,7 @@ class Config:
             "seed": self.seed,
             "tokens": self.tokens,
             "numerics": self.numerics,
+            "backend": self.backend,
             "optimizer": _identity(self.optimizer),
             "init": _identity(self.init),
         }

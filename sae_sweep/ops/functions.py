@@ -75,7 +75,7 @@ def mean_square(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
 
 
 def _gradient(codes: Sequence[Sparse], values: Sequence[Tensor], dense: Sequence[Tensor]) -> Tensor | None:
-    """Of a dictionary [d_sae, d_in]: over all codes, each feature's entries times the dense rows of their tokens."""
+    """Of a dictionary [d_sae, d_in]: each feature's entries times the dense rows of their tokens."""
     total = None
     for sparse, of_code, rows in zip(codes, values, dense, strict=True):
         code, places = sparse.by_feature

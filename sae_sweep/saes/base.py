@@ -45,7 +45,8 @@ class SAE(nn.Module):
         self.d_in = d_in
         self.d_sae = d_sae
         self.numerics = numerics
-        self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
+        # in memory a row is a feature here too: kernels read and update whole features
+        self.W_enc = nn.Parameter(torch.zeros(d_sae, d_in).t())
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         biased = numerics == "modern" or self.biased_in_study

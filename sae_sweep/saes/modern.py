@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_sweep.config import Config, JumpReLUConfig
+from sae_sweep.ops import Found, Kernels, mean_square
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
+from sae_sweep.saes.forms import Form
 from sae_sweep.saes.objectives import (
     BatchTopKObjective,
     Objective,
@@ -36,46 +38,34 @@ class ModernRules(Rules):
     # As in SAELens; the paper's 0.001 is for inputs whose norm, not whose entries, are near 1.
     bandwidth = 0.05
     coefficient_warmup = 0.1
+    # The gradient along a row is removed: it would only change a norm that is set back anyway, and fill
+    # Adam's moments (Bricken et al. 2023; openai/sparse_autoencoder).
+    unit_rows = "after"
 
     def dead_after(self, config: Config) -> int:
         return max(1, min(DEAD_AFTER_TOKENS, int(DEAD_AFTER_SHARE * config.tokens)))
 
-    def auxk(
-        self,
-        z: Float[Tensor, "batch dead"],
-        W_dec: Float[Tensor, "dead d_in"],
-        error: Float[Tensor, "batch d_in"],
+    def k_aux(self, d_in: int) -> int:
+        return max(1, d_in // 2)
+
+    def aux_latents(self, z: Tensor) -> Tensor:
+        """As they are: behind a ReLU, features that are dead because z < 0 everywhere would learn nothing."""
+        return z
+
+    def aux_loss(
+        self, estimate: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]
     ) -> Float[Tensor, ""]:
-        """‖e - ê‖² over the variance of e, with ê from the d_in/2 dead features of highest pre-activation.
-
-        e is detached, so that only dead features learn from it; and pre-activations are taken as they are:
-        behind a ReLU the features that are dead because z < 0 everywhere would get no gradient.
-        """
+        """‖e - ê‖² over the variance of e, which is detached, so that only dead features learn from it."""
         target = error.detach()
-        top = z.topk(min(target.shape[-1] // 2, z.shape[-1]), dim=-1, sorted=False)
-        estimate = torch.zeros_like(z).scatter(-1, top.indices, top.values) @ W_dec
-        variance = (target - target.mean(dim=0)).square().mean()
-        return ((target - estimate).square().mean() / variance).nan_to_num(nan=0.0, posinf=0.0)
-
-    @torch.no_grad()
-    def before_step(self, W_dec: nn.Parameter) -> None:
-        """Remove the gradient along each row: it would only change a norm that is set back anyway.
-
-        Left in, it would also fill Adam's moments (Bricken et al. 2023; openai/sparse_autoencoder).
-        """
-        if W_dec.grad is not None:
-            W_dec.grad -= (W_dec.grad * W_dec).sum(dim=-1, keepdim=True) * W_dec
-
-    @torch.no_grad()
-    def after_step(self, W_dec: nn.Parameter) -> None:
-        W_dec.div_(W_dec.norm(dim=-1, keepdim=True))
+        variance = target.var(dim=0, correction=0).mean()
+        return (mean_square(target - estimate) / variance).nan_to_num(nan=0.0, posinf=0.0)
 
 
 class ModernJumpReLU(PenalisedObjective):
     """λ‖f‖₀ with the paper's straight-through gradients on a raw threshold (definitions.md 1.3)."""
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules) -> None:
-        super().__init__(sae, config, rules)
+    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+        super().__init__(sae, config, rules, kernels)
         self.architecture = cast(JumpReLUConfig, sae.architecture)
         self.bandwidth = self.architecture.bandwidth or rules.bandwidth
 
@@ -84,17 +74,20 @@ class ModernJumpReLU(PenalisedObjective):
         """Of each feature; belongs to the SAE."""
         return cast(architectures.JumpReLU, self.sae).threshold
 
-    def activate(self, z: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        return jump(z, self.threshold, self.bandwidth)
+    def activate(self, z: Tensor, form: Form) -> Tensor:
+        return jump(z, form.spread(self.threshold), self.bandwidth)
+
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+        """What is above the lower edge of its threshold's kernel."""
+        return self.find_above(kernels, x, self.threshold.detach() - self.bandwidth / 2)
 
     def penalty(self, seen: Seen) -> Float[Tensor, ""]:
-        l0 = heaviside(seen.z, self.threshold, self.bandwidth).sum(dim=-1).mean()
-        return self.architecture.l0_coefficient * l0
+        jumps = heaviside(seen.z, seen.form.spread(self.threshold), self.bandwidth)
+        return self.architecture.l0_coefficient * jumps.sum() / seen.form.tokens
 
     @torch.no_grad()
     def after_step(self) -> None:
         """A raw threshold may be pushed below 0, where JumpReLU would let negative latents through."""
-        super().after_step()
         self.threshold.clamp_(min=0.0)
 
 

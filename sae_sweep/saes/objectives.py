@@ -2,6 +2,10 @@
 
 Every loss is in SAE-input space and its squared error is a mean over d_in, so an input of unit variance
 that is not reconstructed at all costs about 1, at every width (DESIGN.md §5).
+
+Each objective sees a batch in one of two ways, with the same result but for rounding: densely, by the
+formulas as they are written, or through kernels that find the active latents and compute nothing else
+(`sae_sweep.ops`).
 """
 
 from typing import ClassVar, NamedTuple, cast
@@ -10,24 +14,42 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from sae_sweep import ops
 from sae_sweep.config import BatchTopKConfig, Config, JumpReLUConfig, ReLUConfig, TopKConfig
+from sae_sweep.ops import Found, Kernels, Sparse
 from sae_sweep.saes import architectures
 from sae_sweep.saes.architectures import keep_top
 from sae_sweep.saes.base import SAE
+from sae_sweep.saes.forms import Dense, Entries, Form
 from sae_sweep.saes.schedule import ramp
+
+DENSE_SHARE = 1 / 8
+"""Share of active latents from which on sparse products cost more than dense ones."""
+_PROBE = 32
+"""Tokens whose density is looked at before a batch is searched."""
+_FLOOR_SHARE = 0.95
+"""BatchTopK searches above this share of its threshold; batches of 4,096 tokens differ by a few percent."""
+_SAMPLE = 128
+"""Tokens that show BatchTopK a better floor."""
+_SAMPLE_SHARE = 1.5
+"""How many times k latents a token of the sample are to be above that floor."""
 
 
 class Seen(NamedTuple):
     """One batch as the SAE saw it in training."""
 
-    z: Float[Tensor, "batch d_sae"]
-    """Pre-activations."""
-    f: Float[Tensor, "batch d_sae"]
+    form: Form
+    """How z and f are laid out."""
+    z: Tensor
+    """Pre-activations; of the active latents and those near a threshold, or all."""
+    f: Tensor
     """Latents (BatchTopK: chosen over the whole batch)."""
-    error: Float[Tensor, "batch d_in"]
-    """x - x̂ in SAE-input space."""
+    reconstruction: Float[Tensor, "batch d_in"]
+    """Without `b_dec`."""
     dead: Bool[Tensor, " d_sae"]
     """Features silent for so long, this batch included, that they count as dead."""
+    estimate: Float[Tensor, "batch d_in"] | None
+    """AuxK's reconstruction of the error from dead features; None where there is none or nothing is dead."""
 
 
 class Outcome(NamedTuple):
@@ -51,26 +73,26 @@ class Rules:
     """Of JumpReLU's straight-through kernel, in the same units."""
     coefficient_warmup: ClassVar[float]
     """Share of the steps over which the coefficients of L0 and L1 rise to their value."""
+    unit_rows: ClassVar[str]
+    """When decoder rows are set to norm 1: `before` Adam's step or `after` it."""
 
     def dead_after(self, config: Config) -> int:
         """Tokens of silence that make a feature dead."""
         raise NotImplementedError
 
-    def auxk(
-        self,
-        z: Float[Tensor, "batch dead"],
-        W_dec: Float[Tensor, "dead d_in"],
-        error: Float[Tensor, "batch d_in"],
+    def k_aux(self, d_in: int) -> int:
+        """Dead features a token that AuxK uses, if there are as many."""
+        raise NotImplementedError
+
+    def aux_latents(self, z: Tensor) -> Tensor:
+        """What AuxK decodes, of the dead features with the highest pre-activations z."""
+        raise NotImplementedError
+
+    def aux_loss(
+        self, estimate: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]
     ) -> Float[Tensor, ""]:
-        """The loss that revives dead features, given theirs alone and the SAE's error x - x̂."""
+        """The loss that revives dead features, given what they make of the SAE's error x - x̂."""
         raise NotImplementedError
-
-    def before_step(self, W_dec: nn.Parameter) -> None:
-        """Called between backward and Adam."""
-        raise NotImplementedError
-
-    def after_step(self, W_dec: nn.Parameter) -> None:
-        """Called after Adam."""
 
 
 class Objective(nn.Module):
@@ -78,45 +100,106 @@ class Objective(nn.Module):
 
     silent: Int[Tensor, " d_sae"]
     """Tokens since each feature last fired."""
+    has_aux: ClassVar[bool] = False
+    """Whether dead features are revived by AuxK."""
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules) -> None:
+    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__()
         self.sae = sae
         self.rules = rules
         self.dead_after = rules.dead_after(config)
+        self._kernels = kernels
         self.register_buffer("silent", torch.zeros(sae.d_sae, dtype=torch.int64))
 
-    def activate(self, z: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        """Latents as training sees them."""
-        return self.sae.activate(z)
+    def activate(self, z: Tensor, form: Form) -> Tensor:
+        """Latents as training sees them, from all pre-activations or from those that `find` chose."""
+        raise NotImplementedError
 
-    def extra(self, seen: Seen, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+        """The entries that `activate` or its gradient can make anything of; None if that is too many."""
+        raise NotImplementedError
+
+    def extra(self, seen: Seen, error: Tensor, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """What the loss has besides the squared error: (with its coefficient, AuxK without it)."""
         raise NotImplementedError
 
     def forward(self, xn: Float[Tensor, "batch d_in"], step: int) -> Outcome:
         """Loss of a normalised batch at step `step` (from 0); counts silence."""
-        z = self.sae.pre_activations(xn)
-        f = self.activate(z)
-        error = xn - self.sae.decode_normalised(f)
-        mse = error.square().mean()
-        seen = Seen(z, f, error, self._count_silence(f))
-        weighted, aux = self.extra(seen, step)
+        centred = xn - self.sae.b_dec
+        x = centred if self.sae.subtracts_b_dec else xn
+        seen = None if self._kernels is None else self._see_entries(self._kernels, x.detach())
+        if seen is None:
+            seen = self._see_all(x)
+        error = centred - seen.reconstruction
+        mse = ops.mean_square(error)
+        weighted, aux = self.extra(seen, error, step)
         return Outcome(mse + weighted, mse, aux, seen)
 
-    @torch.no_grad()
-    def _count_silence(self, f: Tensor) -> Tensor:
-        fired = (f > 0).any(dim=0)
-        self.silent = torch.where(fired, 0, self.silent + len(f))
-        return self.silent >= self.dead_after
+    def _see_all(self, x: Tensor) -> Seen:
+        """By the formulas; the gradient to `b_dec` flows through x."""
+        sae = self.sae
+        z = x @ sae.W_enc if sae.b_enc is None else x @ sae.W_enc + sae.b_enc
+        form = Dense(len(x))
+        f = self.activate(z, form)
+        dead, which = self._count_silence(form.fired(f.detach()), len(x))
+        estimate = None
+        if which is not None:
+            of_dead = z[:, which]
+            top = of_dead.topk(min(self.rules.k_aux(sae.d_in), len(which)), dim=-1, sorted=False)
+            kept = torch.zeros_like(of_dead).scatter(-1, top.indices, self.rules.aux_latents(top.values))
+            estimate = kept @ sae.W_dec[which]
+        return Seen(form, z, f, f @ sae.W_dec, dead, estimate)
 
-    def before_step(self) -> None:
-        """Called between backward (and clipping) and Adam."""
-        self.rules.before_step(self.sae.W_dec)
+    def _see_entries(self, kernels: Kernels, x: Tensor) -> Seen | None:
+        """Through the kernels; None if the batch is too dense for them."""
+        sae = self.sae
+        with torch.no_grad():
+            found = self.find(kernels, x)
+            if found is None:
+                return None
+            form = Entries(Sparse(kernels, found.code))
+            fired = form.fired(self.activate(found.values, form))
+        dead, which = self._count_silence(fired, len(x))
+        chosen = [(form.sparse, found.values)]
+        if which is not None:
+            chosen.append(self._find_dead(kernels, x, which))
+        b_dec = sae.b_dec if sae.subtracts_b_dec else None
+        z, *of_dead = ops.pre_activations(x, sae.W_enc, sae.b_enc, b_dec, chosen)
+        f = self.activate(z, form)
+        latents = [f, *(self.rules.aux_latents(values) for values in of_dead)]
+        codes = [sparse for sparse, _ in chosen]
+        reconstruction, *estimate = ops.decode(list(zip(codes, latents, strict=True)), sae.W_dec)
+        return Seen(form, z, f, reconstruction, dead, estimate[0] if estimate else None)
+
+    @torch.no_grad()
+    def _find_dead(self, kernels: Kernels, x: Tensor, dead: Tensor) -> tuple[Sparse, Tensor]:
+        """The dead features with the highest pre-activations, whatever their sign.
+
+        Their dense products are exact: of the dead alone they cost little.
+        """
+        z = x @ self.sae.W_enc.t()[dead].t()
+        if self.sae.b_enc is not None:
+            z += self.sae.b_enc[dead]
+        k = min(self.rules.k_aux(self.sae.d_in), len(dead))
+        columns, values = kernels.largest_of(z, k)
+        offsets = torch.arange(len(x) + 1, device=x.device) * k
+        code = ops.Code(offsets, dead.int()[columns.flatten().long()], self.sae.d_sae)
+        return Sparse(kernels, code), values.flatten()
+
+    @torch.no_grad()
+    def _count_silence(self, fired: Tensor, tokens: int) -> tuple[Tensor, Tensor | None]:
+        """Which features are dead as a mask; and as indices, if AuxK has work to do.
+
+        The dead are gathered, at the price of one wait for the device, because they are few: scoring all
+        d_sae features again would cost as much as the main reconstruction.
+        """
+        self.silent = torch.where(fired, 0, self.silent + tokens)
+        dead = self.silent >= self.dead_after
+        which = dead.nonzero().squeeze(-1) if self.has_aux else None
+        return dead, which if which is not None and len(which) else None
 
     def after_step(self) -> None:
         """Called after Adam."""
-        self.rules.after_step(self.sae.W_dec)
 
     def extra_metrics(self, seen: Seen) -> dict[str, Tensor]:
         """Numbers that only this architecture has."""
@@ -127,14 +210,22 @@ class Objective(nn.Module):
 class TopKObjective(Objective):
     """Squared error and AuxK (definitions.md 1.1)."""
 
-    def extra(self, seen: Seen, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    has_aux = True
+
+    def activate(self, z: Tensor, form: Form) -> Tensor:
+        return keep_top(z, cast(TopKConfig, self.sae.architecture).k) if isinstance(form, Dense) else z.relu()
+
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+        k = cast(TopKConfig, self.sae.architecture).k
+        if k > DENSE_SHARE * self.sae.d_sae:
+            return None
+        return kernels.largest(x, self.sae.W_enc.t(), self.sae.b_enc, k)
+
+    def extra(self, seen: Seen, error: Tensor, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         del step
-        # The dead are gathered, at the price of one wait for the device, because they are few: scoring all
-        # d_sae features again would cost as much as the main reconstruction.
-        dead = seen.dead.nonzero().squeeze(-1)
-        if len(dead) == 0:
-            return seen.error.new_zeros(()), seen.error.new_zeros(())
-        aux = self.rules.auxk(seen.z[:, dead], self.sae.W_dec[dead], seen.error)
+        if seen.estimate is None:
+            return error.new_zeros(()), error.new_zeros(())
+        aux = self.rules.aux_loss(seen.estimate, error)
         return cast(TopKConfig, self.sae.architecture).aux_coefficient * aux, aux
 
 
@@ -153,16 +244,59 @@ class BatchTopKObjective(TopKObjective):
     minimum_weight: Float[Tensor, ""]
     """w."""
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules) -> None:
-        super().__init__(sae, config, rules)
+    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+        super().__init__(sae, config, rules, kernels)
         self.register_buffer("minimum_mean", torch.zeros(()))
         self.register_buffer("minimum_weight", torch.zeros(()))
+        self._above = torch.zeros(())
 
-    def activate(self, z: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        k = cast(BatchTopKConfig, self.sae.architecture).k
-        f = keep_top(z.flatten(), k * len(z)).view_as(z)
+    def activate(self, z: Tensor, form: Form) -> Tensor:
+        if isinstance(form, Entries):
+            return z.relu()
+        f = keep_top(z.flatten(), self._count(len(z))).view_as(z)
         self._follow_minimum(f.detach())
+        self._above = (z > self._threshold).sum()
         return f
+
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+        """Everything above a floor that lies below what the batch will keep; then the largest of that.
+
+        The floor is the threshold so far, somewhat lowered. Where too few are above it, a sample of the
+        tokens shows a better one. As the new threshold is between the one so far and this batch's minimum,
+        all that is above it is among those found too.
+        """
+        count = self._count(len(x))
+        if count > DENSE_SHARE * len(x) * self.sae.d_sae:
+            return None
+        first = _FLOOR_SHARE * self._threshold if self.minimum_weight > 0 else self._sampled_floor(x)
+        found = self._found_above(kernels, x, first)
+        if found is not None and len(found.values) < count:
+            found = self._found_above(kernels, x, torch.minimum(first, self._sampled_floor(x)))
+        if found is None or len(found.values) < count:
+            return None
+        kept = _largest(found.values, count)
+        self._follow_minimum(found.values[kept])
+        self._above = (found.values > self._threshold).sum()
+        return Found(found.code.keep(kept), found.values[kept])
+
+    def _found_above(self, kernels: Kernels, x: Tensor, floor: Tensor) -> Found | None:
+        most = int(DENSE_SHARE * len(x) * self.sae.d_sae)
+        floors = floor.expand(self.sae.d_sae).contiguous()
+        return kernels.above(x, self.sae.W_enc.t(), self.sae.b_enc, floors, most)
+
+    def _sampled_floor(self, x: Tensor) -> Tensor:
+        """What _SAMPLE tokens keep, if they keep _SAMPLE_SHARE times what the batch does; at least 0."""
+        z = x[:_SAMPLE] @ self.sae.W_enc
+        z = (z if self.sae.b_enc is None else z + self.sae.b_enc).flatten()
+        count = min(int(_SAMPLE_SHARE * self._count(min(len(x), _SAMPLE))), len(z))
+        return z.topk(count, sorted=False).values.min().clamp(min=0.0)
+
+    def _count(self, tokens: int) -> int:
+        return cast(BatchTopKConfig, self.sae.architecture).k * tokens
+
+    @property
+    def _threshold(self) -> Tensor:
+        return cast(architectures.BatchTopK, self.sae).threshold
 
     @torch.no_grad()
     def _follow_minimum(self, f: Tensor) -> None:
@@ -172,20 +306,23 @@ class BatchTopKObjective(TopKObjective):
         self.minimum_mean += share * (minimum.nan_to_num(posinf=0.0) - self.minimum_mean)
         self.minimum_weight += share * (1 - self.minimum_weight)
         corrected = self.minimum_mean / self.minimum_weight
-        sae = cast(architectures.BatchTopK, self.sae)
-        sae.threshold.copy_(torch.where(self.minimum_weight > 0, corrected, sae.threshold))
+        self._threshold.copy_(torch.where(self.minimum_weight > 0, corrected, self._threshold))
 
     def extra_metrics(self, seen: Seen) -> dict[str, Tensor]:
-        threshold = cast(architectures.BatchTopK, self.sae).threshold
-        l0 = (seen.z > threshold).sum(dim=-1).float().mean()
-        return {"threshold": threshold.clone(), "l0_inference": l0}
+        return {"threshold": self._threshold.clone(), "l0_inference": self._above / seen.form.tokens}
+
+
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Mask of the `count` largest."""
+    mask = torch.zeros_like(values, dtype=torch.bool)
+    return mask.index_fill_(0, values.topk(count, sorted=False).indices, True)
 
 
 class PenalisedObjective(Objective):
     """Squared error and a sparsity penalty whose coefficient warms up."""
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules) -> None:
-        super().__init__(sae, config, rules)
+    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+        super().__init__(sae, config, rules, kernels)
         share = cast(JumpReLUConfig | ReLUConfig, sae.architecture).warmup_fraction
         self.warmup_steps = (rules.coefficient_warmup if share is None else share) * config.steps
 
@@ -193,12 +330,29 @@ class PenalisedObjective(Objective):
         """Sparsity of the batch, times its coefficient."""
         raise NotImplementedError
 
-    def extra(self, seen: Seen, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        return ramp(step, self.warmup_steps) * self.penalty(seen), seen.error.new_zeros(())
+    def extra(self, seen: Seen, error: Tensor, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        return ramp(step, self.warmup_steps) * self.penalty(seen), error.new_zeros(())
+
+    def find_above(self, kernels: Kernels, x: Tensor, floors: Float[Tensor, " d_sae"]) -> Found | None:
+        """The entries above `floors`, if they are few enough; some tokens show first if they are not."""
+        z = x[:_PROBE] @ self.sae.W_enc
+        above = (z if self.sae.b_enc is None else z + self.sae.b_enc) > floors
+        if above.sum() > DENSE_SHARE * above.numel():
+            return None
+        most = int(2 * DENSE_SHARE * len(x) * self.sae.d_sae)
+        return kernels.above(x, self.sae.W_enc.t(), self.sae.b_enc, floors, most)
 
 
 class ReLUObjective(PenalisedObjective):
     """Squared error and L1 (definitions.md 1.5); unit decoder rows keep f from shrinking at no cost."""
 
+    def activate(self, z: Tensor, form: Form) -> Tensor:
+        del form
+        return z.relu()
+
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+        return self.find_above(kernels, x, x.new_zeros(self.sae.d_sae))
+
     def penalty(self, seen: Seen) -> Float[Tensor, ""]:
-        return cast(ReLUConfig, self.sae.architecture).l1_coefficient * seen.f.sum(dim=-1).mean()
+        l1 = seen.f.sum() / seen.form.tokens
+        return cast(ReLUConfig, self.sae.architecture).l1_coefficient * l1

@@ -16,21 +16,28 @@ from torch import Tensor
 
 
 def jump(
-    z: Float[Tensor, "batch d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: float
-) -> Float[Tensor, "batch d_sae"]:
-    """z·1(z > θ), with the straight-through gradient to θ."""
+    z: Float[Tensor, "*latents"], threshold: Float[Tensor, "*thresholds"], bandwidth: float
+) -> Float[Tensor, "*latents"]:
+    """z·1(z > θ), with the straight-through gradient to θ.
+
+    z is [batch, d_sae] with θ [d_sae], or both are [entries].
+    """
     return cast(Tensor, _Jump.apply(z, threshold, bandwidth))
 
 
 def heaviside(
-    z: Float[Tensor, "batch d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: float
-) -> Float[Tensor, "batch d_sae"]:
+    z: Float[Tensor, "*latents"], threshold: Float[Tensor, "*thresholds"], bandwidth: float
+) -> Float[Tensor, "*latents"]:
     """1(z > θ), with the straight-through gradient to θ and none to z."""
     return cast(Tensor, _Heaviside.apply(z, threshold, bandwidth))
 
 
 def _kernel(z: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
     return ((z - threshold) / bandwidth).abs() < 0.5
+
+
+def _sum_to(threshold: Tensor, by_latent: Tensor) -> Tensor:
+    return by_latent if by_latent.dim() == threshold.dim() else by_latent.sum(dim=0)
 
 
 class _Jump(torch.autograd.Function):
@@ -43,7 +50,7 @@ class _Jump(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         z, threshold = ctx.saved_tensors
-        near = (grad * _kernel(z, threshold, ctx.bandwidth)).sum(dim=0)
+        near = _sum_to(threshold, grad * _kernel(z, threshold, ctx.bandwidth))
         return grad * (z > threshold), -(threshold / ctx.bandwidth) * near, None
 
 
@@ -57,5 +64,5 @@ class _Heaviside(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         z, threshold = ctx.saved_tensors
-        near = (grad * _kernel(z, threshold, ctx.bandwidth)).sum(dim=0)
+        near = _sum_to(threshold, grad * _kernel(z, threshold, ctx.bandwidth))
         return None, -near / ctx.bandwidth, None

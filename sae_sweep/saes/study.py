@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_sweep.config import Config, JumpReLUConfig
+from sae_sweep.ops import Found, Kernels, mean_square
 from sae_sweep.saes import architectures
-from sae_sweep.saes.architectures import keep_top
 from sae_sweep.saes.base import SAE
+from sae_sweep.saes.forms import Form
 from sae_sweep.saes.objectives import (
     BatchTopKObjective,
     Objective,
@@ -36,30 +37,28 @@ class StudyRules(Rules):
     initial_threshold = 1.0
     bandwidth = 0.001
     coefficient_warmup = 0.0
+    unit_rows = "before"
 
     def dead_after(self, config: Config) -> int:
         """Five batches, the present one included: silence is counted before AuxK looks."""
         return DEAD_AFTER_BATCHES * config.batch
 
-    def auxk(
-        self,
-        z: Float[Tensor, "batch dead"],
-        W_dec: Float[Tensor, "dead d_in"],
-        error: Float[Tensor, "batch d_in"],
+    def k_aux(self, d_in: int) -> int:
+        """At every width."""
+        del d_in
+        return K_AUX
+
+    def aux_latents(self, z: Tensor) -> Tensor:
+        return z.relu()
+
+    def aux_loss(
+        self, estimate: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]
     ) -> Float[Tensor, ""]:
-        """Mean of ‖e - ê‖² with ê from at most 512 dead features, after their ReLU.
+        """Mean of ‖e - ê‖².
 
         e is not detached: the live features too are moved, towards an error that the dead can explain.
         """
-        estimate = keep_top(z.relu(), min(K_AUX, z.shape[-1])) @ W_dec
-        return (estimate - error).square().mean()
-
-    @torch.no_grad()
-    def before_step(self, W_dec: nn.Parameter) -> None:
-        """Unit norm for the rows, no gradient along them; Adam then moves them off the sphere again."""
-        W_dec.div_(W_dec.norm(dim=-1, keepdim=True))
-        if W_dec.grad is not None:
-            W_dec.grad -= (W_dec.grad * W_dec).sum(dim=-1, keepdim=True) * W_dec
+        return mean_square(estimate - error)
 
 
 class StudyJumpReLU(PenalisedObjective):
@@ -70,26 +69,30 @@ class StudyJumpReLU(PenalisedObjective):
     that only its upper half ever acts. `sae.threshold` follows for inference.
     """
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules) -> None:
-        super().__init__(sae, config, rules)
+    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+        super().__init__(sae, config, rules, kernels)
         self.architecture = cast(JumpReLUConfig, sae.architecture)
         threshold = cast(architectures.JumpReLU, sae).threshold.requires_grad_(False)
         self.log_threshold = nn.Parameter(threshold.log())
         self.bandwidth = self.architecture.bandwidth or rules.bandwidth
 
-    def activate(self, z: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        return jump(z.relu(), self._trained_threshold(), self.bandwidth)
+    def activate(self, z: Tensor, form: Form) -> Tensor:
+        return jump(z.relu(), form.spread(self._trained_threshold()), self.bandwidth)
+
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+        """What is above the lower edge of its threshold's kernel; with an edge below 0, all zeros count."""
+        floors = self.log_threshold.detach().exp() - self.bandwidth / 2
+        return None if floors.min() < 0 else self.find_above(kernels, x, floors)
 
     def penalty(self, seen: Seen) -> Float[Tensor, ""]:
-        l0 = heaviside(seen.f, self._trained_threshold(), self.bandwidth).sum(dim=-1).mean()
-        return self.architecture.l0_coefficient * l0
+        jumps = heaviside(seen.f, seen.form.spread(self._trained_threshold()), self.bandwidth)
+        return self.architecture.l0_coefficient * jumps.sum() / seen.form.tokens
 
     def _trained_threshold(self) -> Tensor:
         return cast(Tensor, _ExpWithoutChainRule.apply(self.log_threshold))
 
     @torch.no_grad()
     def after_step(self) -> None:
-        super().after_step()
         cast(architectures.JumpReLU, self.sae).threshold.copy_(self.log_threshold.exp())
 
 

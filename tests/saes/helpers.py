@@ -51,8 +51,8 @@ def learner(kind: str, numerics: str = "modern", *, seed: int = 3, **changes: An
     return Learner(fresh_sae(arch, numerics, seed=seed), config(arch, numerics, **changes), "cpu")
 
 
-def fresh_sae(arch: ArchitectureConfig, numerics: str, *, seed: int = 3) -> SAE:
-    return build_sae(arch, D_IN, D_SAE, seed=seed, numerics=numerics)
+def fresh_sae(arch: ArchitectureConfig, numerics: str, *, seed: int = 3, d_sae: int = D_SAE) -> SAE:
+    return build_sae(arch, D_IN, d_sae, seed=seed, numerics=numerics)
 
 
 def sparse_batch(step: int, *, n: int = BATCH, d_in: int = D_IN) -> Tensor:

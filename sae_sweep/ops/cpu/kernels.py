@@ -31,6 +31,7 @@ _SIGNATURES = {
     "normalise_rows": (None, "piifp"),
 }
 """Of each function: what it returns, and its arguments (p pointer, i int64, n int, f float, b bool)."""
+_DTYPES = (torch.float32, torch.bfloat16, torch.int32, torch.int64)
 _TYPES = {"p": c_void_p, "i": c_int64, "n": c_int, "f": c_float, "b": c_bool}
 
 
@@ -69,7 +70,6 @@ class CPUKernels(Kernels):
         return "int16" if self._panel else "float32"
 
     def normalise(self, x: Tensor, eps: float) -> Tensor:
-        x = x.contiguous()
         out = torch.empty_like(x)
         self._library.normalise_rows(_at(x), *x.shape, eps, _at(out))
         return out
@@ -197,7 +197,7 @@ def _at(tensor: Tensor | None) -> int | None:
     """Where its numbers lie."""
     if tensor is None:
         return None
-    assert tensor.is_contiguous(), "kernels read contiguous memory"
+    assert tensor.is_contiguous() and tensor.dtype in _DTYPES, "kernels read contiguous float32"
     return tensor.data_ptr()
 
 

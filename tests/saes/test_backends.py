@@ -1,0 +1,136 @@
+"""The fast step is the reference's: outcomes, gradients, metrics and the paths between them."""
+
+import pytest
+import torch
+
+from sae_sweep.saes import Learner
+from sae_sweep.saes.forms import Dense, Entries
+from tests.saes.helpers import D_SAE, KINDS, NUMERICS, architecture, config, fresh_sae, learner, sparse_batch
+
+WIDE = 256
+"""Features of SAEs wide enough that latents are sparse."""
+
+
+def pair(kind: str, numerics: str, **changes) -> tuple[Learner, Learner]:
+    both = []
+    for backend in ("reference", "cpu"):
+        sae = fresh_sae(changes.get("arch") or architecture(kind), numerics, d_sae=WIDE)
+        with torch.no_grad():
+            if sae.b_enc is not None and kind in ("relu", "jumprelu"):
+                sae.b_enc -= 0.8  # a fresh ReLU fires half of the time
+        both.append(Learner(sae, config(sae.architecture, numerics, backend=backend), "cpu"))
+    return both[0], both[1]
+
+
+def outcomes(one: Learner, x: torch.Tensor, step: int = 10**6):
+    outcome = one._objective(one.sae.normalise(x).x, step)
+    outcome.loss.backward()
+    gradients = {name: p.grad for name, p in one._objective.named_parameters() if p.requires_grad}
+    return outcome, gradients
+
+
+def assert_same(reference: Learner, fast: Learner, x: torch.Tensor, form: type = Entries) -> None:
+    (a, theirs), (b, ours) = outcomes(reference, x), outcomes(fast, x)
+    assert isinstance(a.seen.form, Dense)
+    assert isinstance(b.seen.form, form)
+    for name in ("loss", "mse", "aux"):
+        torch.testing.assert_close(getattr(b, name), getattr(a, name), rtol=1e-5, atol=1e-7)
+    assert torch.equal(a.seen.dead, b.seen.dead)
+    assert theirs.keys() == ours.keys()
+    for name, gradient in theirs.items():
+        if gradient is None:
+            assert ours[name] is None
+            continue
+        scale = float(gradient.abs().max()) or 1.0
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * scale, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("numerics", NUMERICS)
+@pytest.mark.parametrize("dead", [0, 5, 100])
+def test_one_step_has_the_reference_gradients(kind, numerics, dead):
+    reference, fast = pair(kind, numerics)
+    for one in (reference, fast):
+        one._objective.silent[:dead] = one._objective.dead_after
+        with torch.no_grad():
+            one.sae.W_enc[:, :dead] *= -0.3
+    assert_same(reference, fast, sparse_batch(0))
+    reference.sae.zero_grad()
+    fast.sae.zero_grad()
+    assert_same(reference, fast, sparse_batch(1, n=37))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("numerics", NUMERICS)
+def test_many_steps_stay_together(kind, numerics):
+    reference, fast = pair(kind, numerics)
+    for step in range(30):
+        a, b = reference.step(sparse_batch(step)), fast.step(sparse_batch(step))
+        assert a.keys() == b.keys()
+        for name in a:
+            assert float(b[name]) == pytest.approx(float(a[name]), rel=2e-3, abs=2e-3), (step, name)
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "relu"])
+def test_a_batch_too_dense_for_kernels_takes_the_formulas(kind):
+    arch = architecture(kind, k=40) if kind != "relu" else architecture(kind)
+    sae = [fresh_sae(arch, "modern") for _ in range(2)]
+    reference, fast = (
+        Learner(one, config(arch, backend=backend), "cpu")
+        for one, backend in zip(sae, ("reference", "cpu"), strict=True)
+    )
+    assert_same(reference, fast, sparse_batch(0), form=Dense)
+
+
+def test_study_thresholds_near_zero_take_the_formulas():
+    """There a latent of 0 lies within its threshold's kernel, and all of them have gradients."""
+    reference, fast = pair("jumprelu", "study")
+    for one in (reference, fast):
+        with torch.no_grad():
+            one._objective.log_threshold[3] = -9.0
+    assert_same(reference, fast, sparse_batch(0), form=Dense)
+
+
+@pytest.mark.parametrize("scale", [0.25, 4.0])
+def test_batchtopk_finds_its_floor_again_when_the_scale_jumps(scale):
+    """The threshold so far misleads the search: too few above it, or far too many."""
+    reference, fast = pair("batchtopk", "modern")
+    for one in (reference, fast):
+        for step in range(3):
+            one.step(sparse_batch(step))
+        with torch.no_grad():
+            one.sae.W_enc *= scale
+    a, b = reference.step(sparse_batch(3)), fast.step(sparse_batch(3))
+    for name in a:
+        assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-3, abs=1e-3), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_is_not_lost(kind):
+    one = learner(kind, backend="cpu")
+    bad = sparse_batch(0)
+    bad[5, 3] = torch.nan
+    assert not torch.isfinite(one.step(bad)["loss"])
+    one = learner(kind, backend="cpu")
+    with torch.no_grad():
+        one.sae.W_enc[:, 7] = torch.nan
+    assert not torch.isfinite(one.step(sparse_batch(0))["loss"])
+
+
+def test_states_are_those_of_the_reference():
+    reference, fast = pair("topk", "modern")
+    for one in (reference, fast):
+        one.step(sparse_batch(0))
+    assert reference.state().keys() == fast.state().keys()
+    fast.load_state(reference.state())
+    for step in range(1, 4):
+        a, b = reference.step(sparse_batch(step)), fast.step(sparse_batch(step))
+        assert float(b["loss"]) == pytest.approx(float(a["loss"]), rel=1e-5)
+
+
+def test_float64_takes_the_formulas():
+    sae = fresh_sae(architecture("topk"), "modern").double()
+    one = Learner(sae, config(sae.architecture), "cpu")
+    outcome = one._objective(torch.randn(8, 16, dtype=torch.float64), 0)
+    assert isinstance(outcome.seen.form, Dense)
+    assert outcome.seen.f.shape == (8, D_SAE)
