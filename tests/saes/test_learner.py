@@ -140,7 +140,7 @@ def test_coefficients_warm_up_by_key():
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_clipping_bounds_the_gradient(backend):
-    """In Adam's first step the moment is (1 - β1) times the gradient; what is along decoder rows is taken out."""
+    """After Adam's first step the moment is (1 - β1) times the gradient, less what is along decoder rows."""
     one = learner("topk", optimizer=OptimizerConfig(clip_norm=1e-3), backend=backend)
     one.step(sparse_batch(0))
     means = [value for name, value in one.state().items() if name.endswith("exp_avg")]

@@ -469,7 +469,7 @@ void topk_rows(const float* z, int64_t rows, int64_t width, int64_t k, int32_t* 
       const float* row = z + r * width;
       candidates.start(k, -std::numeric_limits<float>::infinity());
       for (int64_t f = 0; f < width; f++)
-        if (row[f] > candidates.bar()) candidates.add(row[f], 0.0f, f);
+        if (!(row[f] <= candidates.bar())) candidates.add(row[f], 0.0f, f);
       exact.clear();
       for (const auto& c : candidates.finish()) exact.push_back({c.high, c.feature});
       if (static_cast<int64_t>(exact.size()) > k) {
@@ -477,6 +477,7 @@ void topk_rows(const float* z, int64_t rows, int64_t width, int64_t k, int32_t* 
         exact.resize(k);
       }
       std::sort(exact.begin(), exact.end(), [](const Exact& a, const Exact& b) { return a.feature < b.feature; });
+      exact.resize(k, Exact{0.0f, 0});  // shorter only for what is -infinity
       for (int64_t j = 0; j < k; j++) {
         columns[r * k + j] = exact[j].feature;
         values[r * k + j] = exact[j].value;

@@ -63,11 +63,16 @@ class CPUKernels(Kernels):
             entry = getattr(self._library, function)
             entry.restype, entry.argtypes = result, [_TYPES[kind] for kind in arguments]
 
+    @property
+    def has_int16(self) -> bool:
+        """Whether this processor has the 16-bit screen."""
+        return self._panel > 0
+
     def _best_screen(self) -> str:
         here = torch.cpu.get_capabilities()
         if here.get("amx_bf16") or here.get("avx512_bf16"):
             return "bfloat16"
-        return "int16" if self._panel else "float32"
+        return "int16" if self.has_int16 else "float32"
 
     def normalise(self, x: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(x)
@@ -197,7 +202,8 @@ def _at(tensor: Tensor | None) -> int | None:
     """Where its numbers lie."""
     if tensor is None:
         return None
-    assert tensor.is_contiguous() and tensor.dtype in _DTYPES, "kernels read contiguous float32"
+    assert tensor.is_contiguous()
+    assert tensor.dtype in _DTYPES, tensor.dtype
     return tensor.data_ptr()
 
 

@@ -1,0 +1,207 @@
+"""Every C++ kernel against its definition in plain torch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_sweep.config import SaeSweepError
+from sae_sweep.ops import AdamUpdate, Code, Found
+from sae_sweep.ops.cpu import CPUKernels, build
+from sae_sweep.ops.plain import PlainKernels
+from sae_sweep.storage import cache_folder
+
+PLAIN = PlainKernels()
+SCREENS = ["int16", "bfloat16", "float32"]
+SHAPES = [(130, 31, 257, 5), (1, 2, 3, 3), (7, 8, 40, 40), (0, 8, 16, 2), (3, 1, 9, 1), (241, 33, 64, 16)]
+"""Batch, d_in, d_sae and k: odd sizes, k = 1 and k = d_sae, an empty batch, more than one block of tokens."""
+
+
+@pytest.fixture(scope="module", params=SCREENS)
+def kernels(request) -> CPUKernels:
+    found = CPUKernels(cache_folder(None), screen=request.param)
+    if request.param == "int16" and not found.has_int16:
+        pytest.skip("this processor has no 16-bit screen")
+    return found
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same_code(ours: Code, theirs: Code) -> None:
+    assert torch.equal(ours.offsets, theirs.offsets)
+    assert torch.equal(ours.indices, theirs.indices)
+    assert ours.columns == theirs.columns
+
+
+def assert_same(ours: Found | None, theirs: Found | None) -> None:
+    assert ours is not None
+    assert theirs is not None
+    assert_same_code(ours.code, theirs.code)
+    torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "d_in", "d_sae", "k"), SHAPES)
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_k_largest(kernels, batch, d_in, d_sae, k, biased):
+    x, W, b = draw(batch, d_in), draw(d_sae, d_in, seed=1), draw(d_sae, seed=2) if biased else None
+    assert_same(kernels.largest(x, W, b, k), PLAIN.largest(x, W, b, k))
+
+
+@pytest.mark.parametrize(("batch", "d_in", "d_sae", "k"), SHAPES)
+@pytest.mark.parametrize("floor", [-1.0, 0.0, 1.5])
+def test_all_above_their_floors(kernels, batch, d_in, d_sae, k, floor):
+    x, W, b = draw(batch, d_in), draw(d_sae, d_in, seed=1), draw(d_sae, seed=2)
+    floors = floor + 0.1 * draw(d_sae, seed=3)
+    theirs = PLAIN.above(x, W, b, floors, batch * d_sae)
+    assert theirs is not None
+    count = len(theirs.values)
+    assert_same(kernels.above(x, W, b, floors, count), theirs)
+    if count:
+        assert kernels.above(x, W, b, floors, count - 1) is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.floats(-6, 6), st.integers(1, 12))
+def test_the_screen_loses_nothing_at_any_scale(seed, exponent, k):
+    """Rows of very different norms, with an outlier dimension as residual streams have it."""
+    kernels = CPUKernels(cache_folder(None))
+    x, W = draw(20, 24, seed=seed), draw(100, 24, seed=seed + 1)
+    x[:, 3] *= 100
+    x *= 10**exponent
+    W *= torch.linspace(0.01, 10, 100).unsqueeze(-1)
+    found = kernels.largest(x, W, None, k)
+    exact = (x.double() @ W.double().t()).topk(k, dim=-1).values.relu().sum()
+    torch.testing.assert_close(found.values.double().sum(), exact, rtol=1e-5, atol=0)
+
+
+def test_rows_of_zeros_and_ties(kernels):
+    x, W = torch.ones(5, 4), torch.ones(300, 4)
+    x[2] = 0
+    W[10] = 0
+    found = kernels.largest(x, W, None, 7)
+    # of equal values the first features; a row of zeros has nothing above 0
+    assert found.code.indices.view(5, 7)[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert found.values.view(5, 7)[2].tolist() == [0.0] * 7
+    assert found.values.view(5, 7)[1].tolist() == [4.0] * 7
+    everything = kernels.above(x, W, None, torch.full((300,), 3.0), 10**6)
+    assert everything is not None
+    assert everything.code.offsets.tolist() == [0, 299, 598, 598, 897, 1196]
+
+
+def test_what_is_no_number_is_found(kernels):
+    """It has to reach the loss, which is what stops a run that diverged."""
+    x, W = draw(6, 5), draw(50, 5, seed=1)
+    W[9] = torch.nan
+    assert kernels.largest(x, W, None, 3).values.isinf().view(6, 3).any(dim=-1).all()
+    W[9] = torch.inf
+    assert not kernels.largest(x, W, None, 3).values.isfinite().all()
+    z = draw(4, 30)
+    z[1] = torch.nan
+    z[2] = -torch.inf
+    columns, values = kernels.largest_of(z, 30)
+    assert values[1].isinf().all()
+    assert columns[0].tolist() == list(range(30))
+    assert torch.equal(values[0], z[0])
+
+
+@pytest.mark.parametrize(("rows", "width", "k"), [(9, 50, 7), (5, 400, 200), (3, 4, 4), (2, 6, 1), (0, 3, 2)])
+def test_the_largest_of_rows_whatever_their_sign(kernels, rows, width, k):
+    z = draw(rows, width) - 2
+    for ours, theirs in zip(kernels.largest_of(z, k), PLAIN.largest_of(z, k), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("batch", "d_in", "d_sae", "k"), SHAPES)
+def test_sparse_products(kernels, batch, d_in, d_sae, k):
+    x, W = draw(batch, d_in), draw(d_sae, d_in, seed=1)
+    found = PLAIN.above(x, W, None, torch.full((d_sae,), 0.5), batch * d_sae)
+    assert found is not None
+    code, values = found.code, found.values
+    ours, theirs = kernels.transpose(code), PLAIN.transpose(code)
+    assert_same_code(ours.code, theirs.code)
+    assert torch.equal(ours.places, theirs.places)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(kernels.combine(code, values, W), PLAIN.combine(code, values, W), **close)
+    torch.testing.assert_close(kernels.products(code, x, W), PLAIN.products(code, x, W), **close)
+    by_feature = [
+        backend.combine(ours.code, values, x, places=ours.places, onto=draw(d_sae, d_in, seed=4))
+        for backend in (kernels, PLAIN)
+    ]
+    torch.testing.assert_close(*by_feature, **close)
+
+
+@pytest.mark.parametrize("unit", [None, "before", "after"])
+@pytest.mark.parametrize("tangent", [False, True])
+def test_adam(kernels, unit, tangent):
+    results = []
+    for backend in (kernels, PLAIN):
+        weights, moments = draw(37, 19), (torch.zeros(37, 19), torch.zeros(37, 19))
+        for step in (1, 2, 3):
+            update = AdamUpdate(1e-2, (0.9, 0.99), 1e-8, step, shrink=0.7, tangent=tangent, unit=unit)
+            backend.adam(weights, draw(37, 19, seed=step), moments, update)
+        results.append((weights, *moments))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_is_torchs(kernels):
+    parameter = torch.nn.Parameter(draw(6, 5))
+    ours, moments = parameter.detach().clone(), (torch.zeros(6, 5), torch.zeros(6, 5))
+    adam = torch.optim.Adam([parameter], lr=1e-2, betas=(0.8, 0.95), eps=1e-6)
+    for step in range(1, 6):
+        parameter.grad = draw(6, 5, seed=step)
+        adam.step()
+        kernels.adam(ours, parameter.grad, moments, AdamUpdate(1e-2, (0.8, 0.95), 1e-6, step))
+    torch.testing.assert_close(ours, parameter.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_normalise(kernels):
+    x = 3 * draw(11, 29) + 5
+    torch.testing.assert_close(kernels.normalise(x, 1e-5), PLAIN.normalise(x, 1e-5), rtol=1e-5, atol=1e-6)
+
+
+def test_threads_do_not_change_a_bit(kernels):
+    x, W, k = draw(500, 40), draw(300, 40, seed=1), 6
+
+    def everything() -> list[torch.Tensor]:
+        found = kernels.largest(x, W, None, k)
+        code, places = kernels.transpose(found.code)
+        return [
+            found.values,
+            kernels.combine(found.code, found.values, W),
+            kernels.combine(code, found.values, x, places=places),
+            kernels.products(found.code, x, W),
+        ]
+
+    many = everything()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = everything()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(many, one, strict=True))
+
+
+def test_a_compiler_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(SaeSweepError, match=r"the C\+\+ compiler did not run: .*/no/such/compiler"):
+        build.build(tmp_path)
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SaeSweepError, match="there is no C\\+\\+ compiler"):
+        build.build(tmp_path)
+
+
+def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'error: no room' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(SaeSweepError, match=r"did not compile .*kernels\.cpp: error: no room"):
+        build.build(tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "kernels").iterdir())

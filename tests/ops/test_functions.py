@@ -1,0 +1,111 @@
+"""Gradients over sparse codes: float64 gradcheck on the plain kernels, and the C++ ones beside them."""
+
+import pytest
+import torch
+
+from sae_sweep.ops import Code, Found, Sparse, decode, mean_square, pre_activations, spread
+from sae_sweep.ops.cpu import CPUKernels
+from sae_sweep.ops.plain import PlainKernels
+from sae_sweep.storage import cache_folder
+
+PLAIN = PlainKernels()
+BATCH, D_IN, D_SAE = 5, 4, 7
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def found(floor: float, *, batch: int = BATCH) -> Found:
+    result = PLAIN.above(
+        draw(batch, D_IN), draw(D_SAE, D_IN, seed=1), None, torch.full((D_SAE,), floor), 10**6
+    )
+    assert result is not None
+    return result
+
+
+@pytest.fixture(params=[(0.0,), (-9.0,), (9.0,), (0.0, -0.5)], ids=["some", "all", "none", "two codes"])
+def codes(request) -> list[Code]:
+    return [found(floor).code for floor in request.param]
+
+
+def test_decode(codes):
+    sparse = [Sparse(PLAIN, code) for code in codes]
+    values = [draw(len(code.indices), seed=3).requires_grad_() for code in codes]
+    W_dec = draw(D_SAE, D_IN, seed=4).requires_grad_()
+
+    def decoded(W, *v):
+        return tuple(decode(list(zip(sparse, v, strict=True)), W))
+
+    assert torch.autograd.gradcheck(decoded, (W_dec, *values))
+    for code, of_code, ours in zip(codes, values, decoded(W_dec, *values), strict=True):
+        dense = torch.zeros(BATCH, D_SAE, dtype=torch.float64)
+        dense[code.row_of_entry, code.indices.long()] = of_code.detach()
+        torch.testing.assert_close(ours, dense @ W_dec)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("centred", [False, True])
+def test_pre_activations(codes, biased, centred):
+    """Against the dense formula, whose gradients autograd knows."""
+    x = draw(BATCH, D_IN)
+    W_enc = draw(D_SAE, D_IN, seed=1).t().requires_grad_()
+    b_enc = draw(D_SAE, seed=2).requires_grad_() if biased else None
+    b_dec = draw(D_IN, seed=5).requires_grad_() if centred else None
+    parameters = [p for p in (W_enc, b_enc, b_dec) if p is not None]
+    z = (x if b_dec is None else x - b_dec) @ W_enc + (0 if b_enc is None else b_enc)
+    theirs = [z[code.row_of_entry, code.indices.long()] for code in codes]
+    constant = x if b_dec is None else (x - b_dec).detach()
+    entries = [(Sparse(PLAIN, code), values.detach()) for code, values in zip(codes, theirs, strict=True)]
+    ours = pre_activations(constant, W_enc, b_enc, b_dec, entries)
+    weights = [draw(len(code.indices), seed=6) for code in codes]
+    expected = torch.autograd.grad(
+        sum((v * w).sum() for v, w in zip(theirs, weights, strict=True)), parameters
+    )
+    got = torch.autograd.grad(sum((v * w).sum() for v, w in zip(ours, weights, strict=True)), parameters)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_spread_and_mean_square():
+    sparse = Sparse(PLAIN, found(0.0).code)
+    thresholds = draw(D_SAE).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: spread(sparse, t), thresholds)
+    x = draw(BATCH, D_IN).requires_grad_()
+    assert torch.autograd.gradcheck(mean_square, x)
+    torch.testing.assert_close(mean_square(x), x.square().mean())
+    slanted = draw(D_IN, BATCH).t().requires_grad_()
+    assert not slanted.is_contiguous()
+    assert torch.autograd.gradcheck(mean_square, slanted)
+
+
+def test_an_empty_batch():
+    code = found(0.0, batch=0).code
+    sparse, values = Sparse(PLAIN, code), torch.zeros(0, dtype=torch.float64, requires_grad=True)
+    W_dec = draw(D_SAE, D_IN).requires_grad_()
+    [y] = decode([(sparse, values)], W_dec)
+    assert y.shape == (0, D_IN)
+    y.sum().backward()
+    assert not W_dec.grad.any()
+
+
+def test_gradients_that_are_not_contiguous_reach_the_kernels():
+    kernels = CPUKernels(cache_folder(None))
+    code = found(0.0).code
+    W_dec = draw(D_SAE, D_IN).float().requires_grad_()
+    values = draw(len(code.indices)).float().requires_grad_()
+    [y] = decode([(Sparse(kernels, code), values)], W_dec)
+    slanted = draw(D_IN, BATCH).float().t()
+    ours = torch.autograd.grad(y, (W_dec, values), slanted)
+    [y] = decode([(Sparse(PLAIN, code), values)], W_dec)
+    for a, b in zip(ours, torch.autograd.grad(y, (W_dec, values), slanted), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_keep_drops_entries_and_keeps_rows():
+    code, values = found(-0.5)
+    mask = values > 0.3
+    kept = code.keep(mask)
+    assert torch.equal(kept.row_of_entry, code.row_of_entry[mask])
+    assert torch.equal(kept.indices, code.indices[mask])
+    assert kept.offsets[-1] == mask.sum()
