@@ -1,9 +1,9 @@
 """What the language model reads for the runs of a command, beside what it would read for each run alone."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -25,33 +25,32 @@ class Reader(Protocol):
 class Reading:
     """LM passes for training; evaluation is not among them."""
 
-    runs: tuple[str, ...] = ()
-    """Names of the runs that they were for."""
+    alone: Mapping[str, int] = field(default_factory=dict)
+    """Name of a run -> tokens it would have read by itself, from its checkpoint to where it ended; 0 where
+    its activations were cached before."""
     passes: int = 0
-    """Those that read anything: activations that were cached before take none."""
+    """Those that read anything."""
     tokens: int = 0
-    tokens_alone: int = 0
-    """What the runs would have read one by one, each from its checkpoint to where it ended."""
     seconds: float = 0.0
     """Inside the LM; on a GPU a lower bound."""
 
     def __add__(self, other: "Reading") -> "Reading":
         return Reading(
-            tuple(dict.fromkeys([*self.runs, *other.runs])),
+            {
+                name: self.alone.get(name, 0) + other.alone.get(name, 0)
+                for name in {**self.alone, **other.alone}
+            },
             self.passes + other.passes,
             self.tokens + other.tokens,
-            self.tokens_alone + other.tokens_alone,
             self.seconds + other.seconds,
         )
 
     def __str__(self) -> str:
-        text = (
-            f"LM: {_passes(self.passes)}, {self.tokens:,} tokens in {self.seconds:.1f} s, "
-            f"for {len(self.runs)} run{'s' * (len(self.runs) != 1)}"
-        )
-        if not self.tokens:
+        text = f"LM: {_passes(self.passes)}, {self.tokens:,} tokens in {self.seconds:.1f} s, "
+        text += f"for {len(self.alone)} run{'s' * (len(self.alone) != 1)}"
+        if not all(self.alone.values()):
             return text
-        return f"{text}; one by one: {_passes(len(self.runs))}, {self.tokens_alone:,} tokens"
+        return f"{text}; one by one: {_passes(len(self.alone))}, {sum(self.alone.values()):,} tokens"
 
 
 def _passes(number: int) -> str:
@@ -75,21 +74,19 @@ class Ledger:
         finally:
             if read := lm.tokens_read - start[0]:
                 longest = max(run.config.steps for run in runs)
-                alone = sum(round(read * run.config.steps / longest) for run in runs)
-                names = tuple(run.name for run in runs)
-                self._keep(before + Reading(names, 1, read, alone, lm.seconds - start[1]))
+                alone = {run.name: round(read * run.config.steps / longest) for run in runs}
+                self._keep(before + Reading(alone, 1, read, lm.seconds - start[1]))
 
     @contextmanager
     def training(self, lm: Reader, runs: Sequence[PlannedRun]) -> Iterator[Callable[[str], None]]:
         """Count what is read meanwhile; what is yielded is to be called with the name of a run that ends."""
         start, before = (lm.tokens_read, lm.seconds), self.total
-        names = tuple(run.name for run in runs)
         ended: dict[str, int] = {}
 
         def keep() -> None:
             read = lm.tokens_read - start[0]
-            alone = sum(ended.get(name, read) for name in names)
-            self._keep(before + Reading(names, int(read > 0), read, alone, lm.seconds - start[1]))
+            alone = {run.name: ended.get(run.name, read) for run in runs}
+            self._keep(before + Reading(alone, int(read > 0), read, lm.seconds - start[1]))
 
         def end(name: str) -> None:
             ended[name] = lm.tokens_read - start[0]
@@ -121,7 +118,7 @@ def read_ledgers(folder: SweepFolder, numbers: Iterable[int]) -> Reading:
 
 def tell(total: Reading) -> None:
     """Log it, where anything was trained."""
-    if total.runs:
+    if total.alone:
         log.info("%s", total)
 
 
@@ -129,8 +126,7 @@ def _load(file: Path) -> Reading:
     if not file.exists():
         return Reading()
     try:
-        found = read_json(file)
-        return Reading(**{**found, "runs": tuple(found["runs"])})
-    except (SaeSweepError, TypeError, KeyError) as error:
+        return Reading(**read_json(file))
+    except (SaeSweepError, TypeError) as error:
         log.warning("%s: the LM's passes are not counted: %s", file, error)
         return Reading()

@@ -26,11 +26,11 @@ def test_a_run_is_charged_what_was_read_until_it_ended(plan: Plan) -> None:
         ended(plan.runs[0].name)
         lm.read(50)
         ended(plan.runs[1].name)
-    names = tuple(run.name for run in plan.runs)
-    assert ledger.total == Reading(names, 1, 150, 250, 1.5)
+    first, second = (run.name for run in plan.runs)
+    assert ledger.total == Reading({first: 100, second: 150}, 1, 150, 1.5)
     with ledger.training(lm, plan.runs[:1]):  # in halves, say
         lm.read(10)
-    assert ledger.total == Reading(names, 2, 160, 260, pytest.approx(1.6))
+    assert ledger.total == Reading({first: 110, second: 150}, 2, 160, pytest.approx(1.6))
 
 
 def test_what_a_job_read_before_it_was_stopped_counts(plan: Plan) -> None:
@@ -39,14 +39,14 @@ def test_what_a_job_read_before_it_was_stopped_counts(plan: Plan) -> None:
     with suppress(KeyboardInterrupt), ledger.training(lm, plan.runs):
         lm.read(100)
         raise KeyboardInterrupt
-    names = tuple(run.name for run in plan.runs)
-    assert read_ledgers(plan.folder, [3, 4]) == Reading(names, 1, 100, 200, 1.0)
+    names = [run.name for run in plan.runs]
+    assert read_ledgers(plan.folder, [3, 4]) == Reading(dict.fromkeys(names, 100), 1, 100, 1.0)
     again = Ledger(file)  # requeued
     with again.training(lm, plan.runs) as ended:
         lm.read(20)
         ended(plan.runs[0].name)
         assert read_ledgers(plan.folder, [3]).tokens == 120  # before the pass is over
-    assert read_ledgers(plan.folder, [3]) == Reading(names, 2, 120, 240, pytest.approx(1.2))
+    assert read_ledgers(plan.folder, [3]) == Reading(dict.fromkeys(names, 120), 2, 120, pytest.approx(1.2))
 
 
 def test_damage_and_a_full_disk_cost_no_run(
@@ -54,7 +54,7 @@ def test_damage_and_a_full_disk_cost_no_run(
 ) -> None:
     file = ledger_file(plan.folder, 0)
     file.parent.mkdir(parents=True)
-    file.write_text('{"runs": ["a"]')
+    file.write_text('{"alone": {"a"')
     assert read_ledgers(plan.folder, [0]) == Reading()
     blocked = RunFolder(tmp_path / "blocked").root
     blocked.write_text("a file where a folder should be")
@@ -69,5 +69,10 @@ def test_nothing_is_told_where_nothing_was_trained(caplog: pytest.LogCaptureFixt
     caplog.set_level("INFO")
     tell(Reading())
     assert not caplog.text
-    tell(Reading(("a",), 1, 1024, 1024, 0.25))
+    tell(Reading({"a": 1024}, 1, 1024, 0.25))
     assert "LM: 1 pass, 1,024 tokens in 0.2 s, for 1 run; one by one: 1 pass, 1,024 tokens" in caplog.text
+
+
+def test_runs_that_read_what_others_cached_say_nothing_of_single_runs() -> None:
+    total = Reading({"a": 1024}, 1, 1024, 0.25) + Reading({"b": 0})
+    assert str(total) == "LM: 1 pass, 1,024 tokens in 0.2 s, for 2 runs"
