@@ -91,3 +91,4 @@ def test_a_requeued_job_goes_on_where_it_was(slurm: Slurm, words: list[str], tmp
     assert states(cut) == ["done"]
     assert re.search(r"resumed at [\d,]+ tokens", logs())
     assert re.search(r"Restarts=1\b", slurm("scontrol", "show", "job", job))
+    wait_for(lambda: not slurm("squeue", "-h").strip(), "the job's end")
