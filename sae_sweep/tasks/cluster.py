@@ -13,6 +13,7 @@ from sae_sweep.sweep.jobs import Cluster, Ticket, freeze_group, read_tickets, wr
 from sae_sweep.sweep.local import Local
 from sae_sweep.sweep.plan import Plan, PlannedRun
 from sae_sweep.tasks.job import run_job_alone
+from sae_sweep.tasks.ledger import read_ledgers, tell
 from sae_sweep.tasks.state import prepare, report_failed, set_state, state, unsettled
 from sae_sweep.tasks.stopping import stopped_by, undisturbed
 
@@ -42,6 +43,7 @@ def train_on_cluster(plan: Plan) -> int:
                 return 0
             _Watch(plan, cluster, tickets).wait()
             cluster.close()
+            tell(read_ledgers(plan.folder, [ticket.number for ticket in tickets]))
         except Interrupted as stop:
             raise Interrupted(stop.signum, cluster.leave(tickets)) from None
         except BaseException:

@@ -50,6 +50,7 @@ def hand_over(plan: Plan, launch: Callable[[list[list[str]]], Any]) -> int:
         SaeSweepError: if a folder is held or holds another run.
     """
     from sae_sweep.tasks.cluster import lose
+    from sae_sweep.tasks.ledger import read_ledgers, tell
     from sae_sweep.tasks.state import prepare, report_failed, state, unsettled
 
     plan.refuse_another()
@@ -59,11 +60,13 @@ def hand_over(plan: Plan, launch: Callable[[list[list[str]]], Any]) -> int:
     groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
     log.info("%s: %d runs, %d groups to train", plan.folder.root, len(plan.runs), len(groups))
     try:
-        launch([_overrides(plan, freeze_group(plan, group)) for group in groups])
+        numbers = [freeze_group(plan, group) for group in groups]
+        launch([_overrides(plan, number) for number in numbers])
     except Exception as error:  # the launcher's own; jobs it has queued may still train their runs
         log.error("the launcher stopped with %s: %s", type(error).__name__, error)
     else:
         lose(plan.runs, "its job ended before it did: see the launcher's own logs")
+        tell(read_ledgers(plan.folder, numbers))
     return report_failed(plan.runs) + len(unsettled(plan.runs))
 
 

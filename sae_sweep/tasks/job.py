@@ -11,6 +11,7 @@ from sae_sweep.config import ConfigError, Interrupted
 from sae_sweep.storage import SweepFolder, hold
 from sae_sweep.sweep.jobs import read_group
 from sae_sweep.sweep.plan import Plan
+from sae_sweep.tasks.ledger import Ledger, ledger_file
 from sae_sweep.tasks.state import set_state, unsettled
 from sae_sweep.tasks.stopping import stopped_by
 
@@ -35,7 +36,7 @@ def run_job(folder: Path, number: int) -> None:
             plan = read_group(SweepFolder(folder), number)
             for run in plan.runs:
                 stack.enter_context(hold(run.folder))
-            _train(plan)
+            _train(plan, Ledger(ledger_file(plan.folder, number)))
     except Interrupted as stop:
         log.info("%s", stop)
         if stop.signum == signal.SIGUSR2 and callable(requeue):
@@ -43,11 +44,11 @@ def run_job(folder: Path, number: int) -> None:
         raise SystemExit(128 + stop.signum) from None
 
 
-def _train(plan: Plan) -> None:
+def _train(plan: Plan, ledger: Ledger) -> None:
     try:
         from sae_sweep.tasks.train import train_groups  # takes seconds to load: stopped like the rest
 
-        train_groups(plan, unsettled(plan.runs))
+        train_groups(plan, unsettled(plan.runs), ledger)
     except Interrupted:
         for run in unsettled(plan.runs):
             set_state(run, "pending")

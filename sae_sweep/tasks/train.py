@@ -10,6 +10,7 @@ from sae_sweep.config import Config, ConfigError, Interrupted, ModelConfig, SaeS
 from sae_sweep.storage import cache_folder, hold
 from sae_sweep.sweep.plan import Plan, PlannedRun
 from sae_sweep.tasks.finish import Finisher
+from sae_sweep.tasks.ledger import Ledger, tell
 from sae_sweep.tasks.state import freeze, provenance, report_failed, set_state, state, unsettled
 from sae_sweep.tasks.streams import StreamMaker, stream_maker
 from sae_sweep.text import TextSource, open_text
@@ -17,6 +18,7 @@ from sae_sweep.tracking import open_sink
 from sae_sweep.training import (
     GroupTooLargeError,
     Member,
+    Outcome,
     available_bytes,
     release,
     split,
@@ -46,15 +48,21 @@ def train(plan: Plan) -> int:
         )
         for run in waiting:
             set_state(run, "pending")
-        train_groups(plan, waiting)
+        ledger = Ledger()
+        train_groups(plan, waiting, ledger)
+        tell(ledger.total)
     return report_failed(plan.runs) + len(unsettled(plan.runs))
 
 
-def train_groups(plan: Plan, runs: Sequence[PlannedRun]) -> None:
-    """Train these runs of the plan, group by group; the caller holds their folders."""
+def train_groups(plan: Plan, runs: Sequence[PlannedRun], ledger: Ledger) -> None:
+    """Train these runs of the plan, group by group; the caller holds their folders.
+
+    Args:
+        ledger: counts what the LM reads.
+    """
     models = Models()
     for group in plan.groups():
-        _train_group(plan, [run for run in group if run in runs], models)
+        _train_group(plan, [run for run in group if run in runs], models, ledger)
 
 
 class Models:
@@ -72,12 +80,12 @@ class Models:
         return self._loaded
 
 
-def _train_group(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> None:
+def _train_group(plan: Plan, runs: Sequence[PlannedRun], models: Models, ledger: Ledger) -> None:
     if not runs:
         return
     with logs.log_to_files([(run.name, run.folder.log) for run in runs]):
         try:
-            _train_members(plan, runs, models)
+            _train_members(plan, runs, models, ledger)
         except ConfigError:
             raise  # the model, once loaded, showed what the config alone could not
         except (Interrupted, KeyboardInterrupt):
@@ -90,20 +98,21 @@ def _train_group(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> None
                 set_state(run, "failed", error=str(error))
 
 
-def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> None:
+def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: Models, ledger: Ledger) -> None:
     shared = runs[0].config
     source = open_text(shared.dataset, cache_folder(shared.paths.cache))
     lm = models.get(shared)
     lm.check([run.config.layer for run in runs], shared.packing.seq_len)
     before = lm.tokens_read, lm.seconds
-    make_stream = stream_maker(lm, source, runs)
+    with ledger.filling(lm, runs):
+        make_stream = stream_maker(lm, source, runs)
     sharers = (shared.launcher.workers or 2) if shared.launcher.cluster == "local" else 1
     available = available_bytes(lm.device, sharers)
     parts = split([run.config for run in runs], lm.d_model, available, shared.launcher.max_group)
     if len(parts) > 1:
         log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))
     for part in parts:
-        _train_part(plan, [runs[position] for position in part], lm, source, make_stream)
+        _train_part(plan, [runs[position] for position in part], lm, source, make_stream, ledger)
     log.info(
         "%s read %s tokens in %.1f s for %d runs, which train on %s tokens together",
         *(lm.name, f"{lm.tokens_read - before[0]:,}", lm.seconds - before[1], len(runs)),
@@ -112,11 +121,16 @@ def _train_members(plan: Plan, runs: Sequence[PlannedRun], models: Models) -> No
 
 
 def _train_part(
-    plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, source: TextSource, make_stream: StreamMaker
+    plan: Plan,
+    runs: Sequence[PlannedRun],
+    lm: LanguageModel,
+    source: TextSource,
+    make_stream: StreamMaker,
+    ledger: Ledger,
 ) -> None:
     """Train runs side by side; if memory runs out, what is left of them goes on in halves."""
     try:
-        _train_together(plan, runs, lm, source, make_stream)
+        _train_together(plan, runs, lm, source, make_stream, ledger)
         return
     except GroupTooLargeError as error:
         log.warning("memory ran out with %d SAEs side by side (%s): going on in halves", len(runs), error)
@@ -125,16 +139,27 @@ def _train_part(
     middle = (len(left) + 1) // 2
     for half in (left[:middle], left[middle:]):
         if half:
-            _train_part(plan, half, lm, source, make_stream)
+            _train_part(plan, half, lm, source, make_stream, ledger)
 
 
 def _train_together(
-    plan: Plan, runs: Sequence[PlannedRun], lm: LanguageModel, source: TextSource, make_stream: StreamMaker
+    plan: Plan,
+    runs: Sequence[PlannedRun],
+    lm: LanguageModel,
+    source: TextSource,
+    make_stream: StreamMaker,
+    ledger: Ledger,
 ) -> None:
     finisher = Finisher({run.name: run for run in runs}, lm, source)
     with ExitStack() as stack:
         members = [_member(plan, run, stack) for run in runs]
-        train_group(members, make_stream, d_in=lm.d_model, on_finished=finisher)
+        ended = stack.enter_context(ledger.training(lm, runs))
+
+        def finish(outcome: Outcome) -> None:
+            ended(outcome.member.name)  # before its status says so to a command that waits for the job
+            finisher(outcome)
+
+        train_group(members, make_stream, d_in=lm.d_model, on_finished=finish)
 
 
 def _member(plan: Plan, run: PlannedRun, stack: ExitStack) -> Member:

@@ -4,7 +4,9 @@ import csv
 import json
 import os
 import platform
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -183,3 +185,37 @@ def test_a_second_launch_of_a_sweep_says_who_holds_it(cli: Cli, small: list[str]
         second = cli(*words)
     assert second.code == 1
     assert f"is held by process {os.getpid()} on {platform.node()}: wait for it, or stop it" in second.err
+
+
+def test_the_lm_tokens_of_all_groups_are_told_beside_those_of_single_runs(cli: Cli, small: list[str]) -> None:
+    words = [*small, "tracking=none", "data_seed=0,1", "tokens=5120,10_240"]
+    fused = lm_line(cli(*words, "sweep=fused").err)
+    solo = lm_line(cli(*words, "sweep=solo", "launcher=solo").err)
+    assert (fused.passes, fused.runs, fused.passes_alone) == (2, 4, 4)
+    assert (solo.passes, solo.runs, solo.passes_alone) == (4, 4, 4)
+    assert fused.tokens < fused.tokens_alone == solo.tokens == solo.tokens_alone
+    again = cli(*words, "sweep=solo", "launcher=solo").err
+    assert "LM: " not in again  # nothing was left to train
+    cached = lm_line(cli(*words, "sweep=cached", "activations=cache").err)
+    assert (cached.passes, cached.tokens) == (2, fused.tokens)
+    assert cached.tokens_alone == cached.tokens * 3 // 2
+    read = cli(*words, "sweep=read", "activations=cache").err
+    assert "LM: 0 passes, 0 tokens in 0.0 s, for 4 runs\n" in read
+
+
+class LMLine(NamedTuple):
+    passes: int
+    tokens: int
+    runs: int
+    passes_alone: int
+    tokens_alone: int
+
+
+def lm_line(text: str) -> LMLine:
+    found = re.search(
+        r"LM: (\d+) passes, ([\d,]+) tokens in [\d.]+ s, for (\d+) runs; "
+        r"one by one: (\d+) passes, ([\d,]+) tokens\n",
+        text,
+    )
+    assert found, text
+    return LMLine(*(int(number.replace(",", "")) for number in found.groups()))

@@ -22,7 +22,7 @@ def job(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Job:
     """Run a job whose training is the function given."""
 
     def call(training: Callable[[Plan], None]) -> None:
-        monkeypatch.setattr(train, "train_groups", lambda plan, runs: training(plan))
+        monkeypatch.setattr(train, "train_groups", lambda plan, runs, ledger: training(plan))
         run_job(plan.folder.root, freeze_group(plan, plan.runs))
 
     return call
@@ -35,7 +35,7 @@ def states(plan: Plan) -> list[str]:
 def test_only_what_is_not_settled_is_trained(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     set_state(plan.runs[0], "failed", error="diverged before the job was requeued")
     trained = []
-    monkeypatch.setattr(train, "train_groups", lambda plan, runs: trained.extend(runs))
+    monkeypatch.setattr(train, "train_groups", lambda plan, runs, ledger: trained.extend(runs))
     run_job(plan.folder.root, freeze_group(plan, plan.runs))
     assert trained == [plan.runs[1]]
 

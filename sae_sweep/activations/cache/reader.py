@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -10,18 +10,23 @@ from torch import Tensor
 
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.manifest import Manifest, Shard, load_manifest
-from sae_sweep.activations.cache.shards import read_part
+from sae_sweep.activations.cache.pinned import PinnedMemory, PinnedSet
+from sae_sweep.activations.cache.shards import ALIGNMENT, read_part
 from sae_sweep.activations.stream import Batch, bad_activations
 from sae_sweep.config import SaeSweepError
 
-_Parts = dict[str, Tensor]
+_Parts = dict[str, tuple[Tensor, ...]]
+"""Of a shard: the batches of each layer, and of the token ids."""
+_THREADS = 2
+"""One alone computes checksums hardly faster than the page cache is read."""
 
 
 class CachedStream:
     """The batches, positions and errors of the `ActivationStream` that filled the cache.
 
     Shards are read whole, each while the one before it is trained on, and not used before their checksums
-    are found right. What is in memory is two shards of the layers.
+    are found right. What is in memory is two shards of the layers; on a CPU, as pages of their files, which
+    the batches are views of where they can be. A batch is not to be written to.
     """
 
     def __init__(self, folder: CacheFolder, layers: Sequence[int], device: torch.device) -> None:
@@ -36,8 +41,9 @@ class CachedStream:
         self._device = device
         self._step = self._number = self._batch = 0
         self._shard: _Parts | None = None
-        self._ahead: tuple[int, Future[_Parts]] | None = None
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="cache-reader")
+        self._ahead: tuple[int, dict[str, Future[Tensor]]] | None = None
+        self._reader = ThreadPoolExecutor(_THREADS, thread_name_prefix="cache-reader")
+        self._pinned = PinnedMemory(device) if device.type == "cuda" else None
 
     @property
     def epochs(self) -> float:
@@ -101,41 +107,44 @@ class CachedStream:
         return batch
 
     def _cut(self, shard: _Parts) -> Batch:
-        """One batch on the device: always a copy, so that it lies where torch would put it."""
-        size = self._manifest.batch
-        rows = {
-            part: tensor[self._batch * size : (self._batch + 1) * size].to(
-                self._device, non_blocking=True, copy=True
-            )
-            for part, tensor in shard.items()
-        }
+        rows = {part: self._on_device(batches[self._batch]) for part, batches in shard.items()}
         tokens = rows.pop(TOKENS)
         return Batch({int(part): of_layer.float() for part, of_layer in rows.items()}, self._step, tokens)
 
+    def _on_device(self, rows: Tensor) -> Tensor:
+        """Rows on the device, aligned as torch would: that can change how it computes, to the last bit."""
+        if self._device.type != "cpu":
+            return rows.to(self._device, non_blocking=self._pinned is not None)
+        return rows if rows.data_ptr() % ALIGNMENT == 0 else rows.clone()
+
     def _open(self, number: int) -> _Parts:
         """The parts of a shard, which most often were read already; start to read the next."""
-        ahead = self._ahead
-        if ahead is None or ahead[0] != number:
-            ahead = (number, self._reader.submit(self._read, self._manifest.shards[number]))
+        ahead = self._ahead[1] if self._ahead is not None and self._ahead[0] == number else None
+        if self._ahead is not None:
+            wait(self._ahead[1].values())  # also where another is needed, which takes the same pinned memory
         self._ahead = None
-        parts = ahead[1].result()
+        reading = ahead or self._start(number)
+        wait(reading.values())
+        parts = {part: future.result().split(self._manifest.batch) for part, future in reading.items()}
         if number + 1 < len(self._manifest.shards):
-            self._ahead = (
-                number + 1,
-                self._reader.submit(self._read, self._manifest.shards[number + 1]),
-            )
+            self._ahead = (number + 1, self._start(number + 1))
         return parts
 
-    def _read(self, shard: Shard) -> _Parts:
-        """In the background: the files of a shard, and their checksums."""
-        parts = {}
-        for part in (*map(str, self._layers), TOKENS):
-            if part not in shard.files:
-                raise SaeSweepError(
-                    f"{self._folder.root}: {part} is not cached from step {shard.first_step} on"
-                )
-            parts[part] = read_part(self._folder, part, shard.files[part], pinned=self._device.type == "cuda")
-        return parts
+    def _start(self, number: int) -> dict[str, Future[Tensor]]:
+        """Begin to read the files of a shard in the background, and to compute their checksums."""
+        memory = None if self._pinned is None else self._pinned.turn()
+        shard = self._manifest.shards[number]
+        return {
+            part: self._reader.submit(self._read, shard, part, memory)
+            for part in (*map(str, self._layers), TOKENS)
+        }
+
+    def _read(self, shard: Shard, part: str, memory: PinnedSet | None) -> Tensor:
+        if part not in shard.files:
+            raise SaeSweepError(f"{self._folder.root}: {part} is not cached from step {shard.first_step} on")
+        record = shard.files[part]
+        into = None if memory is None else memory.take(part, record.bytes)
+        return read_part(self._folder, part, record, into)
 
     def _start_of(self, number: int) -> dict[str, Any]:
         """Position where a shard starts; behind the last one, where the next would."""

@@ -1,11 +1,16 @@
 """The files of a shard: one tensor each, written whole, and never read without its checksum."""
 
+import ctypes
+import errno
 import json
+import mmap
+import os
+import sys
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from xxhash import xxh3_128
 
@@ -14,9 +19,11 @@ from sae_sweep.activations.cache.manifest import FileRecord
 from sae_sweep.config import SaeSweepError
 from sae_sweep.storage import write_atomic
 
+ALIGNMENT = 64
+"""Bytes; where torch puts what it allocates, and what a file's data starts at a multiple of."""
 _NAME = "rows"
-_CHUNK = 2**24
-"""Bytes read at a time."""
+_CHUNK = 2**19
+"""Bytes read at a time: they are still in the CPU's cache when their checksum is computed."""
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
 _REMEDY = (
     "`task=cache action=verify` checks all files, `task=cache action=prune` removes damaged ones; "
@@ -41,72 +48,106 @@ def write_part(folder: CacheFolder, number: int, part: str, rows: Tensor) -> Fil
         SaeSweepError: if the disk is full or the folder cannot be written.
     """
     name = folder.part(number, part)
-    on_cpu = rows.cpu().contiguous()
-    write_atomic(folder.root / name, lambda temporary: save_file({_NAME: on_cpu}, temporary))
-    total = xxh3_128()
-    for chunk in _chunks(folder.root / name, memoryview(bytearray(_CHUNK))):
-        total.update(chunk)
-    return FileRecord(name, (folder.root / name).stat().st_size, total.hexdigest())
+    header, data = _header(rows), rows.cpu().contiguous().view(torch.uint8).numpy().data
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(header)
+            file.write(data)
+
+    write_atomic(folder.root / name, write)
+    total = xxh3_128(header)
+    total.update(data)
+    return FileRecord(name, len(header) + data.nbytes, total.hexdigest())
 
 
-def read_part(folder: CacheFolder, part: str, record: FileRecord, *, pinned: bool = False) -> Tensor:
+def _header(rows: Tensor) -> bytes:
+    """What a safetensors file begins with; filled up with spaces, as the format allows, to align the data."""
+    kind = next(kind for kind, dtype in _DTYPES.items() if dtype == rows.dtype)
+    entry = {"dtype": kind, "shape": list(rows.shape), "data_offsets": [0, rows.nbytes]}
+    text = json.dumps({_NAME: entry}).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_part(folder: CacheFolder, part: str, record: FileRecord, into: Tensor | None = None) -> Tensor:
     """Read one part of a shard, in the dtype on disk.
+
+    Without `into` the tensor is the file itself, mapped: nothing is copied, and the pages stay as long as a
+    view of the tensor does, also behind a file that was removed or replaced. What was checked is what is used
+    because nothing here writes to a file that has its name; a hand that cuts one short while it is mapped
+    ends the process (SIGBUS), and the same command resumes.
 
     Args:
         folder: of the stream.
         part: a layer's number, or `tokens`.
         record: what the manifest says of the file.
-        pinned: into memory from which a GPU can copy while the CPU goes on.
+        into: bytes to read into, at least as many as the file has; the tensor is a view of them.
 
     Raises:
         DamagedShardError: if the file is missing, or any of its bytes is not what was written.
     """
-    whole = torch.empty(record.bytes, dtype=torch.uint8, pin_memory=pinned)
-    _verify(folder, part, record, whole.numpy().data)
-    return _tensor(whole)
-
-
-def check_part(folder: CacheFolder, part: str, record: FileRecord) -> DamagedShardError | None:
-    """What is wrong with a file, or None; takes little memory."""
-    try:
-        _verify(folder, part, record, None)
-    except DamagedShardError as error:
-        return error
-    return None
-
-
-def _verify(folder: CacheFolder, part: str, record: FileRecord, into: memoryview | None) -> None:
-    """Compare a file with its record; keep its bytes where `into` is given."""
     path = folder.root / record.file
     total = xxh3_128()
     try:
-        size = path.stat().st_size
-        if size == record.bytes:
-            for chunk in _chunks(path, memoryview(bytearray(_CHUNK)) if into is None else into):
-                total.update(chunk)
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != record.bytes:
+                raise _damaged(path, f"is damaged ({size:,} bytes instead of {record.bytes:,})", part)
+            if into is None:
+                whole = _map(file)
+                total.update(whole.numpy().data)
+            else:
+                whole = into[:size]
+                for chunk in _chunks(file, whole.numpy().data):
+                    total.update(chunk)
     except FileNotFoundError:
         raise _damaged(path, "is missing", part) from None
     except OSError as error:
         raise _damaged(path, f"cannot be read ({error.strerror or error})", part) from error
-    if size != record.bytes:
-        raise _damaged(path, f"is damaged ({size:,} bytes instead of {record.bytes:,})", part)
     if total.hexdigest() != record.checksum:
         raise _damaged(path, "is damaged (its checksum differs)", part)
+    return _tensor(whole)
+
+
+def check_part(folder: CacheFolder, part: str, record: FileRecord) -> DamagedShardError | None:
+    """What is wrong with a file, or None."""
+    try:
+        read_part(folder, part, record)
+    except DamagedShardError as error:
+        return error
+    return None
 
 
 def _damaged(path: Path, problem: str, part: str) -> DamagedShardError:
     return DamagedShardError(path, problem, None if part == TOKENS else int(part))
 
 
-def _chunks(path: Path, memory: memoryview) -> Iterator[memoryview]:
-    """Read a file into `memory`, from its start again when that is full; yield each piece as it arrives."""
+def _map(file: FileIO) -> Tensor:
+    """The bytes of a file, its pages in memory."""
+    # private to this process: torch wants memory that can be written to, and the file must stay as it is
+    whole = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+    # A page that cannot be read is an error here, and would be a SIGBUS later. Not `mmap.madvise`, which
+    # holds Python's lock, and with it training, while the disk is read. Where the system has no such call,
+    # pages are read as they are touched.
+    failed = sys.platform == "linux" and _madvise(whole.data_ptr(), whole.numel(), _POPULATE_READ) != 0
+    if failed and ctypes.get_errno() == errno.EFAULT:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return whole
+
+
+_madvise = ctypes.CDLL(None, use_errno=True).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_POPULATE_READ = 22
+"""Linux' MADV_POPULATE_READ, since 5.14."""
+
+
+def _chunks(file: FileIO, memory: memoryview) -> Iterator[memoryview]:
+    """Read a file into `memory`; yield each piece as it arrives."""
     place = 0
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(memory[place : place + _CHUNK]):
-            yield memory[place : place + count]
-            place += count
-            if place == len(memory):
-                place = 0
+    while count := file.readinto(memory[place : place + _CHUNK]):
+        yield memory[place : place + count]
+        place += count
 
 
 def _tensor(whole: Tensor) -> Tensor:

@@ -1,15 +1,22 @@
 """What is read is what was streamed; what is damaged is not read."""
 
 import json
+import mmap
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from xxhash import xxh3_128
 
 from sae_sweep.activations import Batch, LanguageModel
-from sae_sweep.activations.cache import CachedStream, DamagedShardError
+from sae_sweep.activations.cache import CachedStream, DamagedShardError, shards
+from sae_sweep.activations.cache.manifest import FileRecord, load_manifest, save_manifest
 from sae_sweep.config import SaeSweepError
 from tests.activations.cache.conftest import Bench, flip_byte
 from tests.activations.test_stream import take
@@ -189,3 +196,105 @@ def test_an_interrupted_read_leaves_nothing_behind(bench: Bench) -> None:
     cached = None
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+def test_batches_are_views_of_the_file_and_leave_it_as_it_is(bench: Bench) -> None:
+    first, second = take(bench.fill(1, steps=10), 2)
+    rows = first.activations[1]
+    assert rows.untyped_storage().data_ptr() == second.activations[1].untyped_storage().data_ptr()
+    assert rows.data_ptr() % shards.ALIGNMENT == first.tokens.data_ptr() % shards.ALIGNMENT == 0
+    rows.zero_()  # nothing does; it would be a private copy of the page
+    assert_same(take(bench.open(1), 10), take(bench.stream([1]), 10))
+
+
+def test_views_outlive_the_stream_and_its_files(bench: Bench) -> None:
+    cached: CachedStream | None = bench.fill(1, steps=10)
+    assert cached is not None
+    batches = take(cached, 10)
+    cached = None
+    for file in bench.folder.root.glob("*.safetensors"):
+        file.unlink()
+    assert_same(batches, take(bench.stream([1]), 10))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_files_of_any_alignment_are_read(bench: Bench, dtype: str) -> None:
+    """As safetensors writes them: the data starts wherever the header ends."""
+    bench.with_activations(dtype=dtype)
+    bench.fill(1, steps=10)
+    manifest = load_manifest(bench.folder)
+    assert manifest is not None
+    found = []
+    for shard in manifest.shards:
+        files = {part: _resaved(bench.folder.root, record) for part, record in shard.files.items()}
+        found.append(replace(shard, files=files))
+    save_manifest(bench.folder, replace(manifest, shards=tuple(found)))
+    batches = take(bench.open(1), 10)
+    assert_same(batches, take(bench.stream([1]), 10))
+    assert all(batch.activations[1].data_ptr() % shards.ALIGNMENT == 0 for batch in batches)
+
+
+def _resaved(root: Path, record: FileRecord) -> FileRecord:
+    path = root / record.file
+    save_file(load_file(path), path)
+    whole = path.read_bytes()
+    assert (8 + int.from_bytes(whole[:8], "little")) % shards.ALIGNMENT
+    return FileRecord(record.file, len(whole), xxh3_128(whole).hexdigest())
+
+
+def _tells_of_bad_pages() -> bool:
+    page = torch.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), dtype=torch.uint8)
+    return shards._madvise(page.data_ptr(), page.numel(), shards._POPULATE_READ) == 0
+
+
+@pytest.mark.skipif(not _tells_of_bad_pages(), reason="needs Linux 5.14")
+def test_a_page_that_cannot_be_read_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a failing disk; here the page is gone because the file is cut short once it is mapped."""
+    bench.fill(1, steps=10)
+    real = mmap.mmap
+
+    def cut_short(descriptor: int, length: int, access: int) -> mmap.mmap:
+        mapped = real(descriptor, length, access=access)
+        os.truncate(f"/proc/self/fd/{descriptor}", 0)
+        return mapped
+
+    monkeypatch.setattr(mmap, "mmap", cut_short)
+    with pytest.raises(DamagedShardError, match=r"layer-01.* cannot be read \(Input/output error\)"):
+        next(bench.open(1))
+
+
+class _TwoSets:
+    """Of ordinary memory, in place of pinned memory."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, torch.Tensor]] = [{}, {}]
+        self.turns = 0
+
+    def turn(self) -> "_Set":
+        self.turns += 1
+        return _Set(self.taken[self.turns % 2])
+
+
+class _Set(NamedTuple):
+    buffers: dict[str, torch.Tensor]
+
+    def take(self, part: str, size: int) -> torch.Tensor:
+        return self.buffers.setdefault(part, torch.empty(2 * size, dtype=torch.uint8))[: size + 1]
+
+
+def test_memory_that_is_used_again_is_not_in_use(bench: Bench) -> None:
+    """As on a GPU, where a batch is a copy: each is compared while the next shard is being read."""
+    bench.fill(1, 2, steps=40)
+    cached, stream = bench.open(1, 2), bench.stream([1, 2])
+    cached._pinned = sets = _TwoSets()  # type: ignore[assignment]
+    start = cached.position()
+    for _ in range(25):
+        assert_same([next(cached)], [next(stream)])
+    assert sets.turns >= 4
+    cached.restore(start)  # while the shard ahead may still be read
+    for batch in take(bench.stream([1, 2]), 25):
+        assert_same([next(cached)], [batch])
+    flip_byte(next(bench.folder.root.glob("shard-000000_layer-02*")))
+    cached.restore(start)
+    with pytest.raises(DamagedShardError, match="checksum differs"):
+        next(cached)
