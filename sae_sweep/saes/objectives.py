@@ -24,6 +24,8 @@ from sae_sweep.saes.schedule import ramp
 
 DENSE_SHARE = 1 / 8
 """Share of active latents from which on sparse products cost more than dense ones."""
+DENSE_AUX_SHARE = 1 / 5
+"""The same of AuxK's share of the dead features, whose dense products are small."""
 _PROBE = 32
 """Tokens whose density is looked at before a batch is searched."""
 
@@ -120,7 +122,7 @@ class Objective(nn.Module):
         """Loss of a normalised batch at step `step` (from 0); counts silence."""
         centred = xn - self.sae.b_dec
         x = centred if self.sae.subtracts_b_dec else xn
-        seen = None if self._kernels is None else self._see_entries(self._kernels, x.detach())
+        seen = None if self._kernels is None else self._see_entries(self._kernels, x)
         if seen is None:
             seen = self._see_all(x)
         error = centred - seen.reconstruction
@@ -135,46 +137,58 @@ class Objective(nn.Module):
         form = Dense(len(x))
         f = self.activate(z, form)
         dead, which = self._count_silence(form.fired(f.detach()), len(x))
-        estimate = None
-        if which is not None:
-            of_dead = z[:, which]
-            top = of_dead.topk(min(self.rules.k_aux(sae.d_in), len(which)), dim=-1, sorted=False)
-            kept = torch.zeros_like(of_dead).scatter(-1, top.indices, self.rules.aux_latents(top.values))
-            estimate = kept @ sae.W_dec[which]
+        estimate = None if which is None else self._estimate(z[:, which], which)
         return Seen(form, z, f, f @ sae.W_dec, dead, estimate)
 
     def _see_entries(self, kernels: Kernels, x: Tensor) -> Seen | None:
         """Through the kernels; None if the batch is too dense for them."""
         sae = self.sae
+        constant = x.detach()
         with torch.no_grad():
-            found = self.find(kernels, x)
+            found = self.find(kernels, constant)
             if found is None:
                 return None
             form = Entries(Sparse(kernels, found.code))
             fired = form.fired(self.activate(found.values, form))
         dead, which = self._count_silence(fired, len(x))
         chosen = [(form.sparse, found.values)]
-        if which is not None:
-            chosen.append(self._find_dead(kernels, x, which))
+        few = which is not None and self._k_aux(which) <= DENSE_AUX_SHARE * len(which)
+        if which is not None and few:
+            chosen.append(self._find_dead(kernels, constant, which))
         b_dec = sae.b_dec if sae.subtracts_b_dec else None
-        z, *of_dead = ops.pre_activations(x, sae.W_enc, sae.b_enc, b_dec, chosen)
+        z, *of_dead = ops.pre_activations(constant, sae.W_enc, sae.b_enc, b_dec, chosen)
         f = self.activate(z, form)
         latents = [f, *(self.rules.aux_latents(values) for values in of_dead)]
         codes = [sparse for sparse, _ in chosen]
-        reconstruction, *estimate = ops.decode(list(zip(codes, latents, strict=True)), sae.W_dec)
-        return Seen(form, z, f, reconstruction, dead, estimate[0] if estimate else None)
+        reconstruction, *estimates = ops.decode(list(zip(codes, latents, strict=True)), sae.W_dec)
+        if which is not None and not few:
+            estimates = [self._estimate(self._pre_activations(x, which), which)]
+        return Seen(form, z, f, reconstruction, dead, estimates[0] if estimates else None)
+
+    def _k_aux(self, dead: Tensor) -> int:
+        return min(self.rules.k_aux(self.sae.d_in), len(dead))
+
+    def _pre_activations(self, x: Tensor, features: Tensor) -> Float[Tensor, "batch features"]:
+        z = x @ self.sae.W_enc.t()[features].t()
+        return z if self.sae.b_enc is None else z + self.sae.b_enc[features]
+
+    def _estimate(self, z: Float[Tensor, "batch dead"], dead: Tensor) -> Float[Tensor, "batch d_in"]:
+        """What the dead features with the highest pre-activations, whatever their sign, decode to."""
+        k = self._k_aux(dead)
+        if k == len(dead):
+            return self.rules.aux_latents(z) @ self.sae.W_dec[dead]
+        if self._kernels is None:
+            columns = z.topk(k, dim=-1, sorted=False).indices
+        else:
+            columns = self._kernels.largest_of(z.detach(), k)[0].long()
+        kept = self.rules.aux_latents(z.gather(-1, columns))
+        return torch.zeros_like(z).scatter(-1, columns, kept) @ self.sae.W_dec[dead]
 
     @torch.no_grad()
     def _find_dead(self, kernels: Kernels, x: Tensor, dead: Tensor) -> tuple[Sparse, Tensor]:
-        """The dead features with the highest pre-activations, whatever their sign.
-
-        Their dense products are exact: of the dead alone they cost little.
-        """
-        z = x @ self.sae.W_enc.t()[dead].t()
-        if self.sae.b_enc is not None:
-            z += self.sae.b_enc[dead]
-        k = min(self.rules.k_aux(self.sae.d_in), len(dead))
-        columns, values = kernels.largest_of(z, k)
+        """The same features as entries; found through dense products, which of the dead alone cost little."""
+        k = self._k_aux(dead)
+        columns, values = kernels.largest_of(self._pre_activations(x, dead), k)
         offsets = torch.arange(len(x) + 1, device=x.device) * k
         code = ops.Code(offsets, dead.int()[columns.flatten().long()], self.sae.d_sae)
         return Sparse(kernels, code), values.flatten()
