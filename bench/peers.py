@@ -37,7 +37,8 @@ What a step is, and where the work is not the same:
     study                its own formulas, for which ours are `numerics=study`: no encoder bias in TopK and
                          BatchTopK, rows set to norm 1 before Adam, thresholds as logarithms. Normalises
 
-The dense peers need as long whatever L0 is. Ours does not: see bench/step.py for other k.
+Clipping: ours takes its error as a mean over d_in, saelens and dictionary_learning as a sum, so that theirs
+may be scaled where ours only has its norm taken. It is the same batch at every step.
 """
 
 import argparse
