@@ -205,3 +205,30 @@ def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(SaeSweepError, match=r"did not compile .*kernels\.cpp: error: no room"):
         build.build(tmp_path / "cache")
     assert not list((tmp_path / "cache" / "kernels").iterdir())
+
+
+@pytest.mark.parametrize("width", [16, 33, 48])
+@pytest.mark.parametrize("onto", [False, True])
+def test_products_of_rows_that_are_used_often(kernels, width, onto):
+    """As in AuxK: few features, many entries each; some features and some tokens have none."""
+    features, tokens = 40, 60
+    mask = draw(tokens, features) > -0.5
+    mask[7] = False
+    mask[:, 5] = False
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(dim=-1).cumsum(0)])
+    code = Code(offsets, mask.nonzero()[:, 1].int(), features)
+    values, W, x = draw(len(code.indices), seed=1), draw(features, width, seed=2), draw(tokens, width, seed=3)
+    by_feature = PLAIN.transpose(code)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(kernels.products(code, x, W), PLAIN.products(code, x, W), **close)
+    start = draw(tokens, width, seed=4), draw(features, width, seed=5)
+    for args in (
+        (code, values, W, None, start[0]),
+        (by_feature.code, values, x, by_feature.places, start[1]),
+    ):
+        of, numbers, dense, places, before = args
+        ours, theirs = (
+            backend.combine(of, numbers, dense, places=places, onto=before.clone() if onto else None)
+            for backend in (kernels, PLAIN)
+        )
+        torch.testing.assert_close(ours, theirs, **close)

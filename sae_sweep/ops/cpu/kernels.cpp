@@ -406,6 +406,141 @@ void settle(Code& code, const Encoder& encoder, const Wanted& wanted, const floa
 
 }  // namespace
 
+namespace {
+
+#if defined(__AVX2__)
+// ---------------------------------------------------------------------------------------------------------
+// Where each dense row is used many times, products go by slices of 16 columns: a slice of all rows that are used,
+// packed, stays in a core's own cache. Each thread packs for itself.
+
+constexpr int64_t kSlice = 16;
+constexpr int64_t kReuse = 8;          // entries per dense row from which on packing pays
+constexpr int64_t kSliceRows = 1 << 13;  // rows of a slice that fit into half a megabyte
+
+// A code whose columns are renumbered by use, with its values in order.
+struct Compact {
+  std::vector<int32_t> columns;  // of the dense rows that are used
+  std::vector<int32_t> indices;  // into `columns`, by entry
+};
+
+// Empty if packing does not pay.
+Compact compact(const int64_t* offsets, const int32_t* indices, int64_t rows, int64_t all_columns, int64_t width) {
+  Compact result;
+  const int64_t entries = offsets[rows];
+  if (width < 2 * kSlice || entries < kReuse * kSlice) return result;
+  std::vector<int32_t> place(all_columns, -1);
+  for (int64_t p = 0; p < entries; p++)
+    if (place[indices[p]] < 0) {
+      place[indices[p]] = static_cast<int32_t>(result.columns.size());
+      result.columns.push_back(indices[p]);
+      const int64_t used = static_cast<int64_t>(result.columns.size());
+      if (used > kSliceRows || used * kReuse > entries) return Compact();
+    }
+  result.indices.resize(entries);
+#pragma omp parallel for schedule(static)
+  for (int64_t p = 0; p < entries; p++) result.indices[p] = place[indices[p]];
+  return result;
+}
+
+// Columns [first, first + count) of the used rows, 16 floats each.
+void pack_slice(const Compact& code, const float* dense, int64_t width, int64_t first, int64_t count, float* out) {
+  for (size_t c = 0; c < code.columns.size(); c++, out += kSlice) {
+    std::memcpy(out, dense + code.columns[c] * width + first, 4 * count);
+    std::fill(out + count, out + kSlice, 0.0f);
+  }
+}
+
+struct Sums {
+  __m256 low = _mm256_setzero_ps(), high = _mm256_setzero_ps();
+  void add(const float* row, float value) {
+    const __m256 v = _mm256_set1_ps(value);
+    low = _mm256_fmadd_ps(v, _mm256_loadu_ps(row), low);
+    high = _mm256_fmadd_ps(v, _mm256_loadu_ps(row + 8), high);
+  }
+};
+
+void combine_slice(const float* slice, const int32_t* indices, const float* values, int64_t entries, bool onto,
+                   int64_t count, float* out) {
+  Sums sums[4];
+  int64_t p = 0;
+  for (; p + 4 <= entries; p += 4)
+    for (int j = 0; j < 4; j++) sums[j].add(slice + indices[p + j] * kSlice, values[p + j]);
+  for (; p < entries; p++) sums[0].add(slice + indices[p] * kSlice, values[p]);
+  float total[kSlice];
+  const auto four = [](__m256 a, __m256 b, __m256 c, __m256 d) {
+    return _mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d));
+  };
+  _mm256_storeu_ps(total, four(sums[0].low, sums[1].low, sums[2].low, sums[3].low));
+  _mm256_storeu_ps(total + 8, four(sums[0].high, sums[1].high, sums[2].high, sums[3].high));
+  for (int64_t i = 0; i < count; i++) out[i] = onto ? out[i] + total[i] : total[i];
+}
+
+void combine_packed(const Compact& code, const int64_t* offsets, const int64_t* places, const float* values,
+                    int64_t rows, const float* dense, int64_t width, bool onto, float* out) {
+  std::vector<float> ordered(code.indices.size());
+#pragma omp parallel
+  {
+    std::vector<float> slice(code.columns.size() * kSlice);
+#pragma omp for schedule(static)
+    for (size_t p = 0; p < ordered.size(); p++) ordered[p] = values[places ? places[p] : p];
+    for (int64_t first = 0; first < width; first += kSlice) {
+      const int64_t count = std::min(kSlice, width - first);
+      pack_slice(code, dense, width, first, count, slice.data());
+#pragma omp for schedule(dynamic, 32) nowait
+      for (int64_t r = 0; r < rows; r++) {
+        const int64_t p = offsets[r], entries = offsets[r + 1] - p;
+        if (onto && !entries) continue;
+        combine_slice(slice.data(), code.indices.data() + p, ordered.data() + p, entries, onto, count,
+                      out + r * width + first);
+      }
+    }
+  }
+}
+
+inline float sum_of(__m256 a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+// Sums of the numbers of each of four vectors.
+inline __m128 sums_of(__m256 a, __m256 b, __m256 c, __m256 d) {
+  const __m256 each = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  return _mm_add_ps(_mm256_castps256_ps128(each), _mm256_extractf128_ps(each, 1));
+}
+
+void products_packed(const Compact& code, const int64_t* offsets, int64_t rows, const float* left, const float* right,
+                     int64_t width, float* out) {
+#pragma omp parallel
+  {
+    std::vector<float> slice(code.columns.size() * kSlice);
+    for (int64_t first = 0; first < width; first += kSlice) {
+      const int64_t count = std::min(kSlice, width - first);
+      pack_slice(code, right, width, first, count, slice.data());
+      // static: the thread that adds to an entry is the same in every slice
+#pragma omp for schedule(static) nowait
+      for (int64_t r = 0; r < rows; r++) {
+        float own[kSlice] = {};
+        std::memcpy(own, left + r * width + first, 4 * count);
+        const __m256 low = _mm256_loadu_ps(own), high = _mm256_loadu_ps(own + 8);
+        const auto product = [&](int64_t p) {
+          const float* row = slice.data() + code.indices[p] * kSlice;
+          return _mm256_fmadd_ps(high, _mm256_loadu_ps(row + 8), _mm256_mul_ps(low, _mm256_loadu_ps(row)));
+        };
+        int64_t p = offsets[r];
+        for (; p + 4 <= offsets[r + 1]; p += 4) {
+          const __m128 four = sums_of(product(p), product(p + 1), product(p + 2), product(p + 3));
+          _mm_storeu_ps(out + p, first ? _mm_add_ps(_mm_loadu_ps(out + p), four) : four);
+        }
+        for (; p < offsets[r + 1]; p++) out[p] = (first ? out[p] : 0.0f) + sum_of(product(p));
+      }
+    }
+  }
+}
+#endif
+
+}  // namespace
+
 extern "C" {
 
 // Features of a panel; 0 where this processor has no 16-bit screen.
@@ -538,7 +673,11 @@ void topk_rows(const float* z, int64_t rows, int64_t width, int64_t k, int32_t* 
 
 // out[r] = sum over the row's entries of value x dense[index]; where `onto`, added to what is there.
 void combine_rows(const int64_t* offsets, const int32_t* indices, const int64_t* places, const float* values,
-                  int64_t rows, const float* dense, int64_t width, bool onto, float* out) {
+                  int64_t rows, int64_t columns, const float* dense, int64_t width, bool onto, float* out) {
+#if defined(__AVX2__)
+  const Compact code = compact(offsets, indices, rows, columns, width);
+  if (!code.columns.empty()) return combine_packed(code, offsets, places, values, rows, dense, width, onto, out);
+#endif
 #pragma omp parallel for schedule(dynamic, 16)
   for (int64_t r = 0; r < rows; r++) {
     float* sum = out + r * width;
@@ -553,8 +692,12 @@ void combine_rows(const int64_t* offsets, const int32_t* indices, const int64_t*
 }
 
 // out[entry] = <left[row of the entry], right[index of the entry]>
-void entry_products(const int64_t* offsets, const int32_t* indices, int64_t rows, const float* left, const float* right,
-                    int64_t width, float* out) {
+void entry_products(const int64_t* offsets, const int32_t* indices, int64_t rows, int64_t columns, const float* left,
+                    const float* right, int64_t width, float* out) {
+#if defined(__AVX2__)
+  const Compact code = compact(offsets, indices, rows, columns, width);
+  if (!code.columns.empty()) return products_packed(code, offsets, rows, left, right, width, out);
+#endif
 #pragma omp parallel for schedule(dynamic, 16)
   for (int64_t r = 0; r < rows; r++) {
     const auto row = [&](int64_t p) { return right + static_cast<int64_t>(indices[p]) * width; };

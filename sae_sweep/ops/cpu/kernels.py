@@ -12,7 +12,7 @@ from sae_sweep.ops.cpu.build import build
 
 _BLOCK = 480
 """Tokens whose dense products are held at a time, where there is no 16-bit screen."""
-_ROUNDED = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9}
+_ROUNDED = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 """Largest relative error of rounding to a dtype."""
 _UNIT = {None: 0, "before": -1, "after": 1}
 
@@ -24,8 +24,8 @@ _SIGNATURES = {
     "code_entries": (c_int64, "p"),
     "code_take": (None, "pppp"),
     "topk_rows": (None, "piiipp"),
-    "combine_rows": (None, "ppppipibp"),
-    "entry_products": (None, "ppippip"),
+    "combine_rows": (None, "ppppiipibp"),
+    "entry_products": (None, "ppiippip"),
     "transpose": (None, "ppiippp"),
     "adam_rows": (None, "ppppiiffffffbn"),
     "normalise_rows": (None, "piifp"),
@@ -175,7 +175,7 @@ class CPUKernels(Kernels):
     ) -> Tensor:
         out = torch.empty(code.rows, dense.shape[1]) if onto is None else onto
         self._library.combine_rows(
-            *(_at(code.offsets), _at(code.indices), _at(places), _at(values), code.rows),
+            *(_at(code.offsets), _at(code.indices), _at(places), _at(values), code.rows, code.columns),
             *(_at(dense), dense.shape[1], onto is not None, _at(out)),
         )
         return out
@@ -183,7 +183,8 @@ class CPUKernels(Kernels):
     def products(self, code: Code, left: Tensor, right: Tensor) -> Tensor:
         out = torch.empty(len(code.indices))
         self._library.entry_products(
-            _at(code.offsets), _at(code.indices), code.rows, _at(left), _at(right), left.shape[1], _at(out)
+            *(_at(code.offsets), _at(code.indices), code.rows, code.columns),
+            *(_at(left), _at(right), left.shape[1], _at(out)),
         )
         return out
 
