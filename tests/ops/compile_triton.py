@@ -1,0 +1,59 @@
+"""Compile all Triton kernels for an H200, on a machine that need not have one, and say which.
+
+What is launched is only compiled: tensors are on the CPU and stay as they are.
+"""
+
+import sys
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from sae_sweep.ops import AdamUpdate
+from sae_sweep.ops.triton import TritonKernels
+
+BATCH, D_IN, D_SAE, K = 8, 768, 4096, 16
+
+
+class NoGPU:
+    """What Triton asks a driver before it launches."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+def main() -> None:
+    driver.set_active(NoGPU())
+    run = JITFunction.run
+
+    def compile_only(self, *args, warmup, **kwargs):
+        run(self, *args, warmup=True, **kwargs)
+        sys.stdout.write(f"{self.__name__}\n")
+
+    JITFunction.run = compile_only
+    torch.empty = torch.zeros  # `above` reads how much it found
+    kernels = TritonKernels("cpu")
+    x, W, b = torch.zeros(BATCH, D_IN), torch.zeros(D_SAE, D_IN), torch.zeros(D_SAE)
+    for bias in (None, b):
+        found = kernels.largest(x, W, bias, K)
+    found.code.indices.zero_()
+    kernels.above(x, W, b, b, 10**9)
+    kernels.largest_of(x, K)
+    code, places = kernels.transpose(found.code)
+    kernels.combine(found.code, found.values, W)
+    kernels.combine(code, found.values, x, places=places, onto=W)
+    kernels.products(found.code, x, W)
+    for tangent, unit in ((False, None), (True, "before"), (True, "after")):
+        update = AdamUpdate(1e-3, (0.9, 0.999), 1e-8, 1, tangent=tangent, unit=unit)
+        kernels.adam(W, W, (W, W), update)
+
+
+if __name__ == "__main__":
+    main()
