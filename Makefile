@@ -10,7 +10,7 @@ CODE := sae_sweep tests tools bench
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart
 
-# The study's 73 cells on the bundled model, then its tables and figures: about half an hour on 2 cores
+# The study's 73 cells on the bundled model, then its tables and figures: about twenty minutes on 2 cores
 paper-mini: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=paper-mini
 	$(BIN)/python -m sae_sweep task=report sweep=paper-mini
