@@ -21,9 +21,9 @@ from sae_sweep.activations.tokenizer import LMTokenizer
 log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference of a token's residual, relative to its norm, that is taken for rounding. On gpt2-pico and
-SmolLM2 SDPA and eager were 1e-5, 6e-3 and 6e-2 apart, and either was as far from float32; without the causal
-mask they were 1 and 87 apart, with a scale 10% off 0.1 and 0.6."""
+"""Largest difference of a token's residual, relative to its norm, that is taken for rounding. On gpt2-pico
+and SmolLM2 SDPA and eager were 1e-5, 6e-3 and 6e-2 apart, and either was as far from float32; without the
+causal mask they were 1 and 87 apart, with a scale 10% off 0.1 and 0.6."""
 
 _PROBE = (4, 64)
 """Sequences and their length at most."""
