@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_sweep import ops
-from sae_sweep.config import BatchTopKConfig, Config, JumpReLUConfig, ReLUConfig, TopKConfig
+from sae_sweep.config import Config, JumpReLUConfig, ReLUConfig, TopKConfig
 from sae_sweep.ops import Found, Kernels, Sparse
-from sae_sweep.saes import architectures
 from sae_sweep.saes.architectures import keep_top
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.forms import Dense, Entries, Form
@@ -25,14 +24,10 @@ from sae_sweep.saes.schedule import ramp
 
 DENSE_SHARE = 1 / 8
 """Share of active latents from which on sparse products cost more than dense ones."""
+DENSE_AUX_SHARE = 1 / 5
+"""The same of AuxK's share of the dead features, whose dense products are small."""
 _PROBE = 32
 """Tokens whose density is looked at before a batch is searched."""
-_FLOOR_SHARE = 0.95
-"""BatchTopK searches above this share of its threshold; batches of 4,096 tokens differ by a few percent."""
-_SAMPLE = 128
-"""Tokens that show BatchTopK a better floor."""
-_SAMPLE_SHARE = 1.5
-"""How many times k latents a token of the sample are to be above that floor."""
 
 
 class Seen(NamedTuple):
@@ -127,7 +122,7 @@ class Objective(nn.Module):
         """Loss of a normalised batch at step `step` (from 0); counts silence."""
         centred = xn - self.sae.b_dec
         x = centred if self.sae.subtracts_b_dec else xn
-        seen = None if self._kernels is None else self._see_entries(self._kernels, x.detach())
+        seen = None if self._kernels is None else self._see_entries(self._kernels, x)
         if seen is None:
             seen = self._see_all(x)
         error = centred - seen.reconstruction
@@ -142,46 +137,58 @@ class Objective(nn.Module):
         form = Dense(len(x))
         f = self.activate(z, form)
         dead, which = self._count_silence(form.fired(f.detach()), len(x))
-        estimate = None
-        if which is not None:
-            of_dead = z[:, which]
-            top = of_dead.topk(min(self.rules.k_aux(sae.d_in), len(which)), dim=-1, sorted=False)
-            kept = torch.zeros_like(of_dead).scatter(-1, top.indices, self.rules.aux_latents(top.values))
-            estimate = kept @ sae.W_dec[which]
+        estimate = None if which is None else self._estimate(z[:, which], which)
         return Seen(form, z, f, f @ sae.W_dec, dead, estimate)
 
     def _see_entries(self, kernels: Kernels, x: Tensor) -> Seen | None:
         """Through the kernels; None if the batch is too dense for them."""
         sae = self.sae
+        constant = x.detach()
         with torch.no_grad():
-            found = self.find(kernels, x)
+            found = self.find(kernels, constant)
             if found is None:
                 return None
             form = Entries(Sparse(kernels, found.code))
             fired = form.fired(self.activate(found.values, form))
         dead, which = self._count_silence(fired, len(x))
         chosen = [(form.sparse, found.values)]
-        if which is not None:
-            chosen.append(self._find_dead(kernels, x, which))
+        few = which is not None and self._k_aux(which) <= DENSE_AUX_SHARE * len(which)
+        if which is not None and few:
+            chosen.append(self._find_dead(kernels, constant, which))
         b_dec = sae.b_dec if sae.subtracts_b_dec else None
-        z, *of_dead = ops.pre_activations(x, sae.W_enc, sae.b_enc, b_dec, chosen)
+        z, *of_dead = ops.pre_activations(constant, sae.W_enc, sae.b_enc, b_dec, chosen)
         f = self.activate(z, form)
         latents = [f, *(self.rules.aux_latents(values) for values in of_dead)]
         codes = [sparse for sparse, _ in chosen]
-        reconstruction, *estimate = ops.decode(list(zip(codes, latents, strict=True)), sae.W_dec)
-        return Seen(form, z, f, reconstruction, dead, estimate[0] if estimate else None)
+        reconstruction, *estimates = ops.decode(list(zip(codes, latents, strict=True)), sae.W_dec)
+        if which is not None and not few:
+            estimates = [self._estimate(self._pre_activations(x, which), which)]
+        return Seen(form, z, f, reconstruction, dead, estimates[0] if estimates else None)
+
+    def _k_aux(self, dead: Tensor) -> int:
+        return min(self.rules.k_aux(self.sae.d_in), len(dead))
+
+    def _pre_activations(self, x: Tensor, features: Tensor) -> Float[Tensor, "batch features"]:
+        z = x @ self.sae.W_enc.t()[features].t()
+        return z if self.sae.b_enc is None else z + self.sae.b_enc[features]
+
+    def _estimate(self, z: Float[Tensor, "batch dead"], dead: Tensor) -> Float[Tensor, "batch d_in"]:
+        """What the dead features with the highest pre-activations, whatever their sign, decode to."""
+        k = self._k_aux(dead)
+        if k == len(dead):
+            return self.rules.aux_latents(z) @ self.sae.W_dec[dead]
+        if self._kernels is None:
+            columns = z.topk(k, dim=-1, sorted=False).indices
+        else:
+            columns = self._kernels.largest_of(z.detach(), k)[0].long()
+        kept = self.rules.aux_latents(z.gather(-1, columns))
+        return torch.zeros_like(z).scatter(-1, columns, kept) @ self.sae.W_dec[dead]
 
     @torch.no_grad()
     def _find_dead(self, kernels: Kernels, x: Tensor, dead: Tensor) -> tuple[Sparse, Tensor]:
-        """The dead features with the highest pre-activations, whatever their sign.
-
-        Their dense products are exact: of the dead alone they cost little.
-        """
-        z = x @ self.sae.W_enc.t()[dead].t()
-        if self.sae.b_enc is not None:
-            z += self.sae.b_enc[dead]
-        k = min(self.rules.k_aux(self.sae.d_in), len(dead))
-        columns, values = kernels.largest_of(z, k)
+        """The same features as entries; found through dense products, which of the dead alone cost little."""
+        k = self._k_aux(dead)
+        columns, values = kernels.largest_of(self._pre_activations(x, dead), k)
         offsets = torch.arange(len(x) + 1, device=x.device) * k
         code = ops.Code(offsets, dead.int()[columns.flatten().long()], self.sae.d_sae)
         return Sparse(kernels, code), values.flatten()
@@ -227,95 +234,6 @@ class TopKObjective(Objective):
             return error.new_zeros(()), error.new_zeros(())
         aux = self.rules.aux_loss(seen.estimate, error)
         return cast(TopKConfig, self.sae.architecture).aux_coefficient * aux, aux
-
-
-class BatchTopKObjective(TopKObjective):
-    """TopK over the whole batch at once (definitions.md 1.2), and the threshold that stands for it later.
-
-    The threshold is the mean over batches of the smallest positive latent that was kept: a running mean
-    m ← βm + (1-β)·min from the first batch on. m starts at 0 and so is too small at first; divided by
-    w ← βw + (1-β)·1, the weight it has gathered, it is not (Adam's bias correction), and after one batch it
-    is that batch's own minimum. The study's trainer has no threshold; there it is kept for evaluation and
-    touches no weight.
-    """
-
-    minimum_mean: Float[Tensor, ""]
-    """m."""
-    minimum_weight: Float[Tensor, ""]
-    """w."""
-
-    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
-        super().__init__(sae, config, rules, kernels)
-        self.register_buffer("minimum_mean", torch.zeros(()))
-        self.register_buffer("minimum_weight", torch.zeros(()))
-        self._above = torch.zeros(())
-
-    def activate(self, z: Tensor, form: Form) -> Tensor:
-        if isinstance(form, Entries):
-            return z.relu()
-        f = keep_top(z.flatten(), self._count(len(z))).view_as(z)
-        self._follow_minimum(f.detach())
-        self._above = (z > self._threshold).sum()
-        return f
-
-    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
-        """Everything above a floor that lies below what the batch will keep; then the largest of that.
-
-        The floor is the threshold so far, somewhat lowered. Where too few are above it, a sample of the
-        tokens shows a better one. As the new threshold is between the one so far and this batch's minimum,
-        all that is above it is among those found too.
-        """
-        count = self._count(len(x))
-        if count > DENSE_SHARE * len(x) * self.sae.d_sae:
-            return None
-        first = _FLOOR_SHARE * self._threshold if self.minimum_weight > 0 else self._sampled_floor(x)
-        found = self._found_above(kernels, x, first)
-        if found is not None and len(found.values) < count:
-            found = self._found_above(kernels, x, torch.minimum(first, self._sampled_floor(x)))
-        if found is None or len(found.values) < count:
-            return None
-        kept = _largest(found.values, count)
-        self._follow_minimum(found.values[kept])
-        self._above = (found.values > self._threshold).sum()
-        return Found(found.code.keep(kept), found.values[kept])
-
-    def _found_above(self, kernels: Kernels, x: Tensor, floor: Tensor) -> Found | None:
-        most = int(DENSE_SHARE * len(x) * self.sae.d_sae)
-        floors = floor.expand(self.sae.d_sae).contiguous()
-        return kernels.above(x, self.sae.W_enc.t(), self.sae.b_enc, floors, most)
-
-    def _sampled_floor(self, x: Tensor) -> Tensor:
-        """What _SAMPLE tokens keep, if they keep _SAMPLE_SHARE times what the batch does; at least 0."""
-        z = x[:_SAMPLE] @ self.sae.W_enc
-        z = (z if self.sae.b_enc is None else z + self.sae.b_enc).flatten()
-        count = min(int(_SAMPLE_SHARE * self._count(min(len(x), _SAMPLE))), len(z))
-        return z.topk(count, sorted=False).values.min().clamp(min=0.0)
-
-    def _count(self, tokens: int) -> int:
-        return cast(BatchTopKConfig, self.sae.architecture).k * tokens
-
-    @property
-    def _threshold(self) -> Tensor:
-        return cast(architectures.BatchTopK, self.sae).threshold
-
-    @torch.no_grad()
-    def _follow_minimum(self, f: Tensor) -> None:
-        minimum = torch.where(f > 0, f, torch.inf).min()
-        # A batch that keeps nothing (all pre-activations negative) has no minimum and leaves no trace.
-        share = (1 - cast(BatchTopKConfig, self.sae.architecture).threshold_momentum) * minimum.isfinite()
-        self.minimum_mean += share * (minimum.nan_to_num(posinf=0.0) - self.minimum_mean)
-        self.minimum_weight += share * (1 - self.minimum_weight)
-        corrected = self.minimum_mean / self.minimum_weight
-        self._threshold.copy_(torch.where(self.minimum_weight > 0, corrected, self._threshold))
-
-    def extra_metrics(self, seen: Seen) -> dict[str, Tensor]:
-        return {"threshold": self._threshold.clone(), "l0_inference": self._above / seen.form.tokens}
-
-
-def _largest(values: Tensor, count: int) -> Tensor:
-    """Mask of the `count` largest."""
-    mask = torch.zeros_like(values, dtype=torch.bool)
-    return mask.index_fill_(0, values.topk(count, sorted=False).indices, True)
 
 
 class PenalisedObjective(Objective):

@@ -15,9 +15,9 @@ from sae_sweep.config import Config, JumpReLUConfig
 from sae_sweep.ops import Found, Kernels, mean_square
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
+from sae_sweep.saes.batchtopk import BatchTopKObjective
 from sae_sweep.saes.forms import Form
 from sae_sweep.saes.objectives import (
-    BatchTopKObjective,
     Objective,
     PenalisedObjective,
     ReLUObjective,

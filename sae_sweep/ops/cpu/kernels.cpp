@@ -39,6 +39,20 @@ inline float dot(const float* a, const float* b, int64_t width) {
   return sum;
 }
 
+// out[j] = <a, b[j]>; every product is summed in the same order as in `dot`
+inline void dot_rows(const float* a, const float* const b[4], int64_t width, float out[4]) {
+  const float *b0 = b[0], *b1 = b[1], *b2 = b[2], *b3 = b[3];
+  float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2, s3)
+  for (int64_t i = 0; i < width; i++) {
+    s0 += a[i] * b0[i];
+    s1 += a[i] * b1[i];
+    s2 += a[i] * b2[i];
+    s3 += a[i] * b3[i];
+  }
+  out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;
+}
+
 // ---------------------------------------------------------------------------------------------------------
 // Candidates: with |z - estimate| <= slack known, everything that may be among the k largest, or above a floor.
 
@@ -107,7 +121,7 @@ struct Encoder {
   const float* bias;     // [features] or null
   int64_t features;
   int64_t width;
-  float at(const float* x, int64_t f) const { return dot(x, weights + f * width, width) + (bias ? bias[f] : 0.0f); }
+  const float* row(int64_t f) const { return weights + f * width; }
 };
 
 // What is wanted of each token: its k largest (of those above 0), or, with k = 0, all above the features' floors.
@@ -119,10 +133,22 @@ struct Wanted {
 void exact_values(const Encoder& encoder, const float* x, const std::vector<Candidate>& candidates,
                   std::vector<Exact>& out) {
   out.clear();
-  for (const auto& c : candidates) {
-    const float value = encoder.at(x, c.feature);
+  const auto add = [&](float product, int32_t f) {
+    const float value = product + (encoder.bias ? encoder.bias[f] : 0.0f);
     // NaN cannot be ordered; infinity spoils the loss just as well
-    out.push_back({std::isnan(value) ? std::numeric_limits<float>::infinity() : value, c.feature});
+    out.push_back({std::isnan(value) ? std::numeric_limits<float>::infinity() : value, f});
+  };
+  size_t c = 0;
+  for (; c + 4 <= candidates.size(); c += 4) {
+    const float* four[4];
+    float products[4];
+    for (int j = 0; j < 4; j++) four[j] = encoder.row(candidates[c + j].feature);
+    dot_rows(x, four, encoder.width, products);
+    for (int j = 0; j < 4; j++) add(products[j], candidates[c + j].feature);
+  }
+  for (; c < candidates.size(); c++) {
+    const int32_t f = candidates[c].feature;
+    add(dot(x, encoder.row(f), encoder.width), f);
   }
 }
 
@@ -143,6 +169,34 @@ void keep_wanted(const Wanted& wanted, std::vector<Exact>& exact) {
   }
   std::sort(exact.begin(), exact.end(), [](const Exact& a, const Exact& b) { return a.feature < b.feature; });
   if (wanted.k) exact.resize(static_cast<size_t>(wanted.k), Exact{0.0f, 0});
+}
+
+// ---------------------------------------------------------------------------------------------------------
+// Selection by the leading bits: numbers in an order-preserving form, counted in buckets.
+
+constexpr int kBucketBits = 11;
+
+inline uint32_t order_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if (std::isnan(value)) return std::numeric_limits<uint32_t>::max();
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// The k-th largest key, and how many keys equal to it are among the k largest.
+uint32_t kth_largest(const std::vector<uint32_t>& keys, int64_t k, std::vector<uint32_t>& rest, int64_t* ties) {
+  int64_t counts[1 << kBucketBits] = {};
+  for (const uint32_t key : keys) counts[key >> (32 - kBucketBits)]++;
+  uint32_t bucket = (1 << kBucketBits) - 1;
+  int64_t left = k;
+  while (counts[bucket] < left) left -= counts[bucket--];
+  rest.clear();
+  for (const uint32_t key : keys)
+    if (key >> (32 - kBucketBits) == bucket) rest.push_back(key);
+  std::nth_element(rest.begin(), rest.begin() + (left - 1), rest.end(), std::greater<uint32_t>());
+  const uint32_t kth = rest[left - 1];
+  *ties = left - std::count_if(rest.begin(), rest.begin() + left, [kth](uint32_t key) { return key > kth; });
+  return kth;
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -462,25 +516,18 @@ Code* encode_screened(const void* z, bool bfloat16, float share, const float* x,
 void topk_rows(const float* z, int64_t rows, int64_t width, int64_t k, int32_t* columns, float* values) {
 #pragma omp parallel
   {
-    Candidates candidates;
-    std::vector<Exact> exact;
+    std::vector<uint32_t> keys(width), rest;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
       const float* row = z + r * width;
-      candidates.start(k, -std::numeric_limits<float>::infinity());
-      for (int64_t f = 0; f < width; f++)
-        if (!(row[f] <= candidates.bar())) candidates.add(row[f], 0.0f, f);
-      exact.clear();
-      for (const auto& c : candidates.finish()) exact.push_back({c.high, c.feature});
-      if (static_cast<int64_t>(exact.size()) > k) {
-        std::nth_element(exact.begin(), exact.begin() + (k - 1), exact.end(), larger);
-        exact.resize(k);
-      }
-      std::sort(exact.begin(), exact.end(), [](const Exact& a, const Exact& b) { return a.feature < b.feature; });
-      exact.resize(k, Exact{0.0f, 0});  // shorter only for what is -infinity
-      for (int64_t j = 0; j < k; j++) {
-        columns[r * k + j] = exact[j].feature;
-        values[r * k + j] = exact[j].value;
+      for (int64_t f = 0; f < width; f++) keys[f] = order_of(row[f]);
+      int64_t ties;
+      const uint32_t kth = kth_largest(keys, k, rest, &ties);
+      int64_t place = r * k;
+      for (int64_t f = 0; f < width; f++) {
+        if (keys[f] < kth || (keys[f] == kth && ties-- <= 0)) continue;
+        columns[place] = static_cast<int32_t>(f);
+        values[place++] = std::isnan(row[f]) ? std::numeric_limits<float>::infinity() : row[f];
       }
     }
   }
@@ -509,9 +556,15 @@ void combine_rows(const int64_t* offsets, const int32_t* indices, const int64_t*
 void entry_products(const int64_t* offsets, const int32_t* indices, int64_t rows, const float* left, const float* right,
                     int64_t width, float* out) {
 #pragma omp parallel for schedule(dynamic, 16)
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t p = offsets[r]; p < offsets[r + 1]; p++)
-      out[p] = dot(left + r * width, right + static_cast<int64_t>(indices[p]) * width, width);
+  for (int64_t r = 0; r < rows; r++) {
+    const auto row = [&](int64_t p) { return right + static_cast<int64_t>(indices[p]) * width; };
+    int64_t p = offsets[r];
+    for (; p + 4 <= offsets[r + 1]; p += 4) {
+      const float* four[] = {row(p), row(p + 1), row(p + 2), row(p + 3)};
+      dot_rows(left + r * width, four, width, out + p);
+    }
+    for (; p < offsets[r + 1]; p++) out[p] = dot(left + r * width, row(p), width);
+  }
 }
 
 // CSR of [rows, columns] -> CSR of its transpose, and the place of each of its entries in the original.
