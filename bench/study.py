@@ -92,7 +92,8 @@ class Study:
             command.append("experiment=paper")
         done = subprocess.run([*command, *overrides], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SaeSweepError((done.stderr.strip() or done.stdout.strip()).splitlines()[-1])
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
+            raise SaeSweepError(said.removeprefix("sae_sweep: "))
         plan = json.loads(done.stdout)
         self.runs: list[dict[str, Any]] = plan["runs"]
         self.groups: list[dict[str, Any]] = plan["groups"]

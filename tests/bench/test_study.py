@@ -41,7 +41,6 @@ def test_parts_and_their_sum(tmp_path: Path):
     [
         (["nonsense=1"], "nonsense"),
         (["--dead", "2"], "argument --dead: 2.0 is not a share"),
-        (["architecture=relu", "experiment=quickstart"], "only topk, batchtopk and jumprelu SAEs"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], message: str):
