@@ -143,7 +143,9 @@ def _median(runs: Sequence[dict[str, float]], key: str) -> float:
 def cache_against_bare_read(tokens: int, repeats: int) -> dict[str, Any]:
     setup = Setup(tokens)
     dtype = activation_dtype(setup.config, setup.lm)
-    identity = cache_identity(setup.config, {}, lm_dtype=setup.lm.dtype, dtype=dtype)
+    identity = cache_identity(
+        setup.config, {}, lm_dtype=setup.lm.dtype, attention=setup.lm.attention, dtype=dtype
+    )
     with tempfile.TemporaryDirectory() as root:
         folder = locate(Path(root), identity)
         layers = dict.fromkeys(range(3, 11), setup.config.steps)

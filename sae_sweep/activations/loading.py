@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sae_sweep.activations.device import lm_dtype
+from sae_sweep.activations.forward import choose_forward, plain_twin
 from sae_sweep.activations.identity import local_path
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.activations.tokenizer import LMTokenizer
@@ -22,8 +23,13 @@ log = logging.getLogger(__name__)
 _FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
-def load_language_model(model: ModelConfig, device: torch.device) -> LanguageModel:
+def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool = True) -> LanguageModel:
     """Load a model, frozen and in inference mode, in the dtype that `model.dtype` asks for.
+
+    Args:
+        model: which.
+        device: where to.
+        fast: take fused attention where a probe finds it equal; False keeps the bridge's eager one.
 
     Raises:
         SaeSweepError: if it cannot be found, read, or run by TransformerBridge; or the hub cannot be reached.
@@ -32,13 +38,19 @@ def load_language_model(model: ModelConfig, device: torch.device) -> LanguageMod
     path = local_path(model) or _fetch(model)
     with _quiet(), _explained(model):
         tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
-        network.eval().to(device)
+        network.eval().requires_grad_(False).to(device)
+        twin = plain_twin(network) if fast else None
         bridge = TransformerBridge.boot_transformers(
             str(path), hf_model=network, tokenizer=tokenizer, device=device, dtype=dtype
         )
         bridge.eval().requires_grad_(False)
-    loaded = LanguageModel(bridge, LMTokenizer(tokenizer, model.path), model.label, device, dtype)
-    log.info("%s: %d layers of %d in %s on %s", model.label, loaded.n_layers, loaded.d_model, dtype, device)
+        words = LMTokenizer(tokenizer, model.path)
+        forward = choose_forward(bridge, twin, words, dtype)
+    loaded = LanguageModel(forward, bridge.cfg, words, model.label, device, dtype)
+    log.info(
+        "%s: %d layers of %d in %s on %s, %s attention",
+        *(model.label, loaded.n_layers, loaded.d_model, dtype, device, loaded.attention),
+    )
     return loaded
 
 

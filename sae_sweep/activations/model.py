@@ -1,7 +1,7 @@
 """A language model whose residual stream can be read and replaced."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from sae_sweep.activations.forward import Forward, Replace
 from sae_sweep.activations.tokenizer import LMTokenizer
 from sae_sweep.config import ConfigError
 
@@ -17,25 +18,46 @@ _LOGITS_AT_ONCE = 2**27
 
 
 class LanguageModel:
-    """Wraps a TransformerBridge; residuals are those of the original model, neither folded nor centred."""
+    """A loaded model; residuals are those of the original model, neither folded nor centred."""
 
     def __init__(
-        self, bridge: Any, tokenizer: LMTokenizer, name: str, device: torch.device, dtype: torch.dtype
+        self,
+        forward: Forward,
+        shape: Any,
+        tokenizer: LMTokenizer,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self._bridge = bridge
+        """Wrap a loaded model.
+
+        Args:
+            forward: how it is run.
+            shape: the config of its TransformerBridge.
+            tokenizer: its own.
+            name: what messages call it.
+            device: where it lies.
+            dtype: of its arithmetic.
+        """
+        self._forward = forward
         self.tokenizer = tokenizer
         self.name = name
         self.device = device
         self.dtype = dtype
-        self.d_model: int = bridge.cfg.d_model
-        self.n_layers: int = bridge.cfg.n_layers
-        self.n_ctx: int = bridge.cfg.n_ctx
+        self.d_model: int = shape.d_model
+        self.n_layers: int = shape.n_layers
+        self.n_ctx: int = shape.n_ctx
         """Longest sequence, in tokens."""
-        self._vocabulary: int = bridge.cfg.d_vocab
+        self._vocabulary: int = shape.d_vocab
         self.tokens_read = 0
         """Tokens that `residuals` has read."""
         self.seconds = 0.0
         """What that took, as the host sees it: on a GPU, which works on by itself, a lower bound."""
+
+    @property
+    def attention(self) -> str:
+        """eager or sdpa, found when it was loaded: other bits, equal but for rounding."""
+        return self._forward.attention
 
     def check(self, layers: Sequence[int], seq_len: int) -> None:
         """Raise ConfigError, naming what is possible, if a layer or the sequence length is not."""
@@ -56,21 +78,7 @@ class LanguageModel:
         """Return `resid_pre` of each layer, in one pass that goes no further than the last of them."""
         self.check(layers, tokens.shape[1])
         began = time.perf_counter()
-        last = max(layers)
-        found: dict[int, Tensor] = {}
-
-        def keeper(layer: int) -> Callable[..., None]:
-            def keep(residual: Tensor, hook: Any) -> None:
-                del hook
-                found[layer] = residual
-
-            return keep
-
-        hooks = [(_hook(layer), keeper(layer)) for layer in set(layers) - {last}]
-        # stopping at a layer never runs its own hook: what comes back is that residual
-        found[last] = self._bridge.run_with_hooks(
-            tokens.to(self.device), fwd_hooks=hooks, stop_at_layer=last, use_cache=False
-        )
+        found = self._forward.residuals(tokens.to(self.device), layers)
         self.tokens_read += tokens.numel()
         self.seconds += time.perf_counter() - began
         return {layer: found[layer] for layer in layers}
@@ -80,7 +88,7 @@ class LanguageModel:
         self,
         tokens: Int[Tensor, "b s"],
         layer: int | None = None,
-        replace: Callable[[Float[Tensor, "b s d_model"]], Float[Tensor, "b s d_model"]] | None = None,
+        replace: Replace | None = None,
     ) -> Float[Tensor, "b s-1"]:
         """Return the cross-entropy of each next token, in nats and float32.
 
@@ -89,27 +97,17 @@ class LanguageModel:
             layer: whose `resid_pre` is replaced.
             replace: what it is replaced by, from the residual of the sequences in hand; None: nothing is.
         """
-        hooks: list[tuple[str, Callable[..., Tensor]]] = []
+        replaced: dict[int, Replace] = {}
         if replace is not None:
             if layer is None:
                 raise ValueError("replace needs the layer whose residual it replaces")
             self.check([layer], tokens.shape[1])
-            swap = replace
-
-            def splice(residual: Tensor, hook: Any) -> Tensor:
-                del hook
-                return swap(residual).to(residual.dtype)
-
-            hooks.append((_hook(layer), splice))
+            replaced[layer] = replace
         at_once = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self._vocabulary))
-        return torch.cat([self._losses(part, hooks) for part in tokens.to(self.device).split(at_once)])
+        return torch.cat([self._losses(part, replaced) for part in tokens.to(self.device).split(at_once)])
 
-    def _losses(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Tensor]]]) -> Tensor:
-        logits = self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False)
+    def _losses(self, tokens: Tensor, replaced: dict[int, Replace]) -> Tensor:
+        logits = self._forward.logits(tokens, replaced)
         predictions = logits[:, :-1].float().flatten(0, 1)
         each = functional.cross_entropy(predictions, tokens[:, 1:].flatten().long(), reduction="none")
         return each.view(len(tokens), -1)
-
-
-def _hook(layer: int) -> str:
-    return f"blocks.{layer}.hook_resid_pre"

@@ -32,7 +32,9 @@ def fill_cache(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun]
     """
     shared = runs[0]
     dtype = activation_dtype(shared.config, lm)
-    identity = cache_identity(shared.config, shared.fingerprints, lm_dtype=lm.dtype, dtype=dtype)
+    identity = cache_identity(
+        shared.config, shared.fingerprints, lm_dtype=lm.dtype, attention=lm.attention, dtype=dtype
+    )
     folder = locate(cache_folder(shared.config.paths.cache), identity)
     steps = max(run.config.steps for run in runs)
     with stop_at_once():

@@ -25,7 +25,7 @@ def test_a_local_model_says_what_it_is(lm, model_folder):
     assert (lm.n_layers, lm.d_model, lm.n_ctx, lm.name) == (3, 16, 64, model_folder.name)
     assert lm.dtype == torch.float32
     assert lm.device == CPU
-    assert not any(parameter.requires_grad for parameter in lm._bridge.parameters())
+    assert not any(parameter.requires_grad for parameter in lm._forward._network.parameters())
 
 
 def test_text_is_tokenised_as_text(lm):
@@ -157,6 +157,7 @@ def test_a_tokenizer_without_end_of_text_is_refused(model_folder, tmp_path):
 )
 def test_smollm2_reads_text_from_its_gguf_file():
     lm = load_language_model(ModelConfig(path=SMOLLM2, dtype="float32"), CPU)
+    assert lm.attention == "sdpa"
     assert (lm.n_layers, lm.d_model) == (30, 576)
     text = "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is"
     tokens = torch.tensor([[lm.tokenizer.bos_id, *lm.tokenizer.encode_batch([text])[0]]])

@@ -3,8 +3,9 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+from sae_sweep.activations import load_language_model
 from sae_sweep.activations import model as model_module
-from sae_sweep.config import ConfigError
+from sae_sweep.config import ConfigError, ModelConfig
 
 TOKENS = torch.tensor(
     [[0, 5, 9, 0, 33, 120, 7], [0, 200, 0, 0, 41, 42, 43]]
@@ -16,67 +17,79 @@ def hf(model_folder):
     return AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation="eager").eval()
 
 
-def test_residuals_are_those_of_the_original_model(lm, hf):
+@pytest.fixture(scope="module")
+def slow(model_folder):
+    """The same through TransformerBridge."""
+    model = ModelConfig(path=str(model_folder), dtype="float32")
+    return load_language_model(model, torch.device("cpu"), fast=False)
+
+
+@pytest.fixture(params=["sdpa", "eager"])
+def either(request, lm, slow):
+    return lm if request.param == "sdpa" else slow
+
+
+def test_the_two_ways_through_a_model(lm, slow):
+    assert (lm.attention, slow.attention) == ("sdpa", "eager")
+
+
+def test_residuals_are_those_of_the_original_model(either, hf):
     with torch.no_grad():
         hidden = hf(TOKENS, output_hidden_states=True).hidden_states
-    residuals = lm.residuals(TOKENS, [2, 0, 1])
+    residuals = either.residuals(TOKENS, [2, 0, 1])
     assert list(residuals) == [2, 0, 1]
     for layer, residual in residuals.items():
-        torch.testing.assert_close(residual, hidden[layer], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(residual, hidden[layer], rtol=1e-5, atol=1e-6)
         assert residual.mean(-1).abs().max() > 1e-3  # not centred
         assert not residual.requires_grad
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_one_layer_alone_is_the_same_to_the_bit(lm, layer):
-    assert torch.equal(lm.residuals(TOKENS, [layer])[layer], lm.residuals(TOKENS, [0, 1, 2])[layer])
+def test_one_layer_alone_is_the_same_to_the_bit(either, layer):
+    assert torch.equal(either.residuals(TOKENS, [layer])[layer], either.residuals(TOKENS, [0, 1, 2])[layer])
 
 
-def test_the_pass_goes_no_further_than_the_last_layer(lm):
+def test_the_pass_goes_no_further_than_the_last_layer(either):
     ran: list[int] = []
     hooks = [
-        block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
-        for index, block in enumerate(lm._bridge.blocks)
-    ]
-    attention = [
-        block.attn.register_forward_pre_hook(lambda *_, index=index: ran.append(100 + index))
-        for index, block in enumerate(lm._bridge.blocks)
+        block.attn.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+        for index, block in enumerate(either._forward.blocks)
     ]
     try:
-        lm.residuals(TOKENS, [0, 1])
+        either.residuals(TOKENS, [0, 1])
     finally:
-        for hook in hooks + attention:
+        for hook in hooks:
             hook.remove()
-    assert [index - 100 for index in ran if index >= 100] == [0]
+    assert ran == [0]
 
 
-def test_losses_are_the_cross_entropy_of_the_original_model(lm, hf, monkeypatch):
+def test_losses_are_the_cross_entropy_of_the_original_model(either, hf, monkeypatch):
     with torch.no_grad():
         logits = hf(TOKENS).logits
     expected = functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten(), reduction="none"
     )
-    losses = lm.losses(TOKENS)
+    losses = either.losses(TOKENS)
     assert losses.shape == (2, 6)
     torch.testing.assert_close(losses.flatten(), expected)
     monkeypatch.setattr(model_module, "_LOGITS_AT_ONCE", 1)  # one sequence at a time
-    torch.testing.assert_close(lm.losses(TOKENS), losses)
+    torch.testing.assert_close(either.losses(TOKENS), losses)
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_a_replaced_residual_changes_what_follows(lm, layer):
-    clean = lm.losses(TOKENS)
-    assert torch.equal(lm.losses(TOKENS, layer, lambda residual: residual.clone()), clean)
+def test_a_replaced_residual_changes_what_follows(either, layer):
+    clean = either.losses(TOKENS)
+    assert torch.equal(either.losses(TOKENS, layer, lambda residual: residual.clone()), clean)
     seen = []
 
     def zero(residual):
         seen.append(residual.clone())
         return torch.zeros_like(residual)
 
-    ablated = lm.losses(TOKENS, layer, zero)
-    assert torch.equal(seen[0], lm.residuals(TOKENS, [layer])[layer])
+    ablated = either.losses(TOKENS, layer, zero)
+    assert torch.equal(seen[0], either.residuals(TOKENS, [layer])[layer])
     assert (ablated - clean).abs().max() > 1e-4
-    assert torch.equal(lm.losses(TOKENS), clean)  # no hook stays behind
+    assert torch.equal(either.losses(TOKENS), clean)  # no hook stays behind
 
 
 def test_a_replacement_without_a_layer_is_a_mistake(lm):

@@ -60,7 +60,12 @@ def locate(cache: Path, identity: Mapping[str, Any]) -> CacheFolder:
 
 
 def cache_identity(
-    config: Config, fingerprints: Mapping[str, str], *, lm_dtype: torch.dtype, dtype: torch.dtype
+    config: Config,
+    fingerprints: Mapping[str, str],
+    *,
+    lm_dtype: torch.dtype,
+    attention: str,
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Everything that determines a stream but for the layer, `auto` replaced by what it came to.
 
@@ -68,12 +73,13 @@ def cache_identity(
         config: of any run that reads the stream.
         fingerprints: of the text and of the LM's weights.
         lm_dtype: the LM's arithmetic.
+        attention: how the LM computes it, `LanguageModel.attention`: its rounding differs.
         dtype: what activations are rounded to.
     """
     identity = config.stream_identity()
     return {
         **identity,
-        "model": {**identity["model"], "dtype": dtype_name(lm_dtype)},
+        "model": {**identity["model"], "dtype": dtype_name(lm_dtype), "attention": attention},
         "activations": {**identity["activations"], "dtype": dtype_name(dtype)},
         "site": config.site,
         "fingerprints": dict(fingerprints),

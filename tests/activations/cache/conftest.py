@@ -32,7 +32,9 @@ class Bench:
     @property
     def identity(self) -> dict[str, Any]:
         dtype = self.stream([1]).dtype
-        return cache_identity(self.config, {"corpus": "c"}, lm_dtype=torch.float32, dtype=dtype)
+        return cache_identity(
+            self.config, {"corpus": "c"}, lm_dtype=torch.float32, attention="eager", dtype=dtype
+        )
 
     def stream(self, layers: Sequence[int]) -> ActivationStream:
         return make(_Counting(self.lm, self.computed), self.config, layers, self._exhausted)
