@@ -1,12 +1,13 @@
 """The sparse products of a training step, in kernels that are fast and equal to their dense definitions."""
 
 from sae_sweep.ops.choose import choose_kernels
-from sae_sweep.ops.code import AdamUpdate, Code, Found, Kernels
+from sae_sweep.ops.code import AdamUpdate, Code, Estimates, Found, Kernels
 from sae_sweep.ops.functions import Sparse, decode, mean_square, pre_activations, spread
 
 __all__ = [
     "AdamUpdate",
     "Code",
+    "Estimates",
     "Found",
     "Kernels",
     "Sparse",

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -45,18 +45,37 @@ class Transposed(NamedTuple):
     """int64: where each of its entries stands in the original."""
 
 
+class Estimates(NamedTuple):
+    """Products of tokens and some features' encoder rows, in low precision, left over from a search."""
+
+    values: Float[Tensor, "batch places"]
+    """Right to of_token x of_feature; in memory that the next search uses again."""
+    places: Int[Tensor, " features"]
+    """int32: the column of each feature."""
+    of_token: Float[Tensor, " batch"]
+    of_feature: Float[Tensor, " features"]
+
+    def keep(self, mask: Tensor) -> "Estimates":
+        """Those of the features alone that `mask` marks."""
+        return self._replace(places=self.places[mask], of_feature=self.of_feature[mask])
+
+
 class Found(NamedTuple):
     """What an encoder found."""
 
     code: Code
     values: Float[Tensor, " entries"]
     """Pre-activation of each entry, to the last bit but for the order of its sum."""
+    estimates: Estimates | None = None
+    """Of the features that were watched, by a backend that can."""
 
 
 class Kernels(ABC):
     """What a backend provides. Dense arguments are contiguous; nothing here knows autograd."""
 
     name: str
+    watches: ClassVar[bool] = False
+    """Whether a search can leave estimates of features that are watched."""
 
     @abstractmethod
     def normalise(self, x: Float[Tensor, "batch d_in"], eps: float) -> Float[Tensor, "batch d_in"]:
@@ -69,6 +88,7 @@ class Kernels(ABC):
         W: Float[Tensor, "d_sae d_in"],
         b: Float[Tensor, " d_sae"] | None,
         k: int,
+        watched: Int[Tensor, " watched"] | None = None,
     ) -> Found:
         """The k largest of W x + b of each row that are above 0; exactly k a row, filled up with zeros."""
 
@@ -80,8 +100,23 @@ class Kernels(ABC):
         b: Float[Tensor, " d_sae"] | None,
         floors: Float[Tensor, " d_sae"],
         most: int,
+        watched: Int[Tensor, " watched"] | None = None,
     ) -> Found | None:
         """All of W x + b above the features' floors; None where these are more than `most`."""
+
+    def largest_watched(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        W: Float[Tensor, "watched d_in"],
+        b: Float[Tensor, " watched"] | None,
+        k: int,
+        estimates: Estimates | None,
+    ) -> Found:
+        """The k largest of W x + b of each row, of either sign; `estimates` are of the same rows of W."""
+        del estimates
+        columns, values = self.largest_of(x @ W.t() if b is None else torch.addmm(b, x, W.t()), k)
+        offsets = torch.arange(len(x) + 1, device=x.device) * k
+        return Found(Code(offsets, columns.flatten(), len(W)), values.flatten())
 
     @abstractmethod
     def largest_of(self, z: Float[Tensor, "batch n"], k: int) -> tuple[Tensor, Tensor]:
@@ -97,14 +132,8 @@ class Kernels(ABC):
         code: Code,
         values: Float[Tensor, " entries"],
         dense: Float[Tensor, "columns d_in"],
-        *,
-        places: Tensor | None = None,
-        onto: Float[Tensor, "rows d_in"] | None = None,
     ) -> Float[Tensor, "rows d_in"]:
-        """Sum over each row's entries of value x the dense row of its column; `onto` is added to in place.
-
-        With `places`, the value of entry p is values[places[p]].
-        """
+        """Sum over each row's entries of value x the dense row of its column."""
 
     @abstractmethod
     def products(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_sweep.ops.code import Code, Kernels, Transposed
@@ -17,10 +17,23 @@ from sae_sweep.ops.code import Code, Kernels, Transposed
 class Sparse:
     """One batch's code with the kernels that work on it; its transpose is made once."""
 
-    def __init__(self, kernels: Kernels, code: Code) -> None:
+    def __init__(self, kernels: Kernels, code: Code, features: Int[Tensor, " columns"] | None = None) -> None:
+        """Columns of `code` are all features, or those that `features` names, each once."""
         self.kernels = kernels
         self.code = code
+        self._features = features
         self._by_feature: Transposed | None = None
+
+    def rows_of(self, dictionary: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "columns d_in"]:
+        """The rows of the code's features."""
+        return dictionary if self._features is None else dictionary[self._features]
+
+    def add_to(self, total: Tensor | None, part: Tensor) -> Tensor:
+        """Numbers of the code's features, added in place to those of all features."""
+        if self._features is None:
+            return part if total is None else total.add_(part)
+        assert total is not None  # the code of all features goes first
+        return total.index_add_(0, self._features, part)
 
     @property
     def by_feature(self) -> Transposed:
@@ -28,8 +41,8 @@ class Sparse:
             self._by_feature = self.kernels.transpose(self.code)
         return self._by_feature
 
-    def sum_by_feature(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " d_sae"]:
-        """Sum of the entries of each feature."""
+    def sum_by_feature(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " columns"]:
+        """Sum of the entries of each of the code's features."""
         transposed = self.by_feature
         return torch.segment_reduce(
             values[transposed.places], "sum", offsets=transposed.code.offsets, initial=0.0
@@ -50,7 +63,7 @@ def pre_activations(
         W_enc: its transpose is contiguous.
         b_enc: the encoder's bias, if it has one.
         b_dec: receives the gradient that flows through x.
-        entries: codes, and the values that were computed when they were found.
+        entries: codes, the first over all features, and the values that were computed when they were found.
     """
     codes = [sparse for sparse, _ in entries]
     return list(_PreActivations.apply(codes, x, W_enc, b_enc, b_dec, *(values for _, values in entries)))
@@ -59,7 +72,7 @@ def pre_activations(
 def decode(
     entries: Sequence[tuple[Sparse, Float[Tensor, " entries"]]], W_dec: Float[Tensor, "d_sae d_in"]
 ) -> list[Float[Tensor, "batch d_in"]]:
-    """What several codes' latents decode to, each, without a bias."""
+    """What several codes' latents decode to, each, without a bias; the first code is over all features."""
     codes = [sparse for sparse, _ in entries]
     return list(_Decode.apply(codes, W_dec, *(values for _, values in entries)))
 
@@ -79,7 +92,7 @@ def _gradient(codes: Sequence[Sparse], values: Sequence[Tensor], dense: Sequence
     total = None
     for sparse, of_code, rows in zip(codes, values, dense, strict=True):
         code, places = sparse.by_feature
-        total = sparse.kernels.combine(code, of_code, rows, places=places, onto=total)
+        total = sparse.add_to(total, sparse.kernels.combine(code, of_code[places], rows))
     return total
 
 
@@ -106,8 +119,8 @@ class _PreActivations(torch.autograd.Function):
         needs_b_enc, needs_b_dec = ctx.needs_input_grad[3:5]
         b_enc = b_dec = None
         if needs_b_enc or needs_b_dec:
-            sums = [sparse.sum_by_feature(grad) for sparse, grad in zip(ctx.codes, grads, strict=True)]
-            b_enc = sums[0] if len(sums) == 1 else torch.stack(sums).sum(dim=0)
+            for sparse, grad in zip(ctx.codes, grads, strict=True):
+                b_enc = sparse.add_to(b_enc, sparse.sum_by_feature(grad))
             b_dec = -(W_enc @ b_enc) if needs_b_dec else None
         nothing = (None,) * len(grads)
         return None, None, None if rows is None else rows.t(), b_enc if needs_b_enc else None, b_dec, *nothing
@@ -119,7 +132,7 @@ class _Decode(torch.autograd.Function):
         ctx.save_for_backward(W_dec, *values)
         ctx.codes = codes
         return tuple(
-            sparse.kernels.combine(sparse.code, of_code, W_dec)
+            sparse.kernels.combine(sparse.code, of_code, sparse.rows_of(W_dec))
             for sparse, of_code in zip(codes, values, strict=True)
         )
 
@@ -129,7 +142,7 @@ class _Decode(torch.autograd.Function):
         grads = tuple(grad.contiguous() for grad in grads)
         rows = _gradient(ctx.codes, values, grads)
         of_values = [
-            sparse.kernels.products(sparse.code, grad, W_dec)
+            sparse.kernels.products(sparse.code, grad, sparse.rows_of(W_dec))
             for sparse, grad in zip(ctx.codes, grads, strict=True)
         ]
         return None, rows, *of_values

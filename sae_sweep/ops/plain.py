@@ -15,7 +15,8 @@ class PlainKernels(Kernels):
         centred = x - x.mean(dim=-1, keepdim=True)
         return centred / (centred.std(dim=-1, keepdim=True) + eps)
 
-    def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int) -> Found:
+    def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int, watched: Tensor | None = None) -> Found:
+        del watched
         z = _dense(x, W, b)
         columns, values = self.largest_of(z, k)
         # what is not above 0 gives way to zeros at feature 0, behind the others
@@ -26,7 +27,16 @@ class PlainKernels(Kernels):
         offsets = torch.arange(len(x) + 1, device=x.device) * k
         return Found(Code(offsets, columns.flatten(), len(W)), values.flatten())
 
-    def above(self, x: Tensor, W: Tensor, b: Tensor | None, floors: Tensor, most: int) -> Found | None:
+    def above(
+        self,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor | None,
+        floors: Tensor,
+        most: int,
+        watched: Tensor | None = None,
+    ) -> Found | None:
+        del watched
         z = _dense(x, W, b)
         mask = z > floors
         counts = mask.sum(dim=-1)
@@ -46,20 +56,9 @@ class PlainKernels(Kernels):
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return Transposed(Code(offsets, code.row_of_entry[places].int(), code.rows), places)
 
-    def combine(
-        self,
-        code: Code,
-        values: Tensor,
-        dense: Tensor,
-        *,
-        places: Tensor | None = None,
-        onto: Tensor | None = None,
-    ) -> Tensor:
-        if onto is None:
-            onto = dense.new_zeros(code.rows, dense.shape[1])
-        if places is not None:
-            values = values[places]
-        return onto.index_add_(0, code.row_of_entry, values.unsqueeze(-1) * dense[code.indices.long()])
+    def combine(self, code: Code, values: Tensor, dense: Tensor) -> Tensor:
+        out = dense.new_zeros(code.rows, dense.shape[1])
+        return out.index_add_(0, code.row_of_entry, values.unsqueeze(-1) * dense[code.indices.long()])
 
     def products(self, code: Code, left: Tensor, right: Tensor) -> Tensor:
         return (left[code.row_of_entry] * right[code.indices.long()]).sum(dim=-1)

@@ -51,7 +51,7 @@ class BatchTopKObjective(TopKObjective):
         self._above = (z > self._threshold).sum()
         return f
 
-    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"], watched: Tensor | None) -> Found | None:
         """Everything above a floor that lies below what the batch will keep; then the largest of that.
 
         The floor is the threshold so far, somewhat lowered. Where too few are above it, a sample of the
@@ -62,20 +62,22 @@ class BatchTopKObjective(TopKObjective):
         if count > DENSE_SHARE * len(x) * self.sae.d_sae:
             return None
         first = _FLOOR_SHARE * self._threshold if self.minimum_weight > 0 else self._sampled_floor(x)
-        found = self._found_above(kernels, x, first)
+        found = self._found_above(kernels, x, first, watched)
         if found is not None and len(found.values) < count:
-            found = self._found_above(kernels, x, torch.minimum(first, self._sampled_floor(x)))
+            found = self._found_above(kernels, x, torch.minimum(first, self._sampled_floor(x)), watched)
         if found is None or len(found.values) < count:
             return None
         kept = _largest(found.values, count)
         self._follow_minimum(found.values[kept])
         self._above = (found.values > self._threshold).sum()
-        return Found(found.code.keep(kept), found.values[kept])
+        return Found(found.code.keep(kept), found.values[kept], found.estimates)
 
-    def _found_above(self, kernels: Kernels, x: Tensor, floor: Tensor) -> Found | None:
+    def _found_above(
+        self, kernels: Kernels, x: Tensor, floor: Tensor, watched: Tensor | None
+    ) -> Found | None:
         most = int(DENSE_SHARE * len(x) * self.sae.d_sae)
         floors = floor.expand(self.sae.d_sae).contiguous()
-        return kernels.above(x, self.sae.W_enc.t(), self.sae.b_enc, floors, most)
+        return kernels.above(x, self.sae.W_enc.t(), self.sae.b_enc, floors, most, watched)
 
     def _sampled_floor(self, x: Tensor) -> Tensor:
         """What _SAMPLE tokens keep, if they keep _SAMPLE_SHARE times what the batch does; at least 0."""

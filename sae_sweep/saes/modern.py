@@ -77,8 +77,9 @@ class ModernJumpReLU(PenalisedObjective):
     def activate(self, z: Tensor, form: Form) -> Tensor:
         return jump(z, form.spread(self.threshold), self.bandwidth)
 
-    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"], watched: Tensor | None) -> Found | None:
         """What is above the lower edge of its threshold's kernel."""
+        del watched
         return self.find_above(kernels, x, self.threshold.detach() - self.bandwidth / 2)
 
     def penalty(self, seen: Seen) -> Float[Tensor, ""]:

@@ -110,8 +110,11 @@ class Objective(nn.Module):
         """Latents as training sees them, from all pre-activations or from those that `find` chose."""
         raise NotImplementedError
 
-    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
-        """The entries that `activate` or its gradient can make anything of; None if that is too many."""
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"], watched: Tensor | None) -> Found | None:
+        """The entries that `activate` or its gradient can make anything of; None if that is too many.
+
+        Estimates of the features `watched` are left over from it, if the kernels can.
+        """
         raise NotImplementedError
 
     def extra(self, seen: Seen, error: Tensor, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -145,25 +148,40 @@ class Objective(nn.Module):
         sae = self.sae
         constant = x.detach()
         with torch.no_grad():
-            found = self.find(kernels, constant)
+            watched = self._watched(kernels, len(x))
+            found = self.find(kernels, constant, watched)
             if found is None:
                 return None
             form = Entries(Sparse(kernels, found.code))
             fired = form.fired(self.activate(found.values, form))
         dead, which = self._count_silence(fired, len(x))
         chosen = [(form.sparse, found.values)]
-        few = which is not None and self._k_aux(which) <= DENSE_AUX_SHARE * len(which)
+        few = which is not None and self._is_few(which)
         if which is not None and few:
-            chosen.append(self._find_dead(kernels, constant, which))
+            estimates = None
+            if watched is not None and found.estimates is not None:
+                estimates = found.estimates.keep(dead[watched])
+            chosen.append(self._find_dead(kernels, constant, which, estimates))
         b_dec = sae.b_dec if sae.subtracts_b_dec else None
         z, *of_dead = ops.pre_activations(constant, sae.W_enc, sae.b_enc, b_dec, chosen)
         f = self.activate(z, form)
         latents = [f, *(self.rules.aux_latents(values) for values in of_dead)]
         codes = [sparse for sparse, _ in chosen]
-        reconstruction, *estimates = ops.decode(list(zip(codes, latents, strict=True)), sae.W_dec)
+        reconstruction, *of_error = ops.decode(list(zip(codes, latents, strict=True)), sae.W_dec)
         if which is not None and not few:
-            estimates = [self._estimate(self._pre_activations(x, which), which)]
-        return Seen(form, z, f, reconstruction, dead, estimates[0] if estimates else None)
+            of_error = [self._estimate(self._pre_activations(x, which), which)]
+        return Seen(form, z, f, reconstruction, dead, of_error[0] if of_error else None)
+
+    def _watched(self, kernels: Kernels, tokens: int) -> Tensor | None:
+        """The features that will be dead if this batch does not activate them, if AuxK can use estimates."""
+        if not (self.has_aux and kernels.watches):
+            return None
+        dying = (self.silent + tokens >= self.dead_after).nonzero().squeeze(-1)
+        return dying if self._is_few(dying) else None
+
+    def _is_few(self, dead: Tensor) -> bool:
+        """Whether AuxK uses so few of the dead that sparse products cost less than dense ones."""
+        return self._k_aux(dead) <= DENSE_AUX_SHARE * len(dead)
 
     def _k_aux(self, dead: Tensor) -> int:
         return min(self.rules.k_aux(self.sae.d_in), len(dead))
@@ -185,13 +203,13 @@ class Objective(nn.Module):
         return torch.zeros_like(z).scatter(-1, columns, kept) @ self.sae.W_dec[dead]
 
     @torch.no_grad()
-    def _find_dead(self, kernels: Kernels, x: Tensor, dead: Tensor) -> tuple[Sparse, Tensor]:
-        """The same features as entries; found through dense products, which of the dead alone cost little."""
-        k = self._k_aux(dead)
-        columns, values = kernels.largest_of(self._pre_activations(x, dead), k)
-        offsets = torch.arange(len(x) + 1, device=x.device) * k
-        code = ops.Code(offsets, dead.int()[columns.flatten().long()], self.sae.d_sae)
-        return Sparse(kernels, code), values.flatten()
+    def _find_dead(
+        self, kernels: Kernels, x: Tensor, dead: Tensor, estimates: ops.Estimates | None
+    ) -> tuple[Sparse, Tensor]:
+        """The same features as entries."""
+        W, b = self.sae.W_enc.t()[dead], self.sae.b_enc
+        found = kernels.largest_watched(x, W, None if b is None else b[dead], self._k_aux(dead), estimates)
+        return Sparse(kernels, found.code, dead), found.values
 
     @torch.no_grad()
     def _count_silence(self, fired: Tensor, tokens: int) -> tuple[Tensor, Tensor | None]:
@@ -222,11 +240,11 @@ class TopKObjective(Objective):
     def activate(self, z: Tensor, form: Form) -> Tensor:
         return keep_top(z, cast(TopKConfig, self.sae.architecture).k) if isinstance(form, Dense) else z.relu()
 
-    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"], watched: Tensor | None) -> Found | None:
         k = cast(TopKConfig, self.sae.architecture).k
         if k > DENSE_SHARE * self.sae.d_sae:
             return None
-        return kernels.largest(x, self.sae.W_enc.t(), self.sae.b_enc, k)
+        return kernels.largest(x, self.sae.W_enc.t(), self.sae.b_enc, k, watched)
 
     def extra(self, seen: Seen, error: Tensor, step: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         del step
@@ -268,7 +286,8 @@ class ReLUObjective(PenalisedObjective):
         del form
         return z.relu()
 
-    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"], watched: Tensor | None) -> Found | None:
+        del watched
         return self.find_above(kernels, x, x.new_zeros(self.sae.d_sae))
 
     def penalty(self, seen: Seen) -> Float[Tensor, ""]:

@@ -79,8 +79,9 @@ class StudyJumpReLU(PenalisedObjective):
     def activate(self, z: Tensor, form: Form) -> Tensor:
         return jump(z.relu(), form.spread(self._trained_threshold()), self.bandwidth)
 
-    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"]) -> Found | None:
+    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"], watched: Tensor | None) -> Found | None:
         """What is above the lower edge of its threshold's kernel; with an edge below 0, all zeros count."""
+        del watched
         floors = self.log_threshold.detach().exp() - self.bandwidth / 2
         return None if floors.min() < 0 else self.find_above(kernels, x, floors)
 

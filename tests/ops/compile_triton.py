@@ -48,7 +48,7 @@ def main() -> None:
     kernels.largest_of(x, K)
     code, places = kernels.transpose(found.code)
     kernels.combine(found.code, found.values, W)
-    kernels.combine(code, found.values, x, places=places, onto=W)
+    kernels.combine(code, found.values[places], x)
     kernels.products(found.code, x, W)
     for tangent, unit in ((False, None), (True, "before"), (True, "after")):
         update = AdamUpdate(1e-3, (0.9, 0.999), 1e-8, 1, tangent=tangent, unit=unit)

@@ -47,3 +47,22 @@ def test_without_a_compiler_it_is_said_once(tmp_path: Path, monkeypatch, caplog)
     assert caplog.text.count("training without fast kernels") == 1
     with pytest.raises(SaeSweepError, match="compiler did not run"):
         choose_kernels("cpu", CPU, tmp_path)
+
+
+def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch, caplog):
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -o ]; do [ $# = 0 ] && exit; shift; done; echo junk > "$2"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert choose_kernels("auto", CPU, tmp_path) is None
+    assert "the compiled kernels cannot be loaded" in caplog.text
+    assert str(tmp_path / "kernels") in caplog.text
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, caplog):
+    in_the_way = tmp_path / "cache"
+    in_the_way.write_text("a file")
+    assert choose_kernels("auto", CPU, in_the_way) is None
+    assert caplog.text.count("training without fast kernels") == 1

@@ -78,6 +78,41 @@ def test_the_screen_loses_nothing_at_any_scale(seed, exponent, k):
     torch.testing.assert_close(found.values.double().sum(), exact, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(("scale", "filler"), [(1e-19, 0.0), (1e-25, 0.0), (1.0, 1e-30)])
+def test_rows_whose_squares_underflow(kernels, scale, filler):
+    x, W = draw(6, 8), draw(40, 8, seed=1)
+    W[3:9] = scale * W[3:9] + filler
+    x[2] *= scale
+    found = kernels.above(x, W, None, torch.zeros(40), 10**6)
+    assert_same(found, PLAIN.above(x, W, None, torch.zeros(40), 10**6))
+
+
+@pytest.mark.parametrize("width", [24, 33])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("k", [1, 20, 90])
+@pytest.mark.parametrize("floored", [False, True])
+def test_the_largest_of_watched_features(kernels, width, biased, k, floored):
+    """Both searches leave estimates, from which the same are found as from dense products."""
+    x, W, b = draw(250, width), draw(300, width, seed=1), draw(300, seed=2) if biased else None
+    x[4] = 0
+    watched = torch.arange(0, 300, 3)
+    if floored:
+        found = kernels.above(x, W, b, torch.full((300,), 2.0), 10**6, watched)
+        assert_same(found, PLAIN.above(x, W, b, torch.full((300,), 2.0), 10**6))
+    else:
+        found = kernels.largest(x, W, b, 5, watched)
+        assert_same(found, PLAIN.largest(x, W, b, 5))
+    mask = torch.arange(100) % 10 > 0
+    dead = watched[mask]
+    W, b = W[dead], None if b is None else b[dead]
+    ours = kernels.largest_watched(x, W, b, k, found.estimates.keep(mask))
+    theirs = PLAIN.largest_watched(x, W, b, k, None)
+    rows = torch.ones(250, dtype=torch.bool)
+    rows[4] = biased  # without a bias all are tied
+    assert torch.equal(ours.code.indices.view(250, k)[rows], theirs.code.indices.view(250, k)[rows])
+    torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-5)
+
+
 def test_rows_of_zeros_and_ties(kernels):
     x, W = torch.ones(5, 4), torch.ones(300, 4)
     x[2] = 0
@@ -99,6 +134,14 @@ def test_what_is_no_number_is_found(kernels):
     assert kernels.largest(x, W, None, 3).values.isinf().view(6, 3).any(dim=-1).all()
     W[9] = torch.inf
     assert not kernels.largest(x, W, None, 3).values.isfinite().all()
+    x[1] = torch.inf
+    watched = torch.arange(20, 50)
+    found = kernels.largest(x, draw(50, 5, seed=1), None, 3, watched)
+    assert not found.values.view(6, 3)[1].isfinite().all()
+    assert found.code.indices.max() < 50
+    of_watched = kernels.largest_watched(x, draw(50, 5, seed=1)[watched], None, 2, found.estimates)
+    assert not of_watched.values.view(6, 2)[1].isfinite().all()
+    assert of_watched.values.view(6, 2)[0].isfinite().all()
     z = draw(4, 30)
     z[1] = torch.nan
     z[2] = -torch.inf
@@ -127,10 +170,7 @@ def test_sparse_products(kernels, batch, d_in, d_sae, k):
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(kernels.combine(code, values, W), PLAIN.combine(code, values, W), **close)
     torch.testing.assert_close(kernels.products(code, x, W), PLAIN.products(code, x, W), **close)
-    by_feature = [
-        backend.combine(ours.code, values, x, places=ours.places, onto=draw(d_sae, d_in, seed=4))
-        for backend in (kernels, PLAIN)
-    ]
+    by_feature = [backend.combine(ours.code, values[ours.places], x) for backend in (kernels, PLAIN)]
     torch.testing.assert_close(*by_feature, **close)
 
 
@@ -173,7 +213,7 @@ def test_threads_do_not_change_a_bit(kernels):
         return [
             found.values,
             kernels.combine(found.code, found.values, W),
-            kernels.combine(code, found.values, x, places=places),
+            kernels.combine(code, found.values[places], x),
             kernels.products(found.code, x, W),
         ]
 
@@ -202,14 +242,13 @@ def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     compiler.write_text("#!/bin/sh\n[ $1 = --version ] && exit 0\necho 'error: no room' >&2; exit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    with pytest.raises(SaeSweepError, match=r"did not compile .*kernels\.cpp: error: no room"):
+    with pytest.raises(SaeSweepError, match=r"did not compile .*native: error: no room"):
         build.build(tmp_path / "cache")
     assert not list((tmp_path / "cache" / "kernels").iterdir())
 
 
 @pytest.mark.parametrize("width", [16, 33, 48])
-@pytest.mark.parametrize("onto", [False, True])
-def test_products_of_rows_that_are_used_often(kernels, width, onto):
+def test_products_of_rows_that_are_used_often(kernels, width):
     """As in AuxK: few features, many entries each; some features and some tokens have none."""
     features, tokens = 40, 60
     mask = draw(tokens, features) > -0.5
@@ -221,14 +260,6 @@ def test_products_of_rows_that_are_used_often(kernels, width, onto):
     by_feature = PLAIN.transpose(code)
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(kernels.products(code, x, W), PLAIN.products(code, x, W), **close)
-    start = draw(tokens, width, seed=4), draw(features, width, seed=5)
-    for args in (
-        (code, values, W, None, start[0]),
-        (by_feature.code, values, x, by_feature.places, start[1]),
-    ):
-        of, numbers, dense, places, before = args
-        ours, theirs = (
-            backend.combine(of, numbers, dense, places=places, onto=before.clone() if onto else None)
-            for backend in (kernels, PLAIN)
-        )
+    for of, numbers, dense in ((code, values, W), (by_feature.code, values[by_feature.places], x)):
+        ours, theirs = (backend.combine(of, numbers, dense) for backend in (kernels, PLAIN))
         torch.testing.assert_close(ours, theirs, **close)

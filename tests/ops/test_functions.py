@@ -103,9 +103,42 @@ def test_gradients_that_are_not_contiguous_reach_the_kernels():
 
 
 def test_keep_drops_entries_and_keeps_rows():
-    code, values = found(-0.5)
+    code, values, _ = found(-0.5)
     mask = values > 0.3
     kept = code.keep(mask)
     assert torch.equal(kept.row_of_entry, code.row_of_entry[mask])
     assert torch.equal(kept.indices, code.indices[mask])
     assert kept.offsets[-1] == mask.sum()
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_code_of_some_features(biased):
+    """AuxK's: its columns are a few features, whose gradients are added to those of the others."""
+    all_features = found(0.0).code
+    features = torch.tensor([5, 1, 6])
+    x, W = draw(BATCH, D_IN), draw(D_SAE, D_IN, seed=1)
+    few = PLAIN.above(x, W[features].contiguous(), None, torch.full((3,), -0.5), 10**6).code
+    sparse = [Sparse(PLAIN, all_features), Sparse(PLAIN, few, features)]
+    W_enc, W_dec = W.t().requires_grad_(), draw(D_SAE, D_IN, seed=4).requires_grad_()
+    b_enc = draw(D_SAE, seed=2).requires_grad_() if biased else None
+    z = x @ W_enc + (0 if b_enc is None else b_enc)
+    theirs = [
+        z[all_features.row_of_entry, all_features.indices.long()],
+        z[few.row_of_entry, features[few.indices.long()]],
+    ]
+    ours = pre_activations(
+        x, W_enc, b_enc, None, [(s, v.detach()) for s, v in zip(sparse, theirs, strict=True)]
+    )
+    parameters = [p for p in (W_enc, W_dec, b_enc) if p is not None]
+
+    def loss(values, decoded):
+        return sum((y * y).sum() for y in decoded) + sum(v.sum() for v in values)
+
+    got = torch.autograd.grad(loss(ours, decode(list(zip(sparse, ours, strict=True)), W_dec)), parameters)
+    places = [all_features.indices.long(), features[few.indices.long()]]
+    dense = []
+    for code, values, columns in zip((all_features, few), theirs, places, strict=True):
+        f = torch.zeros(BATCH, D_SAE, dtype=torch.float64).index_put((code.row_of_entry, columns), values)
+        dense.append(f @ W_dec)
+    for a, b in zip(got, torch.autograd.grad(loss(theirs, dense), parameters), strict=True):
+        torch.testing.assert_close(a, b)

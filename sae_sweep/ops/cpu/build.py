@@ -1,4 +1,4 @@
-"""From `kernels.cpp` to a library for this machine, kept in the cache folder."""
+"""From the C++ sources to a library for this machine, kept in the cache folder."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from sae_sweep.config import SaeSweepError
 from sae_sweep.storage import write_atomic
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = Path(__file__).with_name("native")
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -37,7 +37,6 @@ def build(cache: Path) -> Path:
     compiler = _compiler()
     library = cache / "kernels" / f"{_key(compiler)}.so"
     if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(library, lambda temporary: _compile(compiler, temporary))
     return library
 
@@ -55,7 +54,7 @@ def _compiler() -> list[str]:
 def _compile(compiler: list[str], to: Path) -> None:
     try:
         done = subprocess.run(
-            [*compiler, *FLAGS, "-o", str(to), str(SOURCE)],
+            [*compiler, *FLAGS, "-o", str(to), str(SOURCES / "kernels.cpp")],
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,
@@ -64,12 +63,13 @@ def _compile(compiler: list[str], to: Path) -> None:
         raise SaeSweepError(f"the C++ compiler did not run: {error}") from error
     if done.returncode:
         first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
-        raise SaeSweepError(f"{compiler[0]} did not compile {SOURCE}: {first}")
+        raise SaeSweepError(f"{compiler[0]} did not compile {SOURCES}: {first}")
 
 
 def _key(compiler: list[str]) -> str:
-    """Everything that decides what the library is: the source, how it is compiled, and the processor."""
-    parts = [SOURCE.read_bytes(), " ".join((*compiler, *FLAGS)).encode(), _version(compiler), _processor()]
+    """Everything that decides what the library is: the sources, how they are compiled, and the processor."""
+    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
+    parts = [*sources, " ".join((*compiler, *FLAGS)).encode(), _version(compiler), _processor()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae_sweep.ops.code import AdamUpdate, Code, Found, Kernels, Transposed
+from sae_sweep.config import SaeSweepError
+from sae_sweep.ops.code import AdamUpdate, Code, Estimates, Found, Kernels, Transposed
 from sae_sweep.ops.cpu.build import build
+from sae_sweep.ops.cpu.memory import Recycled
 
 _BLOCK = 480
 """Tokens whose dense products are held at a time, where there is no 16-bit screen."""
@@ -18,15 +20,18 @@ _UNIT = {None: 0, "before": -1, "after": 1}
 
 _SIGNATURES = {
     "panel_features": (c_int64, ""),
-    "pack": (None, "piippp"),
-    "encode_packed": (c_void_p, "pippiipppipi"),
-    "encode_screened": (c_void_p, "pbfpippiipipi"),
+    "pack": (None, "pipippp"),
+    "encode_packed": (c_void_p, "pippiippppiipiipp"),
+    "encode_screened": (c_void_p, "pbfpippiipipipipp"),
+    "doubtful": (c_void_p, "pipppipii"),
+    "largest_entries": (None, "pppiipp"),
     "code_entries": (c_int64, "p"),
     "code_take": (None, "pppp"),
     "topk_rows": (None, "piiipp"),
-    "combine_rows": (None, "ppppiipibp"),
-    "entry_products": (None, "ppiippip"),
-    "transpose": (None, "ppiippp"),
+    "product_room": (c_int64, "iii"),
+    "combine_rows": (None, "pppiipipp"),
+    "entry_products": (None, "ppiippipp"),
+    "transpose": (None, "ppiiipppp"),
     "adam_rows": (None, "ppppiiffffffbn"),
     "normalise_rows": (None, "piifp"),
 }
@@ -39,6 +44,7 @@ class CPUKernels(Kernels):
     """float32 on the CPU; on as many threads as torch uses."""
 
     name = "cpu"
+    watches = True
 
     def __init__(self, cache: Path, *, screen: str = "auto") -> None:
         """Compile or find the library in `cache`.
@@ -49,14 +55,15 @@ class CPUKernels(Kernels):
                 first of bfloat16 and int16 that this processor multiplies by itself, else float32.
 
         Raises:
-            SaeSweepError: if it cannot be compiled.
+            SaeSweepError: if it cannot be compiled, or not be loaded (a folder mounted noexec).
         """
-        self._library = ctypes.CDLL(str(build(cache)))
+        self._library = _load(build(cache))
         for function, (result, arguments) in _SIGNATURES.items():
             self._declare(function, result, arguments)
         self._panel: int = self._library.panel_features()
         self.screen = self._best_screen() if screen == "auto" else screen
         self._scratch: dict[tuple[torch.dtype, str], Tensor] = {}
+        self._results = Recycled()
 
     def _declare(self, function: str, result: type | None, arguments: str) -> None:
         if hasattr(self._library, function):
@@ -79,37 +86,89 @@ class CPUKernels(Kernels):
         self._library.normalise_rows(_at(x), *x.shape, eps, _at(out))
         return out
 
-    def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int) -> Found:
-        found = self._encode(x, W, b, k, None, len(x) * k)
+    def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int, watched: Tensor | None = None) -> Found:
+        found = self._encode(x, W, b, k, None, len(x) * k, watched)
         assert found is not None  # exactly k a row
         return found
 
-    def above(self, x: Tensor, W: Tensor, b: Tensor | None, floors: Tensor, most: int) -> Found | None:
-        return self._encode(x, W, b, 0, floors, most)
+    def above(
+        self,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor | None,
+        floors: Tensor,
+        most: int,
+        watched: Tensor | None = None,
+    ) -> Found | None:
+        return self._encode(x, W, b, 0, floors, most, watched)
 
     def _encode(
-        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, floors: Tensor | None, most: int
+        self,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor | None,
+        k: int,
+        floors: Tensor | None,
+        most: int,
+        watched: Tensor | None,
     ) -> Found | None:
-        if self.screen == "int16":
-            return self._encode_packed(x, W, b, k, floors, most)
-        return self._encode_screened(x, W, b, k, floors, most)
+        encode = self._encode_packed if self.screen == "int16" else self._encode_screened
+        return encode(x, W, b, k, floors, most, watched)
 
     def _encode_packed(
-        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, floors: Tensor | None, most: int
+        self,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor | None,
+        k: int,
+        floors: Tensor | None,
+        most: int,
+        watched: Tensor | None,
     ) -> Found | None:
         features, width = W.shape
-        padded = -(-features // self._panel) * self._panel
-        pairs = self._room("pairs", padded * ((width + 1) // 2), torch.int32)
-        steps, norms = (self._room(name, padded, torch.float32) for name in ("steps", "norms"))
-        self._library.pack(_at(W), features, width, _at(pairs), _at(steps), _at(norms))
+        order, first = self._order(features, watched)
+        pairs = self._room("pairs", len(order) * ((width + 1) // 2), torch.int32)
+        steps, reaches = (self._room(name, len(order), torch.float32) for name in ("steps", "reaches"))
+        self._library.pack(_at(W), width, _at(order), len(order), _at(pairs), _at(steps), _at(reaches))
+        stride = len(order) - first
+        estimates = self._room("estimates", len(x) * stride, torch.float32)
+        of_token = torch.empty(len(x))
         code = self._library.encode_packed(
             *(_at(x), len(x), _at(W), _at(b), features, width),
-            *(_at(pairs), _at(steps), _at(norms), k, _at(floors), most),
+            *(_at(pairs), _at(steps), _at(reaches), _at(order), len(order), k, _at(floors), most),
+            *(first, _at(estimates), _at(of_token)),
         )
-        return self._take(code, len(x), features)
+        found = self._take(code, len(x), features)
+        if found is None or watched is None:
+            return found
+        places = torch.arange(len(watched), dtype=torch.int32)
+        of_feature = reaches[first : first + len(watched)].clone()
+        values = estimates[: len(x) * stride].view(len(x), stride)
+        return found._replace(estimates=Estimates(values, places, of_token, of_feature))
+
+    def _order(self, features: int, watched: Tensor | None) -> tuple[Tensor, int]:
+        """Places of the features in whole panels, -1 where none is, and the first place of those watched."""
+        every = torch.arange(features, dtype=torch.int32)
+        if watched is None:
+            groups = [every]
+        else:
+            others = torch.ones(features, dtype=torch.bool)
+            others[watched] = False
+            groups = [every[others], watched.int()]
+        first, *rest = (
+            torch.nn.functional.pad(group, (0, -len(group) % self._panel), value=-1) for group in groups
+        )
+        return torch.cat([first, *rest]), len(first)
 
     def _encode_screened(
-        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, floors: Tensor | None, most: int
+        self,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor | None,
+        k: int,
+        floors: Tensor | None,
+        most: int,
+        watched: Tensor | None,
     ) -> Found | None:
         features, width = W.shape
         dtype = getattr(torch, self.screen)
@@ -117,6 +176,10 @@ class CPUKernels(Kernels):
         screen, weights = x.to(dtype), W.to(dtype)
         # both factors and the sum are rounded; sums inside are of float32
         share = 1.05 * (3 * _ROUNDED[dtype] + width * _ROUNDED[torch.float32])
+        kept = None if watched is None else watched.int()
+        stride = 0 if kept is None else len(kept)
+        estimates = self._room("estimates", len(x) * stride, torch.float32)[: len(x) * stride]
+        estimates, of_token = estimates.view(len(x), stride), torch.empty(len(x))
         parts = []
         for first in range(0, len(x), _BLOCK):
             rows = x[first : first + _BLOCK]
@@ -124,13 +187,41 @@ class CPUKernels(Kernels):
             code = self._library.encode_screened(
                 *(_at(z), dtype is torch.bfloat16, share, _at(rows), len(rows)),
                 *(_at(W), _at(b), features, width, _at(norms), k, _at(floors), most),
+                *(_at(kept), stride, _at(estimates[first:]), _at(of_token[first:])),
             )
             part = self._take(code, len(rows), features)
             if part is None:
                 return None
             parts.append(part)
         found = _joined(parts, features, x)
-        return None if len(found.values) > most else found
+        if len(found.values) > most:
+            return None
+        if kept is None:
+            return found
+        places = torch.arange(stride, dtype=torch.int32)
+        return found._replace(estimates=Estimates(estimates, places, of_token, norms[kept]))
+
+    def largest_watched(
+        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, estimates: Estimates | None
+    ) -> Found:
+        if estimates is None:
+            return super().largest_watched(x, W, b, k, estimates)
+        values = estimates.values
+        code = self._library.doubtful(
+            *(_at(values), values.shape[1], _at(estimates.places), _at(b)),
+            *(_at(estimates.of_feature), len(W), _at(estimates.of_token), len(x), k),
+        )
+        found = self._take(code, len(x), len(W))
+        assert found is not None  # no bound was set
+        doubtful = found.code
+        exact = self.products(doubtful, x, W)
+        if b is not None:
+            exact += b[doubtful.indices]
+        columns, kept = torch.empty(len(x), k, dtype=torch.int32), torch.empty(len(x), k)
+        self._library.largest_entries(
+            *(_at(doubtful.offsets), _at(doubtful.indices), _at(exact), len(x), k, _at(columns), _at(kept))
+        )
+        return Found(Code(torch.arange(len(x) + 1) * k, columns.flatten(), len(W)), kept.flatten())
 
     def _take(self, code: int, rows: int, columns: int) -> Found | None:
         entries = self._library.code_entries(code)
@@ -158,25 +249,20 @@ class CPUKernels(Kernels):
     def transpose(self, code: Code) -> Transposed:
         offsets = torch.empty(code.columns + 1, dtype=torch.int64)
         indices, places = torch.empty_like(code.indices), torch.empty(len(code.indices), dtype=torch.int64)
+        # a part's counts are to be few beside its entries
+        parts = max(1, min(torch.get_num_threads(), len(code.indices) // (4 * code.columns + 1)))
+        counts = torch.empty(parts * code.columns, dtype=torch.int64)
         self._library.transpose(
-            *(_at(code.offsets), _at(code.indices), code.rows, code.columns),
+            *(_at(code.offsets), _at(code.indices), code.rows, code.columns, parts, _at(counts)),
             *(_at(offsets), _at(indices), _at(places)),
         )
         return Transposed(Code(offsets, indices, code.rows), places)
 
-    def combine(
-        self,
-        code: Code,
-        values: Tensor,
-        dense: Tensor,
-        *,
-        places: Tensor | None = None,
-        onto: Tensor | None = None,
-    ) -> Tensor:
-        out = torch.empty(code.rows, dense.shape[1]) if onto is None else onto
+    def combine(self, code: Code, values: Tensor, dense: Tensor) -> Tensor:
+        out = self._results.empty(code.rows, dense.shape[1])
         self._library.combine_rows(
-            *(_at(code.offsets), _at(code.indices), _at(places), _at(values), code.rows, code.columns),
-            *(_at(dense), dense.shape[1], onto is not None, _at(out)),
+            *(_at(code.offsets), _at(code.indices), _at(values), code.rows, code.columns),
+            *(_at(dense), dense.shape[1], self._product_room(code, dense), _at(out)),
         )
         return out
 
@@ -184,9 +270,13 @@ class CPUKernels(Kernels):
         out = torch.empty(len(code.indices))
         self._library.entry_products(
             *(_at(code.offsets), _at(code.indices), code.rows, code.columns),
-            *(_at(left), _at(right), left.shape[1], _at(out)),
+            *(_at(left), _at(right), left.shape[1], self._product_room(code, right), _at(out)),
         )
         return out
+
+    def _product_room(self, code: Code, dense: Tensor) -> int | None:
+        size = self._library.product_room(len(code.indices), code.columns, dense.shape[1])
+        return _at(self._room("slices", size, torch.float32)) if size else None
 
     def adam(
         self, weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], update: AdamUpdate
@@ -197,6 +287,15 @@ class CPUKernels(Kernels):
             *(update.rate / (1 - beta1**step), (1 - beta2**step) ** 0.5, update.eps),
             *(update.shrink, update.tangent, _UNIT[update.unit]),
         )
+
+
+def _load(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise SaeSweepError(
+            f"the compiled kernels cannot be loaded (delete them if they are damaged): {error}"
+        ) from error
 
 
 def _at(tensor: Tensor | None) -> int | None:

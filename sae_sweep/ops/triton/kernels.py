@@ -52,7 +52,8 @@ class TritonKernels(Kernels):
         rows.normalise[(len(x),)](x, out, x.shape[1], eps, **_row(x.shape[1]))
         return out
 
-    def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int) -> Found:
+    def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int, watched: Tensor | None = None) -> Found:
+        del watched
         _check(x, W, b)
         features = len(W)
         weights = _narrow(W)
@@ -70,7 +71,16 @@ class TritonKernels(Kernels):
         offsets = torch.arange(len(x) + 1, device=x.device) * k
         return Found(Code(offsets, indices.flatten(), features), values.flatten())
 
-    def above(self, x: Tensor, W: Tensor, b: Tensor | None, floors: Tensor, most: int) -> Found | None:
+    def above(
+        self,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor | None,
+        floors: Tensor,
+        most: int,
+        watched: Tensor | None = None,
+    ) -> Found | None:
+        del watched
         _check(x, W, b, floors)
         code = _candidates_above(x, W, b, floors, most)
         if code is None:
@@ -94,23 +104,11 @@ class TritonKernels(Kernels):
         offsets = torch.searchsorted(columns, bounds)
         return Transposed(Code(offsets, code.row_of_entry[places].int(), code.rows), places)
 
-    def combine(
-        self,
-        code: Code,
-        values: Tensor,
-        dense: Tensor,
-        *,
-        places: Tensor | None = None,
-        onto: Tensor | None = None,
-    ) -> Tensor:
-        _check(values, dense, places, onto)
+    def combine(self, code: Code, values: Tensor, dense: Tensor) -> Tensor:
+        _check(values, dense)
         width = dense.shape[1]
-        out = dense.new_empty(code.rows, width) if onto is None else onto
-        sparse.combine[(code.rows,)](
-            *(code.offsets, code.indices, places, values, dense, out, width),
-            ONTO=onto is not None,
-            **_tile(width),
-        )
+        out = dense.new_empty(code.rows, width)
+        sparse.combine[(code.rows,)](*(code.offsets, code.indices, values, dense, out, width), **_tile(width))
         return out
 
     def products(self, code: Code, left: Tensor, right: Tensor) -> Tensor:

@@ -11,16 +11,14 @@ import triton.language as tl
 def combine(
     offsets: tl.tensor,
     indices: tl.tensor,
-    places: tl.tensor | None,
     values: tl.tensor,
     dense: tl.tensor,
     out: tl.tensor,
     width: int,
-    ONTO: tl.constexpr,
     ENTRIES: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """out[row] = sum over the row's entries of value x dense[index]; with ONTO, added to what is there."""
+    """out[row] = sum over the row's entries of value x dense[index]."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     end = tl.load(offsets + row + 1)
@@ -29,18 +27,14 @@ def combine(
         entry = first + tl.arange(0, ENTRIES)
         taken = entry < end
         index = tl.load(indices + entry, mask=taken, other=0).to(tl.int64)
-        place = entry if places is None else tl.load(places + entry, mask=taken, other=0)
-        value = tl.load(values + place, mask=taken, other=0.0)
+        value = tl.load(values + entry, mask=taken, other=0.0)
         tile = tl.load(
             dense + index[:, None] * width + columns[None, :],
             mask=taken[:, None] & (columns < width)[None, :],
             other=0.0,
         )
         total += tl.sum(value[:, None] * tile, 0)
-    to = out + row * width + columns
-    if ONTO:
-        total += tl.load(to, mask=columns < width, other=0.0)
-    tl.store(to, total, mask=columns < width)
+    tl.store(out + row * width + columns, total, mask=columns < width)
 
 
 @triton.jit

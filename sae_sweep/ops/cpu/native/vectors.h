@@ -1,0 +1,52 @@
+// Vectors of this processor, 8 or 16 numbers each, by one set of names. Masks have a bit for each number.
+#pragma once
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+
+#include <cstdint>
+
+#if defined(__AVX512BW__)
+using Ints = __m512i;
+using Floats = __m512;
+constexpr int kLanes = 16;
+inline Ints zero() { return _mm512_setzero_si512(); }
+inline Ints load(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline Ints spread(int32_t pair) { return _mm512_set1_epi32(pair); }
+inline Ints multiply_add(Ints sum, Ints a, Ints b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+inline Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
+inline Floats spread(float a) { return _mm512_set1_ps(a); }
+inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+inline Floats least_of(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+inline Floats most_of(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
+inline uint32_t not_below(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+inline uint32_t at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+#else
+using Ints = __m256i;
+using Floats = __m256;
+constexpr int kLanes = 8;
+inline Ints zero() { return _mm256_setzero_si256(); }
+inline Ints load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Ints spread(int32_t pair) { return _mm256_set1_epi32(pair); }
+inline Ints multiply_add(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
+inline Floats load(const float* p) { return _mm256_loadu_ps(p); }
+inline Floats spread(float a) { return _mm256_set1_ps(a); }
+inline Floats multiply(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
+inline Floats least_of(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+inline Floats most_of(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+inline void store(float* p, Floats a) { _mm256_storeu_ps(p, a); }
+inline uint32_t not_below(Floats a, Floats b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)));
+}
+inline uint32_t at_least(Floats a, Floats b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+}
+#endif
+#endif
