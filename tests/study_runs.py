@@ -9,9 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_sweep.analysis.study import RunFacts, StudyRun, published
+from sae_sweep.analysis.study import Cell, RunFacts, StudyRun, published, table1_cells
 
 D_IN = 24
+
+
+def pair_of(key: str) -> Cell:
+    """The cell of Table 1 with this key."""
+    (cell,) = (cell for cell in table1_cells() if cell.key == key)
+    return cell
+
+
+BASELINE = pair_of("seed_42_49/12288/owt").counted
+"""The study's own, as a cell of Table 1 has it."""
 
 
 def decoder_of(facts: RunFacts, *, share: float = 0.6, d_in: int = D_IN) -> Tensor:

@@ -14,13 +14,9 @@ from sae_sweep.analysis.study import (
     table1_cells,
 )
 from sae_sweep.analysis.study.table2 import verdict
+from tests.study_runs import BASELINE, pair_of
 
 STUDY = published()
-
-
-def cell(key):
-    (found,) = (cell for cell in table1_cells() if cell.key == key)
-    return found
 
 
 def test_table3_lists_74_saes_of_which_72_are_distinct_and_one_more_is_inferred():
@@ -39,17 +35,17 @@ def test_every_sae_that_a_cell_needs_is_one_of_the_73():
 
 
 def test_a_dash_counts_the_second_and_in_counts_the_first():
-    pair = cell("dataset/tinystories-pile")
+    pair = pair_of("dataset/tinystories-pile")
     assert (pair.counted.dataset, pair.sought_in.dataset) == ("pile", "tinystories")
-    sizes = cell("dictionary_large_in_small/12288in3072/owt")
+    sizes = pair_of("dictionary_large_in_small/12288in3072/owt")
     assert (sizes.counted.dictionary, sizes.sought_in.dictionary) == (16, 4)
-    seeds = cell("seed_42_49/6144/tinystories")
+    seeds = pair_of("seed_42_49/6144/tinystories")
     assert (seeds.counted.seed, seeds.sought_in.seed, seeds.counted.dictionary) == (49, 42, 8)
     assert seeds.counted.dataset == "tinystories"
-    kinds = cell("architecture/jumprelu-batchtopk/owt")
+    kinds = pair_of("architecture/jumprelu-batchtopk/owt")
     assert (kinds.counted.architecture, kinds.counted.sparsity) == ("batchtopk", 16)
     assert (kinds.sought_in.architecture, kinds.sought_in.sparsity) == ("jumprelu", 0.0018)
-    sparsity = cell("sparsity/16-64/owt")
+    sparsity = pair_of("sparsity/16-64/owt")
     assert (sparsity.counted.sparsity, sparsity.sought_in.sparsity) == (64, 16)
 
 
@@ -67,8 +63,8 @@ def test_a_cell_differs_in_what_its_block_says_and_in_nothing_else():
 
 def test_published_numbers_stand_in_their_cells():
     assert len(table1_cells()) == 5 + 5 * 6
-    assert cell("dataset/tinystories-redpajama").published == 6.21
-    assert cell("sparsity/16-64/tinystories").published == 33.06
+    assert pair_of("dataset/tinystories-redpajama").published == 6.21
+    assert pair_of("sparsity/16-64/tinystories").published == 33.06
 
 
 def test_figure13_counts_the_later_layer():
@@ -128,3 +124,9 @@ def test_the_copied_seed_cell_is_no_count():
     shares_of_3072 |= {round(100 * count / 3072, 2) for count in range(3073)}
     assert share not in shares_of_3072
     assert share == round(100 * 4385 / 6144, 2)
+
+
+def test_a_baseline_of_the_study_is_what_its_cells_depart_from():
+    base = published().baseline
+    assert (BASELINE.architecture, BASELINE.sparsity) == (base.architecture, base.k)
+    assert (BASELINE.dictionary, BASELINE.layer, BASELINE.seed) == (base.dictionary, base.layer, base.seed)

@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops import AdamUpdate, Code, Found
+from sae_sweep.ops import AdamUpdate, Code
 from sae_sweep.ops.cpu import CPUKernels, build
-from sae_sweep.ops.plain import PlainKernels
 from sae_sweep.storage import cache_folder
+from tests.ops.helpers import PLAIN, assert_same, assert_same_code, draw
 
-PLAIN = PlainKernels()
 SCREENS = ["int16", "bfloat16", "float32"]
 SHAPES = [(130, 31, 257, 5), (1, 2, 3, 3), (7, 8, 40, 40), (0, 8, 16, 2), (3, 1, 9, 1), (241, 33, 64, 16)]
 """Batch, d_in, d_sae and k: odd sizes, k = 1 and k = d_sae, an empty batch, more than one block of tokens."""
@@ -25,23 +24,6 @@ def kernels(request) -> CPUKernels:
     if request.param == "int16" and not found.has_int16:
         pytest.skip("this processor has no 16-bit screen")
     return found
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def assert_same_code(ours: Code, theirs: Code) -> None:
-    assert torch.equal(ours.offsets, theirs.offsets)
-    assert torch.equal(ours.indices, theirs.indices)
-    assert ours.columns == theirs.columns
-
-
-def assert_same(ours: Found | None, theirs: Found | None) -> None:
-    assert ours is not None
-    assert theirs is not None
-    assert_same_code(ours.code, theirs.code)
-    torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("batch", "d_in", "d_sae", "k"), SHAPES)

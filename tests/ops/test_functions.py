@@ -1,19 +1,18 @@
 """Gradients over sparse codes: float64 gradcheck on the plain kernels, and the C++ ones beside them."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from sae_sweep.ops import Code, Found, Sparse, decode, mean_square, pre_activations, spread
 from sae_sweep.ops.cpu import CPUKernels
-from sae_sweep.ops.plain import PlainKernels
 from sae_sweep.storage import cache_folder
+from tests.ops import helpers
+from tests.ops.helpers import PLAIN
 
-PLAIN = PlainKernels()
 BATCH, D_IN, D_SAE = 5, 4, 7
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+draw = partial(helpers.draw, dtype=torch.float64)
 
 
 def found(floor: float, *, batch: int = BATCH) -> Found:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,14 @@ import torch
 from coverage import Coverage
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops import AdamUpdate, Code, Found, Kernels, Sparse, decode, pre_activations
-from sae_sweep.ops.plain import PlainKernels
+from sae_sweep.ops import AdamUpdate, Kernels, Sparse, decode, pre_activations
+from tests.ops import helpers
+from tests.ops.helpers import PLAIN, assert_same, assert_same_code
 
-PLAIN = PlainKernels()
 GPU = torch.cuda.is_available()
 HERE = GPU or os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if GPU else "cpu"
+draw = partial(helpers.draw, device=DEVICE)
 SHAPES = [(5, 31, 150, 5), (1, 2, 3, 3), (3, 8, 40, 40), (0, 8, 16, 2), (3, 1, 9, 1), (3, 33, 64, 16)]
 """Batch, d_in, d_sae and k: odd sizes, k = 1 and k = d_sae, an empty batch, more than one block of tokens."""
 
@@ -37,23 +39,6 @@ def kernels() -> Iterator[Kernels]:
         patch.setattr(kernels, "_TOKENS", 2)
         patch.setattr(kernels, "_CHUNK", 64)
         yield kernels.TritonKernels(DEVICE)
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
-
-
-def assert_same_code(ours: Code, theirs: Code) -> None:
-    assert torch.equal(ours.offsets, theirs.offsets)
-    assert torch.equal(ours.indices, theirs.indices)
-    assert ours.columns == theirs.columns
-
-
-def assert_same(ours: Found | None, theirs: Found | None) -> None:
-    assert ours is not None
-    assert theirs is not None
-    assert_same_code(ours.code, theirs.code)
-    torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("batch", "d_in", "d_sae", "k"), SHAPES)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sae_sweep.config import ARCHITECTURES, Config
 from sae_sweep.training import Interrupted, Member, train_group
 from tests.training.fakes import D_IN, FakeStream, make_config, make_member
-from tests.training.test_group import assert_equal_bits, bare_loop, bits, kill, train
+from tests.training.helpers import assert_equal_bits, bare_loop, bits, kill, train
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,74 @@
+"""Groups on fakes, ways to end them early, and the bits that each member has to have."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from sae_sweep.config import BatchTopKConfig, Config, JumpReLUConfig, ReLUConfig, TopKConfig
+from sae_sweep.saes import Learner, build_sae, init_seed
+from sae_sweep.training import Member, Outcome, train_group
+from tests.training.fakes import D_IN, FakeStream, make_config, make_member, residuals
+
+ARCHITECTURES = [
+    TopKConfig(k=2),
+    BatchTopKConfig(k=2),
+    JumpReLUConfig(),
+    JumpReLUConfig(initial_threshold=2.0),
+    ReLUConfig(),
+]
+
+Before = Callable[[Sequence[int], int], None]
+
+
+def train(members: Sequence[Member], before: Before | None = None, **stream: int) -> list[Outcome]:
+    keys = {"before": before} if before else {}
+    return train_group(members, lambda layers: FakeStream(layers, **stream, **keys), d_in=D_IN)
+
+
+def mixed_members(root: Path) -> list[Member]:
+    """All architectures, two layers, a budget for each."""
+    return [
+        make_member(root, f"m{i}", make_config(architecture, steps=8 + 3 * i, layer=1 + i % 2, seed=i))
+        for i, architecture in enumerate(ARCHITECTURES)
+    ]
+
+
+def bare_loop(config: Config, run_id: str) -> dict[str, torch.Tensor]:
+    """The weights after the same steps without a group."""
+    seed = init_seed(config, run_id)
+    sae = build_sae(config.architecture, D_IN, 2 * D_IN, seed=seed, numerics=config.numerics)
+    learner = Learner(sae, config, "cpu")
+    for step in range(config.steps):
+        learner.step(residuals(config.layer, step))
+    return sae.state_dict()
+
+
+def bits(outcome: Outcome) -> dict[str, torch.Tensor]:
+    assert outcome.sae is not None
+    return {name: value.clone() for name, value in outcome.sae.state_dict().items()}
+
+
+def assert_equal_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def raise_at(at: int, error: Exception) -> Before:
+    def before(layers: Sequence[int], step: int) -> None:
+        del layers
+        if step == at:
+            raise error
+
+    return before
+
+
+def kill(signum: int, at: int) -> Before:
+    def before(layers: Sequence[int], step: int) -> None:
+        del layers
+        if step == at:
+            os.kill(os.getpid(), signum)
+
+    return before

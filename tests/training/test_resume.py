@@ -1,0 +1,162 @@
+"""What was interrupted goes on as if it had not been, with the same bits and the same history."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from sae_sweep.config import LauncherConfig, TrackingConfig
+from sae_sweep.storage import RunFolder
+from sae_sweep.tracking import RunSink, open_sink
+from sae_sweep.training import Interrupted, Outcome, train_group
+from tests.training.fakes import BATCH, D_IN, FakeStream, make_config, make_member
+from tests.training.helpers import assert_equal_bits, bare_loop, bits, kill, mixed_members, raise_at, train
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_interrupted_and_resumed_gives_the_same_bits_and_the_same_history(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    whole = mixed_members(tmp_path / "whole")
+    expected = train(whole)
+    members = mixed_members(tmp_path / "cut")
+    before = signal.getsignal(signum)
+    with pytest.raises(Interrupted, match=signum.name) as caught:
+        train(members, kill(signum, at=9))
+    assert caught.value.signum == signum
+    assert signal.getsignal(signum) is before
+    # The first member was through, with its last step on disk for an evaluation that comes later.
+    done = [load_file(m.folder.checkpoint / "state.safetensors")["steps"].item() for m in members]
+    assert done[0] == 8
+    assert set(done[1:]) <= {9, 10}
+    for outcome, other in zip(train(members), expected, strict=True):
+        assert_equal_bits(bits(outcome), bits(other))
+        assert outcome.seconds > 0
+    for member, other in zip(members, whole, strict=True):
+        assert member.sink.points == other.sink.points
+
+
+def test_members_ahead_of_the_stream_wait(tmp_path: Path) -> None:
+    first = make_member(tmp_path, "first", make_config(seed=1))
+    with pytest.raises(Interrupted):
+        train([first], kill(signal.SIGINT, at=6))
+    ahead = load_file(first.folder.checkpoint / "state.safetensors")["steps"].item()
+    assert 0 < ahead < 12
+    second = make_member(tmp_path, "second", make_config(seed=2))
+    for outcome in train([first, second]):
+        assert_equal_bits(bits(outcome), bare_loop(outcome.member.config, outcome.member.run_id))
+    assert len(first.sink.points) == len(second.sink.points) == 3
+
+
+def test_a_member_ahead_reaches_its_own_longer_budget(tmp_path: Path) -> None:
+    long = make_member(tmp_path, "long", make_config(steps=30))
+    with pytest.raises(Interrupted):
+        train([long], kill(signal.SIGINT, at=20))
+    short = make_member(tmp_path, "short", make_config(steps=8))
+    outcomes = train([long, short])
+    assert [outcome.tokens for outcome in outcomes] == [30 * BATCH, 8 * BATCH]
+    assert_equal_bits(bits(outcomes[0]), bare_loop(long.config, long.run_id))
+
+
+def test_a_member_that_waits_keeps_its_own_place_when_saved_again(tmp_path: Path) -> None:
+    first = make_member(tmp_path, "first", make_config(seed=1, steps=30))
+    with pytest.raises(Interrupted):
+        train([first], kill(signal.SIGINT, at=20))
+    state = (first.folder.checkpoint / "state.safetensors").read_bytes()
+    second = make_member(tmp_path, "second", make_config(seed=2, steps=30))
+    with pytest.raises(Interrupted):
+        train([first, second], kill(signal.SIGINT, at=8))
+    assert (first.folder.checkpoint / "state.safetensors").read_bytes() == state
+    for outcome in train([first, second]):
+        assert_equal_bits(bits(outcome), bare_loop(outcome.member.config, outcome.member.run_id))
+
+
+def test_a_request_to_stop_is_obeyed_between_two_evaluations(tmp_path: Path) -> None:
+    members = [make_member(tmp_path, name, make_config()) for name in "abc"]
+    evaluated: list[str] = []
+
+    def evaluate(outcome: Outcome) -> None:
+        evaluated.append(outcome.member.name)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train_group(members, FakeStream, d_in=D_IN, on_finished=evaluate)
+    assert evaluated == ["a"]
+    resumed = train(members[1:])
+    assert [outcome.tokens for outcome in resumed] == [12 * BATCH] * 2
+
+
+def test_a_signal_that_lightning_sees_first_saves_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After the last look of ours in this step, Lightning raises an exception of its own.
+    monkeypatch.setattr("sae_sweep.training.callbacks.StopRequest.obey", lambda self: None)
+    member = make_member(tmp_path, "a", make_config())
+    with pytest.raises(Interrupted) as caught:
+        train([member], kill(signal.SIGTERM, at=6))
+    assert caught.value.signum == signal.SIGTERM
+    monkeypatch.undo()
+    [outcome] = train([member])
+    assert_equal_bits(bits(outcome), bare_loop(member.config, member.run_id))
+
+
+def test_checkpoints_are_written_as_time_goes_by(tmp_path: Path) -> None:
+    config = make_config(launcher=LauncherConfig(checkpoint_every_min=1e-9))
+    member = make_member(tmp_path, "a", config)
+    seen: list[int] = []
+
+    def before(layers: Sequence[int], step: int) -> None:
+        path = member.folder.checkpoint / "state.safetensors"
+        seen.append(load_file(path)["steps"].item() if path.exists() else 0)
+        if step == 9:
+            raise OSError("the machine goes down")
+
+    with pytest.raises(OSError, match="goes down"):
+        train([member], before)
+    assert seen[0] == 0
+    assert seen[-1] >= 8
+    [outcome] = train([member])
+    assert_equal_bits(bits(outcome), bare_loop(config, member.run_id))
+    assert [tokens // BATCH for tokens, _ in member.sink.points] == [5, 10, 12]
+
+
+def test_a_checkpoint_of_another_size_starts_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    member = make_member(tmp_path, "a", make_config())
+    with pytest.raises(Interrupted):
+        train([member], kill(signal.SIGINT, at=6))
+    wider = dataclasses.replace(member, config=make_config(dictionary=4))
+    with caplog.at_level(logging.WARNING):
+        [outcome] = train([wider])
+    assert "starting it over" in caplog.text
+    assert outcome.tokens == 12 * BATCH
+    assert [tokens // BATCH for tokens, _ in member.sink.points] == [5, 10, 12]
+
+
+def test_history_and_resume_with_the_real_sink(tmp_path: Path) -> None:
+    def open_one(root: Path) -> RunSink:
+        config = make_config(tracking=TrackingConfig(backend="none", log_every=2))
+        folder = RunFolder(root / "a")
+        keys = {"run_id": "id-a", "name": "a", "sweep": "s", "wandb_folder": root, "provenance": {}}
+        return open_sink(config, folder=folder, **keys)
+
+    def lines(root: Path) -> list[dict[str, float]]:
+        found = [json.loads(line) for line in (root / "a" / "history.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key != "time"} for line in found]
+
+    config = make_config(tracking=TrackingConfig(log_every=2))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train([make_member(whole, "a", config, open_one(whole))])
+    with pytest.raises(OSError, match="power"):
+        train([make_member(cut, "a", config, open_one(cut))], raise_at(9, OSError("power")))
+    assert len(lines(cut)) >= 4
+    with pytest.raises(Interrupted):
+        train([make_member(cut, "a", config, open_one(cut))], kill(signal.SIGINT, at=5))
+    train([make_member(cut, "a", config, open_one(cut))])
+    assert lines(cut) == lines(whole)
+    assert [line["tokens"] // BATCH for line in lines(whole)] == [2, 4, 6, 8, 10, 12]
