@@ -26,7 +26,7 @@ class Sparse:
 
     def rows_of(self, dictionary: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "columns d_in"]:
         """The rows of the code's features."""
-        return dictionary if self._features is None else dictionary[self._features]
+        return dictionary if self._features is None else dictionary.index_select(0, self._features)
 
     def add_to(self, total: Tensor | None, part: Tensor) -> Tensor:
         """Numbers of the code's features, added in place to those of all features."""
@@ -36,17 +36,22 @@ class Sparse:
         return total.index_add_(0, self._features, part)
 
     @property
-    def by_feature(self) -> Transposed:
+    def by_feature(self) -> Code:
+        """Rows are the code's features, columns the tokens."""
+        return self._transposed().code
+
+    def _transposed(self) -> Transposed:
         if self._by_feature is None:
             self._by_feature = self.kernels.transpose(self.code)
         return self._by_feature
 
-    def sum_by_feature(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " columns"]:
+    def reordered(self, values: Float[Tensor, " entries"]) -> Float[Tensor, " entries"]:
+        """Numbers of the entries, in the order of `by_feature`."""
+        return values.gather(0, self._transposed().places)
+
+    def sum_by_feature(self, reordered: Float[Tensor, " entries"]) -> Float[Tensor, " columns"]:
         """Sum of the entries of each of the code's features."""
-        transposed = self.by_feature
-        return torch.segment_reduce(
-            values[transposed.places], "sum", offsets=transposed.code.offsets, initial=0.0
-        )
+        return torch.segment_reduce(reordered, "sum", offsets=self.by_feature.offsets, initial=0.0)
 
 
 def pre_activations(
@@ -88,11 +93,10 @@ def mean_square(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
 
 
 def _gradient(codes: Sequence[Sparse], values: Sequence[Tensor], dense: Sequence[Tensor]) -> Tensor | None:
-    """Of a dictionary [d_sae, d_in]: each feature's entries times the dense rows of their tokens."""
+    """Of a dictionary [d_sae, d_in]: each feature's entries, reordered, times the dense rows of their tokens."""
     total = None
     for sparse, of_code, rows in zip(codes, values, dense, strict=True):
-        code, places = sparse.by_feature
-        total = sparse.add_to(total, sparse.kernels.combine(code, of_code[places], rows))
+        total = sparse.add_to(total, sparse.kernels.combine(sparse.by_feature, of_code, rows))
     return total
 
 
@@ -114,7 +118,7 @@ class _PreActivations(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, W_enc = ctx.saved_tensors
-        grads = tuple(grad.contiguous() for grad in grads)
+        grads = tuple(sparse.reordered(grad) for sparse, grad in zip(ctx.codes, grads, strict=True))
         rows = _gradient(ctx.codes, grads, [x] * len(grads))
         needs_b_enc, needs_b_dec = ctx.needs_input_grad[3:5]
         b_enc = b_dec = None
@@ -140,6 +144,7 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         W_dec, *values = ctx.saved_tensors
         grads = tuple(grad.contiguous() for grad in grads)
+        values = [sparse.reordered(of_code) for sparse, of_code in zip(ctx.codes, values, strict=True)]
         rows = _gradient(ctx.codes, values, grads)
         of_values = [
             sparse.kernels.products(sparse.code, grad, sparse.rows_of(W_dec))
@@ -156,7 +161,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, ctx.sparse.sum_by_feature(grad)
+        return None, ctx.sparse.sum_by_feature(ctx.sparse.reordered(grad))
 
 
 class _MeanSquare(torch.autograd.Function):

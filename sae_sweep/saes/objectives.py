@@ -207,7 +207,7 @@ class Objective(nn.Module):
         self, kernels: Kernels, x: Tensor, dead: Tensor, estimates: ops.Estimates | None
     ) -> tuple[Sparse, Tensor]:
         """The same features as entries."""
-        W, b = self.sae.W_enc.t()[dead], self.sae.b_enc
+        W, b = self.sae.W_enc.t().index_select(0, dead), self.sae.b_enc
         found = kernels.largest_watched(x, W, None if b is None else b[dead], self._k_aux(dead), estimates)
         return Sparse(kernels, found.code, dead), found.values
 

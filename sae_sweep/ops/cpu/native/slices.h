@@ -21,8 +21,13 @@ inline bool packing_pays(int64_t entries, int64_t dense_rows, int64_t width) {
 // Columns [first, first + count) of dense rows, 16 floats each, zeros beyond.
 inline void pack_slice(const float* dense, int64_t rows, int64_t width, int64_t first, int64_t count, float* out) {
   for (int64_t r = 0; r < rows; r++, out += kSlice) {
-    std::memcpy(out, dense + r * width + first, 4 * count);
-    std::fill(out + count, out + kSlice, 0.0f);
+    const float* from = dense + r * width + first;
+    if (count == kSlice) {
+      std::memcpy(out, from, sizeof(float) * kSlice);
+    } else {
+      std::memcpy(out, from, sizeof(float) * count);
+      std::fill(out + count, out + kSlice, 0.0f);
+    }
   }
 }
 
