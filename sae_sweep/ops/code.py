@@ -49,11 +49,13 @@ class Estimates(NamedTuple):
     """Products of tokens and some features' encoder rows, in low precision, left over from a search."""
 
     values: Float[Tensor, "batch places"]
-    """Right to of_token x of_feature; in memory that the next search uses again."""
+    """In memory that the next search uses again."""
     places: Int[Tensor, " features"]
     """int32: the column of each feature."""
     of_token: Float[Tensor, " batch"]
+    """An estimate of token t and feature f is right to of_token[t] x of_feature[f]."""
     of_feature: Float[Tensor, " features"]
+    """Its other factor."""
 
     def keep(self, mask: Tensor) -> "Estimates":
         """Those of the features alone that `mask` marks."""
@@ -90,7 +92,10 @@ class Kernels(ABC):
         k: int,
         watched: Int[Tensor, " watched"] | None = None,
     ) -> Found:
-        """The k largest of W x + b of each row that are above 0; exactly k a row, filled up with zeros."""
+        """The k largest of W x + b of each row that are above 0; exactly k a row, filled up with zeros.
+
+        1 <= k <= d_sae. Estimates of the features `watched` are left over, from a backend that can.
+        """
 
     @abstractmethod
     def above(
@@ -102,7 +107,10 @@ class Kernels(ABC):
         most: int,
         watched: Int[Tensor, " watched"] | None = None,
     ) -> Found | None:
-        """All of W x + b above the features' floors; None where these are more than `most`."""
+        """All of W x + b above the features' floors; None where these are more than `most`.
+
+        Estimates of the features `watched` are left over, from a backend that can.
+        """
 
     def largest_watched(
         self,
@@ -112,7 +120,10 @@ class Kernels(ABC):
         k: int,
         estimates: Estimates | None,
     ) -> Found:
-        """The k largest of W x + b of each row, of either sign; `estimates` are of the same rows of W."""
+        """The k largest of W x + b of each row, of either sign; 1 <= k <= watched.
+
+        `estimates`, if there are any, are of these rows of W.
+        """
         del estimates
         columns, values = self.largest_of(x @ W.t() if b is None else torch.addmm(b, x, W.t()), k)
         offsets = torch.arange(len(x) + 1, device=x.device) * k
@@ -120,7 +131,7 @@ class Kernels(ABC):
 
     @abstractmethod
     def largest_of(self, z: Float[Tensor, "batch n"], k: int) -> tuple[Tensor, Tensor]:
-        """Columns [batch, k] (int32, rising) and values of the k largest of each row, of either sign."""
+        """Columns [batch, k] (int32, rising) and values of each row's k largest, of either sign; k <= n."""
 
     @abstractmethod
     def transpose(self, code: Code) -> Transposed:
@@ -160,8 +171,8 @@ class AdamUpdate(NamedTuple):
     eps: float
     step: int
     """From 1, as in the bias corrections."""
-    shrink: float = 1.0
-    """Factor of the gradient: of clipping."""
+    shrink: Float[Tensor, ""] | None = None
+    """Factor of the gradient, where it lies: of clipping."""
     tangent: bool = False
     """Whether the gradient's part along the row is taken out."""
     unit: str | None = None

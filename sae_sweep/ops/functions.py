@@ -24,6 +24,11 @@ class Sparse:
         self._features = features
         self._by_feature: Transposed | None = None
 
+    @property
+    def covers_all(self) -> bool:
+        """Whether the columns are all features."""
+        return self._features is None
+
     def rows_of(self, dictionary: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "columns d_in"]:
         """The rows of the code's features."""
         return dictionary if self._features is None else dictionary.index_select(0, self._features)
@@ -83,7 +88,7 @@ def decode(
 
 
 def spread(sparse: Sparse, by_feature: Float[Tensor, " d_sae"]) -> Float[Tensor, " entries"]:
-    """The number of each entry's feature."""
+    """The number of each entry's feature, of a code over all features."""
     return cast(Tensor, _Spread.apply(sparse, by_feature))
 
 
@@ -93,7 +98,7 @@ def mean_square(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
 
 
 def _gradient(codes: Sequence[Sparse], values: Sequence[Tensor], dense: Sequence[Tensor]) -> Tensor | None:
-    """Of a dictionary [d_sae, d_in]: each feature's entries, reordered, times the dense rows of their tokens."""
+    """Of a dictionary [d_sae, d_in]: each feature's entries, reordered, times their tokens' dense rows."""
     total = None
     for sparse, of_code, rows in zip(codes, values, dense, strict=True):
         total = sparse.add_to(total, sparse.kernels.combine(sparse.by_feature, of_code, rows))
@@ -156,6 +161,7 @@ class _Decode(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sparse: Sparse, by_feature: Tensor) -> Tensor:
+        assert sparse.covers_all
         ctx.sparse = sparse
         return by_feature[sparse.code.indices]
 

@@ -70,7 +70,8 @@ class PlainKernels(Kernels):
         (beta1, beta2), step = update.betas, update.step
         if update.unit == "before":
             weights.div_(weights.norm(dim=-1, keepdim=True))
-        gradient = gradient * update.shrink
+        if update.shrink is not None:
+            gradient = gradient * update.shrink
         if update.tangent:
             gradient = gradient - (gradient * weights).sum(dim=-1, keepdim=True) * weights
         mean.lerp_(gradient, 1 - beta1)

@@ -37,13 +37,13 @@ class Optimizer:
         )
 
     def update(self, loss: Tensor, rate: float) -> None:
-        """Backward, clip, and one step at learning rate `rate`."""
-        self._adam.zero_grad()
+        """Backward, clip, and one step at learning rate `rate`; the gradients are given up."""
         loss.backward()
         if self._kernels is None:
             self._update_plainly(rate)
         else:
             self._update_with(self._kernels, rate)
+        self._adam.zero_grad()
 
     @torch.no_grad()
     def _update_plainly(self, rate: float) -> None:
@@ -80,13 +80,13 @@ class Optimizer:
             gradient = _rows(parameter.grad).contiguous()
             kernels.adam(rows, gradient, (_rows(state["exp_avg"]), _rows(state["exp_avg_sq"])), update)
 
-    def _shrink(self) -> float:
+    def _shrink(self) -> Tensor | None:
         """As `clip_grad_norm_` would."""
         if self._config.clip_norm is None:
-            return 1.0
+            return None
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
-        return min(1.0, self._config.clip_norm / (norm + 1e-6))
+        norm = nn.utils.get_total_norm(gradients)
+        return (self._config.clip_norm / (norm + 1e-6)).clamp(max=1.0)
 
     def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         state = self._adam.state[parameter]

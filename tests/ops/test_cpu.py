@@ -95,6 +95,16 @@ def test_the_largest_of_watched_features(kernels, width, biased, k, floored):
     torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("k", [1, 40, 99, 100])
+def test_the_largest_of_many_ties(kernels, k):
+    """Of equal numbers the first; a plain top-k may choose others."""
+    z = torch.tensor([2.0, 1.0, 1.0, 3.0] * 25).expand(3, 100).contiguous()
+    columns, values = kernels.largest_of(z, k)
+    order = sorted(range(100), key=lambda i: (-float(z[0, i]), i))[:k]
+    assert columns.tolist() == [sorted(order)] * 3
+    assert torch.equal(values, z.gather(1, columns.long()))
+
+
 def test_rows_of_zeros_and_ties(kernels):
     x, W = torch.ones(5, 4), torch.ones(300, 4)
     x[2] = 0
@@ -134,8 +144,11 @@ def test_what_is_no_number_is_found(kernels):
 
 
 @pytest.mark.parametrize(("rows", "width", "k"), [(9, 50, 7), (5, 400, 200), (3, 4, 4), (2, 6, 1), (0, 3, 2)])
-def test_the_largest_of_rows_whatever_their_sign(kernels, rows, width, k):
+@pytest.mark.parametrize("special", [None, torch.inf, -torch.inf, 3.4e38])
+def test_the_largest_of_rows_whatever_their_sign(kernels, rows, width, k, special):
     z = draw(rows, width) - 2
+    if special is not None:
+        z[:, width // 2] = special
     for ours, theirs in zip(kernels.largest_of(z, k), PLAIN.largest_of(z, k), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -163,7 +176,9 @@ def test_adam(kernels, unit, tangent):
     for backend in (kernels, PLAIN):
         weights, moments = draw(37, 19), (torch.zeros(37, 19), torch.zeros(37, 19))
         for step in (1, 2, 3):
-            update = AdamUpdate(1e-2, (0.9, 0.99), 1e-8, step, shrink=0.7, tangent=tangent, unit=unit)
+            update = AdamUpdate(
+                1e-2, (0.9, 0.99), 1e-8, step, shrink=torch.tensor(0.7), tangent=tangent, unit=unit
+            )
             backend.adam(weights, draw(37, 19, seed=step), moments, update)
         results.append((weights, *moments))
     for ours, theirs in zip(*results, strict=True):
@@ -188,12 +203,16 @@ def test_normalise(kernels):
 
 def test_threads_do_not_change_a_bit(kernels):
     x, W, k = draw(500, 40), draw(300, 40, seed=1), 6
+    watched = torch.arange(0, 300, 2)
 
     def everything() -> list[torch.Tensor]:
-        found = kernels.largest(x, W, None, k)
+        found = kernels.largest(x, W, None, k, watched)
+        of_watched = kernels.largest_watched(x, W[watched], None, 40, found.estimates)
         code, places = kernels.transpose(found.code)
         return [
             found.values,
+            of_watched.code.indices,
+            of_watched.values,
             kernels.combine(found.code, found.values, W),
             kernels.combine(code, found.values[places], x),
             kernels.products(found.code, x, W),

@@ -23,7 +23,30 @@ def test_a_block_is_used_again_when_its_last_tensor_is_gone():
     del view
     gc.collect()
     assert memory.empty(ROWS, WIDTH).data_ptr() == at
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS - 7, ROWS - 80])
+def test_a_block_serves_smaller_results_of_any_shape(rows):
+    memory = Recycled()
+    at = memory.empty(ROWS, WIDTH).data_ptr()
+    smaller = memory.empty(rows, WIDTH)
+    assert smaller.data_ptr() == at
+    assert smaller.shape == (rows, WIDTH)
+    assert smaller.is_contiguous()
     assert memory.empty(WIDTH, ROWS).data_ptr() != at
+
+
+def test_what_is_much_smaller_or_larger_has_its_own():
+    memory = Recycled()
+    at = memory.empty(4 * ROWS, WIDTH).data_ptr()
+    assert memory.empty(ROWS, WIDTH).data_ptr() != at
+    assert memory.empty(5 * ROWS, WIDTH).data_ptr() != at
+    assert memory.empty(4 * ROWS, WIDTH).data_ptr() == at
+
+
+def test_results_begin_a_line_of_the_cache():
+    memory = Recycled()
+    assert all(memory.empty(ROWS + i, WIDTH).data_ptr() % 64 == 0 for i in range(5))
 
 
 def test_a_gradient_keeps_its_block():

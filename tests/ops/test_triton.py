@@ -188,7 +188,9 @@ def test_adam(kernels, unit, tangent, width):
     for backend in (kernels, PLAIN):
         weights, moments = draw(5, width) / width**0.5, tuple(torch.zeros(2, 5, width, device=DEVICE))
         for step in (1, 2, 3):
-            update = AdamUpdate(1e-2, (0.9, 0.99), 1e-8, step, shrink=0.7, tangent=tangent, unit=unit)
+            update = AdamUpdate(
+                1e-2, (0.9, 0.99), 1e-8, step, shrink=torch.tensor(0.7), tangent=tangent, unit=unit
+            )
             backend.adam(weights, draw(5, width, seed=step), moments, update)
         results.append((weights, *moments))
     for ours, theirs in zip(*results, strict=True):

@@ -54,7 +54,7 @@ def _compiler() -> list[str]:
 def _compile(compiler: list[str], to: Path) -> None:
     try:
         done = subprocess.run(
-            [*compiler, *FLAGS, "-o", str(to), str(SOURCES / "kernels.cpp")],
+            [*compiler, *FLAGS, "-o", str(to), *map(str, sorted(SOURCES.glob("*.cpp")))],
             capture_output=True,
             text=True,
             timeout=_TIMEOUT_S,

@@ -3,6 +3,7 @@
 import ctypes
 from ctypes import c_bool, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ _BLOCK = 480
 """Tokens whose dense products are held at a time, where there is no 16-bit screen."""
 _ROUNDED = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
 """Largest relative error of rounding to a dtype."""
+_TINY = 1e-14
+"""Norm of a row whose squares are close to underflow."""
 _UNIT = {None: 0, "before": -1, "after": 1}
 
 _SIGNATURES = {
@@ -36,8 +39,22 @@ _SIGNATURES = {
     "normalise_rows": (None, "piifp"),
 }
 """Of each function: what it returns, and its arguments (p pointer, i int64, n int, f float, b bool)."""
+_OF_THE_SCREEN = ("pack", "encode_packed")
+"""Functions that there are only with a 16-bit screen."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.int32, torch.int64)
 _TYPES = {"p": c_void_p, "i": c_int64, "n": c_int, "f": c_float, "b": c_bool}
+
+
+class _Search(NamedTuple):
+    """What an encoder is to find: the k largest, or, with k = 0, at most `most` above the floors."""
+
+    x: Tensor
+    W: Tensor
+    b: Tensor | None
+    k: int
+    floors: Tensor | None
+    most: int
+    watched: Tensor | None
 
 
 class CPUKernels(Kernels):
@@ -58,17 +75,12 @@ class CPUKernels(Kernels):
             SaeSweepError: if it cannot be compiled, or not be loaded (a folder mounted noexec).
         """
         self._library = _load(build(cache))
-        for function, (result, arguments) in _SIGNATURES.items():
-            self._declare(function, result, arguments)
         self._panel: int = self._library.panel_features()
         self.screen = self._best_screen() if screen == "auto" else screen
-        self._scratch: dict[tuple[torch.dtype, str], Tensor] = {}
+        if self.screen == "int16" and not self.has_int16:
+            raise SaeSweepError("this processor has no 16-bit screen")
+        self._scratch: dict[str, Tensor] = {}
         self._results = Recycled()
-
-    def _declare(self, function: str, result: type | None, arguments: str) -> None:
-        if hasattr(self._library, function):
-            entry = getattr(self._library, function)
-            entry.restype, entry.argtypes = result, [_TYPES[kind] for kind in arguments]
 
     @property
     def has_int16(self) -> bool:
@@ -87,7 +99,7 @@ class CPUKernels(Kernels):
         return out
 
     def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int, watched: Tensor | None = None) -> Found:
-        found = self._encode(x, W, b, k, None, len(x) * k, watched)
+        found = self._encode(_Search(x, W, b, k, None, len(x) * k, watched))
         assert found is not None  # exactly k a row
         return found
 
@@ -100,31 +112,13 @@ class CPUKernels(Kernels):
         most: int,
         watched: Tensor | None = None,
     ) -> Found | None:
-        return self._encode(x, W, b, 0, floors, most, watched)
+        return self._encode(_Search(x, W, b, 0, floors, most, watched))
 
-    def _encode(
-        self,
-        x: Tensor,
-        W: Tensor,
-        b: Tensor | None,
-        k: int,
-        floors: Tensor | None,
-        most: int,
-        watched: Tensor | None,
-    ) -> Found | None:
-        encode = self._encode_packed if self.screen == "int16" else self._encode_screened
-        return encode(x, W, b, k, floors, most, watched)
+    def _encode(self, search: _Search) -> Found | None:
+        return self._encode_packed(search) if self.screen == "int16" else self._encode_screened(search)
 
-    def _encode_packed(
-        self,
-        x: Tensor,
-        W: Tensor,
-        b: Tensor | None,
-        k: int,
-        floors: Tensor | None,
-        most: int,
-        watched: Tensor | None,
-    ) -> Found | None:
+    def _encode_packed(self, search: _Search) -> Found | None:
+        x, W, b, k, floors, most, watched = search
         features, width = W.shape
         order, first = self._order(features, watched)
         pairs = self._room("pairs", len(order) * ((width + 1) // 2), torch.int32)
@@ -160,19 +154,11 @@ class CPUKernels(Kernels):
         )
         return torch.cat([first, *rest]), len(first)
 
-    def _encode_screened(
-        self,
-        x: Tensor,
-        W: Tensor,
-        b: Tensor | None,
-        k: int,
-        floors: Tensor | None,
-        most: int,
-        watched: Tensor | None,
-    ) -> Found | None:
+    def _encode_screened(self, search: _Search) -> Found | None:
+        x, W, b, k, floors, most, watched = search
         features, width = W.shape
         dtype = getattr(torch, self.screen)
-        norms = W.norm(dim=-1)
+        norms = _bounds(W)
         screen, weights = x.to(dtype), W.to(dtype)
         # both factors and the sum are rounded; sums inside are of float32
         share = 1.05 * (3 * _ROUNDED[dtype] + width * _ROUNDED[torch.float32])
@@ -235,9 +221,9 @@ class CPUKernels(Kernels):
 
     def _room(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
         """Memory that is used anew at every step: fresh pages would cost as much as the work."""
-        held = self._scratch.get((dtype, name))
+        held = self._scratch.get(name)
         if held is None or len(held) < size:
-            held = self._scratch[dtype, name] = torch.empty(size, dtype=dtype)
+            held = self._scratch[name] = torch.empty(size, dtype=dtype)
         return held
 
     def largest_of(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -285,17 +271,24 @@ class CPUKernels(Kernels):
         self._library.adam_rows(
             *(_at(weights), _at(gradient), _at(moments[0]), _at(moments[1]), *weights.shape, beta1, beta2),
             *(update.rate / (1 - beta1**step), (1 - beta2**step) ** 0.5, update.eps),
-            *(update.shrink, update.tangent, _UNIT[update.unit]),
+            *(1.0 if update.shrink is None else float(update.shrink), update.tangent, _UNIT[update.unit]),
         )
 
 
-def _load(library: Path) -> ctypes.CDLL:
+def _load(file: Path) -> ctypes.CDLL:
     try:
-        return ctypes.CDLL(str(library))
+        library = ctypes.CDLL(str(file))
     except OSError as error:
         raise SaeSweepError(
             f"the compiled kernels cannot be loaded (delete them if they are damaged): {error}"
         ) from error
+    missing = () if library.panel_features() else _OF_THE_SCREEN
+    for name, (result, arguments) in _SIGNATURES.items():
+        if name in missing:
+            continue
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, [_TYPES[kind] for kind in arguments]
+    return library
 
 
 def _at(tensor: Tensor | None) -> int | None:
@@ -305,6 +298,12 @@ def _at(tensor: Tensor | None) -> int | None:
     assert tensor.is_contiguous()
     assert tensor.dtype in _DTYPES, tensor.dtype
     return tensor.data_ptr()
+
+
+def _bounds(W: Tensor) -> Tensor:
+    """The norms of rows; infinite where squares may have underflowed."""
+    norms = W.norm(dim=-1)
+    return torch.where((norms < _TINY) & W.any(dim=-1), torch.inf, norms)
 
 
 def _joined(parts: list[Found], features: int, x: Tensor) -> Found:

@@ -1,7 +1,6 @@
 """Large results in memory that is used again: to get fresh pages costs as much as to fill them."""
 
-import sys
-from collections import deque
+import weakref
 
 import numpy as np
 import torch
@@ -10,23 +9,33 @@ from torch import Tensor
 
 _LEAST_BYTES = 1 << 20
 """Below, the allocator does the same by itself."""
-_BLOCKS = 8
-"""Blocks that are kept while no result lies in them."""
-_IDLE = 3
-"""References to a block that no tensor has: of the queue, of the loop and of the question itself."""
+_IDLE_BLOCKS = 4
+_LINE = 16
+"""Numbers of a line of the cache, on which every result begins."""
 
 
 class Recycled:
-    """Uninitialised float32 matrices. A block is free again when the last tensor that lies in it is gone."""
+    """Uninitialised float32 matrices. Its block is idle when the last tensor that lies in it is gone."""
 
     def __init__(self) -> None:
-        self._blocks: deque[np.ndarray] = deque(maxlen=_BLOCKS)
+        self._idle: list[np.ndarray] = []
 
     def empty(self, rows: int, width: int) -> Float[Tensor, "rows width"]:
-        if 4 * rows * width < _LEAST_BYTES:
+        size = rows * width
+        if 4 * size < _LEAST_BYTES:
             return torch.empty(rows, width)
-        for block in self._blocks:
-            if block.shape == (rows, width) and sys.getrefcount(block) == _IDLE:
-                return torch.from_numpy(block)
-        self._blocks.append(np.empty((rows, width), dtype=np.float32))
-        return torch.from_numpy(self._blocks[-1])
+        fitting = [(len(block), i) for i, block in enumerate(self._idle) if size <= len(block) <= 2 * size]
+        block = self._idle.pop(min(fitting)[1]) if fitting else _aligned(size)
+        matrix = block[:size].reshape(rows, width)
+        # a tensor keeps this very array alive, and so do all that share its memory
+        weakref.finalize(matrix, self._give_back, block).atexit = False
+        return torch.from_numpy(matrix)
+
+    def _give_back(self, block: np.ndarray) -> None:
+        self._idle = [block, *self._idle[: _IDLE_BLOCKS - 1]]
+
+
+def _aligned(size: int) -> np.ndarray:
+    block = np.empty(size + _LINE, dtype=np.float32)
+    first = -(block.ctypes.data // 4) % _LINE
+    return block[first : first + size]

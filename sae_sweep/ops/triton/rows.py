@@ -61,7 +61,7 @@ def adam(
     square_share: float,
     root: float,
     eps: float,
-    shrink: float,
+    shrink: tl.tensor | None,
     TANGENT: tl.constexpr,
     UNIT_BEFORE: tl.constexpr,
     UNIT_AFTER: tl.constexpr,
@@ -76,7 +76,9 @@ def adam(
     inside = columns < width
     places = tl.program_id(0).to(tl.int64) * width + columns
     w = tl.load(weights + places, mask=inside, other=0.0)
-    g = tl.load(gradient + places, mask=inside, other=0.0) * shrink
+    g = tl.load(gradient + places, mask=inside, other=0.0)
+    if shrink is not None:
+        g *= tl.load(shrink)
     m = tl.load(mean + places, mask=inside, other=0.0)
     v = tl.load(square + places, mask=inside, other=0.0)
     if UNIT_BEFORE:

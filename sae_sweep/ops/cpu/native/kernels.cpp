@@ -1,4 +1,4 @@
-// An SAE's encoder, screened in reduced precision, the sparse products around it, and Adam, for Python's ctypes.
+// An SAE's encoder, screened in reduced precision, and the sparse products around it, for Python's ctypes.
 //
 // All floats are contiguous row-major float32. A code is CSR: the entries of token t are [offsets[t],
 // offsets[t + 1]) of `indices` (features, int32) and `values`. Every output number is the work of one thread
@@ -7,57 +7,17 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <vector>
 
+#include "code.h"
 #include "rows.h"
 #include "screen.h"
 #include "select.h"
 #include "slices.h"
-
-namespace {
-
-// ---------------------------------------------------------------------------------------------------------
-// A code while it is made: the entries of each block of tokens, put together in `take`.
-
-struct Code {
-  int64_t tokens;
-  std::vector<int64_t> offsets;
-  std::vector<std::vector<Exact>> blocks;
-  std::atomic<int64_t> entries{0};
-  std::atomic<bool> too_many{false};
-  explicit Code(int64_t n) : tokens(n), offsets(n + 1, 0), blocks((n + kBlock - 1) / kBlock) {}
-};
-
-void append(Code& code, int64_t block, int64_t token, const std::vector<Exact>& exact) {
-  auto& entries = code.blocks[block];
-  entries.insert(entries.end(), exact.begin(), exact.end());
-  code.offsets[token + 1] = static_cast<int64_t>(exact.size());
-}
-
-struct Scratch {
-  std::vector<Candidates> candidates{kBlock};
-  std::vector<Exact> exact;
-};
-
-// Turn a block's candidates into entries of the code.
-void settle(Code& code, const Encoder& encoder, const Wanted& wanted, const float* x, int64_t first, int64_t count,
-            int64_t most, Scratch& scratch) {
-  int64_t added = 0;
-  for (int64_t i = 0; i < count; i++) {
-    exact_values(encoder, x + (first + i) * encoder.width, scratch.candidates[i].finish(), scratch.exact);
-    keep_wanted(wanted, scratch.exact);
-    append(code, first / kBlock, first + i, scratch.exact);
-    added += static_cast<int64_t>(scratch.exact.size());
-  }
-  if ((code.entries += added) > most) code.too_many = true;
-}
-
-}  // namespace
 
 extern "C" {
 
@@ -142,7 +102,7 @@ Code* encode_packed(const float* x, int64_t tokens, const float* weights, const 
       if (code->too_many) continue;
       const int64_t count = std::min(kBlock, tokens - first);
       block.fill(x + first * width, count, width);
-      for (int64_t i = 0; i < count; i++) scratch.candidates[i].start(k, 0.0f);
+      for (int64_t i = 0; i < count; i++) scratch.candidates[i].start(k);
       for (int64_t i = 0; i < count && kept; i++) token_reaches[first + i] = share * block.reaches[i];
       for (int64_t p = 0; p < places / kPanel; p++)
         for (int64_t tile = 0; tile < block.tiles; tile++) {
@@ -182,7 +142,9 @@ Code* encode_screened(const void* z, bool bfloat16, float share, const float* x,
       const int64_t count = std::min(kBlock, tokens - first);
       for (int64_t i = 0; i < count; i++) {
         const int64_t t = first + i;
-        const float reach = share * std::sqrt(dot(x + t * width, x + t * width, width));
+        const float squares = dot(x + t * width, x + t * width, width);
+        const bool lost = squares < kTinySquares && has_numbers(x + t * width, width);
+        const float reach = lost ? std::numeric_limits<float>::infinity() : share * std::sqrt(squares);
         if (watched_count) token_reaches[t] = reach;
         if (bfloat16)
           for (int64_t f = 0; f < features; f++) {
@@ -193,7 +155,7 @@ Code* encode_screened(const void* z, bool bfloat16, float share, const float* x,
           std::memcpy(row.data(), static_cast<const float*>(z) + t * features, 4 * features);
         for (int64_t j = 0; j < watched_count; j++) estimates[t * watched_count + j] = row[watched[j]];
         Candidates& candidates = scratch.candidates[i];
-        candidates.start(k, 0.0f);
+        candidates.start(k);
         for (int64_t f = 0; f < features; f++) {
           const float slack = reach * norms[f];
           const float high = row[f] + (bias ? bias[f] : 0.0f) - (k ? 0.0f : floors[f]) + slack;
@@ -270,7 +232,7 @@ void topk_rows(const float* z, int64_t rows, int64_t width, int64_t k, int32_t* 
 // ---------------------------------------------------------------------------------------------------------
 // Sparse products.
 
-// Floats of room that the products below need for a code of `rows` by `columns`; it begins a line of the cache.
+// Floats of room that the products below need for so many entries; the room begins a line of the cache.
 int64_t product_room(int64_t entries, int64_t columns, int64_t width) {
 #if defined(__AVX2__)
   if (packing_pays(entries, columns, width)) return omp_get_max_threads() * columns * kSlice;
@@ -344,58 +306,5 @@ void transpose(const int64_t* offsets, const int32_t* indices, int64_t rows, int
         out_indices[to] = static_cast<int32_t>(r);
         places[to] = p;
       }
-}
-
-// ---------------------------------------------------------------------------------------------------------
-// Adam (Kingma and Ba 2015, algorithm 1), row by row, with what is done to decoder rows around it.
-
-// gradient x `shrink` first; `tangent`: without its part along the row; `unit`: rows of norm 1 before (-1) or
-// after (1) the step. `rate` and `root` hold the bias corrections: lr / (1 - b1^t) and sqrt(1 - b2^t).
-void adam_rows(float* weights, const float* gradient, float* mean, float* square, int64_t rows, int64_t width,
-               float beta1, float beta2, float rate, float root, float eps, float shrink, bool tangent, int unit) {
-#pragma omp parallel for schedule(static)
-  for (int64_t r = 0; r < rows; r++) {
-    float* __restrict w = weights + r * width;
-    const float* __restrict g = gradient + r * width;
-    float* __restrict m = mean + r * width;
-    float* __restrict v = square + r * width;
-    if (unit < 0) {
-      const float norm = std::sqrt(dot(w, w, width));
-#pragma omp simd
-      for (int64_t i = 0; i < width; i++) w[i] /= norm;
-    }
-    const float along = tangent ? shrink * dot(g, w, width) : 0.0f;
-#pragma omp simd
-    for (int64_t i = 0; i < width; i++) {
-      const float step = shrink * g[i] - along * w[i];
-      m[i] += (1 - beta1) * (step - m[i]);
-      v[i] = beta2 * v[i] + (1 - beta2) * step * step;
-      w[i] -= rate * m[i] / (std::sqrt(v[i]) / root + eps);
-    }
-    if (unit > 0) {
-      const float norm = std::sqrt(dot(w, w, width));
-#pragma omp simd
-      for (int64_t i = 0; i < width; i++) w[i] /= norm;
-    }
-  }
-}
-
-// (x - mean) / (deviation + eps) of each row, with the unbiased deviation
-void normalise_rows(const float* x, int64_t rows, int64_t width, float eps, float* out) {
-#pragma omp parallel for schedule(static)
-  for (int64_t r = 0; r < rows; r++) {
-    const float* __restrict from = x + r * width;
-    float* __restrict to = out + r * width;
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < width; i++) sum += from[i];
-    const float mean = sum / static_cast<float>(width);
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < width; i++) squares += (from[i] - mean) * (from[i] - mean);
-    const float scale = std::sqrt(squares / static_cast<float>(width - 1)) + eps;
-#pragma omp simd
-    for (int64_t i = 0; i < width; i++) to[i] = (from[i] - mean) / scale;
-  }
 }
 }

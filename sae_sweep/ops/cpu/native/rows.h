@@ -21,6 +21,16 @@ inline float dot(const float* a, const float* b, int64_t width) {
   return sum;
 }
 
+// Rows whose squares sum to less may have lost them to underflow; above, so large are the rows that neither do the
+// products of two rows' sizes.
+constexpr float kTinySquares = 1e-28f;
+
+inline bool has_numbers(const float* a, int64_t width) {
+  bool found = false;
+  for (int64_t i = 0; i < width; i++) found |= a[i] != 0;
+  return found;
+}
+
 // out[j] = <a, b[j]>
 inline void dot_rows(const float* a, const float* const b[4], int64_t width, float out[4]) {
   const float *b0 = b[0], *b1 = b[1], *b2 = b[2], *b3 = b[3];

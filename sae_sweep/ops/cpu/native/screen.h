@@ -3,7 +3,7 @@
 // Each row is scaled so that its entries fit 16 bits and its norm is at most kNorm; then by Cauchy-Schwarz no sum of
 // products overflows 32 bits. Rounding moves entries by at most half a step, so it moves the product of rows x and w
 // by at most (|x| step(w) + |w| step(x)) sqrt(width) / 2: no more than reach(x) reach(w) sqrt(width) / kNorm, where
-// reach = kNorm step >= norm.
+// reach = kNorm step >= norm. Sums with a bias are rounded once more, as the exact ones are.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,6 @@
 
 constexpr int64_t kBlock = 120;  // tokens that a thread screens at a time; a multiple of kRows
 constexpr float kNorm = 46000.0f;
-constexpr float kTiny = 1e-34f;  // a sum of squares below may have lost what it is the sum of
 
 inline float error_share(int64_t width) { return 1.05f * std::sqrt(static_cast<float>(width)) / kNorm; }
 
@@ -30,7 +29,7 @@ inline void quantise(const float* row, int64_t width, int64_t padded, int16_t* o
     squares += row[i] * row[i];
   }
   *step = *reach = 0;
-  if (std::isfinite(squares) && squares > kTiny) {
+  if (std::isfinite(squares) && squares > kTinySquares) {
     *step = std::max(most / 32767.0f, std::sqrt(squares) / kNorm);
     *reach = kNorm * *step;
   } else if (squares != 0 || most != 0) {
@@ -70,8 +69,8 @@ inline void multiply_tile(const int32_t* x, const int32_t* weights, int64_t pair
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; r++) {
       const Ints pair = spread(x[h * kRows + r]);
-      sums[r][0] = multiply_add(sums[r][0], pair, first);
-      sums[r][1] = multiply_add(sums[r][1], pair, second);
+      sums[r][0] = add_products(sums[r][0], pair, first);
+      sums[r][1] = add_products(sums[r][1], pair, second);
     }
   }
 #pragma GCC unroll 12

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <vector>
@@ -32,9 +31,9 @@ inline bool larger(const Exact& a, const Exact& b) {
 // The candidates of one token. With k > 0, `bar` rises to the k-th largest of what the candidates are at least.
 class Candidates {
  public:
-  void start(int64_t k, float bar) {
+  void start(int64_t k) {
     k_ = k;
-    bar_ = bar;
+    bar_ = 0;
     room_ = static_cast<size_t>(k ? std::max<int64_t>(4 * k, k + 64) : 0);
     found_.clear();
   }
@@ -130,7 +129,7 @@ inline void keep_wanted(const Wanted& wanted, std::vector<Exact>& exact) {
 }
 
 // ---------------------------------------------------------------------------------------------------------
-// The k-th largest of many numbers, none of them NaN.
+// The k-th largest of many numbers, none of them NaN; 1 <= k <= how many they are.
 
 constexpr int kHalvings = 24;
 constexpr int64_t kWindow = 32;  // numbers that are few enough to be put in order
@@ -187,6 +186,7 @@ inline float kth_largest(const float* numbers, int64_t count, int64_t k, Room& r
   int64_t from_low = count, from_high = 0;
   for (int halving = 0; halving < kHalvings && from_low - from_high > kWindow && std::isfinite(high - low); halving++) {
     const float middle = low + 0.5f * (high - low);
+    if (middle <= low || middle >= high) break;
     const int64_t passed = count_from(numbers, count, middle);
     (passed >= k ? low : high) = middle;
     (passed >= k ? from_low : from_high) = passed;

@@ -56,7 +56,7 @@ inline void combine_slice(const float* slice, const int32_t* indices, const floa
   std::memcpy(out, total, 4 * count);
 }
 
-// As `combine_rows`, with values in order. room: [threads, columns, kSlice], lines of the cache.
+// As `combine_rows`. room: [threads, columns, kSlice], lines of the cache.
 inline void combine_packed(const int64_t* offsets, const int32_t* indices, const float* values, int64_t rows,
                            int64_t columns, const float* dense, int64_t width, float* room, float* out) {
 #pragma omp parallel

@@ -13,7 +13,7 @@ constexpr int kLanes = 16;
 inline Ints zero() { return _mm512_setzero_si512(); }
 inline Ints load(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline Ints spread(int32_t pair) { return _mm512_set1_epi32(pair); }
-inline Ints multiply_add(Ints sum, Ints a, Ints b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
+inline Ints add_products(Ints sum, Ints a, Ints b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
 inline Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
 inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
 inline Floats spread(float a) { return _mm512_set1_ps(a); }
@@ -32,7 +32,7 @@ constexpr int kLanes = 8;
 inline Ints zero() { return _mm256_setzero_si256(); }
 inline Ints load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline Ints spread(int32_t pair) { return _mm256_set1_epi32(pair); }
-inline Ints multiply_add(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline Ints add_products(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 inline Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
 inline Floats load(const float* p) { return _mm256_loadu_ps(p); }
 inline Floats spread(float a) { return _mm256_set1_ps(a); }
