@@ -24,7 +24,7 @@ from sae_sweep.config.training import (
     TrackingConfig,
 )
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Raised whenever the same config would give other weights; part of every run id."""
 
 TASKS = ("train", "match", "plan", "report", "status", "cache")

@@ -24,7 +24,7 @@ from sae_sweep.saes.schedule import ramp
 
 DENSE_SHARE = 1 / 8
 """Share of active latents from which on sparse products cost more than dense ones."""
-DENSE_AUX_SHARE = 1 / 5
+DENSE_AUX_SHARE = 3 / 8
 """The same of AuxK's share of the dead features, whose dense products are small."""
 _PROBE = 32
 """Tokens whose density is looked at before a batch is searched."""
