@@ -60,6 +60,23 @@ def test_the_screen_loses_nothing_at_any_scale(seed, exponent, k):
     torch.testing.assert_close(found.values.double().sum(), exact, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("width", [10, 78, 251])
+def test_errors_as_large_as_the_bound(kernels, width):
+    """At these widths equal entries lie almost half a 16-bit step off, all to one side.
+
+    In 16 bits the first feature's product seems too small, and the second's, which the bias leaves a little
+    below it, too large, each by nearly the bound.
+    """
+    x = torch.ones(1, width)
+    W = torch.stack([torch.ones(width), -torch.ones(width)])
+    b = torch.tensor([0.0, 2 * width - 0.5 * width**1.5 / 46_000])
+    found = kernels.largest(x, W, b, 1, torch.arange(2))
+    watched = kernels.largest_watched(x, W, b, 1, found.estimates)
+    for one in (found, watched):
+        assert one.code.indices.tolist() == [0]
+        assert one.values.tolist() == [width]
+
+
 @pytest.mark.parametrize(("scale", "filler"), [(1e-19, 0.0), (1e-25, 0.0), (1.0, 1e-30)])
 def test_rows_whose_squares_underflow(kernels, scale, filler):
     x, W = draw(6, 8), draw(40, 8, seed=1)
