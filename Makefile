@@ -8,11 +8,11 @@ CODE := sae_sweep tests tools bench
 .PHONY: quickstart paper-mini test check format oracle kill-test wheel-check clean
 
 quickstart: $(VENV)/.installed
-	$(BIN)/python -m sae_sweep experiment=quickstart
+	$(BIN)/python -m sae_sweep experiment=quickstart launcher=local
 
 # The study's 73 cells on the bundled model, then its tables and figures: about twenty minutes on 2 cores
 paper-mini: $(VENV)/.installed
-	$(BIN)/python -m sae_sweep experiment=paper-mini
+	$(BIN)/python -m sae_sweep experiment=paper-mini launcher=local
 	$(BIN)/python -m sae_sweep task=report sweep=paper-mini
 
 test: $(VENV)/.dev

@@ -2,7 +2,7 @@
 
 from sae_sweep.ops.choose import choose_kernels
 from sae_sweep.ops.code import AdamUpdate, Code, Estimates, Found, Kernels
-from sae_sweep.ops.functions import Sparse, decode, mean_square, pre_activations, spread
+from sae_sweep.ops.functions import Sparse, decode, mean_square, pre_activations, spread, total_variance
 
 __all__ = [
     "AdamUpdate",
@@ -16,4 +16,5 @@ __all__ = [
     "mean_square",
     "pre_activations",
     "spread",
+    "total_variance",
 ]

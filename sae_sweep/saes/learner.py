@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.config import Config, SaeSweepError
-from sae_sweep.ops import choose_kernels
+from sae_sweep.ops import choose_kernels, total_variance
 from sae_sweep.saes.base import NORMALISATION_EPS, SAE
 from sae_sweep.saes.init import initial_b_dec
 from sae_sweep.saes.objectives import Outcome
@@ -74,7 +74,7 @@ class Learner:
             "aux": outcome.aux.detach(),
             "l0": (outcome.seen.f > 0).sum() / len(xn),
             "dead": outcome.seen.dead.sum(),
-            "explained_variance": 1 - outcome.mse.detach() / xn.var(dim=0, correction=0).mean(),
+            "explained_variance": 1 - outcome.mse.detach() / total_variance(xn),
             "lr": torch.tensor(rate),
             **self._objective.extra_metrics(outcome.seen),
         }

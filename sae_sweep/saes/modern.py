@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_sweep.config import Config, JumpReLUConfig
-from sae_sweep.ops import Found, Kernels, mean_square
+from sae_sweep.ops import Found, Kernels, mean_square, total_variance
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.batchtopk import BatchTopKObjective
@@ -57,8 +57,7 @@ class ModernRules(Rules):
     ) -> Float[Tensor, ""]:
         """‖e - ê‖² over the variance of e, which is detached, so that only dead features learn from it."""
         target = error.detach()
-        variance = target.var(dim=0, correction=0).mean()
-        return (mean_square(target - estimate) / variance).nan_to_num(nan=0.0, posinf=0.0)
+        return (mean_square(target - estimate) / total_variance(target)).nan_to_num(nan=0.0, posinf=0.0)
 
 
 class ModernJumpReLU(PenalisedObjective):

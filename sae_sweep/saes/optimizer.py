@@ -43,7 +43,8 @@ class Optimizer:
             self._update_plainly(rate)
         else:
             self._update_with(self._kernels, rate)
-        self._adam.zero_grad()
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
     @torch.no_grad()
     def _update_plainly(self, rate: float) -> None:

@@ -23,17 +23,27 @@ class Local:
     poll_s = 0.2
     lost_after_s = 0.0  # a process that has ended wrote all that it ever will
 
-    def __init__(self, folder: SweepFolder, module: str, slots: Sequence[str | None]) -> None:
-        """`slots`: for each worker the GPU that it sees, in the words of CUDA_VISIBLE_DEVICES; None: all."""
+    def __init__(self, folder: SweepFolder, module: str, slots: Sequence[str | None], threads: int) -> None:
+        """What workers there may be.
+
+        Args:
+            folder: the sweep's.
+            module: what a worker runs.
+            slots: for each worker the GPU that it sees, in the words of CUDA_VISIBLE_DEVICES; None: all, and
+                its share of the threads.
+            threads: of all workers together; a user's OMP_NUM_THREADS is left as it is.
+        """
         self._folder = folder
         self._module = module
         self._slots = list(slots)
+        self._threads = threads
         self._waiting: list[int] = []
         self._workers: list[_Worker] = []
         self._ended: dict[str, str] = {}
 
     def submit(self, numbers: Sequence[int]) -> list[Submitted]:
         self._waiting += numbers
+        self._slots = self._slots[: len(numbers)]  # threads are shared by workers that have something to do
         return [Submitted(str(number), self._folder.jobs / f"{number}.log") for number in numbers]
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
@@ -69,7 +79,11 @@ class Local:
                 self._workers.append(_Worker(number, slot, self._launch(number, device)))
 
     def _launch(self, number: int, device: str | None) -> subprocess.Popen[bytes]:
-        environment = dict(os.environ) if device is None else {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+        if device is not None:
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+        else:  # with every core to each, they would wait for one another at every step of a product
+            share = max(1, self._threads // len(self._slots))
+            environment = {"OMP_NUM_THREADS": str(share), **os.environ}
         command = [sys.executable, "-m", self._module, str(self._folder.root), str(number)]
         with (self._folder.jobs / f"{number}.log").open("ab") as log:
             return subprocess.Popen(

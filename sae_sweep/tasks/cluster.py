@@ -56,7 +56,7 @@ def open_cluster(plan: Plan) -> Cluster:
     """What `launcher.cluster` names."""
     launcher = plan.config.launcher
     if launcher.cluster == "local":
-        return Local(plan.folder, run_job_alone.__module__, _slots(plan))
+        return Local(plan.folder, run_job_alone.__module__, _slots(plan), _threads())
     from sae_sweep.sweep.slurm import Slurm  # submitit loads here
 
     return Slurm(launcher.slurm, plan.folder, plan.sweep, run_job_alone)
@@ -72,6 +72,12 @@ def _slots(plan: Plan) -> list[str | None]:
     if workers > len(gpus):
         log.warning("launcher.workers=%d: only %d at once, one a GPU", workers, len(gpus))
     return list(gpus[:workers])
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _gpus() -> list[str]:

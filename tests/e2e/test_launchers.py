@@ -35,7 +35,11 @@ def same_weights(sweep: Path, twin: Path) -> None:
             assert torch.equal(weight, load_sae(twin / run.name).state_dict()[name]), name
 
 
-def test_local_workers_train_what_one_process_would(cli: Cli, small: list[str]) -> None:
+def test_local_workers_train_what_one_process_would(
+    cli: Cli, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many threads: how many there are shows in the last bits of the language model."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     words = [*small, "tracking=none", "data_seed=0,1"]
     result = cli(*words, "sweep=workers", "launcher=local", "launcher.workers=2")
     assert "LM: 2 passes, " in result.err

@@ -116,7 +116,8 @@ def test_without_slurm_the_refusal_is_one_line(tmp_path: Path, monkeypatch: pyte
 WORKER = """
 import os, pathlib, signal, sys, time
 folder, number = pathlib.Path(sys.argv[1]), sys.argv[2]
-(folder / f"{number}.seen").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+seen = [os.environ.get(name, "all") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
+(folder / f"{number}.seen").write_text(" ".join(seen))
 if number == "0":
     sys.exit(3)
 while not (folder / "go").exists():
@@ -131,12 +132,13 @@ def test_workers_have_a_gpu_each_and_say_how_they_ended(
     (tmp_path / "some_worker.py").write_text(WORKER)
     (tmp_path / "jobs").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    local = Local(SweepFolder(tmp_path), "some_worker", ["4", "6"])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    local = Local(SweepFolder(tmp_path), "some_worker", ["4", "6"], threads=16)
     jobs = [job.id for job in local.submit([0, 1, 2])]
     assert jobs == ["0", "1", "2"]
     wait_for(lambda: local.ended(jobs) == {"0": "exit code 3"}, "the first worker's end")
     wait_for(lambda: (tmp_path / "2.seen").exists() and (tmp_path / "1.seen").exists(), "the others")
-    assert [(tmp_path / f"{job}.seen").read_text() for job in jobs] == ["4", "6", "4"]
+    assert [(tmp_path / f"{job}.seen").read_text() for job in jobs] == ["4 all", "6 all", "4 all"]
     (tmp_path / "go").touch()
     wait_for(lambda: len(local.ended(jobs)) == 3, "all to end")
     assert local.ended(["1"]) == {"1": "killed by signal 9"}
@@ -146,8 +148,27 @@ def test_workers_that_are_left_are_stopped(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "some_worker.py").write_text(WORKER)
     (tmp_path / "jobs").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    local = Local(SweepFolder(tmp_path), "some_worker", [None])
+    local = Local(SweepFolder(tmp_path), "some_worker", [None], threads=2)
     local.submit([1, 2])
     wait_for(lambda: not local.ended(["1"]) and (tmp_path / "1.seen").exists(), "a worker")
     assert "resume" in local.leave([])
     assert local.ended(["1", "2"]) == {"1": "killed by signal 15"}
+
+
+@pytest.mark.parametrize(("jobs", "own", "seen"), [(2, None, "5"), (9, None, "3"), (2, "7", "7")])
+def test_workers_without_a_gpu_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, own: str | None, seen: str
+) -> None:
+    (tmp_path / "some_worker.py").write_text(WORKER)
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    local = Local(SweepFolder(tmp_path), "some_worker", [None] * 3, threads=10)
+    local.submit(list(range(1, jobs + 1)))
+    told = tmp_path / "1.seen"
+    wait_for(lambda: not local.ended(["1"]) and told.exists() and told.read_text(), "a worker")
+    local.leave([])
+    assert told.read_text() == f"all {seen}"
