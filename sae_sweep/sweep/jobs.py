@@ -35,6 +35,13 @@ class Ticket:
     run_ids: tuple[str, ...]
 
 
+def task_command(task: str, folder: SweepFolder) -> str:
+    """What to type for a task about a sweep; where its folder is, if that is not the usual place."""
+    usual = folder.root.parent == Path("multirun").resolve()
+    place = "" if usual else f" paths.output={folder.root.parent}"
+    return f"python -m sae_sweep task={task} sweep={folder.root.name}{place}"
+
+
 class Cluster(Protocol):
     """Where jobs are carried out."""
 

@@ -14,7 +14,7 @@ import submitit
 
 from sae_sweep.config import SaeSweepError, SlurmConfig
 from sae_sweep.storage import SweepFolder
-from sae_sweep.sweep.jobs import Submitted, Ticket, Work
+from sae_sweep.sweep.jobs import Submitted, Ticket, Work, task_command
 from sae_sweep.sweep.squeue import arrays, ended, one_line
 
 log = logging.getLogger(__name__)
@@ -86,15 +86,8 @@ class Slurm:
 
 def follow(folder: SweepFolder, tickets: Sequence[Ticket]) -> str:
     """How to see what becomes of jobs, and how to cancel them."""
-    status = f"python -m sae_sweep task=status sweep={folder.root.name}{elsewhere(folder)}"
     cancel = " ".join(["scancel", *arrays([ticket.id for ticket in tickets])])
-    return f"follow them with `{status}`, cancel them with `{cancel}`"
-
-
-def elsewhere(folder: SweepFolder) -> str:
-    """What a command about the sweep needs beside its name, where that is not in the usual place."""
-    usual = folder.root.parent == Path("multirun").resolve()
-    return "" if usual else f" paths.output={folder.root.parent}"
+    return f"follow them with `{task_command('status', folder)}`, cancel them with `{cancel}`"
 
 
 def _parameters(config: SlurmConfig, sweep: str) -> dict[str, object]:

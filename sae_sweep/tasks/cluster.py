@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sae_sweep.config import Interrupted, SaeSweepError
 from sae_sweep.storage import hold, read_status
-from sae_sweep.sweep.jobs import Cluster, Ticket, freeze_group, read_tickets, write_tickets
+from sae_sweep.sweep.jobs import Cluster, Ticket, freeze_group, read_tickets, task_command, write_tickets
 from sae_sweep.sweep.local import Local
 from sae_sweep.sweep.plan import Plan, PlannedRun
 from sae_sweep.tasks.job import run_job_alone
@@ -41,6 +41,8 @@ def train_on_cluster(plan: Plan) -> int:
             if plan.config.launcher.detach:
                 _say_how_to_follow(plan, tickets)
                 return 0
+            if tickets:
+                log.info("how far they are: %s", task_command("status", plan.folder))
             _Watch(plan, cluster, tickets).wait()
             cluster.close()
             tell(read_ledgers(plan.folder, [ticket.number for ticket in tickets]))
@@ -147,13 +149,11 @@ def _submit_groups(
 
 
 def _say_how_to_follow(plan: Plan, tickets: Sequence[Ticket]) -> None:
-    from sae_sweep.sweep.slurm import elsewhere, follow
+    from sae_sweep.sweep.slurm import follow
 
     if tickets:
         sys.stdout.write(f"{plan.sweep}: {len(tickets)} SLURM jobs; {follow(plan.folder, tickets)}\n")
-        sys.stdout.write(
-            f"when they are done, compare with `task=match sweep={plan.sweep}{elsewhere(plan.folder)}`\n"
-        )
+        sys.stdout.write(f"when they are done, compare with `{task_command('match', plan.folder)}`\n")
     else:
         sys.stdout.write(f"{plan.sweep}: nothing left to train\n")
 
