@@ -12,7 +12,7 @@ quickstart: $(VENV)/.installed
 
 # The study's 73 cells on the bundled model, then its tables and figures: about twenty minutes on 2 cores
 paper-mini: $(VENV)/.installed
-	$(BIN)/python -m sae_sweep experiment=paper-mini launcher=local
+	$(BIN)/python -m sae_sweep experiment=paper-mini
 	$(BIN)/python -m sae_sweep task=report sweep=paper-mini
 
 test: $(VENV)/.dev
