@@ -43,6 +43,7 @@ def test_local_workers_train_what_one_process_would(
     words = [*small, "tracking=none", "data_seed=0,1"]
     result = cli(*words, "sweep=workers", "launcher=local", "launcher.workers=2")
     assert "LM: 2 passes, " in result.err
+    assert "how far they are: python -m sae_sweep task=status sweep=workers" in result.err
     sweep = Path("multirun/workers")
     logs = "\n".join(path.read_text() for path in sweep.glob("jobs/*.log"))
     assert result.code == 0, result.err + logs

@@ -15,7 +15,7 @@ from sae_sweep.config import (
     config_from_dict,
 )
 from sae_sweep.storage import SweepFolder
-from sae_sweep.sweep.jobs import Ticket, freeze_group, read_group, read_tickets, write_tickets
+from sae_sweep.sweep.jobs import Ticket, freeze_group, read_group, read_tickets, task_command, write_tickets
 from sae_sweep.sweep.local import Local
 from sae_sweep.sweep.plan import Plan, make_plan
 from sae_sweep.sweep.slurm import Slurm
@@ -172,3 +172,12 @@ def test_workers_without_a_gpu_share_the_cores(
     wait_for(lambda: not local.ended(["1"]) and told.exists() and told.read_text(), "a worker")
     local.leave([])
     assert told.read_text() == f"all {seen}"
+
+
+def test_a_command_about_a_sweep_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = "python -m sae_sweep task=status sweep=mine"
+    assert task_command("status", SweepFolder(tmp_path / "multirun" / "mine")) == command
+    assert (
+        task_command("status", SweepFolder(tmp_path / "x" / "mine")) == f"{command} paths.output={tmp_path}/x"
+    )

@@ -24,8 +24,11 @@ class Recycled:
         size = rows * width
         if 4 * size < _LEAST_BYTES:
             return torch.empty(rows, width)
-        fitting = [(len(block), i) for i, block in enumerate(self._idle) if size <= len(block) <= 2 * size]
-        block = self._idle.pop(min(fitting)[1]) if fitting else _aligned(size)
+        block = min((b for b in self._idle if size <= len(b) <= 2 * size), key=len, default=None)
+        if block is None:
+            block = _aligned(size)
+        # by identity: a collection of garbage may give blocks back between any two of these lines
+        self._idle = [idle for idle in self._idle if idle is not block]
         matrix = block[:size].reshape(rows, width)
         # a tensor keeps this very array alive, and so do all that share its memory
         weakref.finalize(matrix, self._give_back, block).atexit = False
