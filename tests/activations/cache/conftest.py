@@ -48,8 +48,8 @@ class Bench:
         return CachedStream(self.folder, layers, torch.device("cpu"))
 
     def files(self) -> dict[str, int]:
-        """Name -> time of writing, of all shard files."""
-        return {file.name: file.stat().st_mtime_ns for file in self.folder.root.glob("*.safetensors")}
+        """Name -> time of writing, of all finished shard files (halves a killed writer left begin with a dot)."""
+        return {file.name: file.stat().st_mtime_ns for file in self.folder.root.glob("shard-*.safetensors")}
 
     def with_activations(self, **keys: Any) -> "Bench":
         self.config = replace(self.config, activations=replace(self.config.activations, **keys))
