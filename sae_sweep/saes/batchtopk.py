@@ -15,7 +15,7 @@ from sae_sweep.saes.forms import Entries, Form
 from sae_sweep.saes.objectives import DENSE_SHARE, Rules, Seen, TopKObjective
 
 _FLOOR_SHARE = 0.95
-"""BatchTopK searches above this share of its threshold; batches of 4,096 tokens differ by a few percent."""
+"""BatchTopK searches above this share of what the last batch kept; batches differ by a few percent."""
 _SAMPLE = 128
 """Tokens that show BatchTopK a better floor."""
 _SAMPLE_SHARE = 1.5
@@ -42,6 +42,7 @@ class BatchTopKObjective(TopKObjective):
         self.register_buffer("minimum_mean", torch.zeros(()))
         self.register_buffer("minimum_weight", torch.zeros(()))
         self._above = torch.zeros(())
+        self._latest = torch.tensor(torch.inf)  # this batch's minimum; no bit of what is found depends on it
 
     def activate(self, z: Tensor, form: Form) -> Tensor:
         if isinstance(form, Entries):
@@ -54,14 +55,18 @@ class BatchTopKObjective(TopKObjective):
     def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"], watched: Tensor | None) -> Found | None:
         """Everything above a floor that lies below what the batch will keep; then the largest of that.
 
-        The floor is the threshold so far, somewhat lowered. Where too few are above it, a sample of the
-        tokens shows a better one. As the new threshold is between the one so far and this batch's minimum,
-        all that is above it is among those found too.
+        The floor is the threshold so far, or what the last batch kept where that is less (early in training
+        the running mean lags behind), somewhat lowered. Where too few are above it, a sample of the tokens
+        shows a better one. As the new threshold is between the one so far and this batch's minimum, all that
+        is above it is among those found too.
         """
         count = self._count(len(x))
         if count > DENSE_SHARE * len(x) * self.sae.d_sae:
             return None
-        first = _FLOOR_SHARE * self._threshold if self.minimum_weight > 0 else self._sampled_floor(x)
+        if self.minimum_weight > 0:
+            first = _FLOOR_SHARE * torch.minimum(self._threshold, self._latest)
+        else:
+            first = self._sampled_floor(x)
         found = self._found_above(kernels, x, first, watched)
         if found is not None and len(found.values) < count:
             found = self._found_above(kernels, x, torch.minimum(first, self._sampled_floor(x)), watched)
@@ -95,7 +100,7 @@ class BatchTopKObjective(TopKObjective):
 
     @torch.no_grad()
     def _follow_minimum(self, f: Tensor) -> None:
-        minimum = torch.where(f > 0, f, torch.inf).min()
+        minimum = self._latest = torch.where(f > 0, f, torch.inf).min()
         # A batch that keeps nothing (all pre-activations negative) has no minimum and leaves no trace.
         share = (1 - cast(BatchTopKConfig, self.sae.architecture).threshold_momentum) * minimum.isfinite()
         self.minimum_mean += share * (minimum.nan_to_num(posinf=0.0) - self.minimum_mean)

@@ -46,6 +46,20 @@ def test_all_above_their_floors(kernels, batch, d_in, d_sae, k, floor):
         assert kernels.above(x, W, b, floors, count - 1) is None
 
 
+@pytest.mark.parametrize("d_in", [29, 40, 257])
+def test_a_value_has_the_same_bits_whatever_else_is_found(kernels, d_in):
+    """BatchTopK's floor is a guess that a resumed run makes anew."""
+    x, W = draw(50, d_in), draw(200, d_in, seed=1)
+    dense = torch.full((50, 200), torch.nan)
+    for floor in (-0.5, 0.0, 0.4, 0.9, 1.7):
+        found = kernels.above(x, W, None, torch.full((200,), floor * d_in**0.5), 50 * 200)
+        assert found is not None
+        at = found.code.row_of_entry, found.code.indices.long()
+        before = dense[at]
+        assert torch.equal(torch.where(before.isnan(), found.values, before), found.values)
+        dense[at] = found.values
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.floats(-6, 6), st.integers(1, 12))
 def test_the_screen_loses_nothing_at_any_scale(seed, exponent, k):

@@ -105,6 +105,20 @@ def test_batchtopk_finds_its_floor_again_when_the_scale_jumps(scale):
         assert float(b[name]) == pytest.approx(float(a[name]), rel=1e-3, abs=1e-3), name
 
 
+def test_batchtopk_searches_once_while_its_latents_shrink(monkeypatch):
+    """Early in training they do, step after step, and the threshold's running mean lags behind."""
+    fast = pair("batchtopk", "modern")[1]
+    fast.step(sparse_batch(0))
+    searches = []
+    above = fast._kernels.above
+    monkeypatch.setattr(fast._kernels, "above", lambda *args: searches.append(1) or above(*args))
+    for _ in range(20):
+        with torch.no_grad():
+            fast.sae.W_enc *= 0.94
+        fast.step(sparse_batch(0))
+    assert len(searches) == 20
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nan_is_not_lost(kind):
     one = learner(kind, backend="cpu")

@@ -95,17 +95,14 @@ inline void exact_values(const Encoder& encoder, const float* x, const std::vect
     // NaN cannot be ordered; infinity spoils the loss just as well
     out.push_back({std::isnan(value) ? std::numeric_limits<float>::infinity() : value, f});
   };
-  size_t c = 0;
-  for (; c + 4 <= candidates.size(); c += 4) {
+  // always four at a time: a value's bits do not depend on what else is a candidate
+  for (size_t c = 0; c < candidates.size(); c += 4) {
+    const size_t here = std::min<size_t>(4, candidates.size() - c);
     const float* four[4];
     float products[4];
-    for (int j = 0; j < 4; j++) four[j] = encoder.row(candidates[c + j].feature);
+    for (size_t j = 0; j < 4; j++) four[j] = encoder.row(candidates[c + std::min(j, here - 1)].feature);
     dot_rows(x, four, encoder.width, products);
-    for (int j = 0; j < 4; j++) add(products[j], candidates[c + j].feature);
-  }
-  for (; c < candidates.size(); c++) {
-    const int32_t f = candidates[c].feature;
-    add(dot(x, encoder.row(f), encoder.width), f);
+    for (size_t j = 0; j < here; j++) add(products[j], candidates[c + j].feature);
   }
 }
 
