@@ -9,7 +9,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,20 @@ Replace = Callable[[Float[Tensor, "b s d_model"]], Float[Tensor, "b s d_model"]]
 """What a residual is replaced by."""
 
 
+class Patch(NamedTuple):
+    """What is done to the residual stream in a pass."""
+
+    layer: int
+    """Whose `resid_pre` is replaced."""
+    replace: Replace
+    residual: Float[Tensor, "b s d_model"] | None = None
+    """What it would be, where that is known: a pass may begin there."""
+
+    def part(self, start: int, count: int) -> "Patch":
+        """The same for some of the sequences."""
+        return self._replace(residual=None if self.residual is None else self.residual[start : start + count])
+
+
 class Forward(Protocol):
     """A language model as a function of its tokens, on its device; gradients are the caller's business."""
 
@@ -44,8 +58,8 @@ class Forward(Protocol):
         """`resid_pre` of each layer, in a pass that goes no further than the last of them."""
         ...
 
-    def logits(self, tokens: Int[Tensor, "b s"], replaced: Mapping[int, Replace]) -> Float[Tensor, "b s v"]:
-        """Logits with the `resid_pre` of some layers replaced."""
+    def logits(self, tokens: Int[Tensor, "b s"], patch: Patch | None) -> Float[Tensor, "b s v"]:
+        """Logits, with one layer's `resid_pre` replaced."""
         ...
 
 
@@ -76,16 +90,16 @@ class BridgeForward:
         )
         return found
 
-    def logits(self, tokens: Int[Tensor, "b s"], replaced: Mapping[int, Replace]) -> Tensor:
-        def splicer(replace: Replace) -> Callable[..., Tensor]:
-            def splice(residual: Tensor, hook: Any) -> Tensor:
-                del hook
-                return replace(residual).to(residual.dtype)
+    def logits(self, tokens: Int[Tensor, "b s"], patch: Patch | None) -> Tensor:
+        if patch is None:
+            return self._bridge(tokens, use_cache=False)
 
-            return splice
+        def splice(residual: Tensor, hook: Any) -> Tensor:
+            del hook
+            return patch.replace(residual).to(residual.dtype)
 
-        hooks = [(_hook(layer), splicer(replace)) for layer, replace in replaced.items()]
-        return self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False)
+        # a whole pass: from `start_at_layer`, the bridge would run the blocks before it all the same
+        return self._bridge.run_with_hooks(tokens, fwd_hooks=[(_hook(patch.layer), splice)], use_cache=False)
 
 
 class PlainForward:
@@ -110,6 +124,7 @@ class PlainForward:
                 if isinstance(child, NewGELUActivation):
                     setattr(module, name, nn.GELU(approximate="tanh"))
         self._network = network
+        self._begins: dict[int, bool] = {}
         self.blocks: Sequence[nn.Module] = network.get_submodule(blocks)
 
     def residuals(self, tokens: Int[Tensor, "b s"], layers: Sequence[int]) -> dict[int, Tensor]:
@@ -129,9 +144,47 @@ class PlainForward:
             self._network(tokens, use_cache=False)
         return found
 
-    def logits(self, tokens: Int[Tensor, "b s"], replaced: Mapping[int, Replace]) -> Tensor:
-        with self._hooked(replaced):
-            return self._network(tokens, use_cache=False).logits
+    def logits(self, tokens: Int[Tensor, "b s"], patch: Patch | None) -> Tensor:
+        if patch is None:
+            return self._run(tokens)
+        layer, replace, residual = patch
+        if residual is not None and self._can_begin_at(layer, tokens[:2, :16]):
+            return self._run_from(layer, tokens, lambda _: replace(residual))
+        with self._hooked({layer: replace}):
+            return self._run(tokens)
+
+    def _run(self, tokens: Int[Tensor, "b s"]) -> Tensor:
+        return self._network(tokens, use_cache=False).logits
+
+    def _run_from(self, layer: int, tokens: Int[Tensor, "b s"], replace: Replace) -> Tensor:
+        with self._skipped(layer), self._hooked({layer: replace}):
+            return self._run(tokens)
+
+    def _can_begin_at(self, layer: int, tokens: Int[Tensor, "b s"]) -> bool:
+        """Whether a pass that begins at a layer ends in the bits of a whole one: tried once."""
+        if layer not in self._begins:
+            residual = self.residuals(tokens, [layer])[layer]
+            try:
+                begun = self._run_from(layer, tokens, lambda _: residual)
+                self._begins[layer] = torch.equal(begun, self._run(tokens))
+            except Exception:  # blocks that hand on more than the residual; whole passes are always right
+                self._begins[layer] = False
+        return self._begins[layer]
+
+    @contextmanager
+    def _skipped(self, layers: int) -> Iterator[None]:
+        """Let the first blocks hand on what they are given."""
+        skipped = [(block, vars(block).get("forward")) for block in self.blocks[:layers]]
+        for block, _ in skipped:
+            block.forward = _hand_on
+        try:
+            yield
+        finally:
+            for block, own in skipped:
+                if own is None:
+                    del block.forward
+                else:
+                    block.forward = own
 
     @contextmanager
     def _hooked(self, inputs: Mapping[int, Replace]) -> Iterator[None]:
@@ -162,6 +215,10 @@ def _on_input(replace: Replace) -> Callable[..., tuple[tuple[Any, ...], dict[str
         return args, {**kwargs, "hidden_states": replace(residual).to(residual.dtype)}
 
     return hook
+
+
+def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden_states
 
 
 def plain_twin(network: nn.Module) -> nn.Module | None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from sae_sweep.activations.forward import Forward, Replace
+from sae_sweep.activations.forward import Forward, Patch, Replace
 from sae_sweep.activations.tokenizer import LMTokenizer
 from sae_sweep.config import ConfigError
 
@@ -89,6 +89,7 @@ class LanguageModel:
         tokens: Int[Tensor, "b s"],
         layer: int | None = None,
         replace: Replace | None = None,
+        residual: Float[Tensor, "b s d_model"] | None = None,
     ) -> Float[Tensor, "b s-1"]:
         """Return the cross-entropy of each next token, in nats and float32.
 
@@ -96,18 +97,26 @@ class LanguageModel:
             tokens: the sequences; a large batch is run in parts, which bounds the memory of the logits.
             layer: whose `resid_pre` is replaced.
             replace: what it is replaced by, from the residual of the sequences in hand; None: nothing is.
+            residual: the layer's `resid_pre`, from an earlier pass over the same batch: where the model can,
+                the pass begins there, with the same result.
         """
-        replaced: dict[int, Replace] = {}
+        patch = None
         if replace is not None:
             if layer is None:
                 raise ValueError("replace needs the layer whose residual it replaces")
             self.check([layer], tokens.shape[1])
-            replaced[layer] = replace
+            patch = Patch(layer, replace, residual)
         at_once = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self._vocabulary))
-        return torch.cat([self._losses(part, replaced) for part in tokens.to(self.device).split(at_once)])
+        return torch.cat(
+            [
+                self._losses(tokens[start : start + at_once], patch and patch.part(start, at_once))
+                for start in range(0, len(tokens), at_once)
+            ]
+        )
 
-    def _losses(self, tokens: Tensor, replaced: dict[int, Replace]) -> Tensor:
-        logits = self._forward.logits(tokens, replaced)
+    def _losses(self, tokens: Tensor, patch: Patch | None) -> Tensor:
+        tokens = tokens.to(self.device)
+        logits = self._forward.logits(tokens, patch)
         predictions = logits[:, :-1].float().flatten(0, 1)
         each = functional.cross_entropy(predictions, tokens[:, 1:].flatten().long(), reduction="none")
         return each.view(len(tokens), -1)

@@ -20,6 +20,8 @@ from sae_sweep.config import EvaluationConfig, SaeSweepError
 
 _BATCH_TOKENS = 2048
 """LM positions a batch: their logits are the largest tensor (400 MB at GPT-2's vocabulary)."""
+_RESIDUALS_BYTES = 2**30
+"""Held-out residuals that are kept at most, so that the layers before them run once."""
 
 
 class NormalisedInput(Protocol):
@@ -52,11 +54,16 @@ class LanguageModelLosses(Protocol):
     """What the evaluation asks of a language model."""
 
     def losses(
-        self, tokens: Tensor, layer: int | None = None, replace: Callable[[Tensor], Tensor] | None = None
+        self,
+        tokens: Tensor,
+        layer: int | None = None,
+        replace: Callable[[Tensor], Tensor] | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
         """Next-token cross-entropy [b, s - 1] with the residual [b, s, d] of `layer` replaced.
 
-        `replace` may be called several times, for consecutive parts of the batch.
+        `replace` may be called several times, for consecutive parts of the batch. The residual is handed in
+        where an earlier pass over the same batch has shown it.
         """
         ...
 
@@ -70,6 +77,8 @@ class Baselines(NamedTuple):
     """The same with the unmasked residuals set to 0."""
     ce_mean: float
     """The same with the unmasked residuals set to their mean over all unmasked held-out tokens."""
+    residuals: Float[Tensor, "n seq d_model"] | None = None
+    """Of the untouched model; None where they would take more than 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ def evaluate(
     def splice(x: Tensor, keep: Tensor) -> Tensor:
         return _patch(x, keep, _reconstruct(sae, x[keep].float(), features, normalised, raw))
 
-    ce_sae = _mean_loss(lm, tokens, layer, mask, device, splice)
+    ce_sae = _mean_loss(lm, tokens, layer, mask, device, splice, baselines.residuals)
     metrics = {
         **_loss_metrics(baselines, ce_sae),
         **_reconstruction_metrics(normalised, ""),
@@ -173,22 +182,32 @@ def language_model_baselines(
     mask: Bool[np.ndarray, "n seq"],
     device: torch.device,
 ) -> Baselines:
-    """Losses of the untouched model and of both ablations: three passes, shared by all SAEs at this hook."""
+    """Losses of the untouched model and of both ablations: three passes, shared by all SAEs at this hook.
+
+    Where the residuals can be kept, the layers before the hook run in the first of them alone.
+    """
     _check_tokens(tokens, mask)
     total: list[Tensor] = []
+    residuals: Tensor | None = None
+    done = 0
 
     def watch(x: Tensor, keep: Tensor) -> Tensor:
+        nonlocal residuals, done
         total.append(x[keep].cpu().double().sum(0))
+        if not done and tokens.size * x.shape[-1] * x.element_size() <= _RESIDUALS_BYTES:
+            residuals = x.new_empty(len(tokens), *x.shape[1:])
+        if residuals is not None:
+            residuals[done : done + len(x)] = x
+        done += len(x)
         return x
 
     clean = _mean_loss(lm, tokens, layer, mask, device, watch)
     mean = (torch.stack(total).sum(0) / int(mask.sum())).to(device, torch.float32)
-    zero = torch.zeros_like(mean)
-    return Baselines(
-        ce_clean=clean,
-        ce_zero=_mean_loss(lm, tokens, layer, mask, device, lambda x, keep: _patch(x, keep, zero)),
-        ce_mean=_mean_loss(lm, tokens, layer, mask, device, lambda x, keep: _patch(x, keep, mean)),
-    )
+
+    def ablated(value: Tensor) -> float:
+        return _mean_loss(lm, tokens, layer, mask, device, lambda x, keep: _patch(x, keep, value), residuals)
+
+    return Baselines(clean, ablated(torch.zeros_like(mean)), ablated(mean), residuals)
 
 
 def _mean_loss(
@@ -198,6 +217,7 @@ def _mean_loss(
     mask: np.ndarray,
     device: torch.device,
     replace: Callable[[Tensor, Tensor], Tensor],
+    residuals: Tensor | None = None,
 ) -> float:
     """Mean of the losses that count, in float64; `replace` gets the residuals and where to patch them."""
     total, count = 0.0, 0
@@ -206,7 +226,8 @@ def _mean_loss(
         for start in range(0, len(tokens), size):
             ids = torch.from_numpy(np.ascontiguousarray(tokens[start : start + size])).long().to(device)
             keep = torch.from_numpy(np.ascontiguousarray(mask[start : start + size])).to(device)
-            losses = lm.losses(ids, layer, _in_parts(replace, keep))
+            known = None if residuals is None else residuals[start : start + size]
+            losses = lm.losses(ids, layer, _in_parts(replace, keep), known)
             counted = losses[keep[:, :-1]]
             total += counted.cpu().double().sum().item()
             count += len(counted)
@@ -256,7 +277,7 @@ def _reconstruct(
 
 
 def _loss_metrics(baselines: Baselines, ce_sae: float) -> dict[str, float]:
-    clean, zero, mean = baselines
+    clean, zero, mean, _ = baselines
     return {
         "ce_clean": clean,
         "ce_sae": ce_sae,

@@ -93,6 +93,8 @@ class Finisher:
         tokens, mask = self._held_out
         layer = config.layer
         if layer not in self._baselines:
+            # one layer's residuals at a time: the runs of a group mostly follow each other by layer
+            self._baselines = {of: known._replace(residuals=None) for of, known in self._baselines.items()}
             self._baselines[layer] = language_model_baselines(self._lm, tokens, layer, mask, self._lm.device)
         sae = sae.to(self._lm.device).eval()
         return evaluate(

@@ -107,12 +107,41 @@ def test_blocks_that_are_called_by_keyword_are_hooked_too():
     assert kwargs["more"] == 3
 
 
+def test_blocks_that_need_the_earlier_ones_run_in_whole_passes(load, twin_that):
+    def tie(twin):
+        first, last = twin.transformer.h[0], twin.transformer.h[2]
+        hand, run = first.forward, last.forward
+
+        def give(*args, **kwargs):
+            last.handed = True
+            return hand(*args, **kwargs)
+
+        def need(*args, **kwargs):
+            if last.handed is None:
+                raise AttributeError("nothing was handed on")
+            return run(*args, **kwargs)
+
+        first.forward, last.forward = give, need
+        twin.register_forward_pre_hook(lambda *_: vars(last).update(handed=None))
+
+    expected = load().losses(TOKENS, 1, torch.zeros_like)
+    twin_that(tie)
+    lm = load()
+    assert lm.attention == "sdpa"
+    residual = lm.residuals(TOKENS, [1])[1]
+    assert torch.equal(lm.losses(TOKENS, 1, torch.zeros_like, residual), expected)
+    assert lm._forward._begins == {1: False}
+    assert [block.forward.__name__ for block in lm._forward.blocks] == ["give", "forward", "need"]
+
+
 def test_no_hook_stays_behind_an_error(load):
     lm = load()
+    residual = lm.residuals(TOKENS, [1])[1]
 
     def fail(residual):
         raise RuntimeError("here")
 
-    with pytest.raises(RuntimeError, match="here"):
-        lm.losses(TOKENS, 1, fail)
-    assert not any(block._forward_pre_hooks for block in lm._forward.blocks)
+    for known in (None, residual):
+        with pytest.raises(RuntimeError, match="here"):
+            lm.losses(TOKENS, 1, fail, known)
+    assert not any(block._forward_pre_hooks or "forward" in vars(block) for block in lm._forward.blocks)

@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch.nn import functional
@@ -49,18 +51,43 @@ def test_one_layer_alone_is_the_same_to_the_bit(either, layer):
     assert torch.equal(either.residuals(TOKENS, [layer])[layer], either.residuals(TOKENS, [0, 1, 2])[layer])
 
 
-def test_the_pass_goes_no_further_than_the_last_layer(either):
+@contextmanager
+def blocks_that_run(lm):
     ran: list[int] = []
     hooks = [
         block.attn.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
-        for index, block in enumerate(either._forward.blocks)
+        for index, block in enumerate(lm._forward.blocks)
     ]
     try:
-        either.residuals(TOKENS, [0, 1])
+        yield ran
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def test_the_pass_goes_no_further_than_the_last_layer(either):
+    with blocks_that_run(either) as ran:
+        either.residuals(TOKENS, [0, 1])
     assert ran == [0]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("at_once", [1, 2**20])
+def test_the_pass_begins_at_a_residual_that_is_known(either, layer, at_once, monkeypatch):
+    monkeypatch.setattr(model_module, "_LOGITS_AT_ONCE", at_once)
+    residual = either.residuals(TOKENS, [layer])[layer]
+
+    def double(x):
+        return 2 * x
+
+    whole = either.losses(TOKENS, layer, double)
+    assert torch.equal(either.losses(TOKENS, layer, double, residual), whole)  # tried on a few tokens first
+    with blocks_that_run(either) as ran:
+        resumed = either.losses(TOKENS, layer, double, residual)
+    begin = layer if either.attention == "sdpa" else 0
+    assert ran == [*range(begin, 3)] * (2 if at_once == 1 else 1)
+    assert torch.equal(resumed, whole)
+    assert torch.equal(either.losses(TOKENS, layer, double), whole)
 
 
 def test_losses_are_the_cross_entropy_of_the_original_model(either, hf, monkeypatch):

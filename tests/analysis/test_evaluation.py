@@ -20,13 +20,22 @@ class TinyLM:
         self.embed = 2 * torch.randn(VOCABULARY, D_IN, generator=generator) + 1
         self.unembed = torch.randn(D_IN, VOCABULARY, generator=generator)
         self.parts = parts
+        self.whole_passes = 0
 
-    def losses(self, tokens, layer=None, replace=None):
+    def losses(self, tokens, layer=None, replace=None, residual=None):
         assert layer == 3
-        return torch.cat([self._losses(part, replace) for part in tokens.chunk(self.parts)])
+        self.whole_passes += residual is None
+        known = [None] * self.parts if residual is None else residual.chunk(self.parts)
+        return torch.cat(
+            [
+                self._losses(part, replace, of)
+                for part, of in zip(tokens.chunk(self.parts), known, strict=True)
+            ]
+        )
 
-    def _losses(self, tokens, replace):
-        residual = self.embed[tokens]
+    def _losses(self, tokens, replace, residual):
+        if residual is None:
+            residual = self.embed[tokens]
         if replace is not None:
             residual = replace(residual)
         mean = residual.cumsum(1) / torch.arange(1, tokens.shape[1] + 1)[:, None]
@@ -156,6 +165,22 @@ def test_given_baselines_are_used_and_equal_the_computed(held_out):
     assert other.metrics["ce_delta"] == computed.metrics["ce_sae"] - 1
 
 
+@pytest.mark.parametrize(
+    ("room", "whole_passes"), [(2**30, 1), (70 * 8 * D_IN * 4, 1), (70 * 8 * D_IN * 4 - 1, 4)]
+)
+def test_the_layers_before_the_hook_run_once_if_the_residuals_can_be_kept(
+    held_out, monkeypatch, room, whole_passes
+):
+    monkeypatch.setattr("sae_sweep.analysis.evaluation._BATCH_TOKENS", 100)
+    expected = evaluate(TinySAE(), TinyLM(), *held_out_args(held_out))
+    monkeypatch.setattr("sae_sweep.analysis.evaluation._RESIDUALS_BYTES", room)
+    lm = TinyLM(parts=2)
+    result = evaluate(TinySAE(), lm, *held_out_args(held_out))
+    assert result.metrics == pytest.approx(expected.metrics, rel=1e-6)
+    batches = 6  # of 12 sequences
+    assert lm.whole_passes == whole_passes * batches
+
+
 def test_a_perfect_sae_recovers_everything(held_out):
     metrics = evaluate(PerfectSAE(), TinyLM(), *held_out_args(held_out)).metrics
     assert metrics["ce_recovered_zero"] == pytest.approx(1, abs=1e-5)
@@ -171,7 +196,7 @@ def test_masked_positions_keep_their_activation_and_count_nowhere(held_out):
     seen = []
 
     class Watching(TinyLM):
-        def _losses(self, tokens, replace):
+        def _losses(self, tokens, replace, residual):
             def watched(before):
                 after = replace(before)
                 special = tokens == SPECIAL
@@ -179,7 +204,7 @@ def test_masked_positions_keep_their_activation_and_count_nowhere(held_out):
                 seen.append(bool((after != before).any()))
                 return after
 
-            return super()._losses(tokens, watched)
+            return super()._losses(tokens, watched, residual)
 
     usual, odd = Watching(), Watching()
     odd.embed[SPECIAL] = 1e4

@@ -48,7 +48,7 @@ class Bench:
         return CachedStream(self.folder, layers, torch.device("cpu"))
 
     def files(self) -> dict[str, int]:
-        """Name -> time of writing, of all finished shard files (halves a killed writer left begin with a dot)."""
+        """Name -> time of writing, of all shard files; the halves a killed writer left begin with a dot."""
         return {file.name: file.stat().st_mtime_ns for file in self.folder.root.glob("shard-*.safetensors")}
 
     def with_activations(self, **keys: Any) -> "Bench":
