@@ -116,11 +116,12 @@ def _train(
 
 def _end_of_text(group: GroupModule) -> None:
     """Let go of members whose text ended before their budget (`dataset.exhausted=stop`)."""
-    for trainee in list(group.active):
+    for trainee in group.active:
         name, tokens = trainee.member.name, trainee.learner.tokens
         if tokens:
             logger.warning("%s: the text ended at %d tokens, before the budget", name, tokens)
             trainee.complete()
         else:
             trainee.failed = "the training text is shorter than one batch: lower batch, or give it more text"
+    for trainee in list(group.active):
         group.retire(trainee)

@@ -31,6 +31,7 @@ class Trainee:
         self._readings = Readings(member.config.tracking.log_every)
         self._earlier_s = 0.0
         self._since = time.monotonic()
+        self._until: float | None = None
         self._saved_step = 0
         self.learner = self._resume(d_in, device)
 
@@ -55,7 +56,8 @@ class Trainee:
 
     @property
     def seconds(self) -> float:
-        return self._earlier_s + time.monotonic() - self._since
+        """Of training, together with the group; what is done with those that ended earlier is not in it."""
+        return self._earlier_s + (self._until or time.monotonic()) - self._since
 
     def train(self, delivered: Delivered) -> None:
         """One step, unless the member has failed, or is ahead of the stream because it was saved later.
@@ -111,6 +113,7 @@ class Trainee:
 
     def complete(self) -> None:
         """Log the last step, wherever it fell, and save: the evaluation that follows may be cut off too."""
+        self._until = time.monotonic()
         self._readings.add_final()
         self.save()
 

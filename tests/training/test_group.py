@@ -3,14 +3,16 @@
 import io
 import logging
 import sys
+import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tqdm import tqdm
 
 from sae_sweep.config import ArchitectureConfig
-from sae_sweep.training import callbacks, train_group
+from sae_sweep.training import Outcome, callbacks, train_group, trainee
 from tests.training.fakes import BATCH, D_IN, FakeSink, FakeStream, make_config, make_member
 from tests.training.helpers import ARCHITECTURES, assert_equal_bits, bare_loop, bits, mixed_members, train
 
@@ -56,6 +58,24 @@ def test_text_that_ends_early_finishes_the_members_and_says_so(
     assert outcome.tokens == 7 * BATCH
     assert [tokens // BATCH for tokens, _ in member.sink.points] == [5, 7]
     assert "a: the text ended at 224 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("length", [100, 7])
+def test_what_is_done_with_the_first_is_not_time_of_the_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """Also where the text ends first."""
+    evaluated = 0.0
+    real = time.monotonic
+    monkeypatch.setattr(trainee, "time", SimpleNamespace(monotonic=lambda: real() + evaluated))
+
+    def evaluate(outcome: Outcome) -> None:
+        nonlocal evaluated
+        evaluated += 1e6
+
+    members = [make_member(tmp_path, name, make_config()) for name in "ab"]
+    outcomes = train_group(members, partial(FakeStream, length=length), d_in=D_IN, on_finished=evaluate)
+    assert [outcome.seconds < 1e6 for outcome in outcomes] == [True, True]
 
 
 def test_nothing_is_left_on_the_terminal_or_in_the_folder(
