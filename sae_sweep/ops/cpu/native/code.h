@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "candidates.h"
 #include "screen.h"
-#include "select.h"
 
 struct Code {
   int64_t tokens;
@@ -27,14 +27,17 @@ inline void append(Code& code, int64_t block, int64_t token, const std::vector<E
 struct Scratch {
   std::vector<Candidates> candidates{kBlock};
   std::vector<Exact> exact;
+  Room room;
 };
 
 // Turn a block's candidates into entries of the code.
-inline void settle(Code& code, const Encoder& encoder, const Wanted& wanted, const float* x, int64_t first, int64_t count,
-            int64_t most, Scratch& scratch) {
+inline void settle(Code& code, const Encoder& encoder, const Wanted& wanted, const float* x, int64_t first,
+                   int64_t count, int64_t most, Scratch& scratch) {
   int64_t added = 0;
   for (int64_t i = 0; i < count; i++) {
-    exact_values(encoder, x + (first + i) * encoder.width, scratch.candidates[i].finish(), scratch.exact);
+    Candidates& candidates = scratch.candidates[i];
+    const int64_t found = candidates.finish(scratch.room);
+    exact_values(encoder, x + (first + i) * encoder.width, candidates, found, scratch.exact);
     keep_wanted(wanted, scratch.exact);
     append(code, first / kBlock, first + i, scratch.exact);
     added += static_cast<int64_t>(scratch.exact.size());

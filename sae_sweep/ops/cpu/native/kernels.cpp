@@ -13,6 +13,7 @@
 #include <limits>
 #include <vector>
 
+#include "candidates.h"
 #include "code.h"
 #include "rows.h"
 #include "screen.h"
@@ -109,7 +110,8 @@ Code* encode_packed(const float* x, int64_t tokens, const float* weights, const 
           const int64_t row = tile * kRows;
           multiply_tile(block.x.data() + row * half, pairs + p * half * kPanel, half, sums);
           scale_tile(sums, block.steps.data() + row, steps + p * kPanel);
-          screen_tile(sums, row, count, block, panels, shift.data(), share, p, scratch.candidates);
+          screen_tile(sums, row, count, block, panels, shift.data(), share, p, scratch.candidates,
+                      scratch.room);
           if (p * kPanel < watched) continue;
           float* to = estimates + (first + row) * kept + p * kPanel - watched;
           for (int64_t r = 0; r < kRows && row + r < count; r++)
@@ -159,7 +161,7 @@ Code* encode_screened(const void* z, bool bfloat16, float share, const float* x,
         for (int64_t f = 0; f < features; f++) {
           const float slack = reach * norms[f];
           const float high = row[f] + (bias ? bias[f] : 0.0f) - (k ? 0.0f : floors[f]) + slack;
-          if (!(high <= candidates.bar())) candidates.add(high, slack, f);
+          if (!(high <= candidates.bar())) candidates.add(high, slack, static_cast<int32_t>(f), scratch.room);
         }
       }
       settle(*code, encoder, wanted, x, first, count, most, scratch);

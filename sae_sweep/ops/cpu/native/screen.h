@@ -13,7 +13,7 @@
 #include <limits>
 #include <vector>
 
-#include "select.h"
+#include "candidates.h"
 #include "vectors.h"
 
 constexpr int64_t kBlock = 120;  // tokens that a thread screens at a time; a multiple of kRows
@@ -112,25 +112,18 @@ inline void scale_tile(float* sums, const float* token_steps, const float* steps
 // Compare the products of one tile, plus `shift`, with the tokens' bars; what may be above goes to the candidates.
 inline void screen_tile(const float* products, int64_t first_token, int64_t count, const Block& block,
                         const Panels& panels, const float* shift, float share, int64_t panel,
-                        std::vector<Candidates>& candidates) {
-  const int64_t place = panel * kPanel;
+                        std::vector<Candidates>& candidates, Room& room) {
   for (int64_t r = 0; r < kRows && first_token + r < count; r++) {
     const int64_t t = first_token + r;
-    const float reach = share * block.reaches[t];
-    const Floats bar = spread(candidates[t].bar());
-    uint32_t hits = 0;
-    float high[kPanel];
+    const Floats reach = spread(share * block.reaches[t]), bar = spread(candidates[t].bar());
     for (int half = 0; half < kPanel; half += kLanes) {
-      const Floats z = multiply_add(load(panels.reaches + place + half), spread(reach), load(products + r * kPanel + half));
-      const Floats top = add(z, load(shift + place + half));
-      store(high + half, top);
-      hits |= not_below(top, bar) << half;
-    }
-    for (; hits; hits &= hits - 1) {
-      const int j = __builtin_ctz(hits);
+      const int64_t place = panel * kPanel + half;
+      const Floats reaches = load(panels.reaches + place);
+      const Floats z = multiply_add(reaches, reach, load(products + r * kPanel + half));
+      const Floats high = add(z, load(shift + place));
       // a token without bound and an empty place make NaN, which is not below
-      if (panels.features[place + j] >= 0)
-        candidates[t].add(high[j], reach * panels.reaches[place + j], panels.features[place + j]);
+      if (const uint32_t hits = not_below(high, bar))
+        candidates[t].add(hits, high, multiply(reaches, reach), load(panels.features + place), room);
     }
   }
 }

@@ -1,4 +1,4 @@
-// Which of a token's features are the largest, or above a floor.
+// The k-th largest of many numbers, none of them NaN; 1 <= k <= how many they are.
 #pragma once
 
 #include <algorithm>
@@ -8,128 +8,10 @@
 #include <limits>
 #include <vector>
 
-#include "rows.h"
 #include "vectors.h"
 
-// Candidates: with |z - estimate| <= slack known, everything that may be among the k largest, or above a floor.
-
-struct Candidate {
-  float low;   // what it is at least
-  float high;  // what it is at most
-  int32_t feature;
-};
-
-struct Exact {
-  float value;
-  int32_t feature;
-};
-
-inline bool larger(const Exact& a, const Exact& b) {
-  return a.value > b.value || (a.value == b.value && a.feature < b.feature);
-}
-
-// The candidates of one token. With k > 0, `bar` rises to the k-th largest of what the candidates are at least.
-class Candidates {
- public:
-  void start(int64_t k) {
-    k_ = k;
-    bar_ = 0;
-    room_ = static_cast<size_t>(k ? std::max<int64_t>(4 * k, k + 64) : 0);
-    found_.clear();
-  }
-  float bar() const { return bar_; }
-  // `high` is the estimate + slack; where either is no number, so may be the value
-  void add(float high, float slack, int64_t feature) {
-    constexpr float infinity = std::numeric_limits<float>::infinity();
-    const bool known = std::isfinite(slack) && !std::isnan(high);
-    found_.push_back({known ? high - 2 * slack : -infinity, known ? high : infinity, static_cast<int32_t>(feature)});
-    if (room_ && found_.size() >= room_) raise_bar();
-  }
-  const std::vector<Candidate>& finish() {
-    if (k_ && found_.size() > static_cast<size_t>(k_)) raise_bar();
-    return found_;
-  }
-
- private:
-  void raise_bar() {
-    lows_.clear();
-    for (const auto& c : found_) lows_.push_back(c.low);
-    std::nth_element(lows_.begin(), lows_.begin() + (k_ - 1), lows_.end(), std::greater<float>());
-    const float kth = lows_[k_ - 1];
-    // `bar_` excludes what equals it; what is tied with the k-th must stay
-    const float below = std::nextafter(kth, -std::numeric_limits<float>::infinity());
-    bar_ = std::max(bar_, below);
-    const float bar = bar_;
-    found_.erase(std::remove_if(found_.begin(), found_.end(), [bar](const Candidate& c) { return !(c.high > bar); }),
-                 found_.end());
-    // many ties: go on with more room rather than prune at every step
-    if (2 * found_.size() > room_) room_ = 2 * found_.size() + 64;
-  }
-
-  int64_t k_ = 0;
-  float bar_ = 0;
-  size_t room_ = 0;
-  std::vector<Candidate> found_;
-  std::vector<float> lows_;
-};
-
-struct Encoder {
-  const float* weights;  // [features, width]
-  const float* bias;     // [features] or null
-  int64_t features;
-  int64_t width;
-  const float* row(int64_t f) const { return weights + f * width; }
-};
-
-// What is wanted of each token: its k largest (of those above 0), or, with k = 0, all above the features' floors.
-struct Wanted {
-  int64_t k;
-  const float* floors;  // [features], with k = 0
-};
-
-inline void exact_values(const Encoder& encoder, const float* x, const std::vector<Candidate>& candidates,
-                  std::vector<Exact>& out) {
-  out.clear();
-  const auto add = [&](float product, int32_t f) {
-    const float value = product + (encoder.bias ? encoder.bias[f] : 0.0f);
-    // NaN cannot be ordered; infinity spoils the loss just as well
-    out.push_back({std::isnan(value) ? std::numeric_limits<float>::infinity() : value, f});
-  };
-  // always four at a time: a value's bits do not depend on what else is a candidate
-  for (size_t c = 0; c < candidates.size(); c += 4) {
-    const size_t here = std::min<size_t>(4, candidates.size() - c);
-    const float* four[4];
-    float products[4];
-    for (size_t j = 0; j < 4; j++) four[j] = encoder.row(candidates[c + std::min(j, here - 1)].feature);
-    dot_rows(x, four, encoder.width, products);
-    for (size_t j = 0; j < here; j++) add(products[j], candidates[c + j].feature);
-  }
-}
-
-// Keep what is wanted of the exact values, in order of feature; exactly k, filled up with zeros, if k > 0.
-inline void keep_wanted(const Wanted& wanted, std::vector<Exact>& exact) {
-  if (wanted.k) {
-    const size_t k = static_cast<size_t>(wanted.k);
-    exact.erase(std::remove_if(exact.begin(), exact.end(), [](const Exact& e) { return !(e.value > 0); }), exact.end());
-    if (exact.size() > k) {
-      std::nth_element(exact.begin(), exact.begin() + (k - 1), exact.end(), larger);
-      exact.resize(k);
-    }
-  } else {
-    const float* floors = wanted.floors;
-    exact.erase(std::remove_if(exact.begin(), exact.end(),
-                               [floors](const Exact& e) { return !(e.value > floors[e.feature]); }),
-                exact.end());
-  }
-  std::sort(exact.begin(), exact.end(), [](const Exact& a, const Exact& b) { return a.feature < b.feature; });
-  if (wanted.k) exact.resize(static_cast<size_t>(wanted.k), Exact{0.0f, 0});
-}
-
-// ---------------------------------------------------------------------------------------------------------
-// The k-th largest of many numbers, none of them NaN; 1 <= k <= how many they are.
-
 constexpr int kHalvings = 24;
-constexpr int64_t kWindow = 32;  // numbers that are few enough to be put in order
+constexpr int64_t kWindow = 4;  // numbers that are few enough to be put in order
 
 // Places of the numbers that are at least `bar`.
 inline int64_t places_from(const float* numbers, int64_t count, float bar, std::vector<int32_t>& places) {

@@ -23,6 +23,9 @@ inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats least_of(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 inline Floats most_of(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
+inline Floats negative(Floats a) { return _mm512_sub_ps(_mm512_setzero_ps(), a); }
+inline void compress(float* p, Floats a, uint32_t mask) { _mm512_mask_compressstoreu_ps(p, mask, a); }
+inline void compress(int32_t* p, Ints a, uint32_t mask) { _mm512_mask_compressstoreu_epi32(p, mask, a); }
 inline uint32_t not_below(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
 inline uint32_t at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 #else
@@ -42,6 +45,26 @@ inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
 inline Floats least_of(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 inline Floats most_of(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline void store(float* p, Floats a) { _mm256_storeu_ps(p, a); }
+inline Floats negative(Floats a) { return _mm256_sub_ps(_mm256_setzero_ps(), a); }
+
+// Of each mask, the places of its bits.
+struct Places {
+  int32_t of[256][kLanes] = {};
+  constexpr Places() {
+    for (int mask = 0; mask < 256; mask++)
+      for (int lane = 0, next = 0; lane < kLanes; lane++)
+        if (mask >> lane & 1) of[mask][next++] = lane;
+  }
+};
+inline constexpr Places kPlaces;
+
+// The numbers that `mask` marks, one after the other; behind them, up to kLanes numbers are overwritten.
+inline void compress(float* p, Floats a, uint32_t mask) {
+  _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(a, load(kPlaces.of[mask])));
+}
+inline void compress(int32_t* p, Ints a, uint32_t mask) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(a, load(kPlaces.of[mask])));
+}
 inline uint32_t not_below(Floats a, Floats b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLE_UQ)));
 }
