@@ -60,6 +60,31 @@ def test_a_value_has_the_same_bits_whatever_else_is_found(kernels, d_in):
         dense[at] = found.values
 
 
+def test_a_token_without_a_bound_meets_a_panel_that_is_not_full(kernels):
+    """Places without a feature are in doubt too, and have no row."""
+    rows, x = draw(17 + 1, 8), draw(3, 8, seed=1)
+    x[1] *= 1e-21  # its squares are lost
+    rows[0] = 1e6 * x[1] / x[1].norm()  # lies before the first feature's row
+    assert_same(kernels.largest(x, rows[1:], None, 4), PLAIN.largest(x, rows[1:], None, 4))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_features_without_a_bound_among_others(kernels, seed):
+    """More than there is room for candidates, so that they are weighed against each other on the way."""
+    x, W, b = draw(20, 16, seed=seed), draw(400, 16, seed=seed + 1), draw(400, seed=seed + 2).abs()
+    W[torch.randperm(400)[:100]] *= 1e-21
+    assert_same(kernels.largest(x, W, b, 5), PLAIN.largest(x, W, b, 5))
+
+
+def test_a_bias_that_is_no_number_is_not_lost(kernels):
+    b = draw(400, seed=2).abs()
+    b[7] = torch.nan
+    found = kernels.largest(draw(20, 16), draw(400, 16, seed=1), b, 5)
+    seventh = found.code.indices == 7
+    assert seventh.sum() == 20
+    assert found.values[seventh].isinf().all()
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.floats(-6, 6), st.integers(1, 12))
 def test_the_screen_loses_nothing_at_any_scale(seed, exponent, k):
