@@ -164,11 +164,16 @@ class PlainForward:
         """Whether a pass that begins at a layer ends in the bits of a whole one: tried once."""
         if layer not in self._begins:
             residual = self.residuals(tokens, [layer])[layer]
+            whole = self._run(tokens)
+            self._run(tokens.flip(1))  # whatever blocks remember is now of other tokens
             try:
-                begun = self._run_from(layer, tokens, lambda _: residual)
-                self._begins[layer] = torch.equal(begun, self._run(tokens))
-            except Exception:  # blocks that hand on more than the residual; whole passes are always right
-                self._begins[layer] = False
+                same = torch.equal(self._run_from(layer, tokens, lambda _: residual), whole)
+                why = "other bits"
+            except Exception as error:  # blocks that hand on more than the residual, each in a way of its own
+                same, why = False, _cause(error)
+            if not same:
+                log.info("evaluation in whole passes: none can begin at layer %d (%s)", layer, why)
+            self._begins[layer] = same
         return self._begins[layer]
 
     @contextmanager
@@ -252,8 +257,11 @@ def choose_forward(
 
 
 def _stay_eager(error: Exception) -> None:
-    cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    log.info("eager attention: the plain model cannot be used (%s)", cause)
+    log.info("eager attention: the plain model cannot be used (%s)", _cause(error))
+
+
+def _cause(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _probe(bridge: Any, tokenizer: LMTokenizer) -> Int[Tensor, "b s"]:

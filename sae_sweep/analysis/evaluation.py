@@ -16,12 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_sweep.analysis.statistics import FeatureStatistics, Histogram, ReconstructionError, divide
-from sae_sweep.config import EvaluationConfig, SaeSweepError
+from sae_sweep.config import KEPT_RESIDUALS_BYTES, EvaluationConfig, SaeSweepError
 
 _BATCH_TOKENS = 2048
 """LM positions a batch: their logits are the largest tensor (400 MB at GPT-2's vocabulary)."""
-_RESIDUALS_BYTES = 2**30
-"""Held-out residuals that are kept at most, so that the layers before them run once."""
 
 
 class NormalisedInput(Protocol):
@@ -78,7 +76,7 @@ class Baselines(NamedTuple):
     ce_mean: float
     """The same with the unmasked residuals set to their mean over all unmasked held-out tokens."""
     residuals: Float[Tensor, "n seq d_model"] | None = None
-    """Of the untouched model; None where they would take more than 1 GiB."""
+    """Of the untouched model; None at layer 0, above 1 GiB, and once they are let go."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def language_model_baselines(
 ) -> Baselines:
     """Losses of the untouched model and of both ablations: three passes, shared by all SAEs at this hook.
 
-    Where the residuals can be kept, the layers before the hook run in the first of them alone.
+    The first keeps the residuals, so that the others, and those of the SAEs, can begin at the hook.
     """
     _check_tokens(tokens, mask)
     total: list[Tensor] = []
@@ -194,7 +192,7 @@ def language_model_baselines(
     def watch(x: Tensor, keep: Tensor) -> Tensor:
         nonlocal residuals, done
         total.append(x[keep].cpu().double().sum(0))
-        if not done and tokens.size * x.shape[-1] * x.element_size() <= _RESIDUALS_BYTES:
+        if not done and layer and tokens.size * x.shape[-1] * x.element_size() <= KEPT_RESIDUALS_BYTES:
             residuals = x.new_empty(len(tokens), *x.shape[1:])
         if residuals is not None:
             residuals[done : done + len(x)] = x

@@ -26,6 +26,7 @@ from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import Config, config_from_dict, needs_plan
 from sae_sweep.config.sink import MetricSink
 from sae_sweep.config.training import (
+    KEPT_RESIDUALS_BYTES,
     ActivationsConfig,
     EvaluationConfig,
     InitConfig,
@@ -41,6 +42,7 @@ from sae_sweep.config.training import (
 
 __all__ = [
     "ARCHITECTURES",
+    "KEPT_RESIDUALS_BYTES",
     "KNOWN_MODELS",
     "ActivationsConfig",
     "ArchitectureConfig",

@@ -75,6 +75,10 @@ class ActivationsConfig:
         return found
 
 
+KEPT_RESIDUALS_BYTES = 2**30
+"""Held-out residuals of a layer that the evaluation keeps at most, so that the layers before it run once."""
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """The final evaluation on held-out text."""

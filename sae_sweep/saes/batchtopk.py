@@ -36,13 +36,15 @@ class BatchTopKObjective(TopKObjective):
     """m."""
     minimum_weight: Float[Tensor, ""]
     """w."""
+    latest_minimum: Float[Tensor, ""]
+    """Of the last batch. The floor of a search decides which of equal latents are kept: it is state."""
 
     def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__(sae, config, rules, kernels)
         self.register_buffer("minimum_mean", torch.zeros(()))
         self.register_buffer("minimum_weight", torch.zeros(()))
+        self.register_buffer("latest_minimum", torch.tensor(torch.inf))
         self._above = torch.zeros(())
-        self._latest = torch.tensor(torch.inf)  # this batch's minimum; no bit of what is found depends on it
 
     def activate(self, z: Tensor, form: Form) -> Tensor:
         if isinstance(form, Entries):
@@ -57,17 +59,20 @@ class BatchTopKObjective(TopKObjective):
 
         The floor is the threshold so far, or what the last batch kept where that is less (early in training
         the running mean lags behind), somewhat lowered. Where too few are above it, a sample of the tokens
-        shows a better one. As the new threshold is between the one so far and this batch's minimum, all that
-        is above it is among those found too.
+        shows a better one; where too many are, the threshold alone is tried. As the new threshold is between
+        the one so far and this batch's minimum, all that is above it is among those found too.
         """
         count = self._count(len(x))
         if count > DENSE_SHARE * len(x) * self.sae.d_sae:
             return None
         if self.minimum_weight > 0:
-            first = _FLOOR_SHARE * torch.minimum(self._threshold, self._latest)
+            first = _FLOOR_SHARE * torch.minimum(self._threshold, self.latest_minimum)
         else:
             first = self._sampled_floor(x)
         found = self._found_above(kernels, x, first, watched)
+        if found is None and self.latest_minimum < self._threshold:
+            first = _FLOOR_SHARE * self._threshold
+            found = self._found_above(kernels, x, first, watched)
         if found is not None and len(found.values) < count:
             found = self._found_above(kernels, x, torch.minimum(first, self._sampled_floor(x)), watched)
         if found is None or len(found.values) < count:
@@ -100,7 +105,8 @@ class BatchTopKObjective(TopKObjective):
 
     @torch.no_grad()
     def _follow_minimum(self, f: Tensor) -> None:
-        minimum = self._latest = torch.where(f > 0, f, torch.inf).min()
+        minimum = torch.where(f > 0, f, torch.inf).min()
+        self.latest_minimum.copy_(minimum)
         # A batch that keeps nothing (all pre-activations negative) has no minimum and leaves no trace.
         share = (1 - cast(BatchTopKConfig, self.sae.architecture).threshold_momentum) * minimum.isfinite()
         self.minimum_mean += share * (minimum.nan_to_num(posinf=0.0) - self.minimum_mean)

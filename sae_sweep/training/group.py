@@ -120,7 +120,10 @@ def _end_of_text(group: GroupModule) -> None:
         name, tokens = trainee.member.name, trainee.learner.tokens
         if tokens:
             logger.warning("%s: the text ended at %d tokens, before the budget", name, tokens)
-            trainee.complete()
+            try:
+                trainee.complete()
+            except SaeSweepError as error:
+                trainee.failed = str(error)
         else:
             trainee.failed = "the training text is shorter than one batch: lower batch, or give it more text"
     for trainee in list(group.active):

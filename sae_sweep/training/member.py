@@ -30,6 +30,6 @@ class Outcome:
     failed: str | None
     """One line that says what went wrong, or None."""
     seconds: float
-    """Wall time in its group, that of earlier launches included."""
+    """Wall time in its group until its training ended, that of earlier launches included."""
     tokens: int
     """SAE inputs seen, those of earlier launches included."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from sae_sweep.config import Config
+from sae_sweep.config import KEPT_RESIDUALS_BYTES, Config
 
 _FLOAT = 4
 _COPIES = 4
@@ -85,11 +85,15 @@ def member_bytes(config: Config, d_in: int) -> int:
 
 
 def shared_bytes(configs: Sequence[Config], d_in: int) -> int:
-    """What the members use in turn or together: the buffer of every layer, and one step's dense arrays."""
+    """What the members use in turn or together.
+
+    The buffer of every layer, one step's dense arrays, and the held-out residuals that the evaluation keeps.
+    """
     buffer = max(config.activations.buffer_tokens for config in configs) * d_in * _FLOAT
     layers = len({config.layer for config in configs})
     step = max(config.batch * config.dictionary * d_in for config in configs) * _DENSE * _FLOAT
-    return buffer * layers + step
+    held_out = max(config.evaluation.tokens for config in configs) * d_in * _FLOAT
+    return buffer * layers + step + (held_out if held_out <= KEPT_RESIDUALS_BYTES else 0)
 
 
 def split(

@@ -56,8 +56,9 @@ class Trainee:
 
     @property
     def seconds(self) -> float:
-        """Of training, together with the group; what is done with those that ended earlier is not in it."""
-        return self._earlier_s + (self._until or time.monotonic()) - self._since
+        """Wall time in the group until the member's own training ended."""
+        until = time.monotonic() if self._until is None else self._until
+        return self._earlier_s + until - self._since
 
     def train(self, delivered: Delivered) -> None:
         """One step, unless the member has failed, or is ahead of the stream because it was saved later.

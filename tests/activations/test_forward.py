@@ -107,7 +107,7 @@ def test_blocks_that_are_called_by_keyword_are_hooked_too():
     assert kwargs["more"] == 3
 
 
-def test_blocks_that_need_the_earlier_ones_run_in_whole_passes(load, twin_that):
+def test_blocks_that_need_the_earlier_ones_run_in_whole_passes(load, twin_that, caplog):
     def tie(twin):
         first, last = twin.transformer.h[0], twin.transformer.h[2]
         hand, run = first.forward, last.forward
@@ -129,9 +129,36 @@ def test_blocks_that_need_the_earlier_ones_run_in_whole_passes(load, twin_that):
     lm = load()
     assert lm.attention == "sdpa"
     residual = lm.residuals(TOKENS, [1])[1]
+    with caplog.at_level(logging.INFO, logger=forward.__name__):
+        assert torch.equal(lm.losses(TOKENS, 1, torch.zeros_like, residual), expected)
+    assert lm._forward._begins == {1: False}
+    why = "evaluation in whole passes: none can begin at layer 1 (nothing was handed on)"
+    assert caplog.messages.count(why) == 1
+    assert [block.forward.__name__ for block in lm._forward.blocks] == ["give", "forward", "need"]
+
+
+def test_what_a_block_remembers_of_an_earlier_pass_does_not_pass_for_equal(load, twin_that):
+    def tie(twin):
+        first, last = twin.transformer.h[0], twin.transformer.h[2]
+        hand, run = first.forward, last.forward
+        first.register_forward_pre_hook(lambda _, args: vars(last).update(now=args[0]))
+
+        def give(residual, *args, **kwargs):
+            last.handed = residual
+            return hand(residual, *args, **kwargs)
+
+        def need(residual, *args, **kwargs):
+            return run(residual + (last.handed - last.now), *args, **kwargs)
+
+        first.forward, last.forward = give, need
+
+    expected = load().losses(TOKENS, 1, torch.zeros_like)
+    twin_that(tie)
+    lm = load()
+    assert lm.attention == "sdpa"
+    residual = lm.residuals(TOKENS, [1])[1]
     assert torch.equal(lm.losses(TOKENS, 1, torch.zeros_like, residual), expected)
     assert lm._forward._begins == {1: False}
-    assert [block.forward.__name__ for block in lm._forward.blocks] == ["give", "forward", "need"]
 
 
 def test_no_hook_stays_behind_an_error(load):

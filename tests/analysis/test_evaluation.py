@@ -173,7 +173,7 @@ def test_the_layers_before_the_hook_run_once_if_the_residuals_can_be_kept(
 ):
     monkeypatch.setattr("sae_sweep.analysis.evaluation._BATCH_TOKENS", 100)
     expected = evaluate(TinySAE(), TinyLM(), *held_out_args(held_out))
-    monkeypatch.setattr("sae_sweep.analysis.evaluation._RESIDUALS_BYTES", room)
+    monkeypatch.setattr("sae_sweep.analysis.evaluation.KEPT_RESIDUALS_BYTES", room)
     lm = TinyLM(parts=2)
     result = evaluate(TinySAE(), lm, *held_out_args(held_out))
     assert result.metrics == pytest.approx(expected.metrics, rel=1e-6)

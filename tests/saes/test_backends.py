@@ -117,6 +117,36 @@ def test_batchtopk_searches_once_while_its_latents_shrink(monkeypatch):
             fast.sae.W_enc *= 0.94
         fast.step(sparse_batch(0))
     assert len(searches) == 20
+    assert isinstance(outcomes(fast, sparse_batch(0))[0].seen.form, Entries)
+
+
+def test_batchtopk_goes_on_with_the_same_floor(monkeypatch):
+    """Which of the equal latents at the cut are kept depends on it."""
+    one, other = (pair("batchtopk", "modern")[1] for _ in range(2))
+    for step in range(5):
+        with torch.no_grad():
+            one.sae.W_enc *= 0.94
+        one.step(sparse_batch(step))
+    other.load_state(one.state())
+    floors = []
+    for each in (one, other):
+        above = each._kernels.above
+        spy = lambda *args, above=above: floors.append(float(args[3][0])) or above(*args)  # noqa: E731
+        monkeypatch.setattr(each._kernels, "above", spy)
+        each.step(sparse_batch(5))
+        monkeypatch.undo()
+    assert len(floors) == 2
+    assert floors[0] == floors[1]
+
+
+def test_batchtopk_stays_sparse_where_the_last_floor_lets_too_many_through():
+    """A batch of small latents before one of usual size."""
+    arch = architecture("batchtopk", k=8)
+    fast = pair("batchtopk", "modern", arch=arch)[1]
+    for step in range(5):
+        fast.step(sparse_batch(step))
+    fast._objective.latest_minimum *= 0.3
+    assert isinstance(outcomes(fast, sparse_batch(5))[0].seen.form, Entries)
 
 
 @pytest.mark.parametrize("kind", KINDS)

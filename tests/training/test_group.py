@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from tqdm import tqdm
 
-from sae_sweep.config import ArchitectureConfig
+from sae_sweep.config import ArchitectureConfig, SaeSweepError
 from sae_sweep.training import Outcome, callbacks, train_group, trainee
 from tests.training.fakes import BATCH, D_IN, FakeSink, FakeStream, make_config, make_member
 from tests.training.helpers import ARCHITECTURES, assert_equal_bits, bare_loop, bits, mixed_members, train
@@ -76,6 +76,22 @@ def test_what_is_done_with_the_first_is_not_time_of_the_second(
     members = [make_member(tmp_path, name, make_config()) for name in "ab"]
     outcomes = train_group(members, partial(FakeStream, length=length), d_in=D_IN, on_finished=evaluate)
     assert [outcome.seconds < 1e6 for outcome in outcomes] == [True, True]
+
+
+def test_a_last_save_that_fails_is_the_failure_of_its_member_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = trainee.save_checkpoint
+
+    def fails_for_b(folder: Path, *args: object) -> None:
+        if folder == b.folder:
+            raise SaeSweepError("the disk is full")
+        save(folder, *args)  # type: ignore[arg-type]
+
+    a, b = (make_member(tmp_path, name, make_config()) for name in "ab")
+    monkeypatch.setattr(trainee, "save_checkpoint", fails_for_b)
+    outcomes = train([a, b], length=7)
+    assert [outcome.failed for outcome in outcomes] == [None, "the disk is full"]
 
 
 def test_nothing_is_left_on_the_terminal_or_in_the_folder(
