@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
 from sae_sweep.activations.tokenizer import LMTokenizer
+from sae_sweep.config import first_line
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class PlainForward:
                 same = torch.equal(self._run_from(layer, tokens, lambda _: residual), whole)
                 why = "other bits"
             except Exception as error:  # blocks that hand on more than the residual, each in a way of its own
-                same, why = False, _cause(error)
+                same, why = False, first_line(error)
             if not same:
                 log.info("evaluation in whole passes: none can begin at layer %d (%s)", layer, why)
             self._begins[layer] = same
@@ -257,11 +258,7 @@ def choose_forward(
 
 
 def _stay_eager(error: Exception) -> None:
-    log.info("eager attention: the plain model cannot be used (%s)", _cause(error))
-
-
-def _cause(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    log.info("eager attention: the plain model cannot be used (%s)", first_line(error))
 
 
 def _probe(bridge: Any, tokenizer: LMTokenizer) -> Int[Tensor, "b s"]:

@@ -16,7 +16,7 @@ from sae_sweep.activations.forward import choose_forward, plain_twin
 from sae_sweep.activations.identity import local_path
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.activations.tokenizer import LMTokenizer
-from sae_sweep.config import ModelConfig, SaeSweepError
+from sae_sweep.config import ModelConfig, SaeSweepError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +85,9 @@ def _fetch(model: ModelConfig) -> Path:
             f"(revision {revision}) that is open to you"
         ) from error
     except (OSError, ValueError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SaeSweepError(
-            f"cannot get {model.path} from the Hugging Face hub ({cause}). Offline, use model=gpt2-pico, "
-            "which is bundled, or model.path=FOLDER; or fill the hub's cache while online: "
+            f"cannot get {model.path} from the Hugging Face hub ({first_line(error)}). Offline, use "
+            "model=gpt2-pico, which is bundled, or model.path=FOLDER; or fill the hub's cache while online: "
             f"hf download {model.path} --revision {revision}"
         ) from error
     return folder
@@ -102,8 +101,7 @@ def _explained(model: ModelConfig) -> Iterator[None]:
     except SaeSweepError:
         raise
     except Exception as error:  # each format and library has its own way to say that a file is damaged
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SaeSweepError(f"cannot load model.path={model.path}: {cause}") from error
+        raise SaeSweepError(f"cannot load model.path={model.path}: {first_line(error)}") from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from sae_sweep.config.data import (
     ModelConfig,
     PackingConfig,
 )
-from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError
+from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError, first_line
 from sae_sweep.config.naming import run_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import Config, config_from_dict, needs_plan
@@ -73,6 +73,7 @@ __all__ = [
     "TrackingConfig",
     "config_from_dict",
     "digest",
+    "first_line",
     "flatten",
     "needs_plan",
     "run_name",

@@ -22,3 +22,8 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to
     def __init__(self, signum: int, what_now: str = "launch the same command again to resume") -> None:
         self.signum = signum
         super().__init__(f"stopped by {signal.Signals(signum).name}; {what_now}")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says in one line; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

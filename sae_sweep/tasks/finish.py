@@ -10,14 +10,14 @@ from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, token_mask
 from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, language_model_baselines
 from sae_sweep.analysis.matching import match_to_init
-from sae_sweep.config import Config, SaeSweepError
+from sae_sweep.config import Config, SaeSweepError, first_line
 from sae_sweep.report import run_figures, write_features
 from sae_sweep.saes import SAE, init_seed, initial_decoder, save_sae
 from sae_sweep.storage import write_json
 from sae_sweep.sweep.plan import PlannedRun
 from sae_sweep.tasks.state import provenance, set_state
 from sae_sweep.text import TextSource, held_out_sequences
-from sae_sweep.training import Outcome, discard_checkpoint, first_line, out_of_memory
+from sae_sweep.training import Outcome, discard_checkpoint, out_of_memory
 
 log = logging.getLogger(__name__)
 

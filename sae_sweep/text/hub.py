@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sae_sweep.config import HubDataset, SaeSweepError
+from sae_sweep.config import HubDataset, SaeSweepError, first_line
 from sae_sweep.text.documents import Place, TextSource, text_number
 
 
@@ -63,8 +63,7 @@ class HubParquet(TextSource):
         try:
             yield
         except pa.ArrowInvalid as error:
-            cause = str(error).splitlines()[0]
-            raise SaeSweepError(f"{shard} is no readable Parquet file: {cause}") from error
+            raise SaeSweepError(f"{shard} is no readable Parquet file: {first_line(error)}") from error
         except hub_failures() as error:
             raise unreachable(self._dataset, error) from error
 
@@ -132,7 +131,7 @@ def hub_failures() -> tuple[type[Exception], ...]:
 
 def unreachable(dataset: HubDataset, error: Exception) -> SaeSweepError:
     """The one line a user sees when the hub gives no answer."""
-    cause = (str(error).splitlines() or [type(error).__name__])[0]
+    cause = first_line(error)
     return SaeSweepError(
         f"cannot read {dataset.path} at {dataset.revision} from the Hugging Face hub ({cause}). Offline, use "
         "dataset=stdlib_docs or another embedded corpus, or dataset=files dataset.path=FOLDER; or fill the "

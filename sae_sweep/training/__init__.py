@@ -7,7 +7,6 @@ from sae_sweep.training.member import Member, Outcome
 from sae_sweep.training.memory import (
     GroupTooLargeError,
     available_bytes,
-    first_line,
     out_of_memory,
     release,
     split,
@@ -20,7 +19,6 @@ __all__ = [
     "Outcome",
     "available_bytes",
     "discard_checkpoint",
-    "first_line",
     "out_of_memory",
     "release",
     "split",

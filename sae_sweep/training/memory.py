@@ -37,10 +37,6 @@ def device_failed(error: RuntimeError) -> bool:
     return isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error")
 
 
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def release(device: torch.device) -> None:
     """Give back what earlier groups held: they form cycles, and torch keeps freed blocks for itself."""
     gc.collect()

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import SaeSweepError, first_line
 from sae_sweep.saes import Learner, build_sae, init_seed
 from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
 from sae_sweep.training.data import Delivered
 from sae_sweep.training.member import Member, Outcome
-from sae_sweep.training.memory import GroupTooLargeError, device_failed, first_line, out_of_memory
+from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
 from sae_sweep.training.readings import Readings
 
 logger = logging.getLogger(__name__)
