@@ -8,14 +8,14 @@ from typing import Any
 import hydra
 
 from sae_sweep import logs
+from sae_sweep.cli import session as sessions
+from sae_sweep.cli.diagnose import diagnose
+from sae_sweep.cli.plugins import register_plugins
+from sae_sweep.cli.schema import conf_folder, register_schemas
+from sae_sweep.cli.session import Session
 from sae_sweep.config import Config, ConfigError, Interrupted, SaeSweepError
-from sae_sweep.sweep import session as sessions
-from sae_sweep.sweep.diagnose import diagnose
-from sae_sweep.sweep.plan import Plan
-from sae_sweep.sweep.plugins import register_plugins
-from sae_sweep.sweep.schema import conf_folder, register_schemas
-from sae_sweep.sweep.session import Session
-from sae_sweep.tasks.foreign import task_function
+from sae_sweep.launch.foreign import task_function
+from sae_sweep.plan.plan import Plan
 
 USAGE_ERROR = 2
 
@@ -39,7 +39,7 @@ def _compare(plan: Plan) -> None:
 
 
 def _hand_over(plan: Plan, launch: Callable[[list[list[str]]], Any]) -> int:
-    from sae_sweep.tasks import foreign
+    from sae_sweep.launch import foreign
 
     return foreign.hand_over(plan, launch)
 

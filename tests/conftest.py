@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from sae_sweep.sweep.plan import Plan
+from sae_sweep.plan.plan import Plan
 
 
 class Result(NamedTuple):
@@ -97,10 +97,10 @@ def experiment_plan() -> Callable[[str], Plan]:
     from hydra import initialize_config_dir
     from hydra.types import RunMode
 
-    from sae_sweep.sweep.compose import compose
-    from sae_sweep.sweep.plan import make_plan
-    from sae_sweep.sweep.plugins import register_plugins
-    from sae_sweep.sweep.schema import conf_folder, register_schemas
+    from sae_sweep.cli.compose import compose
+    from sae_sweep.cli.plugins import register_plugins
+    from sae_sweep.cli.schema import conf_folder, register_schemas
+    from sae_sweep.plan.plan import make_plan
 
     @functools.cache
     def plan(name: str) -> Plan:

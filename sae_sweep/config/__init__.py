@@ -21,10 +21,8 @@ from sae_sweep.config.data import (
     PackingConfig,
 )
 from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError, first_line
-from sae_sweep.config.naming import run_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import Config, config_from_dict, needs_plan
-from sae_sweep.config.sink import MetricSink
 from sae_sweep.config.training import (
     KEPT_RESIDUALS_BYTES,
     ActivationsConfig,
@@ -59,7 +57,6 @@ __all__ = [
     "JumpReLUConfig",
     "LauncherConfig",
     "MatchingConfig",
-    "MetricSink",
     "ModelConfig",
     "OptimizerConfig",
     "PackingConfig",
@@ -76,5 +73,4 @@ __all__ = [
     "first_line",
     "flatten",
     "needs_plan",
-    "run_name",
 ]

@@ -1,7 +1,7 @@
 """`task=...` -> the function that does it. Nothing heavy is imported before it is needed."""
 
 from sae_sweep.config import Config
-from sae_sweep.sweep.plan import Plan
+from sae_sweep.plan.plan import Plan
 
 
 def execute(plan: Plan) -> int:
@@ -15,10 +15,10 @@ def execute(plan: Plan) -> int:
 
         return fill_planned(plan)
     if plan.config.launcher.cluster != "inprocess":
-        from sae_sweep.tasks.cluster import train_on_cluster
+        from sae_sweep.launch.cluster import train_on_cluster
 
         return train_on_cluster(plan)
-    from sae_sweep.tasks.train import train
+    from sae_sweep.launch.inprocess import train
 
     return train(plan)
 
@@ -37,7 +37,7 @@ def answer(config: Config) -> int:
         from sae_sweep.tasks.cache import look_after
 
         return look_after(config)
-    from sae_sweep.tasks.report import report
+    from sae_sweep.study.report import report
 
     return report(config)
 
@@ -52,7 +52,7 @@ def compare(plan: Plan) -> None:
 def fingerprints(config: Config) -> dict[str, str]:
     """What a run id holds beside the config: the text and the weights of the LM."""
     from sae_sweep.activations import weights_fingerprint
-    from sae_sweep.storage import cache_folder
+    from sae_sweep.store.storage import cache_folder
     from sae_sweep.text import fingerprint
 
     corpus = fingerprint(config.dataset, cache_folder(config.paths.cache))

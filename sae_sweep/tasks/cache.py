@@ -9,11 +9,11 @@ from pathlib import Path
 from sae_sweep.activations.cache import Found, inventory, prune, remove, verify
 from sae_sweep.activations.cache.inventory import names
 from sae_sweep.config import Config
+from sae_sweep.launch.inprocess import Models
+from sae_sweep.launch.streams import fill_cache
+from sae_sweep.plan.plan import Plan, PlannedRun
 from sae_sweep.report.text_table import TextTable
-from sae_sweep.storage import cache_folder
-from sae_sweep.sweep.plan import Plan, PlannedRun
-from sae_sweep.tasks.streams import fill_cache
-from sae_sweep.tasks.train import Models
+from sae_sweep.store.storage import cache_folder
 from sae_sweep.text import open_text
 
 log = logging.getLogger(__name__)

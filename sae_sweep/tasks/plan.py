@@ -8,8 +8,7 @@ import sys
 from typing import Any
 
 from sae_sweep.activations import lm_dtype, pick_device
-from sae_sweep.report import describe_plan
-from sae_sweep.sweep.cost import (
+from sae_sweep.plan.cost import (
     GroupCost,
     PlanCost,
     assumed_block_parameters,
@@ -17,8 +16,9 @@ from sae_sweep.sweep.cost import (
     plan_cost,
     sae_shape,
 )
-from sae_sweep.sweep.plan import Plan, PlannedRun
-from sae_sweep.tasks.throughput import given, measure
+from sae_sweep.plan.plan import Plan, PlannedRun
+from sae_sweep.plan.throughput import given, measure
+from sae_sweep.report import describe_plan
 
 _NOTES = (
     "LM tokens: document separators and what is left of the last buffer come on top.",

@@ -8,8 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from sae_sweep.signals import StopRequest
 from sae_sweep.training.module import GroupModule
-from sae_sweep.training.signals import StopRequest
 from sae_sweep.training.trainee import Trainee
 
 

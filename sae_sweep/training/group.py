@@ -9,12 +9,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sae_sweep.activations import pick_device
 from sae_sweep.config import Interrupted, SaeSweepError, first_line
+from sae_sweep.signals import StopRequest, watch_signals
 from sae_sweep.training.callbacks import Checkpoints, History, Progress
 from sae_sweep.training.data import Stream, StreamData
 from sae_sweep.training.member import Member, Outcome
 from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
 from sae_sweep.training.module import GroupModule
-from sae_sweep.training.signals import StopRequest, watch_signals
 from sae_sweep.training.trainee import Trainee
 from sae_sweep.training.trainer import fit
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from lightning.pytorch import LightningModule
 
 from sae_sweep.config import SaeSweepError
+from sae_sweep.signals import StopRequest
 from sae_sweep.training.data import Delivered
 from sae_sweep.training.member import Outcome
 from sae_sweep.training.memory import GroupTooLargeError
-from sae_sweep.training.signals import StopRequest
 from sae_sweep.training.trainee import Trainee
 
 

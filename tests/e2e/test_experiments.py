@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.sweep.plan import Plan
-from sae_sweep.sweep.schema import conf_folder
+from sae_sweep.cli.schema import conf_folder
+from sae_sweep.plan.plan import Plan
 from tests.conftest import Cli
 
 RUNS = {"quickstart": 8, "paper": 73, "paper-mini": 73, "controlled": 48, "controlled-mini": 48}

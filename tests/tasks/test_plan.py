@@ -9,8 +9,8 @@ from typing import NoReturn
 import pytest
 
 from sae_sweep.config import ARCHITECTURES, Config, ModelConfig
-from sae_sweep.sweep.cost import SaeShape
-from sae_sweep.tasks import throughput
+from sae_sweep.plan import throughput
+from sae_sweep.plan.cost import SaeShape
 from tests.conftest import Cli
 
 SWEPT = ["task=plan", "dataset=owt,tinystories", "seed=42", "layer=6,8", "plan.tflops=2"]

@@ -12,14 +12,14 @@ from sae_sweep.config import (
     ArchitectureConfig,
     Config,
     LauncherConfig,
-    MetricSink,
     ModelConfig,
     OptimizerConfig,
     TopKConfig,
     TrackingConfig,
 )
-from sae_sweep.storage import RunFolder
+from sae_sweep.store.storage import RunFolder
 from sae_sweep.training import Member
+from sae_sweep.training.sink import MetricSink
 
 D_IN = 8
 BATCH = 32

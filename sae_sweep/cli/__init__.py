@@ -1,0 +1,1 @@
+"""Everything that knows Hydra: schemas, grids, composition, diagnosis and the sweeper plugin."""

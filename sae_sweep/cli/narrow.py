@@ -1,0 +1,56 @@
+"""Selecting among the runs of the grids by what the command line says about their keys."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sae_sweep.cli.composer import Composed
+from sae_sweep.cli.grids import same
+from sae_sweep.config import ARCHITECTURES, ConfigError
+
+SPARSITY_KEYS = tuple(dict.fromkeys(key for cls in ARCHITECTURES.values() for key in cls.uses))
+NO_MEANING = object()
+"""The value of a key in a run that has no use for it: no value selects it."""
+
+
+def narrow(runs: Sequence[Composed], wanted: Mapping[str, Sequence[Any]]) -> list[Composed]:
+    """The runs that have one of the wanted values at every key; defaults count like the values of a grid.
+
+    Raises:
+        ConfigError: for each value that no run has, or if no run has the combination.
+    """
+    problems = [problem for key, values in wanted.items() for problem in _absent(runs, key, values)]
+    kept = [run for run in runs if all(_has(run, key, values) for key, values in wanted.items())]
+    if not kept and not problems:
+        asked = ", ".join(f"{key}={','.join(map(str, values))}" for key, values in wanted.items())
+        problems.append(f"no run of the grids has this combination: {asked}")
+    if problems:
+        raise ConfigError(problems)
+    return kept
+
+
+def _absent(runs: Sequence[Composed], key: str, values: Sequence[Any]) -> list[str]:
+    held = {str(value): value for run in runs if (value := value_of(run, key)) is not NO_MEANING}
+    missing = [value for value in values if not any(same(value, one) for one in held.values())]
+    listed = ", ".join(map(str, _sorted(list(held.values()))))
+    instead = f"they have {listed}" if held else f"{key} means nothing to them"
+    return [f"{key}={value}: no run of the grids has it; {instead}" for value in missing]
+
+
+def _sorted(values: list[Any]) -> list[Any]:
+    numbers = all(isinstance(value, int | float) for value in values)
+    return sorted(values) if numbers else values
+
+
+def _has(run: Composed, key: str, values: Sequence[Any]) -> bool:
+    return any(same(value_of(run, key), one) for one in values)
+
+
+def value_of(run: Composed, key: str) -> Any:
+    """The run's choice of a group, or its value of a key, given or default; NO_MEANING where it has none."""
+    if key in run.choices:
+        return run.choices[key]
+    if key in SPARSITY_KEYS and key not in ARCHITECTURES[run.choices["architecture"]].uses:
+        return NO_MEANING
+    return OmegaConf.select(run.values, key, default=NO_MEANING)

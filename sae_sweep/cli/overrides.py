@@ -1,0 +1,78 @@
+"""What a command asks for: values for all runs, comma lists, and a selection among the runs of the grids."""
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+
+from sae_sweep.cli.grids import NOT_SWEPT
+from sae_sweep.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Command:
+    """The overrides of a command line, sorted by what they do."""
+
+    plain: Sequence[str]
+    """Overrides of every run, as typed."""
+    swept: Mapping[str, Sequence[Any]]
+    """Key -> values of a comma list: these multiply."""
+    wanted: Mapping[str, Sequence[Any]]
+    """Key of a grid -> values: only runs that have one of them are meant."""
+    keys: Collection[str]
+    """Every key that was typed."""
+
+    def swept_points(self) -> Iterator[dict[str, Any]]:
+        """Key -> value of each combination of the comma lists; a single empty one where there are none."""
+        for values in itertools.product(*self.swept.values()):
+            yield dict(zip(self.swept, values, strict=True))
+
+
+def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collection[str]) -> Command:
+    """Sort the overrides.
+
+    Args:
+        arguments: as typed, for example `["seed=42,49", "dataset=owt"]`.
+        loader: knows the choices of the groups, for `dataset=glob(*)`.
+        held: the keys that grids hold.
+
+    Raises:
+        ConfigError: for sweeps that are no comma list, and for keys that cannot be swept.
+    """
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+    problems = [problem for override in overrides if (problem := _unsweepable(override))]
+    if problems:
+        raise ConfigError(problems)
+    keys = [override.key_or_group for override in overrides]
+    values = {override.key_or_group: _values(override) for override in overrides}
+    lists = {override.key_or_group for override in overrides if override.is_sweep_override()} - set(held)
+    return Command(
+        plain=[
+            override.input_line or f"{override.get_key_element()}={override.get_value_element_as_str()}"
+            for override in overrides
+            if override.key_or_group not in lists and override.key_or_group not in held
+        ],
+        swept={key: values[key] for key in values if key in lists},
+        wanted={key: values[key] for key in values if key in held},
+        keys=frozenset(keys),
+    )
+
+
+def _unsweepable(override: Override) -> str | None:
+    if not override.is_sweep_override():
+        return None
+    if override.key_or_group.split(".")[0] in NOT_SWEPT:
+        return f"{override.key_or_group} cannot be swept: it belongs to the sweep as a whole"
+    if not override.is_discrete_sweep():
+        return f"{override.input_line}: give the values as a comma list"
+    return None
+
+
+def _values(override: Override) -> list[Any]:
+    if not override.is_sweep_override():
+        return [override.value()]
+    return [value.text if isinstance(value, QuotedString) else value for value in override.sweep_iterator()]

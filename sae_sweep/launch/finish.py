@@ -1,0 +1,129 @@
+"""When a run's training has ended: evaluate it, keep it, and say how it went."""
+
+import logging
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from sae_sweep import logs
+from sae_sweep.activations import LanguageModel, token_mask
+from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, language_model_baselines
+from sae_sweep.analysis.matching import match_to_init
+from sae_sweep.config import Config, SaeSweepError, first_line
+from sae_sweep.plan.plan import PlannedRun
+from sae_sweep.report import run_figures, write_features
+from sae_sweep.saes import SAE, init_seed, initial_decoder, save_sae
+from sae_sweep.store.status import provenance, set_state
+from sae_sweep.store.storage import write_json
+from sae_sweep.text import TextSource, held_out_sequences
+from sae_sweep.training import Outcome, discard_checkpoint, out_of_memory
+
+log = logging.getLogger(__name__)
+
+
+class Finisher:
+    """Called with the outcome of each member of a group, as soon as it is known."""
+
+    def __init__(self, runs: Mapping[str, PlannedRun], lm: LanguageModel, source: TextSource) -> None:
+        self._runs = runs
+        self._lm = lm
+        self._source = source
+        self._held_out: tuple[np.ndarray, np.ndarray] | None = None
+        self._baselines: dict[int, Baselines] = {}
+
+    def __call__(self, outcome: Outcome) -> None:
+        run = self._runs[outcome.member.name]
+        with logs.about(run.name):
+            error = outcome.failed
+            if error is None:
+                try:
+                    self._keep(run, outcome)
+                except SaeSweepError as problem:
+                    error = str(problem)
+                except RuntimeError as problem:
+                    if not out_of_memory(problem):
+                        raise
+                    error = (
+                        f"memory ran out in the evaluation ({first_line(problem)}): the same command, "
+                        "with a lower launcher.max_group, goes on from there"
+                    )
+            if error is not None:
+                log.error("%s: %s", run.name, error)
+                set_state(run, "failed", error=error, tokens=outcome.tokens, seconds=outcome.seconds)
+            outcome.member.sink.finish(failed=error is not None)
+
+    def _keep(self, run: PlannedRun, outcome: Outcome) -> None:
+        """Write everything but the status, then the status: a run is done only when its files are there."""
+        sae, sink = outcome.sae, outcome.member.sink
+        if sae is None:
+            raise SaeSweepError(f"{run.name}: no SAE came out of training")
+        evaluation = self._evaluate(sae, run.config)
+        metrics = {
+            **evaluation.metrics,
+            "init_match": _init_match(sae, run),
+            "trained_tokens": outcome.tokens,
+            "seconds": outcome.seconds,
+        }
+        save_sae(sae, run.folder.sae, metadata=_metadata(run))
+        write_features(run.folder.features, evaluation)
+        figures = run_figures(run.folder.features, evaluation, name=run.name, config=run.config.evaluation)
+        write_json(run.folder.metrics, {key: _plain(value) for key, value in metrics.items()})
+        for name, histogram in (
+            ("log10_density", evaluation.density_histogram),
+            ("activations", evaluation.activation_histogram),
+        ):
+            sink.histogram(name, list(histogram.counts), list(histogram.edges))
+        for figure in figures:
+            sink.image(figure.stem, figure)
+        sink.summary({f"eval/{key}": float(value) for key, value in metrics.items()})
+        sink.artifact(run.name, run.folder.sae)
+        set_state(run, "done", tokens=outcome.tokens, seconds=outcome.seconds)
+        discard_checkpoint(run.folder)
+        log.info(
+            "%s: done, explained variance %.3f, CE recovered %.3f, L0 %.1f",
+            *(run.name, metrics["explained_variance"], metrics["ce_recovered_zero"], metrics["l0"]),
+        )
+
+    def _evaluate(self, sae: SAE, config: Config) -> Evaluation:
+        if self._held_out is None:
+            tokenizer = self._lm.tokenizer
+            tokens = held_out_sequences(self._source, config.packing, tokenizer, config.evaluation.tokens)
+            self._held_out = tokens, token_mask(tokens, tokenizer.special_ids, config.packing)
+        tokens, mask = self._held_out
+        layer = config.layer
+        if layer not in self._baselines:
+            # one layer's residuals at a time: the runs of a group mostly follow each other by layer
+            self._baselines = {of: known._replace(residuals=None) for of, known in self._baselines.items()}
+            self._baselines[layer] = language_model_baselines(self._lm, tokens, layer, mask, self._lm.device)
+        sae = sae.to(self._lm.device).eval()
+        return evaluate(
+            sae, self._lm, tokens, layer, mask, config.evaluation, baselines=self._baselines[layer]
+        )
+
+
+def _init_match(sae: SAE, run: PlannedRun) -> float:
+    start = initial_decoder(sae.d_in, sae.d_sae, init_seed(run.config, run.run_id))
+    return match_to_init(sae.W_dec.detach().cpu(), start, run.config.matching.threshold)
+
+
+def _metadata(run: PlannedRun) -> dict[str, object]:
+    """What SAELens and a reader of `cfg.json` want to know about the activations."""
+    config = run.config
+    return {
+        "model_name": config.model.label,
+        "model_path": config.model.path,
+        "hook_name": config.hook,
+        "hook_layer": config.layer,
+        "dataset_path": getattr(config.dataset, "path", "") or config.dataset.name,
+        "context_size": config.packing.seq_len,
+        "prepend_bos": config.packing.bos_every_sequence,
+        "exclude_special_tokens": config.packing.mask_special,
+        "training_tokens": config.tokens,
+        "provenance": provenance(run),
+    }
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no NaN: what is undefined is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

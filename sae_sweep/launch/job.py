@@ -1,0 +1,76 @@
+"""One group of runs in its own process: a SLURM job, or `python -m sae_sweep.launch.job FOLDER NUMBER`."""
+
+import logging
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from sae_sweep import logs
+from sae_sweep.config import ConfigError, Interrupted
+from sae_sweep.launch.jobs import read_group
+from sae_sweep.launch.ledger import Ledger, ledger_file
+from sae_sweep.launch.stopping import stopped_by
+from sae_sweep.plan.plan import Plan
+from sae_sweep.store.status import set_state, unsettled
+from sae_sweep.store.storage import SweepFolder, hold
+
+log = logging.getLogger(__name__)
+
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+def run_job(folder: Path, number: int) -> None:
+    """Train the runs of a frozen group that are not settled yet; how that went is in their status.
+
+    Their folders are held meanwhile. SIGUSR2 (preempted, or out of time) saves the runs and then does what it
+    meant before, which under submitit is to requeue the job; SIGTERM and SIGINT save and end the process.
+
+    Raises:
+        SystemExit: with 128 + the signal that asked to stop, after everything was saved.
+        SaeSweepError: if the frozen group cannot be read, or another process holds one of its runs.
+    """
+    requeue = signal.getsignal(signal.SIGUSR2)
+    try:
+        with stopped_by(_STOP), ExitStack() as stack:
+            plan = read_group(SweepFolder(folder), number)
+            for run in plan.runs:
+                stack.enter_context(hold(run.folder))
+            _train(plan, Ledger(ledger_file(plan.folder, number)))
+    except Interrupted as stop:
+        log.info("%s", stop)
+        if stop.signum == signal.SIGUSR2 and callable(requeue):
+            requeue(stop.signum, None)
+        raise SystemExit(128 + stop.signum) from None
+
+
+def _train(plan: Plan, ledger: Ledger) -> None:
+    try:
+        from sae_sweep.launch.inprocess import train_groups  # takes seconds to load: stopped like the rest
+
+        train_groups(plan, unsettled(plan.runs), ledger)
+    except Interrupted:
+        for run in unsettled(plan.runs):
+            set_state(run, "pending")
+        raise
+    except ConfigError as error:
+        _fail(plan, "; ".join(error.problems))
+    except Exception as error:
+        _fail(plan, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _fail(plan: Plan, error: str) -> None:
+    log.error("%s", error)
+    for run in unsettled(plan.runs):
+        set_state(run, "failed", error=error)
+
+
+def run_job_alone(folder: Path, number: int) -> None:
+    """`run_job` in a process that nothing has been set up in."""
+    logs.log_to_terminal()
+    run_job(folder, number)
+
+
+if __name__ == "__main__":
+    run_job_alone(Path(sys.argv[1]), int(sys.argv[2]))

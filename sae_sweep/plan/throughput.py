@@ -1,0 +1,126 @@
+"""How fast this machine trains SAEs and multiplies matrices of a language model's shape."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+
+from sae_sweep.activations import lm_dtype, pick_device
+from sae_sweep.config import Config
+from sae_sweep.plan.cost import TERA, SaeShape, Throughput, sae_flops, sae_shape
+from sae_sweep.saes import Learner, build_sae
+
+log = logging.getLogger(__name__)
+
+_FEW_TOKENS = 64
+"""Of the first steps, which tell how many can be afforded."""
+_LM_SECONDS = 0.3
+_LARGEST_SAE = 2**24
+"""Weights of an encoder that is timed; larger dictionaries are taken to be as fast as one of this size."""
+
+
+def given(tflops: float, configs: Iterable[Config]) -> Throughput:
+    """One figure for everything."""
+    shapes = [shape for config in configs if (shape := sae_shape(config))]
+    return Throughput("given", dict.fromkeys(shapes, tflops), {shape.d_in: tflops for shape in shapes})
+
+
+def measure(configs: Iterable[Config], seconds: float = 8.0) -> Throughput:
+    """Time training steps of the SAE shapes, and LM products of every width, on random numbers.
+
+    Args:
+        configs: of the runs; those of a model whose width is not known are left out.
+        seconds: about what all of it may take. Shapes for which no time is left are taken to be as fast as
+            those measured, so the ones with most work ahead come first.
+    """
+    work: dict[SaeShape, int] = {}
+    examples: dict[SaeShape, Config] = {}
+    for config in configs:
+        if shape := sae_shape(config):
+            work[shape] = work.get(shape, 0) + (sae_flops(config) or 0)
+            examples.setdefault(shape, config)
+    ordered = sorted(work, key=lambda shape: work[shape], reverse=True)
+    share = seconds / max(1, len(ordered))
+    deadline = time.monotonic() + seconds - share
+    widths = {shape.d_in: examples[shape] for shape in ordered}
+    lm = {width: _lm_rate(config, width) for width, config in widths.items()}
+    sae: dict[SaeShape, float] = {}
+    for shape in ordered:
+        if sae and time.monotonic() > deadline:
+            log.info(
+                "measured %d of %d SAE shapes; the others are taken to be as fast", len(sae), len(ordered)
+            )
+            break
+        sae[shape] = _sae_rate(examples[shape], shape, share)
+    return Throughput("measured", {shape: sae.get(shape) or _like(shape, sae) for shape in ordered}, lm)
+
+
+def _like(shape: SaeShape, measured: Mapping[SaeShape, float]) -> float:
+    """The mean of what was measured, of the same architecture if there is any."""
+    same = [rate for other, rate in measured.items() if other.architecture == shape.architecture]
+    rates = same or list(measured.values())
+    return sum(rates) / len(rates)
+
+
+def _sae_rate(config: Config, shape: SaeShape, seconds: float) -> float:
+    """TFLOP/s of the project's own training step at the run's batch."""
+    device = pick_device(config.device)
+    d_sae = max(config.k or 1, min(shape.d_sae, _LARGEST_SAE // shape.d_in))
+    sae = build_sae(config.architecture, shape.d_in, d_sae, seed=config.seed, numerics=config.numerics)
+    plain = dataclasses.replace(config, init=dataclasses.replace(config.init, b_dec="zero"))
+    learner = Learner(sae, plain, device)
+
+    def step(tokens: int) -> None:
+        learner.step(torch.randn(tokens, shape.d_in, device=device))
+
+    return _tokens_per_s(step, config.batch, seconds, device) * 12 * shape.d_in * d_sae / TERA
+
+
+def _lm_rate(config: Config, width: int) -> float:
+    """TFLOP/s of the two products of an MLP, in the LM's dtype."""
+    device = pick_device(config.device)
+    dtype = lm_dtype(config.model.dtype, device)
+    up = torch.randn(width, 4 * width, device=device, dtype=dtype)
+    down = up.t().contiguous()
+
+    def multiply(tokens: int) -> None:
+        _ = torch.randn(tokens, width, device=device, dtype=dtype) @ up @ down
+
+    most = config.activations.lm_batch * config.packing.seq_len
+    return _tokens_per_s(multiply, most, _LM_SECONDS, device) * 16 * width**2 / TERA
+
+
+def _tokens_per_s(work: Callable[[int], None], batch: int, seconds: float, device: torch.device) -> float:
+    """Rate of `work`, which takes a number of tokens, at `batch` of them.
+
+    Where that takes too long it is told from two smaller numbers: a step has a part that does not depend on
+    the batch (Adam), which would weigh too much in a small one.
+    """
+    few = min(_FEW_TOKENS, batch)
+    work(few)  # the first time allocates
+    short = _seconds(work, few, device)
+    many = min(batch, max(4 * few, int(few * seconds / (2 * short))))
+    if device.type != "cpu":
+        work(many)  # kernels are chosen for a size when it is first met
+    long = _seconds(work, many, device)
+    each = (long - short) / max(1, many - few)
+    if many == batch or each <= 0:
+        return many / long
+    return batch / (max(0.0, short - few * each) + batch * each)
+
+
+def _seconds(work: Callable[[int], None], tokens: int, device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    work(tokens)
+    _wait(device)
+    return max(time.perf_counter() - start, 1e-9)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,1 @@
+"""Every output path, and how files get there: atomic writes, locks, status and plan files."""

@@ -1,0 +1,95 @@
+"""`status.json` and `config.yaml` of a run: what it is, and how far it got."""
+
+import logging
+import os
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sae_sweep import __version__
+from sae_sweep.config import SaeSweepError
+from sae_sweep.plan.plan import PlannedRun
+from sae_sweep.store.storage import RunFolder, hold, read_status, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+_VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
+
+
+def provenance(run: PlannedRun) -> dict[str, Any]:
+    """Where a run's weights come from, beside its config."""
+    return {
+        "run_id": run.run_id,
+        **run.fingerprints,
+        "host": platform.node(),
+        "versions": {"python": platform.python_version(), "sae_sweep": __version__}
+        | {name: version(name) for name in _VERSIONS},
+    }
+
+
+def freeze(run: PlannedRun) -> None:
+    """Write the resolved config into the run folder.
+
+    Raises:
+        SaeSweepError: if the folder holds another run.
+    """
+    held = read_status(run.folder).get("run_id", run.run_id)
+    if held != run.run_id:
+        raise SaeSweepError(
+            f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
+            "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
+        )
+    if state(run.folder) == "done":  # killed between its last two acts
+        shutil.rmtree(run.folder.checkpoint, ignore_errors=True)
+    write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
+
+
+def state(folder: RunFolder) -> str:
+    """pending, running, done or failed; pending where nothing was written yet."""
+    return str(read_status(folder).get("state", "pending"))
+
+
+def set_state(run: PlannedRun, state: str, **details: Any) -> None:
+    """Replace `status.json`: the state, when it was reached, and `details` such as the error."""
+    before = read_status(run.folder)
+    times = {**before.get("times", {}), state: time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    status = {
+        "state": state,
+        "name": run.name,
+        "times": times,
+        "pid": os.getpid(),
+        **provenance(run),
+        **details,
+    }
+    write_json(run.folder.status, status)
+
+
+def prepare(runs: Sequence[PlannedRun]) -> None:
+    """Freeze runs that another process will train; those that are not done wait for it.
+
+    Raises:
+        SaeSweepError: if a folder is held or holds another run.
+    """
+    for run in runs:
+        with hold(run.folder):
+            freeze(run)
+            if state(run.folder) != "done":
+                set_state(run, "pending")
+
+
+def unsettled(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs that are neither done nor failed."""
+    return [run for run in runs if state(run.folder) not in ("done", "failed")]
+
+
+def report_failed(runs: Sequence[PlannedRun]) -> int:
+    """Name every failed run and the file to read; returns how many there are."""
+    failed = [run for run in runs if state(run.folder) == "failed"]
+    for run in failed:
+        log.error("failed: %s (see %s)", run.name, run.folder.log)
+    return len(failed)

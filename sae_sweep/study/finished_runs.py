@@ -1,0 +1,203 @@
+"""The finished runs of a sweep folder in the study's terms; what is damaged is named and left out."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sae_sweep.analysis import match_to_init
+from sae_sweep.config import Config, SaeSweepError, StudyConfig, config_from_dict, flatten
+from sae_sweep.report import read_densities
+from sae_sweep.saes import init_seed, initial_decoder, load_sae
+from sae_sweep.store.status import state
+from sae_sweep.store.storage import RunFolder, SweepFolder, read_json, read_plan
+from sae_sweep.study.runs import StudyRun
+
+log = logging.getLogger(__name__)
+
+_DECODERS_IN_MEMORY = 16
+"""38 MB each at the study's largest size."""
+_FACTS = (
+    *("architecture.kind", "architecture.k", "architecture.l0_coefficient"),
+    *("dictionary", "layer", "seed", "tokens"),
+)
+"""Keys that a `StudyRun` has fields for; all others go into `rest`."""
+
+
+@dataclass(frozen=True)
+class FinishedRuns:
+    """What a sweep has to show."""
+
+    runs: tuple[StudyRun, ...]
+    """In the order of its plan."""
+    config: Config
+    """Of its first run."""
+    study: StudyConfig
+    """How it stands for the study."""
+    planned: int
+    damaged: tuple[str, ...]
+    """Names of finished runs whose files cannot be read."""
+    both_starts: bool
+    """Whether its plan, finished or not, has runs that share their starts and runs that have their own."""
+    left_out: tuple[str, ...]
+    """One line for each finished run that cannot be set beside the first: another model, another d_in."""
+
+
+def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | None = None) -> FinishedRuns:
+    """Read every finished run once; weights are read again when they are needed.
+
+    Args:
+        folder: of the sweep.
+        threshold: of the comparison; where a run was trained with another one, how far it has left its own
+            start is computed anew.
+        command: `study` keys of this command; the sweep's own hold where these are at their defaults.
+
+    Raises:
+        SaeSweepError: if the plan is damaged.
+    """
+    planned = read_plan(folder)["runs"]
+    command = command or StudyConfig()
+    runs, widths, damaged = [], [], []
+    starts: set[bool] = set()
+    first: Config | None = None
+    decoder = _decoder_reader()
+    for entry in planned:
+        try:
+            config = _config(folder, entry)
+            first = first or config
+            starts.add(config.init.shared)
+            if state(folder.run(entry["name"])) == "done":
+                study = merged(config.study, command)
+                run = _study_run(entry["name"], folder.run(entry["name"]), config, study, decoder)
+                if config.matching.threshold != threshold:
+                    run = _with_init_match(run, config, entry["id"], threshold)
+                runs.append(run)
+                widths.append(run.decoder().shape[1])
+        except SaeSweepError as error:
+            log.error("%s is left out: %s", entry["name"], error)
+            damaged.append(entry["name"])
+    if first is None:
+        raise SaeSweepError(f"{folder.plan}: no run in it can be read; launch the sweep again")
+    comparable, left_out = _comparable(runs, widths, first)
+    return FinishedRuns(
+        runs=comparable,
+        config=first,
+        study=merged(first.study, command),
+        planned=len(planned),
+        damaged=tuple(damaged),
+        both_starts=len(starts) > 1,
+        left_out=left_out,
+    )
+
+
+def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> Config:
+    try:
+        return config_from_dict(entry["config"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SaeSweepError(f"{folder.plan}: its config cannot be read ({error!r})") from error
+
+
+def _with_init_match(run: StudyRun, config: Config, run_id: str, threshold: float) -> StudyRun:
+    rows = run.decoder()
+    start = initial_decoder(rows.shape[1], rows.shape[0], init_seed(config, run_id))
+    return dataclasses.replace(run, init_match=match_to_init(rows, start, threshold))
+
+
+def _comparable(
+    runs: Sequence[StudyRun], widths: Sequence[int], first: Config
+) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
+    """The runs of the first run's model, and a line for each of the others."""
+    kept: list[StudyRun] = []
+    lines: list[str] = []
+    width: int | None = None
+    for run, d_in in zip(runs, widths, strict=True):
+        model = (run.rest["model.path"], run.rest["model.revision"])
+        if model != (first.model.path, first.model.revision):
+            at = f" at {model[1]}" if model[1] else ""
+            lines.append(f"{run.name} is left out: its model is {model[0]}{at}, not {first.model.label}")
+        elif width is not None and d_in != width:
+            lines.append(f"{run.name} is left out: its d_in is {d_in}, not {width}")
+        else:
+            width = d_in
+            kept.append(run)
+    for line in lines:
+        log.warning("%s", line)
+    return tuple(kept), tuple(lines)
+
+
+def merged(sweep: StudyConfig, command: StudyConfig) -> StudyConfig:
+    """What the command sets, else what the sweep has, key by key; the command cannot set a default back."""
+    usual = dataclasses.asdict(StudyConfig())
+    typed = {key: value for key, value in dataclasses.asdict(command).items() if value != usual[key]}
+    if "datasets" in typed:
+        typed["datasets"] = {**sweep.datasets, **typed["datasets"]}
+    return dataclasses.replace(sweep, **typed)
+
+
+def _decoder_reader() -> Callable[[RunFolder], Tensor]:
+    """Reads `W_dec`, and keeps the latest ones."""
+
+    @functools.lru_cache(_DECODERS_IN_MEMORY)
+    def read(folder: RunFolder) -> Tensor:
+        return load_sae(folder.sae).W_dec.detach().clone()
+
+    return read
+
+
+def _study_run(
+    name: str, folder: RunFolder, config: Config, study: StudyConfig, decoder: Callable[[RunFolder], Tensor]
+) -> StudyRun:
+    metrics = read_json(folder.metrics)
+    rows, densities = decoder(folder), read_densities(folder.features)
+    if not rows.isfinite().all():
+        raise SaeSweepError(f"{folder.sae}: its decoder holds NaN or inf; train the run again")
+    if densities.shape != rows.shape[:1]:
+        raise SaeSweepError(f"{folder.features}: {len(densities)} densities for {len(rows)} features")
+    architecture = config.architecture
+    coefficient = getattr(architecture, "l0_coefficient", None)
+    return StudyRun(
+        name=name,
+        architecture=architecture.kind,
+        dictionary=config.dictionary,
+        k=getattr(architecture, "k", None),
+        l0_coefficient=None if coefficient is None else coefficient / study.l0_scale,
+        dataset=_role(config.dataset.name, study.datasets),
+        layer=config.layer,
+        seed=config.seed,
+        init_shared=config.init.shared,
+        tokens=config.tokens,
+        init_match=_number(metrics, "init_match", folder),
+        decoder=functools.partial(decoder, folder),
+        densities=lambda: densities,
+        rest=_rest(config),
+        explained_variance=_number_or_none(metrics, "explained_variance", folder),
+    )
+
+
+def _role(name: str, stand_ins: Mapping[str, str]) -> str:
+    """The study's dataset that a dataset is read in place of; its own name if it is none's."""
+    return next((role for role, text in stand_ins.items() if text == name), name)
+
+
+def _number(metrics: Any, key: str, folder: RunFolder) -> float:
+    value = _number_or_none(metrics, key, folder)
+    if value is None:
+        raise SaeSweepError(f"{folder.metrics}: {key} is missing; train the run again")
+    return value
+
+
+def _number_or_none(metrics: Any, key: str, folder: RunFolder) -> float | None:
+    """None where the file has null: the number is not defined."""
+    value = metrics.get(key) if isinstance(metrics, dict) else None
+    if value is not None and not isinstance(value, int | float):
+        raise SaeSweepError(f"{folder.metrics}: {key} is no number; train the run again")
+    return None if value is None else float(value)
+
+
+def _rest(config: Config) -> dict[str, Any]:
+    """Whatever else moves the weights."""
+    return {key: value for key, value in flatten(config.identity()).items() if key not in _FACTS}

@@ -1,0 +1,186 @@
+"""`task=report sweep=NAME`: the study's tables from the finished runs of a sweep."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_sweep.activations import pick_device
+from sae_sweep.config import Config, SaeSweepError
+from sae_sweep.store.storage import SweepFolder, find_sweep, hold_sweep
+from sae_sweep.study.answers import OWN_STARTS, SHARED_STARTS, Answer, dataset_or_seed
+from sae_sweep.study.files import StudyFiles, write_answers, write_study_tables
+from sae_sweep.study.finished_runs import FinishedRuns, finished_runs
+from sae_sweep.study.markdown import answers_markdown, table1_markdown, table2_markdown
+from sae_sweep.study.records import cell_record
+from sae_sweep.study.runs import StudyRun
+from sae_sweep.study.shares import Shares
+from sae_sweep.study.tables import StudyTables, study_tables
+from sae_sweep.study.words import StudySetup
+from sae_sweep.tracking import open_comparison_sink
+
+log = logging.getLogger(__name__)
+
+_SAY_EVERY = 20
+"""Pairs between two lines of progress."""
+_FOLDERS = {SHARED_STARTS: "shared", OWN_STARTS: "own"}
+
+
+def report(config: Config) -> int:
+    """Write tables and figures below `analysis/` and print them; returns how many runs are damaged.
+
+    Raises:
+        SaeSweepError: if there is no such sweep, or no run of it is finished.
+    """
+    folder = find_sweep(config.paths.output, config.sweep or config.experiment, config.task)
+    found = finished_runs(folder, config.matching.threshold, config.study)
+    if not found.runs:
+        raise SaeSweepError(
+            f"{folder.root}: none of its {found.planned} runs is finished and readable; "
+            "launch the sweep again"
+        )
+    log.info("%s: %d of %d runs are finished", folder.root, len(found.runs), found.planned)
+    shares = _shares(config)
+    with hold_sweep(folder):
+        parts = [
+            _write_part(folder, found, runs, starts, shares)
+            for starts, runs in _by_starts(found.runs).items()
+        ]
+        answers = _answers(folder, config, found, shares)
+        write_answers(folder.tables, answers, parts[0].tables)
+    _track(folder, config, found, parts, answers)
+    sys.stdout.write(_summary(folder, found, parts, answers))
+    return len(found.damaged)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The tables of all runs that start alike."""
+
+    tables: StudyTables
+    setup: StudySetup
+    files: StudyFiles
+
+
+def _sweep(config: Config, name: str) -> SweepFolder:
+    return SweepFolder(Path(config.paths.output).expanduser().resolve() / name)
+
+
+def _shares(config: Config) -> Shares:
+    def progress(pairs: int) -> None:
+        if pairs % _SAY_EVERY == 0:
+            log.info("%d pairs of SAEs matched", pairs)
+
+    return Shares(config.matching, device=pick_device(config.device), progress=progress)
+
+
+def _by_starts(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
+    """Runs that share their starts, and runs that have their own: each kind has tables of its own."""
+    kinds: dict[str, list[StudyRun]] = {}
+    for run in sorted(runs, key=lambda run: not run.init_shared):
+        kinds.setdefault(SHARED_STARTS if run.init_shared else OWN_STARTS, []).append(run)
+    return kinds
+
+
+def _write_part(
+    folder: SweepFolder, found: FinishedRuns, runs: Sequence[StudyRun], starts: str, shares: Shares
+) -> _Part:
+    tables = study_tables(runs, shares)
+    for note in tables.notes:
+        log.warning("%s", note)
+    setup = StudySetup(
+        sweep=folder.root.name,
+        starts=starts,
+        models=(found.config.model.label,),
+        stand_ins=found.study.datasets,
+        l0_scale=found.study.l0_scale,
+        tokens=sorted({run.tokens for run in runs}),
+        left_out=found.left_out,
+    )
+    below = _FOLDERS[starts] if found.both_starts else "."
+    files = write_study_tables(folder.tables / below, folder.figures / below, tables, setup)
+    return _Part(tables, setup, files)
+
+
+def _answers(folder: SweepFolder, config: Config, found: FinishedRuns, shares: Shares) -> tuple[Answer, ...]:
+    """With the paper-style rows of the sibling sweep that `study.paper` names, if it is there."""
+    name = found.study.paper
+    return dataset_or_seed(
+        found.runs,
+        shares,
+        sweep=folder.root.name,
+        paper=()
+        if name == folder.root.name
+        else _paper_runs(_sweep(config, name), config.matching.threshold),
+        paper_shares=_shares(config),
+        paper_sweep=name,
+    )
+
+
+def _paper_runs(paper: SweepFolder, threshold: float) -> tuple[StudyRun, ...]:
+    """Its finished runs; none if there is no such sweep, or its plan is damaged."""
+    if not paper.plan.exists():
+        return ()
+    try:
+        return finished_runs(paper, threshold).runs
+    except SaeSweepError as error:
+        log.warning("%s is not set beside: %s", paper.root, error)
+        return ()
+
+
+def _summary(
+    folder: SweepFolder, found: FinishedRuns, parts: Sequence[_Part], answers: Sequence[Answer]
+) -> str:
+    """What ends up on standard output."""
+    texts = [
+        text
+        for part in parts
+        for text in (table1_markdown(part.tables, part.setup), table2_markdown(part.tables, part.setup))
+    ]
+    texts.append(answers_markdown(answers, parts[0].tables))
+    texts.append(
+        "\n".join([*_weakest(found.runs), f"Tables and figures: {folder.tables}, {folder.figures}", ""])
+    )
+    return "\n".join(texts)
+
+
+def _weakest(runs: Sequence[StudyRun]) -> list[str]:
+    """The run that explains least: a comparison is worth no more than its weaker SAE."""
+    known = [(run.explained_variance, run) for run in runs if run.explained_variance is not None]
+    lines = []
+    if known:
+        value, run = min(known, key=lambda pair: pair[0])
+        lines.append(
+            f"Lowest explained variance of any finished run: {value:.3f} ({run.name}, {run.tokens:,} tokens)"
+        )
+    if len(known) < len(runs):
+        lines.append(f"Without explained variance: {len(runs) - len(known)} of {len(runs)} finished runs")
+    return lines
+
+
+def _track(
+    folder: SweepFolder,
+    config: Config,
+    found: FinishedRuns,
+    parts: Sequence[_Part],
+    answers: Sequence[Answer],
+) -> None:
+    """Send the tables and figures to W&B."""
+    sink = open_comparison_sink(
+        folder.root.name,
+        config,
+        folder.root,
+        provenance={"runs": [run.name for run in found.runs]},
+        what="report",
+    )
+    for part in parts:
+        prefix = f"{_FOLDERS[part.setup.starts]}/" if found.both_starts else ""
+        records = [cell_record(result) for result in part.tables.table1]
+        sink.table(f"{prefix}table1", list(records[0]), [list(record.values()) for record in records])
+        files = part.files
+        for path in (files.table1_figure, files.table2_figure, files.figure13_figure, files.figure1):
+            sink.image(f"{prefix}figures/{path.stem}", path)
+    differences = {f"dataset_minus_seed/{one.way}, {one.where}": one.difference for one in answers}
+    sink.summary({name: value for name, value in differences.items() if value is not None})
+    sink.finish()

@@ -1,0 +1,150 @@
+"""Config: checks, identity, names, and the way to disk and back."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_sweep.config import (
+    ARCHITECTURES,
+    ActivationsConfig,
+    Config,
+    ConfigError,
+    EmbeddedDataset,
+    FilesDataset,
+    HubDataset,
+    InitConfig,
+    JumpReLUConfig,
+    ModelConfig,
+    PackingConfig,
+    TopKConfig,
+    config_from_dict,
+    flatten,
+)
+from sae_sweep.plan.naming import run_name
+
+BASELINE = Config(architecture=TopKConfig(), dataset=EmbeddedDataset())
+
+
+def changed(**values: object) -> Config:
+    return dataclasses.replace(BASELINE, **values)  # type: ignore[arg-type]
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        changed(
+            layer=12,
+            tokens=10,
+            architecture=TopKConfig(k=99_999),
+            packing=PackingConfig(seq_len=1),
+            init=InitConfig(b_dec="median"),
+        )
+    text = str(caught.value)
+    assert "layer=12: gpt2-small has layers 0 to 11" in text
+    assert "tokens=10 is below batch=4096" in text
+    assert "k=99999 is above d_sae=12288: lower k or raise dictionary" in text
+    assert "packing.seq_len=1: must be at least 4" in text
+    assert "init.b_dec=median: not one of zero, mean, geometric_median" in text
+    assert len(caught.value.problems) == 5
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"dataset": HubDataset()}, "dataset.path is empty"),
+        ({"dataset": FilesDataset()}, "dataset.path is empty"),
+        ({"architecture": JumpReLUConfig(bandwidth=0)}, "architecture.bandwidth=0: must be above 0"),
+        ({"sweep": "a/b"}, "must be a plain folder name"),
+        ({"task": "tran"}, "task=tran: not one of train, match"),
+        ({"site": "mlp"}, "site=mlp: not one of resid_pre"),
+        ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"seed": -1}, "seed=-1: must be at least 0"),
+    ],
+)
+def test_contradictions_are_named(part: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        changed(**part)
+
+
+def test_k_may_equal_d_sae_but_not_exceed_it() -> None:
+    assert changed(architecture=TopKConfig(k=12_288)).architecture.sparsity_label == "k12288"
+    with pytest.raises(ConfigError):
+        changed(architecture=TopKConfig(k=12_289))
+
+
+@given(
+    kind=st.sampled_from(sorted(ARCHITECTURES)),
+    seed=st.integers(0, 2**31),
+    tokens=st.integers(4096, 10**10),
+    shared=st.booleans(),
+)
+def test_a_config_survives_the_disk(kind: str, seed: int, tokens: int, shared: bool) -> None:
+    config = changed(
+        architecture=ARCHITECTURES[kind](), seed=seed, tokens=tokens, init=InitConfig(shared=shared)
+    )
+    assert config_from_dict(config.as_dict()) == config
+
+
+def test_an_unknown_key_on_disk_is_named() -> None:
+    plain = BASELINE.as_dict()
+    plain["optimizer"]["momentum"] = 0.9
+    with pytest.raises(ConfigError, match="OptimizerConfig: unknown key momentum"):
+        config_from_dict(plain)
+
+
+def test_run_id_follows_what_moves_the_weights_and_nothing_else() -> None:
+    prints = {"corpus": "c", "model": "m"}
+    base = BASELINE.run_id(prints)
+    assert changed(seed=1).run_id(prints) != base
+    assert changed(architecture=TopKConfig(k=17)).run_id(prints) != base
+    assert BASELINE.run_id({"corpus": "other", "model": "m"}) != base
+    assert changed(sweep="x", device="cpu").run_id(prints) == base
+    assert changed(activations=ActivationsConfig(source="cache")).run_id(prints) == base
+    assert changed(model=ModelConfig(name="label")).run_id(prints) == base
+
+
+def test_runs_share_a_stream_across_layers_seeds_and_sizes_but_not_data() -> None:
+    stream = BASELINE.stream_identity()
+    assert changed(layer=3, seed=1, dictionary=4, tokens=8192).stream_identity() == stream
+    assert changed(data_seed=1).stream_identity() != stream
+    assert changed(dataset=EmbeddedDataset(name="stdlib_code")).stream_identity() != stream
+    assert changed(shuffle_seed=0).stream_identity() == stream  # null means data_seed, which is 0
+
+
+def test_names_show_every_difference_that_moves_the_weights() -> None:
+    name = run_name(changed(tokens=2_000_000, init=InitConfig(shared=False)), BASELINE)
+    assert name == "gpt2-small_L8_stdlib_docs_topk_x16_k16_s49_tokens-2e6_shared-false"
+    assert run_name(BASELINE, BASELINE) == "gpt2-small_L8_stdlib_docs_topk_x16_k16_s49"
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["tokens", "batch", "data_seed", "shuffle_seed"]), st.integers(4096, 10**9)
+    )
+)
+def test_two_runs_that_differ_have_two_names(values: dict[str, int]) -> None:
+    values = {**values, "tokens": max(values.get("tokens", 10**9), values.get("batch", 0))}
+    config = changed(**values)
+    same = run_name(config, BASELINE) == run_name(BASELINE, BASELINE)
+    assert same == (config.identity() == BASELINE.identity())
+
+
+def test_a_long_name_is_cut_and_stays_unique() -> None:
+    long = ModelConfig(path="some/" + "x" * 150)
+    names = {run_name(changed(model=long, data_seed=seed), BASELINE) for seed in (1, 2)}
+    assert len(names) == 2
+    assert all(len(name) <= 120 for name in names)
+
+
+def test_a_local_model_tells_its_shape(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "config.json").write_text('{"n_layer": 3, "n_embd": 32}')
+    model = ModelConfig(path=str(tmp_path))
+    assert model.shape == (3, 32)
+    assert model.label == tmp_path.stem
+    with pytest.raises(ConfigError, match="has layers 0 to 2"):
+        changed(model=model, layer=3)
+
+
+def test_flatten() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}

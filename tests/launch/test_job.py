@@ -1,0 +1,93 @@
+"""What becomes of the runs of a job, however it ends."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+import pytest
+
+from sae_sweep.config import ConfigError, SaeSweepError
+from sae_sweep.launch import inprocess as train
+from sae_sweep.launch.job import run_job
+from sae_sweep.launch.jobs import freeze_group
+from sae_sweep.plan.plan import Plan
+from sae_sweep.store.status import set_state, state
+from sae_sweep.store.storage import hold, read_status
+
+Job = Callable[[Callable[[Plan], None]], None]
+
+
+@pytest.fixture
+def job(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Run a job whose training is the function given."""
+
+    def call(training: Callable[[Plan], None]) -> None:
+        monkeypatch.setattr(train, "train_groups", lambda plan, runs, ledger: training(plan))
+        run_job(plan.folder.root, freeze_group(plan, plan.runs))
+
+    return call
+
+
+def states(plan: Plan) -> list[str]:
+    return [state(run.folder) for run in plan.runs]
+
+
+def test_only_what_is_not_settled_is_trained(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_state(plan.runs[0], "failed", error="diverged before the job was requeued")
+    trained = []
+    monkeypatch.setattr(train, "train_groups", lambda plan, runs, ledger: trained.extend(runs))
+    run_job(plan.folder.root, freeze_group(plan, plan.runs))
+    assert trained == [plan.runs[1]]
+
+
+def test_an_unforeseen_error_fails_the_runs(plan: Plan, job: Job) -> None:
+    def training(plan: Plan) -> None:
+        set_state(plan.runs[0], "done")
+        raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(RuntimeError):
+        job(training)
+    assert states(plan) == ["done", "failed"]
+    assert read_status(plan.runs[1].folder)["error"] == "RuntimeError: a mistake of ours"
+
+
+def test_a_config_that_the_model_refuses_fails_the_runs(plan: Plan, job: Job) -> None:
+    def training(plan: Plan) -> None:
+        raise ConfigError(["layer=99", "packing.seq_len=9999"])
+
+    job(training)
+    assert states(plan) == ["failed", "failed"]
+    assert read_status(plan.runs[0].folder)["error"] == "layer=99; packing.seq_len=9999"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_cancelled_leaves_its_runs_pending(
+    plan: Plan, job: Job, signum: signal.Signals
+) -> None:
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as ended:
+        job(lambda plan: signal.raise_signal(signum))
+    assert ended.value.code == 128 + signum
+    assert states(plan) == ["pending", "pending"]
+    assert signal.getsignal(signum) is before
+
+
+def test_a_preempted_job_is_handed_to_who_requeues_it(plan: Plan, job: Job) -> None:
+    asked = []
+
+    def requeue(signum: int, frame: FrameType | None) -> None:
+        asked.append((signum, states(plan)))
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with pytest.raises(SystemExit):
+            job(lambda plan: signal.raise_signal(signal.SIGUSR2))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert asked == [(signal.SIGUSR2, ["pending", "pending"])]
+
+
+def test_a_run_that_another_process_trains_is_not_touched(plan: Plan, job: Job) -> None:
+    with hold(plan.runs[1].folder), pytest.raises(SaeSweepError, match="is held by process"):
+        job(lambda plan: pytest.fail("trained"))
+    assert states(plan) == ["pending", "pending"]

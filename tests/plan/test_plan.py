@@ -1,0 +1,98 @@
+"""plan.json: it grows with its sweep, and is not mixed with another one."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from sae_sweep.config import Config, EmbeddedDataset, PathsConfig, SaeSweepError, TopKConfig
+from sae_sweep.plan.plan import Plan, make_plan
+from sae_sweep.store.storage import read_json
+
+
+def plan(
+    folder: Path, seeds: Sequence[int], text: str = "a", grids: Sequence[str] = (), union: str | None = None
+) -> Plan:
+    baseline = Config(
+        architecture=TopKConfig(),
+        dataset=EmbeddedDataset(),
+        sweep="mine",
+        paths=PathsConfig(output=str(folder)),
+    )
+    configs = [dataclasses.replace(baseline, seed=seed) for seed in seeds]
+    names = [tuple(grids)] * len(seeds)
+    return make_plan(configs, [baseline] * len(seeds), lambda config: {"corpus": text}, names, union)
+
+
+def launch(one: Plan) -> list[int]:
+    """What a launch does with the plan; returns the seeds on disk."""
+    one.refuse_another()
+    one.save()
+    return [run["config"]["seed"] for run in read_json(one.folder.plan)["runs"]]
+
+
+def test_equal_runs_merge_and_keep_the_names_of_their_grids_in_order(tmp_path: Path) -> None:
+    config = plan(tmp_path, [1]).config
+    merged = make_plan([config] * 3, [config] * 3, lambda _: {}, [("b",), ("a", "b"), ("c",)])
+    assert [run.grids for run in merged.runs] == [("b", "a", "c")]
+
+
+def test_a_narrowed_command_keeps_what_is_known_and_a_wider_one_adds(tmp_path: Path) -> None:
+    assert launch(plan(tmp_path, [2])) == [2]
+    assert launch(plan(tmp_path, [1, 2, 3])) == [2, 1, 3]
+    assert launch(plan(tmp_path, [3, 1])) == [2, 1, 3]
+    assert launch(plan(tmp_path, [1, 2, 3])) == [2, 1, 3]
+
+
+def test_names_of_grids_are_kept(tmp_path: Path) -> None:
+    launch(plan(tmp_path, [1], grids=["row 1"]))
+    launch(plan(tmp_path, [1], grids=["row 2", "row 1"]))
+    assert read_json(tmp_path / "mine" / "plan.json")["runs"][0]["grids"] == ["row 1", "row 2"]
+
+
+def test_two_selections_of_one_union_share_a_folder(tmp_path: Path) -> None:
+    assert launch(plan(tmp_path, [1], union="all seeds")) == [1]
+    assert launch(plan(tmp_path, [2], union="all seeds")) == [1, 2]
+    with pytest.raises(SaeSweepError, match="holds another plan"):
+        launch(plan(tmp_path, [3], union="all seeds, other tokens"))
+
+
+def test_another_plan_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    launch(plan(tmp_path, [1, 2, 3]))
+    before = (tmp_path / "mine" / "plan.json").read_bytes()
+    with pytest.raises(SaeSweepError) as caught:
+        launch(plan(tmp_path, [3, 4]))
+    assert str(caught.value) == (
+        f"{tmp_path}/mine holds another plan: 2 of its 3 runs are not in this command; "
+        "choose sweep=NAME, or move the folder away"
+    )
+    assert (tmp_path / "mine" / "plan.json").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [".lock", "plan.json"]
+
+
+def test_the_same_names_with_other_text_are_told_apart(tmp_path: Path) -> None:
+    launch(plan(tmp_path, [1, 2]))
+    with pytest.raises(
+        SaeSweepError, match=r"2 of its 2 runs are not in this command \(.*_s1 is, but with other text"
+    ):
+        launch(plan(tmp_path, [1], text="b"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"cannot read .*plan\.json: Expecting"),
+        ("[]", r"cannot read .*plan\.json: not a plan"),
+        ('{"runs": [{}]}', r"cannot read .*plan\.json: not a plan"),
+        ('{"runs": 3}', r"cannot read .*plan\.json: not a plan"),
+    ],
+)
+def test_a_damaged_plan_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "mine" / "plan.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(SaeSweepError, match=message) as caught:
+        launch(plan(tmp_path, [1]))
+    assert "\n" not in str(caught.value)
+    assert file.read_text() == content

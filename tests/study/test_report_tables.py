@@ -1,0 +1,173 @@
+"""`task=report` on whole sweeps: its tables, its answers, and the keys that change them."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sae_sweep.analysis import match_to_init
+from sae_sweep.config import Config, MatchingConfig, StudyConfig
+from sae_sweep.saes import init_seed, initial_decoder
+from sae_sweep.store.storage import write_json
+from sae_sweep.study.finished_runs import merged
+from sae_sweep.study.published import RunFacts
+from sae_sweep.study.report import report
+from tests.conftest import Cli
+from tests.study.helpers import BASE, SCALE, STAND_INS, config_of, read_csv, write_sweep
+from tests.study.study_runs import D_IN, decoder_of
+
+
+def test_a_whole_sweep_fills_every_cell_of_table1(
+    sweep: Path, command: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(command()) == 0
+    rows = read_csv(sweep / "analysis" / "tables" / "table1.csv")
+    assert len(rows) == 35
+    assert not [row for row in rows if row["missing"]]
+    jumprelu = next(row for row in rows if row["row"] == "topk-jumprelu" and row["column"] == "owt")
+    assert "jumprelu" in jumprelu["counted_run"]
+    assert "library_docs" in jumprelu["counted_run"]
+    figures = {path.name for path in (sweep / "analysis" / "figures").iterdir()}
+    assert figures == {"table1.png", "table2.png", "figure13.png", "figure1.png"}
+    out = capsys.readouterr().out
+    assert "# Table 1" in out
+    assert "# Table 2" in out
+    assert "| published       | the study" in out
+    assert "Lowest explained variance of any finished run: 0.410 (gpt2-pico_L8_library_docs_topk_x8" in out
+    assert "100,000 tokens)" in out
+    assert "Without explained variance" not in out
+    assert str(sweep / "analysis" / "tables") in out
+    assert "OpenWebText is library_docs" in out
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_the_lowest_explained_variance_is_of_all_finished_runs(
+    sweep: Path, command: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_no_cell = config_of(RunFacts("topk", 4, 64, "owt", 8, 42), "paper").base_name()
+    write_json(sweep / in_no_cell / "metrics.json", {"init_match": 0.02, "explained_variance": -0.5})
+    for seed in (42, 49):
+        unknown = config_of(RunFacts("topk", 4, 32, "owt", 8, seed), "paper").base_name()
+        write_json(sweep / unknown / "metrics.json", {"init_match": 0.02, "explained_variance": None})
+    assert report(command()) == 0
+    out = capsys.readouterr().out
+    assert f"Lowest explained variance of any finished run: -0.500 ({in_no_cell}, 100,000 tokens)" in out
+    assert "Without explained variance: 2 of 51 finished runs" in out
+
+
+def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
+    sweep: Path, command: Callable[..., Config], tmp_path: Path
+) -> None:
+    own = tmp_path / "multirun" / "controlled"
+    facts = [
+        RunFacts("topk", 16, 16, dataset, 8, seed) for dataset in ("owt", "tinystories") for seed in (42, 49)
+    ]
+    write_sweep(own, facts, starts=(True, False))
+    assert report(command(sweep="controlled")) == 0
+    tables = own / "analysis" / "tables"
+    assert {path.name for path in tables.iterdir()} == {
+        "own",
+        "shared",
+        "dataset_vs_seed.csv",
+        "dataset_vs_seed.md",
+    }
+    assert (own / "analysis" / "figures" / "own" / "figure1.png").exists()
+    rows = read_csv(tables / "own" / "table1.csv")
+    assert any(row["counted_run"].endswith("_own") for row in rows)
+    answers = read_csv(tables / "dataset_vs_seed.csv")
+    assert [answer["where"] for answer in answers] == [
+        "the study",
+        "paper, shared starts",
+        "controlled, shared starts",
+        "controlled, own starts",
+        "controlled, own starts",
+        "controlled, shared starts",
+    ]
+    assert [answer["dataset_pairs"] for answer in answers] == ["5", "5", "1", "1", "2", "2"]
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_tables_of_both_kinds_of_starts_stay_apart_while_one_kind_is_unfinished(
+    command: Callable[..., Config], tmp_path: Path
+) -> None:
+    mixed = tmp_path / "multirun" / "mixed"
+    names = write_sweep(mixed, [BASE, dataclasses.replace(BASE, seed=42)], starts=(True, False))
+    for name in names[2:]:
+        write_json(mixed / name / "status.json", {"state": "running"})
+    assert report(command(sweep="mixed")) == 0
+    tables = mixed / "analysis" / "tables"
+    assert (tables / "shared" / "table1.csv").exists()
+    assert not (tables / "table1.csv").exists()
+    assert not (tables / "own").exists()
+
+
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("shared", [True, False])
+def test_another_threshold_also_holds_for_the_match_to_the_start(
+    command: Callable[..., Config], tmp_path: Path, shared: bool
+) -> None:
+    root = tmp_path / "multirun" / "again"
+    other = dataclasses.replace(BASE, seed=42)
+    names = write_sweep(root, [BASE, other], starts=(shared,))
+    expected = []
+    for name, facts in zip(names, (BASE, other), strict=True):
+        seed = init_seed(config_of(facts, "again", shared=shared), name)  # its id is its name here
+        start = initial_decoder(D_IN, 16 * D_IN, seed)
+        expected.append(100 * match_to_init(decoder_of(facts), start, 0.6))
+    key = ("init_match_counted_percent", "init_match_sought_in_percent")
+    for threshold, values in ((0.7, [2.0, 2.0]), (0.6, expected)):
+        assert report(command(sweep="again", matching=MatchingConfig(threshold=threshold))) == 0
+        rows = read_csv(root / "analysis" / "tables" / "table1.csv")
+        (row,) = (row for row in rows if not row["missing"])
+        assert [float(row[name]) for name in key] == values
+    assert len(set(expected)) == 2
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_the_threshold_and_the_study_keys_of_the_command_hold(
+    sweep: Path, command: Callable[..., Config]
+) -> None:
+    other = StudyConfig(datasets={"owt": "stdlib_docs", "tinystories": "library_docs"}, l0_scale=SCALE)
+    assert report(command(study=other, matching=MatchingConfig(threshold=0.99))) == 0
+    row = read_csv(sweep / "analysis" / "tables" / "table1.csv")[2]
+    assert row["row"] == "owt-tinystories"
+    assert "library_docs" in row["counted_run"]
+    assert "above 0.99" in (sweep / "analysis" / "tables" / "table1.md").read_text()
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_one_study_key_of_the_command_leaves_the_others_to_the_sweep(
+    sweep: Path, command: Callable[..., Config]
+) -> None:
+    assert report(command(study=StudyConfig(paper="elsewhere"))) == 0
+    rows = read_csv(sweep / "analysis" / "tables" / "table1.csv")
+    assert not [row for row in rows if row["missing"]]
+    own = StudyConfig(datasets=STAND_INS, l0_scale=SCALE, paper="mine")
+    assert merged(own, StudyConfig()) == own
+    assert merged(own, StudyConfig(l0_scale=2)) == dataclasses.replace(own, l0_scale=2)
+    assert merged(own, StudyConfig(datasets={"owt": "owt"})).datasets == {**STAND_INS, "owt": "owt"}
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_several_runs_for_a_cell_are_said(
+    sweep: Path, command: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = json.loads((sweep / "plan.json").read_text())
+    name = config_of(BASE, "paper").base_name()
+    shutil.copytree(sweep / name, sweep / "longer")
+    (first,) = (run for run in plan["runs"] if run["name"] == name)
+    plan["runs"].append({**first, "name": "longer", "config": {**first["config"], "tokens": 200_000}})
+    write_json(sweep / "plan.json", plan)
+    assert report(command()) == 0
+    assert f"{name} was taken, not longer" in caplog.text
+
+
+def test_from_the_command_line_with_wandb(sweep: Path, cli: Cli) -> None:
+    result = cli("task=report", "sweep=paper", "device=cpu")
+    assert result.code == 0, result.err
+    assert "Does the dataset matter more than the seed?" in result.out
+    assert "W&B failed" not in result.err
+    assert len(list((sweep / "wandb").glob("offline-run-*"))) == 1
