@@ -22,7 +22,7 @@ from timing import fail, positive, seconds, sizes
 
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.config import EmbeddedDataset, ModelConfig, PackingConfig, SaeSweepError
-from sae_sweep.store.storage import cache_folder
+from sae_sweep.store import cache_folder
 from sae_sweep.text import SequenceStream, TextSource, open_text
 
 

@@ -26,7 +26,7 @@ from sae_sweep.config import (
 )
 from sae_sweep.ops import choose_kernels
 from sae_sweep.saes import Learner, build_sae
-from sae_sweep.store.storage import cache_folder
+from sae_sweep.store import cache_folder
 
 ARCHITECTURES = ("topk", "batchtopk", "jumprelu")
 WARM_STEPS = 2

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_sweep.activations import ActivationStream, load_language_model, pick_device
 from sae_sweep.config import ActivationsConfig, Config, EmbeddedDataset, ModelConfig, PackingConfig
-from sae_sweep.store.storage import cache_folder
+from sae_sweep.store import cache_folder
 from sae_sweep.text import SequenceStream, open_text
 
 BUNDLED = "bundled:gpt2-pico"

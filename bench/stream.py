@@ -35,7 +35,7 @@ from sae_sweep.config import (
     PackingConfig,
     TopKConfig,
 )
-from sae_sweep.store.storage import RunFolder, cache_folder
+from sae_sweep.store import RunFolder, cache_folder
 from sae_sweep.text import SequenceStream, TextSource, open_text
 from sae_sweep.training import Member, train_group
 

@@ -14,8 +14,8 @@ from sae_sweep.launch.ledger import read_ledgers, tell
 from sae_sweep.launch.local import Local
 from sae_sweep.launch.stopping import stopped_by, undisturbed
 from sae_sweep.plan.plan import Plan, PlannedRun
+from sae_sweep.store import hold, read_status
 from sae_sweep.store.status import prepare, report_failed, set_state, state, unsettled
-from sae_sweep.store.storage import hold, read_status
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from sae_sweep.config import Config, SaeSweepError, first_line
 from sae_sweep.plan.plan import PlannedRun
 from sae_sweep.report import run_figures, write_features
 from sae_sweep.saes import SAE, init_seed, initial_decoder, save_sae
+from sae_sweep.store import write_json
 from sae_sweep.store.status import provenance, set_state
-from sae_sweep.store.storage import write_json
 from sae_sweep.text import TextSource, held_out_sequences
 from sae_sweep.training import Outcome, discard_checkpoint, out_of_memory
 

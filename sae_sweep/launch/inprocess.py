@@ -11,8 +11,8 @@ from sae_sweep.launch.finish import Finisher
 from sae_sweep.launch.ledger import Ledger, tell
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan.plan import Plan, PlannedRun
+from sae_sweep.store import cache_folder, hold
 from sae_sweep.store.status import freeze, provenance, report_failed, set_state, state, unsettled
-from sae_sweep.store.storage import cache_folder, hold
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import (

@@ -12,8 +12,8 @@ from sae_sweep.launch.jobs import read_group
 from sae_sweep.launch.ledger import Ledger, ledger_file
 from sae_sweep.launch.stopping import stopped_by
 from sae_sweep.plan.plan import Plan
+from sae_sweep.store import SweepFolder, hold
 from sae_sweep.store.status import set_state, unsettled
-from sae_sweep.store.storage import SweepFolder, hold
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sae_sweep.config import config_from_dict
 from sae_sweep.plan.plan import Plan, PlannedRun
-from sae_sweep.store.storage import SweepFolder, read_json, write_json
+from sae_sweep.store import SweepFolder, read_json, write_json
 
 Work = Callable[[Path, int], object]
 """What a job does: called with the sweep's folder and the number of the frozen group."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sae_sweep.config import SaeSweepError
 from sae_sweep.plan.plan import PlannedRun
-from sae_sweep.store.storage import SweepFolder, read_json, write_json
+from sae_sweep.store import SweepFolder, read_json, write_json
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sae_sweep.launch.jobs import Submitted, Ticket
-from sae_sweep.store.storage import SweepFolder
+from sae_sweep.store import SweepFolder
 
 
 class _Worker(NamedTuple):

@@ -15,7 +15,7 @@ import submitit
 from sae_sweep.config import SaeSweepError, SlurmConfig
 from sae_sweep.launch.jobs import Submitted, Ticket, Work, task_command
 from sae_sweep.launch.squeue import arrays, ended, one_line
-from sae_sweep.store.storage import SweepFolder
+from sae_sweep.store import SweepFolder
 
 log = logging.getLogger(__name__)
 

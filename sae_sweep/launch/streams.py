@@ -7,7 +7,7 @@ from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identit
 from sae_sweep.activations.stream import activation_dtype
 from sae_sweep.plan.plan import PlannedRun
 from sae_sweep.signals import stop_at_once
-from sae_sweep.store.storage import cache_folder
+from sae_sweep.store import cache_folder
 from sae_sweep.text import SequenceStream, TextSource
 from sae_sweep.training.data import Stream
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_sweep.config import Config, SaeSweepError, digest
 from sae_sweep.plan.naming import run_name
-from sae_sweep.store.storage import RunFolder, SweepFolder, hold_sweep, read_plan, write_json
+from sae_sweep.store import RunFolder, SweepFolder, hold_sweep, read_plan, write_json
 
 
 @dataclass(frozen=True)

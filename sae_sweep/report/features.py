@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_sweep.analysis import Evaluation, Histogram
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store.storage import write_atomic, write_json
+from sae_sweep.store import write_atomic, write_json
 
 _STATISTICS = "statistics.parquet"
 

@@ -13,7 +13,7 @@ from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
 from sae_sweep.report.cosine_figure import cosine_figure
 from sae_sweep.report.matrix_figure import matrix_figure
 from sae_sweep.report.style import save
-from sae_sweep.store.storage import write_atomic
+from sae_sweep.store import write_atomic
 
 _TYPES = {
     str: pyarrow.string(),

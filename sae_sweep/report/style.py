@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sae_sweep.store.storage import write_atomic
+from sae_sweep.store import write_atomic
 
 INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#e4e4e4"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")

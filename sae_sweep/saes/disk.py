@@ -20,7 +20,7 @@ from sae_sweep.config import ARCHITECTURES, ArchitectureConfig, SaeSweepError, T
 from sae_sweep.saes.architectures import SAES, BatchTopK
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.presets import RULES
-from sae_sweep.store.storage import read_json, write_folder_atomic
+from sae_sweep.store import read_json, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"

@@ -12,7 +12,7 @@ from sae_sweep.saes.objectives import Outcome
 from sae_sweep.saes.optimizer import Optimizer
 from sae_sweep.saes.presets import RULES, build_objective
 from sae_sweep.saes.schedule import learning_rate
-from sae_sweep.store.storage import cache_folder
+from sae_sweep.store import cache_folder
 
 
 class Learner:

@@ -1,1 +1,31 @@
 """Every output path, and how files get there: atomic writes, locks, status and plan files."""
+
+from sae_sweep.store.atomic import (
+    disk_error,
+    read_json,
+    write_atomic,
+    write_folder_atomic,
+    write_json,
+    write_text,
+)
+from sae_sweep.store.locks import hold, hold_sweep, is_held
+from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
+from sae_sweep.store.plan_file import read_plan, read_status
+
+__all__ = [
+    "RunFolder",
+    "SweepFolder",
+    "cache_folder",
+    "disk_error",
+    "find_sweep",
+    "hold",
+    "hold_sweep",
+    "is_held",
+    "read_json",
+    "read_plan",
+    "read_status",
+    "write_atomic",
+    "write_folder_atomic",
+    "write_json",
+    "write_text",
+]

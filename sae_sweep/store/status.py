@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from sae_sweep import __version__
 from sae_sweep.config import SaeSweepError
 from sae_sweep.plan.plan import PlannedRun
-from sae_sweep.store.storage import RunFolder, hold, read_status, write_json, write_text
+from sae_sweep.store import RunFolder, hold, read_status, write_json, write_text
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sae_sweep.report.style import save
-from sae_sweep.store.storage import write_atomic, write_text
+from sae_sweep.store import write_atomic, write_text
 from sae_sweep.study.answers import Answer
 from sae_sweep.study.dot_figures import figure1, table1_figure, table2_figure
 from sae_sweep.study.layer_figure import layer_figure

@@ -13,8 +13,8 @@ from sae_sweep.analysis import match_to_init
 from sae_sweep.config import Config, SaeSweepError, StudyConfig, config_from_dict, flatten
 from sae_sweep.report import read_densities
 from sae_sweep.saes import init_seed, initial_decoder, load_sae
+from sae_sweep.store import RunFolder, SweepFolder, read_json, read_plan
 from sae_sweep.store.status import state
-from sae_sweep.store.storage import RunFolder, SweepFolder, read_json, read_plan
 from sae_sweep.study.runs import StudyRun
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sae_sweep.activations import pick_device
 from sae_sweep.config import Config, SaeSweepError
-from sae_sweep.store.storage import SweepFolder, find_sweep, hold_sweep
+from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
 from sae_sweep.study.answers import OWN_STARTS, SHARED_STARTS, Answer, dataset_or_seed
 from sae_sweep.study.files import StudyFiles, write_answers, write_study_tables
 from sae_sweep.study.finished_runs import FinishedRuns, finished_runs

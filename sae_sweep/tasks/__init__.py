@@ -52,7 +52,7 @@ def compare(plan: Plan) -> None:
 def fingerprints(config: Config) -> dict[str, str]:
     """What a run id holds beside the config: the text and the weights of the LM."""
     from sae_sweep.activations import weights_fingerprint
-    from sae_sweep.store.storage import cache_folder
+    from sae_sweep.store import cache_folder
     from sae_sweep.text import fingerprint
 
     corpus = fingerprint(config.dataset, cache_folder(config.paths.cache))

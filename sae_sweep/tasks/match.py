@@ -13,8 +13,7 @@ from sae_sweep.analysis import COSINE_EDGES, Comparison, ComparisonEntry, PairRo
 from sae_sweep.config import Config, config_from_dict, flatten
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
-from sae_sweep.store.status import state
-from sae_sweep.store.storage import (
+from sae_sweep.store import (
     RunFolder,
     SweepFolder,
     find_sweep,
@@ -23,6 +22,7 @@ from sae_sweep.store.storage import (
     read_plan,
     read_status,
 )
+from sae_sweep.store.status import state
 from sae_sweep.tracking import open_comparison_sink
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from sae_sweep.config import Config, SaeSweepError
 from sae_sweep.launch.jobs import Ticket, read_tickets
 from sae_sweep.launch.squeue import ended
 from sae_sweep.report import describe_status
-from sae_sweep.store.storage import RunFolder, SweepFolder, find_sweep, is_held, read_plan, read_status
+from sae_sweep.store import RunFolder, SweepFolder, find_sweep, is_held, read_plan, read_status
 from sae_sweep.tracking.history import latest_points
 
 STATES = ("done", "running", "failed", "interrupted", "pending")

@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store.storage import disk_error, write_folder_atomic
+from sae_sweep.store import disk_error, write_folder_atomic
 from sae_sweep.text.sources import Document, document_pair, drop_repeats, topic_documents
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sae_sweep.store.storage import disk_error
+from sae_sweep.store import disk_error
 
 Record = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import Config, digest
-from sae_sweep.store.storage import RunFolder
+from sae_sweep.store import RunFolder
 from sae_sweep.tracking.history import History
 from sae_sweep.tracking.wandb_run import WandbRun, WandbSpec
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, uint8
 
-from sae_sweep.store.storage import RunFolder, write_atomic
+from sae_sweep.store import RunFolder, write_atomic
 
 logger = logging.getLogger(__name__)
 

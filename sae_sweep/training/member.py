@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sae_sweep.config import Config
 from sae_sweep.saes import SAE
-from sae_sweep.store.storage import RunFolder
+from sae_sweep.store import RunFolder
 from sae_sweep.training.sink import MetricSink
 
 

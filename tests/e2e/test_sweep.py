@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from sae_sweep.config import config_from_dict
 from sae_sweep.saes import load_sae
-from sae_sweep.store.storage import RunFolder, hold
+from sae_sweep.store import RunFolder, hold
 from tests.conftest import Cli
 
 RUN_FILES = {

@@ -11,8 +11,8 @@ from sae_sweep.launch.cluster import open_cluster, train_on_cluster
 from sae_sweep.launch.jobs import Submitted, Ticket, read_group, read_tickets
 from sae_sweep.launch.local import Local
 from sae_sweep.plan.plan import Plan
+from sae_sweep.store import hold, read_status
 from sae_sweep.store.status import set_state, state
-from sae_sweep.store.storage import hold, read_status
 
 
 class Told:

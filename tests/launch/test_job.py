@@ -11,8 +11,8 @@ from sae_sweep.launch import inprocess as train
 from sae_sweep.launch.job import run_job
 from sae_sweep.launch.jobs import freeze_group
 from sae_sweep.plan.plan import Plan
+from sae_sweep.store import hold, read_status
 from sae_sweep.store.status import set_state, state
-from sae_sweep.store.storage import hold, read_status
 
 Job = Callable[[Callable[[Plan], None]], None]
 

@@ -19,7 +19,7 @@ from sae_sweep.launch.local import Local
 from sae_sweep.launch.slurm import Slurm
 from sae_sweep.launch.squeue import squeue
 from sae_sweep.plan.plan import Plan, make_plan
-from sae_sweep.store.storage import SweepFolder
+from sae_sweep.store import SweepFolder
 from tests.slurm.cluster import wait_for
 
 

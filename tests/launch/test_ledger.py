@@ -7,7 +7,7 @@ import pytest
 
 from sae_sweep.launch.ledger import Ledger, Reading, ledger_file, read_ledgers, tell
 from sae_sweep.plan.plan import Plan
-from sae_sweep.store.storage import RunFolder
+from sae_sweep.store import RunFolder
 
 
 class Lm:

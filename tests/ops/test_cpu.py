@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sae_sweep.config import SaeSweepError
 from sae_sweep.ops import AdamUpdate, Code
 from sae_sweep.ops.cpu import CPUKernels, build
-from sae_sweep.store.storage import cache_folder
+from sae_sweep.store import cache_folder
 from tests.ops.helpers import PLAIN, assert_same, assert_same_code, draw
 
 SCREENS = ["int16", "bfloat16", "float32"]

@@ -7,7 +7,7 @@ import torch
 
 from sae_sweep.ops import Code, Found, Sparse, decode, mean_square, pre_activations, spread
 from sae_sweep.ops.cpu import CPUKernels
-from sae_sweep.store.storage import cache_folder
+from sae_sweep.store import cache_folder
 from tests.ops import helpers
 from tests.ops.helpers import PLAIN
 

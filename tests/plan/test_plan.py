@@ -8,7 +8,7 @@ import pytest
 
 from sae_sweep.config import Config, EmbeddedDataset, PathsConfig, SaeSweepError, TopKConfig
 from sae_sweep.plan.plan import Plan, make_plan
-from sae_sweep.store.storage import read_json
+from sae_sweep.store import read_json
 
 
 def plan(

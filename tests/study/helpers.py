@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from sae_sweep.config import ARCHITECTURES, Config, EmbeddedDataset, InitConfig, ModelConfig, StudyConfig
 from sae_sweep.saes import build_sae, save_sae
-from sae_sweep.store.storage import RunFolder, write_json
+from sae_sweep.store import RunFolder, write_json
 from sae_sweep.study.published import RunFacts, published
 from tests.study.study_runs import D_IN, decoder_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from sae_sweep.config import Config, SaeSweepError, TopKConfig
 from sae_sweep.saes import build_sae, save_sae
-from sae_sweep.store.storage import write_json
+from sae_sweep.store import write_json
 from sae_sweep.study.report import report
 from tests.conftest import Cli
 from tests.study.helpers import BASE, config_of, read_csv

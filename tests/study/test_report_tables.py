@@ -11,7 +11,7 @@ import pytest
 from sae_sweep.analysis import match_to_init
 from sae_sweep.config import Config, MatchingConfig, StudyConfig
 from sae_sweep.saes import init_seed, initial_decoder
-from sae_sweep.store.storage import write_json
+from sae_sweep.store import write_json
 from sae_sweep.study.finished_runs import merged
 from sae_sweep.study.published import RunFacts
 from sae_sweep.study.report import report

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sae_sweep.report import describe_status
-from sae_sweep.store.storage import RunFolder, SweepFolder, hold, write_json
+from sae_sweep.store import RunFolder, SweepFolder, hold, write_json
 from sae_sweep.tasks.status import progress
 from tests.conftest import Cli
 

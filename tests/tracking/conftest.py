@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sae_sweep.config import Config, TopKConfig, TrackingConfig
-from sae_sweep.store.storage import RunFolder
+from sae_sweep.store import RunFolder
 from sae_sweep.tracking import RunSink, open_sink, wandb_run
 
 OpenSink = Callable[..., RunSink]

@@ -17,7 +17,7 @@ from sae_sweep.config import (
     TopKConfig,
     TrackingConfig,
 )
-from sae_sweep.store.storage import RunFolder
+from sae_sweep.store import RunFolder
 from sae_sweep.training import Member
 from sae_sweep.training.sink import MetricSink
 

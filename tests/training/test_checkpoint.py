@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_sweep.store.storage import RunFolder
+from sae_sweep.store import RunFolder
 from sae_sweep.training import discard_checkpoint
 from sae_sweep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from sae_sweep.config import LauncherConfig, TrackingConfig
-from sae_sweep.store.storage import RunFolder
+from sae_sweep.store import RunFolder
 from sae_sweep.tracking import RunSink, open_sink
 from sae_sweep.training import Interrupted, Outcome, train_group
 from tests.training.fakes import BATCH, D_IN, FakeStream, make_config, make_member

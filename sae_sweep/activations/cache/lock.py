@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sae_sweep.activations.cache.layout import CacheFolder
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store.storage import disk_error, write_json
+from sae_sweep.store import disk_error, write_json
 
 HEARTBEAT_S = 5.0
 """Seconds between two touches of a lock file."""

@@ -9,7 +9,7 @@ from typing import Any
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.config import SaeSweepError, digest
 from sae_sweep.config.run import NUMERICS_VERSION
-from sae_sweep.store.storage import read_json, write_text
+from sae_sweep.store import read_json, write_text
 
 VERSION = f"1.{NUMERICS_VERSION}"
 """Of the layout, and of what a config means."""

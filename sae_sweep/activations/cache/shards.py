@@ -17,7 +17,7 @@ from xxhash import xxh3_128
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.manifest import FileRecord
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store.storage import write_atomic
+from sae_sweep.store import write_atomic
 
 ALIGNMENT = 64
 """Bytes; where torch puts what it allocates, and what a file's data starts at a multiple of."""

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store.storage import write_atomic
+from sae_sweep.store import write_atomic
 
 SOURCES = Path(__file__).with_name("native")
 FLAGS = (

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store import storage
-from sae_sweep.store.storage import (
+from sae_sweep.store import (
     RunFolder,
     SweepFolder,
     hold,
     hold_sweep,
     is_held,
+    locks,
+    paths,
     read_json,
     write_atomic,
     write_folder_atomic,
@@ -80,8 +81,8 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
 
 def test_cache_folder_follows_the_config_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert storage.cache_folder(None) == Path("/somewhere/sae_sweep")
-    assert storage.cache_folder("/mine") == Path("/mine")
+    assert paths.cache_folder(None) == Path("/somewhere/sae_sweep")
+    assert paths.cache_folder("/mine") == Path("/mine")
 
 
 def test_what_a_killed_process_left_goes_when_the_folder_is_held_again(tmp_path: Path) -> None:
@@ -120,6 +121,6 @@ def test_somebody_who_only_asks_is_waited_for(tmp_path: Path, monkeypatch: pytes
         pass
     asking = (run.root / ".lock").open("r")
     fcntl.flock(asking, fcntl.LOCK_SH)
-    monkeypatch.setattr(storage.time, "sleep", lambda seconds: asking.close())
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: asking.close())
     with hold(run):
         assert is_held(run)

@@ -1,0 +1,111 @@
+"""Where everything that a sweep writes is kept."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_sweep.config import SaeSweepError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run keeps its files."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "train.log"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
+
+    @property
+    def sae(self) -> Path:
+        return self.root / "sae"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def features(self) -> Path:
+        return self.root / "features"
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Where one sweep keeps its runs and what is computed over all of them."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def matching(self) -> Path:
+        return self.root / "analysis" / "matching"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "analysis" / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "analysis" / "figures"
+
+    @property
+    def wandb(self) -> Path:
+        return self.root
+
+    @property
+    def jobs(self) -> Path:
+        """What jobs outside the launching process read and leave: frozen groups, tickets and logs."""
+        return self.root / "jobs"
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(self.root / name)
+
+
+def find_sweep(output: str, name: str | None, task: str) -> SweepFolder:
+    """The folder of a sweep that is on disk.
+
+    Args:
+        output: `paths.output`.
+        name: of the sweep; None: the command names none.
+        task: for the message.
+
+    Raises:
+        SaeSweepError: naming the sweeps that there are.
+    """
+    root = Path(output).expanduser().resolve()
+    there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json"))) or "none"
+    if name is None:
+        raise SaeSweepError(f"task={task} needs sweep=NAME, a folder below {root}; there is {there}")
+    folder = SweepFolder(root / name)
+    if not folder.plan.exists():
+        raise SaeSweepError(
+            f"{folder.root}: no sweep there (no plan.json); below paths.output there is {there}"
+        )
+    return folder
+
+
+def cache_folder(configured: str | None) -> Path:
+    """`paths.cache`, or the user's cache folder."""
+    if configured:
+        return Path(configured).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae_sweep"
