@@ -28,10 +28,11 @@ def freeze_group(plan: Plan, runs: Sequence[PlannedRun], sharers: int = 1) -> Fr
         sharers: jobs at once that divide the memory of a machine.
     """
     number = _free_number(plan.folder)
+    command = plan.command.as_dict()
     frozen = {
         "sweep": plan.sweep,
         "sharers": sharers,
-        "command": {key.name: getattr(plan.command, key.name) for key in dataclasses.fields(CommandConfig)},
+        "command": {key.name: command[key.name] for key in dataclasses.fields(CommandConfig)},
         "runs": [run.record() for run in runs],
     }
     write_json(_file(plan.folder, number), frozen)
