@@ -52,7 +52,8 @@ def test_later_signals_do_not_cut_the_way_out() -> None:
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     with stop_signals() as stop:
-        stop.deferred().__enter__()
+        deferred = stop.deferred()
+        deferred.__enter__()
         signal.raise_signal(signal.SIGINT)
         later = time.monotonic() + 3
         monkeypatch.setattr(time, "monotonic", lambda: later)

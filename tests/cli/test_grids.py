@@ -262,9 +262,9 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
     """The naive twin: every run's overrides given to Hydra, one composition a run."""
     loads = []
 
-    def counted(self: ConfigLoaderImpl, config_name: str, overrides: list[str], run_mode: RunMode) -> Any:
+    def counted(self: ConfigLoaderImpl, config_name: str, overrides: list[str], **keys: Any) -> Any:
         loads.append(overrides)
-        return load(self, config_name, overrides, run_mode)
+        return load(self, config_name, overrides, **keys)
 
     load = ConfigLoaderImpl.load_configuration
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)

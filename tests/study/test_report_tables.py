@@ -52,7 +52,7 @@ def test_the_lowest_explained_variance_is_of_all_finished_runs(
     in_no_cell = config_of(RunFacts("topk", 4, 64, "owt", 8, 42)).base_name()
     write_json(sweep / in_no_cell / "metrics.json", {"init_match": 0.02, "explained_variance": -0.5})
     for seed in (42, 49):
-        unknown = config_of(RunFacts("topk", 4, 32, "owt", 8, seed), "paper").base_name()
+        unknown = config_of(RunFacts("topk", 4, 32, "owt", 8, seed)).base_name()
         write_json(sweep / unknown / "metrics.json", {"init_match": 0.02, "explained_variance": None})
     assert report(command()) == 0
     out = capsys.readouterr().out
