@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peer_trainers import Job, now
+from peer_worker import Job, now
 from torch import Tensor
 
 from sae_sweep.config import (
@@ -182,7 +182,7 @@ class Theirs:
             threads=torch.get_num_threads(),
         )
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
-        worker = Path(__file__).with_name("peer_worker.py")
+        worker = Path(__file__).with_name("peer_trainers.py")
         self._process = subprocess.Popen(
             [python, str(worker), json.dumps(asdict(job))],
             stdin=subprocess.PIPE,

@@ -13,11 +13,93 @@ Only torch, safetensors and the peer's package are imported: nothing of sae_swee
 import json
 import os
 import sys
-from typing import Any, TextIO
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TextIO
 
 import torch
-from peer_trainers import PEERS, Job
 from safetensors.torch import load_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train, and on what."""
+
+    peer: str
+    """A key of `PEERS`."""
+    architecture: str
+    """topk, batchtopk or jumprelu."""
+    variant: str
+    """plain, sparse or autocast."""
+    tensors: str
+    """A safetensors file: x [batch, d_in], normalised; W_enc, W_dec, threshold: where both sides start."""
+    k: int
+    bandwidth: float
+    """Of JumpReLU's kernel."""
+    l0_coefficient: float
+    """Against the squared error as a mean over d_in."""
+    lr: float
+    device: str
+    threads: int
+
+
+class Seen(NamedTuple):
+    """What a forward pass made of the batch."""
+
+    mse: float
+    """Squared error, mean over batch and d_in."""
+    l0: float
+    """Active latents a token."""
+
+
+class Peer:
+    """One trainer, with one batch."""
+
+    def __init__(self, job: Job, given: dict[str, Tensor]) -> None:
+        self.job = job
+        self.x = given["x"]
+        self.d_sae, self.d_in = given["W_dec"].shape
+
+    def version(self) -> str:
+        """Of the library."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """One training step on `x`."""
+        raise NotImplementedError
+
+    def look(self) -> Seen:
+        """What training sees; nothing is trained."""
+        raise NotImplementedError
+
+    def before_step(self) -> None:
+        """What must be undone so that a step is always the same work; not timed."""
+
+    def serve(self, commands: Iterator[str], answer: Callable[..., None]) -> None:
+        """Carry out commands until they end."""
+        for command in commands:
+            if command == "look":
+                answer(**self.look()._asdict())
+            else:
+                self.before_step()
+                began = now(self.job.device)
+                self.step()
+                answer(seconds=now(self.job.device) - began)
+
+
+def now(device: str) -> float:
+    """Seconds, when the device has done all that it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@torch.no_grad()
+def put(values: Tensor, parameter: Tensor) -> None:
+    """Copy into a parameter, which keeps its own layout in memory."""
+    parameter.copy_(values)
 
 
 def own_output() -> TextIO:
@@ -27,7 +109,7 @@ def own_output() -> TextIO:
     return answers
 
 
-def main() -> None:
+def main(peers: dict[str, type[Peer]]) -> None:
     job = Job(**json.loads(sys.argv[1]))
     output = own_output()
 
@@ -37,13 +119,9 @@ def main() -> None:
     torch.set_num_threads(job.threads)
     given = {name: value.to(job.device) for name, value in load_file(job.tensors).items()}
     try:
-        peer = PEERS[job.peer](job, given)
+        peer = peers[job.peer](job, given)
     except ModuleNotFoundError as error:
         answer(missing=error.name)
         return
     answer(version=peer.version(), torch=torch.__version__, threads=torch.get_num_threads())
     peer.serve((line.strip() for line in sys.stdin), answer)
-
-
-if __name__ == "__main__":
-    main()
