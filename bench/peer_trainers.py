@@ -1,4 +1,4 @@
-"""The trainers of other projects, each driven one step at a time in its own interpreter: `Peer` says how.
+"""The trainers of other projects, each driven step by step in its own interpreter (see `peer_worker.py`).
 
 A project is imported only when its trainer is built; nothing of sae_sweep is imported.
 """
@@ -14,18 +14,18 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from peer_worker import Job, Peer, Seen, main, now, put
+from peer_worker import BatchMetrics, Job, Peer, main, now, put
 from torch import Tensor, nn
 
 MANY = 10**9
-"""Steps or tokens that no benchmark comes to."""
+"""A number of steps or tokens that no benchmark reaches."""
 
 
 class SAELens(Peer):
-    """`SAETrainer.step`."""
+    """SAELens: `SAETrainer.step`."""
 
-    def __init__(self, job: Job, given: dict[str, Tensor]) -> None:
-        super().__init__(job, given)
+    def __init__(self, job: Job, tensors: dict[str, Tensor]) -> None:
+        super().__init__(job, tensors)
         from sae_lens.config import SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
@@ -38,10 +38,10 @@ class SAELens(Peer):
             autocast=job.variant == "autocast",
         )
         sae = self._sae()
-        put(given["W_enc"], sae.W_enc)
-        put(given["W_dec"], sae.W_dec)
+        put(tensors["W_enc"], sae.W_enc)
+        put(tensors["W_dec"], sae.W_dec)
         if job.architecture == "jumprelu":
-            put(given["threshold"], sae.threshold)
+            put(tensors["threshold"], sae.threshold)
         self.trainer = SAETrainer(config, sae, data_provider=iter(()))
 
     def _sae(self) -> Any:
@@ -72,16 +72,16 @@ class SAELens(Peer):
         return version("sae-lens")
 
     def step(self) -> None:
-        # kept as its `fit` keeps it: until the next one is there
+        # its `fit` keeps the output until the next step too
         self.output = self.trainer.step(self.x)
         self.trainer.n_training_steps += 1
 
     @torch.no_grad()
-    def look(self) -> Seen:
+    def evaluate(self) -> BatchMetrics:
         from sae_lens.saes.sae import TrainStepInput
 
         trainer = self.trainer
-        given = TrainStepInput(
+        step_input = TrainStepInput(
             sae_in=self.x,
             dead_neuron_mask=trainer.dead_neurons,
             coefficients=trainer.get_coefficients(),
@@ -89,25 +89,25 @@ class SAELens(Peer):
             is_logging_step=False,
         )
         with trainer.autocast_if_enabled:
-            out = trainer.sae.training_forward_pass(given)
+            out = trainer.sae.training_forward_pass(step_input)
         mse = float(out.losses["mse_loss"]) / self.d_in
-        return Seen(mse, float(out.feature_acts.bool().float().sum()) / len(self.x))
+        return BatchMetrics(mse, float(out.feature_acts.bool().float().sum()) / len(self.x))
 
 
 class DictionaryLearning(Peer):
-    """`update` of its trainers, as its `trainSAE` calls it."""
+    """dictionary_learning: `update` of its trainers, as its `trainSAE` calls it."""
 
-    def __init__(self, job: Job, given: dict[str, Tensor]) -> None:
-        super().__init__(job, given)
+    def __init__(self, job: Job, tensors: dict[str, Tensor]) -> None:
+        super().__init__(job, tensors)
         self.trainer = self._trainer()
         ae = self.trainer.ae
         if job.architecture == "jumprelu":
-            put(given["W_enc"], ae.W_enc)
-            put(given["W_dec"], ae.W_dec)
-            put(given["threshold"], ae.threshold)
+            put(tensors["W_enc"], ae.W_enc)
+            put(tensors["W_dec"], ae.W_dec)
+            put(tensors["threshold"], ae.threshold)
         else:
-            put(given["W_enc"].t(), ae.encoder.weight)
-            put(given["W_dec"].t(), ae.decoder.weight)
+            put(tensors["W_enc"].t(), ae.encoder.weight)
+            put(tensors["W_dec"].t(), ae.decoder.weight)
         # step 0 would set b_dec to the geometric median of the batch
         self.steps = 1
 
@@ -128,7 +128,7 @@ class DictionaryLearning(Peer):
         if job.architecture == "jumprelu":
             return JumpReluTrainer(**common, bandwidth=job.bandwidth, sparsity_warmup_steps=None)
         kinds = {"topk": TopKTrainer, "batchtopk": BatchTopKTrainer}
-        # the threshold is followed at every step, as it is after the first 1,000
+        # tracks the threshold at every step, as its default does after the first 1,000
         return kinds[job.architecture](**common, k=job.k, threshold_start_step=0)
 
     def version(self) -> str:
@@ -144,23 +144,23 @@ class DictionaryLearning(Peer):
         self.steps += 1
 
     @torch.no_grad()
-    def look(self) -> Seen:
+    def evaluate(self) -> BatchMetrics:
         _, _, f, losses = self.trainer.loss(self.x, step=self.steps, logging=True)
-        return Seen(losses["l2_loss"] / self.d_in, float((f > 0).sum()) / len(self.x))
+        return BatchMetrics(losses["l2_loss"] / self.d_in, float((f > 0).sum()) / len(self.x))
 
 
 class Sparsify(Peer):
-    """`Trainer.fit`, which cannot be called step by step.
+    """sparsify: `Trainer.fit`, which cannot be called step by step.
 
-    So it runs whole, over a data set that carries out commands when it is asked for the next batch, and a
-    language model that is nothing but its activations.
+    It runs whole, over a data set that carries out commands before it yields the next batch, and with a
+    language model that only returns the given activations.
     """
 
-    def __init__(self, job: Job, given: dict[str, Tensor]) -> None:
-        super().__init__(job, given)
+    def __init__(self, job: Job, tensors: dict[str, Tensor]) -> None:
+        super().__init__(job, tensors)
         if job.device == "cpu":
             os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
-        # its Adam is 8-bit where bitsandbytes is installed
+        # with bitsandbytes, its Adam would be 8-bit
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
         from sparsify import SparseCoderConfig, TrainConfig, Trainer
 
@@ -173,35 +173,35 @@ class Sparsify(Peer):
             hookpoints=["site"],
             log_to_wandb=False,
             save_every=MANY,
-            finetune="the given weights",  # else its first step would set b_dec to the mean of the batch
+            finetune="the given weights",  # otherwise its first step sets b_dec to the mean of the batch
         )
         self.trainer = Trainer(config, _Commands(self), _OneBatch(self.x))
         (self.coder,) = self.trainer.saes.values()
-        put(given["W_enc"].t(), self.coder.encoder.weight)
-        put(given["W_dec"], self.coder.W_dec)
+        put(tensors["W_enc"].t(), self.coder.encoder.weight)
+        put(tensors["W_dec"], self.coder.W_dec)
 
     def version(self) -> str:
         return version("eai-sparsify")
 
     def serve(self, commands: Iterator[str], answer: Callable[..., None]) -> None:
         self.commands, self.answer = commands, answer
-        with contextlib.suppress(_OverError):
+        with contextlib.suppress(_StopFitError):
             self.trainer.fit()
 
     @torch.no_grad()
-    def look(self) -> Seen:
+    def evaluate(self) -> BatchMetrics:
         out = self.coder(self.x)
         variance = (self.x - self.x.mean(0)).square().sum()
         mse = float(out.fvu * variance) / self.x.numel()
-        return Seen(mse, float((out.latent_acts > 0).sum()) / len(self.x))
+        return BatchMetrics(mse, float((out.latent_acts > 0).sum()) / len(self.x))
 
 
-class _OverError(Exception):
-    """Leaves `fit` before it saves."""
+class _StopFitError(Exception):
+    """Raised to leave `fit` before it saves."""
 
 
 class _Commands(torch.utils.data.IterableDataset[dict[str, Tensor]]):
-    """Carries out commands between batches; a step lasts from one batch until the next is asked for."""
+    """Carries out commands between batches; a step lasts from one batch to the request for the next."""
 
     def __init__(self, peer: Sparsify) -> None:
         self._peer = peer
@@ -212,17 +212,17 @@ class _Commands(torch.utils.data.IterableDataset[dict[str, Tensor]]):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         peer = self._peer
         for command in peer.commands:
-            if command == "look":
-                peer.answer(**peer.look()._asdict())
+            if command == "evaluate":
+                peer.answer(**peer.evaluate()._asdict())
                 continue
             began = now(peer.job.device)
             yield {"input_ids": torch.ones(len(peer.x), dtype=torch.long)}
             peer.answer(seconds=now(peer.job.device) - began)
-        raise _OverError
+        raise _StopFitError
 
 
 class _OneBatch(nn.Module):
-    """A language model with one batch of activations, whatever it reads."""
+    """A language model that returns one batch of activations for any input."""
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
@@ -249,10 +249,10 @@ class _Site(nn.Module):
 
 
 class Study(Peer):
-    """The study's trainer (bartbussmann/BatchTopK), as `tests/saes/study_reference.py` derives it again."""
+    """The study's trainer (bartbussmann/BatchTopK), re-derived in `tests/saes/study_reference.py`."""
 
-    def __init__(self, job: Job, given: dict[str, Tensor]) -> None:
-        super().__init__(job, given)
+    def __init__(self, job: Job, tensors: dict[str, Tensor]) -> None:
+        super().__init__(job, tensors)
         reference = _study_reference()
         self.sae = reference.StudySAE(
             job.architecture,
@@ -263,10 +263,10 @@ class Study(Peer):
             coefficient=job.l0_coefficient,
             bandwidth=job.bandwidth,
         )
-        put(given["W_enc"], self.sae.W_enc)
-        put(given["W_dec"], self.sae.W_dec)
+        put(tensors["W_enc"], self.sae.W_enc)
+        put(tensors["W_dec"], self.sae.W_dec)
         if job.architecture == "jumprelu":
-            put(given["threshold"].log(), self.sae.log_threshold)
+            put(tensors["threshold"].log(), self.sae.log_threshold)
         self.sae.to(job.device)
         self.trainer = reference.StudyTrainer(self.sae)
         self.trainer.adam.param_groups[0]["lr"] = job.lr
@@ -276,22 +276,22 @@ class Study(Peer):
         return "re-derived"
 
     def before_step(self) -> None:
-        # after 5 batches without firing AuxK would set in
+        # AuxK would start after 5 batches without firing
         self.sae.quiet_batches = torch.zeros(self.d_sae, dtype=torch.long, device=self.job.device)
 
     def step(self) -> None:
         self.trainer.step(self.x)
 
     @torch.no_grad()
-    def look(self) -> Seen:
+    def evaluate(self) -> BatchMetrics:
         sae = self.sae
         if self.job.architecture != "jumprelu":
-            return Seen(float(sae(self.x)), float(self.job.k))
-        # its loss is the error and coefficient x L0
+            return BatchMetrics(float(sae(self.x)), float(self.job.k))
+        # its loss is the error plus coefficient x L0
         used, sae.coefficient = sae.coefficient, 0.0
         mse, sae.coefficient = float(sae(self.x)), 1.0
         both, sae.coefficient = float(sae(self.x)), used
-        return Seen(mse, both - mse)
+        return BatchMetrics(mse, both - mse)
 
 
 def _study_reference() -> ModuleType:

@@ -1,13 +1,13 @@
-"""Another project's trainer, in its own interpreter, told by `peers.py` what to do.
+"""The process that runs another project's trainer in its own interpreter, driven by `peers.py`.
 
-The command line is one JSON object (`Job`); after that each line on standard input is a command, and each is
-answered by one JSON object on standard output. What the libraries print goes to standard error.
+The command line is one JSON object (`Job`). Each line on standard input is then a command, answered by one
+JSON object on standard output; what the libraries print goes to standard error.
 
-    (unasked, once)  version, torch, threads; or the module that is missing
-    look             mse and l0 of the batch under the weights as they are, by the peer's own forward pass
-    step             one training step: its seconds
+    (once, at start)  version, torch, threads; or the name of the missing module
+    evaluate          mse and l0 of the batch under the current weights, by the peer's own forward pass
+    step              seconds of one training step
 
-Only torch, safetensors and the peer's package are imported: nothing of sae_sweep.
+Only torch, safetensors and the peer's package are imported, nothing of sae_sweep.
 """
 
 import json
@@ -25,63 +25,63 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Job:
-    """What to train, and on what."""
+    """What a peer trains, and how."""
 
     peer: str
     """A key of `PEERS`."""
     architecture: str
     """topk, batchtopk or jumprelu."""
     variant: str
-    """plain, sparse or autocast."""
+    """default, sparse or autocast."""
     tensors: str
-    """A safetensors file: x [batch, d_in], normalised; W_enc, W_dec, threshold: where both sides start."""
+    """A safetensors file: x [batch, d_in], normalised; W_enc, W_dec and threshold as both sides start."""
     k: int
     bandwidth: float
-    """Of JumpReLU's kernel."""
+    """Width of JumpReLU's kernel."""
     l0_coefficient: float
-    """Against the squared error as a mean over d_in."""
+    """Weight of L0 against the squared error averaged over d_in."""
     lr: float
     device: str
     threads: int
 
 
-class Seen(NamedTuple):
-    """What a forward pass made of the batch."""
+class BatchMetrics(NamedTuple):
+    """Metrics of one forward pass on the batch."""
 
     mse: float
     """Squared error, mean over batch and d_in."""
     l0: float
-    """Active latents a token."""
+    """Active latents per token."""
 
 
 class Peer:
-    """One trainer, with one batch."""
+    """A trainer with its one batch."""
 
-    def __init__(self, job: Job, given: dict[str, Tensor]) -> None:
+    def __init__(self, job: Job, tensors: dict[str, Tensor]) -> None:
         self.job = job
-        self.x = given["x"]
-        self.d_sae, self.d_in = given["W_dec"].shape
+        self.x = tensors["x"]
+        self.d_sae, self.d_in = tensors["W_dec"].shape
 
     def version(self) -> str:
-        """Of the library."""
+        """The library's version."""
         raise NotImplementedError
 
     def step(self) -> None:
-        """One training step on `x`."""
+        """Does one training step on `x`."""
         raise NotImplementedError
 
-    def look(self) -> Seen:
-        """What training sees; nothing is trained."""
+    def evaluate(self) -> BatchMetrics:
+        """Runs the forward pass of a training step, without training."""
         raise NotImplementedError
 
     def before_step(self) -> None:
-        """What must be undone so that a step is always the same work; not timed."""
+        """Resets state so that every step does the same work; not timed."""
 
     def serve(self, commands: Iterator[str], answer: Callable[..., None]) -> None:
-        """Carry out commands until they end."""
+        """Answers commands until there are no more."""
         for command in commands:
-            if command == "look":
-                answer(**self.look()._asdict())
+            if command == "evaluate":
+                answer(**self.evaluate()._asdict())
             else:
                 self.before_step()
                 began = now(self.job.device)
@@ -90,7 +90,7 @@ class Peer:
 
 
 def now(device: str) -> float:
-    """Seconds, when the device has done all that it was given."""
+    """Clock in seconds, read after the device has finished its queue."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -98,12 +98,12 @@ def now(device: str) -> float:
 
 @torch.no_grad()
 def put(values: Tensor, parameter: Tensor) -> None:
-    """Copy into a parameter, which keeps its own layout in memory."""
+    """Copies values into a parameter, which keeps its memory layout."""
     parameter.copy_(values)
 
 
 def own_output() -> TextIO:
-    """Standard output for answers alone: whatever else is printed goes to standard error."""
+    """Reserves standard output for answers; everything else printed goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return answers
@@ -117,9 +117,9 @@ def main(peers: dict[str, type[Peer]]) -> None:
         print(json.dumps(values), file=output, flush=True)
 
     torch.set_num_threads(job.threads)
-    given = {name: value.to(job.device) for name, value in load_file(job.tensors).items()}
+    tensors = {name: value.to(job.device) for name, value in load_file(job.tensors).items()}
     try:
-        peer = peers[job.peer](job, given)
+        peer = peers[job.peer](job, tensors)
     except ModuleNotFoundError as error:
         answer(missing=error.name)
         return
