@@ -17,19 +17,19 @@ BUNDLED = "bundled:gpt2-pico"
 
 @dataclass(frozen=True)
 class Recorded:
-    """Tokens as SAE inputs."""
+    """SAE inputs, and where they come from."""
 
     x: Tensor
     """float32 [tokens, d_in]."""
     label: str
-    """What they are and how they got their width."""
+    """Their model and layers, and how they got their width."""
 
 
 def record(model: str, layers: list[int], tokens: int, d_in: int) -> Recorded:
-    """Residuals of `layers`, side by side, of shuffled tokens of the standard library's documentation.
+    """Residuals of `layers`, concatenated, of shuffled tokens of the standard library's documentation.
 
-    Too wide, they are cut; too narrow, they are rotated into d_in dimensions: a fixed random orthonormal map,
-    which keeps norms and products.
+    Wider ones are cut to d_in dimensions; narrower ones are rotated into them by a fixed random orthonormal
+    map, which keeps norms and dot products.
     """
     config = Config(
         model=ModelConfig(path=model),

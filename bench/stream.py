@@ -1,10 +1,10 @@
-"""What sharing saves: 8 SAEs fused against 8 one by one, and the cache against a bare read of its bytes.
+"""Time saved by sharing: 8 SAEs fused against one by one, and the cache against a bare read of its bytes.
 
     python bench/stream.py [--json FILE]
 
-Both sides of a ratio are measured in this process, in turn; medians of `--repeats` pairs. The
-language model is the bundled gpt2-pico, the text the standard library's documentation. The cache
-is read out of the page cache, and (`cold`) from the disk.
+Both sides of a ratio are measured in this process, in turn; medians of `--repeats` pairs. The language model
+is the bundled gpt2-pico, the text the standard library's documentation. The activation cache is read from
+the page cache, and from the disk (`cold`).
 """
 
 import argparse
@@ -45,7 +45,7 @@ CHUNK = 2**24
 
 
 class NoSink:
-    """Logs nothing."""
+    """A sink that discards everything."""
 
     def scalars(self, tokens: int, values: Any) -> None: ...
     def histogram(self, name: str, counts: Any, edges: Any) -> None: ...
@@ -61,7 +61,7 @@ class NoSink:
 
 @contextmanager
 def counted(lm: LanguageModel) -> Iterator[dict[str, float]]:
-    """Seconds in all, and what of them, and how many tokens, went through the language model."""
+    """Total seconds, and the seconds and tokens of the language model among them."""
     result: dict[str, float] = {}
     began, lm_seconds, lm_tokens = time.perf_counter(), lm.seconds, lm.tokens_read
     yield result
@@ -88,7 +88,7 @@ def config_of(seed: int, tokens: int) -> Config:
 
 
 class Setup:
-    """The language model, the text, and streams over them."""
+    """The language model and the text, with activation streams over them."""
 
     def __init__(self, tokens: int) -> None:
         self.config = config_of(0, tokens)
@@ -181,7 +181,7 @@ def _in_turn(
 
 
 def _drop(files: Sequence[Path]) -> None:
-    """Have the system forget what it holds of the files, so that they come from the disk (Linux)."""
+    """Evicts the files from the page cache, so that they are read from the disk (Linux)."""
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The benchmark of the language model's side runs, and says in one line what it cannot do."""
+"""`bench/lm.py` times both kinds of attention, and refuses bad input in one line."""
 
 import json
 import subprocess

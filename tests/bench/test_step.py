@@ -1,4 +1,4 @@
-"""The step benchmark runs, and its records are what the documentation says."""
+"""`bench/step.py` times every architecture, and its records have what its documentation says."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The benchmark of the whole study counts what the plan has, and adds it up."""
+"""`bench/study.py` counts the work of the plan, and its hours are the sum of its parts."""
 
 import json
 import subprocess
