@@ -19,9 +19,9 @@ from torch import Tensor
 from sae_sweep.config import (
     ArchitectureConfig,
     BatchTopKConfig,
-    Config,
     JumpReLUConfig,
     OptimizerConfig,
+    RunConfig,
     TopKConfig,
 )
 from sae_sweep.ops import choose_kernels
@@ -141,7 +141,7 @@ class Ours:
         return now(self._setting.device) - began, metrics
 
 
-def _config(architecture: str, spec: PeerSpec, setting: Setting) -> Config:
+def _config(architecture: str, spec: PeerSpec, setting: Setting) -> RunConfig:
     kinds: dict[str, Callable[[], ArchitectureConfig]] = {
         "topk": lambda: TopKConfig(k=setting.k),
         "batchtopk": lambda: BatchTopKConfig(k=setting.k),
@@ -149,10 +149,9 @@ def _config(architecture: str, spec: PeerSpec, setting: Setting) -> Config:
             l0_coefficient=L0_COEFFICIENT, bandwidth=spec.bandwidth, warmup_fraction=0.0
         ),
     }
-    return Config(
+    return RunConfig(
         architecture=kinds[architecture](),
         dictionary=-(-setting.d_sae // setting.x.shape[1]),
-        k=setting.k,
         tokens=TOKENS,
         # numerics=study counts a feature as dead after 5 batches of this size
         batch=TOKENS // 1000,

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sae_sweep.activations import ActivationStream, load_language_model, pick_device
-from sae_sweep.config import ActivationsConfig, Config, EmbeddedDataset, ModelConfig, PackingConfig
+from sae_sweep.config import ActivationsConfig, EmbeddedDataset, ModelConfig, PackingConfig, RunConfig
 from sae_sweep.store import cache_folder
 from sae_sweep.text import SequenceStream, open_text
 
@@ -31,12 +31,11 @@ def record(model: str, layers: list[int], tokens: int, d_in: int) -> Recorded:
     Wider ones are cut to d_in dimensions; narrower ones are rotated into them by a fixed random orthonormal
     map, which keeps norms and dot products.
     """
-    config = Config(
+    config = RunConfig(
         model=ModelConfig(path=model),
         dataset=EmbeddedDataset(name="stdlib_docs"),
         layer=max(layers),
         dictionary=1,
-        k=1,
         tokens=tokens,
         batch=tokens,
         packing=PackingConfig(),

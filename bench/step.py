@@ -25,10 +25,10 @@ from timing import seconds
 from sae_sweep.config import (
     ArchitectureConfig,
     BatchTopKConfig,
-    Config,
     JumpReLUConfig,
     OptimizerConfig,
     ReLUConfig,
+    RunConfig,
     TopKConfig,
 )
 from sae_sweep.saes import Learner, build_sae
@@ -70,10 +70,9 @@ def learner(case: Case, backend: str, x: torch.Tensor, device: str) -> Learner:
     d_in = x.shape[1]
     architecture = kinds[case.architecture]
     sae = build_sae(architecture, d_in, case.d_sae, seed=0, numerics="modern").to(device)
-    config = Config(
+    config = RunConfig(
         architecture=architecture,
         dictionary=-(-case.d_sae // d_in),
-        k=case.k,
         tokens=TOKENS,
         batch=len(x),
         backend=backend,

@@ -27,17 +27,17 @@ from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identit
 from sae_sweep.activations.stream import activation_dtype
 from sae_sweep.config import (
     ActivationsConfig,
-    Config,
     EmbeddedDataset,
-    LauncherConfig,
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    RunConfig,
     TopKConfig,
 )
-from sae_sweep.store import RunFolder, cache_folder
+from sae_sweep.signals import StopRequest
+from sae_sweep.store import PlannedRun, RunFolder, cache_folder
 from sae_sweep.text import SequenceStream, TextSource, open_text
-from sae_sweep.training import Member, train_group
+from sae_sweep.training import GroupSettings, Member, train_group
 
 LAYER = 6
 MEMBERS = 8
@@ -70,8 +70,8 @@ def counted(lm: LanguageModel) -> Iterator[dict[str, float]]:
     result["lm_tokens"] = lm.tokens_read - lm_tokens
 
 
-def config_of(seed: int, tokens: int) -> Config:
-    return Config(
+def config_of(seed: int, tokens: int) -> RunConfig:
+    return RunConfig(
         model=ModelConfig(path="bundled:gpt2-pico"),
         dataset=EmbeddedDataset(name="stdlib_docs"),
         architecture=TopKConfig(k=16),
@@ -83,7 +83,6 @@ def config_of(seed: int, tokens: int) -> Config:
         packing=PackingConfig(),
         optimizer=OptimizerConfig(lr=1e-3),
         activations=ActivationsConfig(buffer_tokens=32_768),
-        launcher=LauncherConfig(checkpoint_every_min=1e6),
     )
 
 
@@ -103,14 +102,16 @@ class Setup:
 
 def train(setup: Setup, seeds: Sequence[int], tokens: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        members = [
-            Member(
-                config_of(seed, tokens), f"{seed}", f"{seed}", RunFolder(Path(folder) / f"{seed}"), NoSink()
-            )
-            for seed in seeds
-        ]
-        outcomes = train_group(members, setup.stream, d_in=setup.lm.d_model)
+        members = [Member(_planned(Path(folder), seed, tokens), NoSink()) for seed in seeds]
+        settings = GroupSettings(checkpoint_every_min=1e6)
+        keys = {"d_in": setup.lm.d_model, "settings": settings, "stop": StopRequest()}
+        outcomes = train_group(members, setup.stream, **keys)
         assert all(outcome.failed is None for outcome in outcomes), outcomes
+
+
+def _planned(folder: Path, seed: int, tokens: int) -> PlannedRun:
+    name = str(seed)
+    return PlannedRun(name, name, "bench", config_of(seed, tokens), RunFolder(folder / name), {})
 
 
 def fused_against_solo(tokens: int, repeats: int) -> dict[str, Any]:

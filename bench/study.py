@@ -38,11 +38,11 @@ from sae_sweep.analysis import match
 from sae_sweep.analysis.evaluation import Baselines, evaluate, language_model_baselines
 from sae_sweep.config import (
     BatchTopKConfig,
-    Config,
     EvaluationConfig,
     JumpReLUConfig,
     ModelConfig,
     OptimizerConfig,
+    RunConfig,
     SaeSweepError,
     TopKConfig,
 )
@@ -170,7 +170,7 @@ def learner(shape: Shape, x: Tensor, dead: float) -> Learner:
             few = x[:512]
             z = sae.pre_activations(sae.normalise(few).x)
             sae.threshold.fill_(z.flatten().topk(L0 * len(few)).values.min())
-    config = Config(
+    config = RunConfig(
         architecture=architecture,
         dictionary=d_sae // x.shape[1],
         tokens=10**9,
