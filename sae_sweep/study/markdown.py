@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sae_sweep.study.answers import Answer
+from sae_sweep.study.labels import BLOCKS, UNDERTRAINED, StudySetup, name, row_label
 from sae_sweep.study.published import Footnote, published
 from sae_sweep.study.runs import StudyRun
 from sae_sweep.study.table2 import FOLLOWS, Surplus, Table2Row
 from sae_sweep.study.tables import CellResult, StudyTables
-from sae_sweep.study.words import BLOCKS, UNDERTRAINED, StudySetup, name, row_label
 
 _UNKNOWN = "-"
 _FEW_SETTINGS = 6

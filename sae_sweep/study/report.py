@@ -10,14 +10,13 @@ from sae_sweep.activations import pick_device
 from sae_sweep.config import Config, SaeSweepError
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
 from sae_sweep.study.answers import OWN_STARTS, SHARED_STARTS, Answer, dataset_or_seed
-from sae_sweep.study.files import StudyFiles, write_answers, write_study_tables
+from sae_sweep.study.files import StudyFiles, cell_record, write_answers, write_study_tables
 from sae_sweep.study.finished_runs import FinishedRuns, finished_runs
+from sae_sweep.study.labels import StudySetup
 from sae_sweep.study.markdown import answers_markdown, table1_markdown, table2_markdown
-from sae_sweep.study.records import cell_record
 from sae_sweep.study.runs import StudyRun
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import StudyTables, study_tables
-from sae_sweep.study.words import StudySetup
 from sae_sweep.tracking import open_comparison_sink
 
 log = logging.getLogger(__name__)

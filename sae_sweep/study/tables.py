@@ -2,13 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from sae_sweep.study.cells import FIGURE13_KS, Cell, figure13_cells, table1_cells
 from sae_sweep.study.published import Footnote, published
 from sae_sweep.study.runs import RunFinder, StudyRun
-from sae_sweep.study.settings import Setting, settings
 from sae_sweep.study.shares import Share, Shares
 from sae_sweep.study.table2 import Table2Row, table2
+
+SETTINGS = {
+    "dataset": ("dataset",),
+    "seed": ("seed_42_49",),
+    "dictionary size": ("dictionary_large_in_small", "dictionary_small_in_large"),
+    "architecture": ("architecture",),
+    "sparsity": ("sparsity",),
+}
+"""Setting -> blocks of Table 1."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,20 @@ class CellResult:
         if self.measured is None or self.cell.published is None:
             return None
         return 100 * self.measured.ratio - self.cell.published
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All cells of Table 1 whose two SAEs differ in one setting."""
+
+    name: str
+    cells: tuple[CellResult, ...]
+    measured: float | None
+    """Mean matching ratio in per cent over the cells that were measured; None if there are none."""
+    published: float
+    """Mean over the same cells as published; over all of them if none was measured."""
+    undertrained: int
+    """Measured cells with a run that still matches its own initial dictionary above the limit."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +99,20 @@ def study_tables(runs: Sequence[StudyRun], shares: Shares | None = None) -> Stud
     """
     shares = shares or Shares()
     finder = RunFinder(runs)
-    table1 = tuple(measure(cell, finder, shares) for cell in table1_cells())
-    figure13 = {k: tuple(measure(cell, finder, shares) for cell in figure13_cells(k)) for k in FIGURE13_KS}
+    table1 = tuple(_measure(cell, finder, shares) for cell in table1_cells())
+    figure13 = {k: tuple(_measure(cell, finder, shares) for cell in figure13_cells(k)) for k in FIGURE13_KS}
     return StudyTables(
         table1=table1,
         table2=table2(finder, shares),
         figure13=figure13,
-        settings=settings([(result.cell, result.measured, result.undertrained) for result in table1]),
+        settings=_settings(table1),
         notes=finder.notes,
         threshold=shares.config.threshold,
         undertrained_above=shares.config.undertrained,
     )
 
 
-def measure(cell: Cell, finder: RunFinder, shares: Shares) -> CellResult:
+def _measure(cell: Cell, finder: RunFinder, shares: Shares) -> CellResult:
     """One cell."""
     counted, sought_in, differs = finder.pair(cell.counted, cell.sought_in)
     there = [run for run in (counted, sought_in) if run is not None]
@@ -101,4 +124,31 @@ def measure(cell: Cell, finder: RunFinder, shares: Shares) -> CellResult:
         undertrained=len(there) == 2 and shares.undertrained(*there),
         footnotes=published().footnotes_of(cell.key),
         differs=differs,
+    )
+
+
+def _settings(results: Sequence[CellResult]) -> tuple[Setting, ...]:
+    """Settings by their mean, lowest first: it moves features most. Those without a measured cell come last."""
+    settings = [
+        _setting(name, [result for result in results if result.cell.block in blocks])
+        for name, blocks in SETTINGS.items()
+    ]
+    return tuple(sorted(settings, key=_order))
+
+
+def _order(setting: Setting) -> tuple[bool, float]:
+    if setting.measured is None:
+        return True, setting.published
+    return False, setting.measured
+
+
+def _setting(name: str, results: Sequence[CellResult]) -> Setting:
+    ratios = [result.measured.ratio for result in results if result.measured is not None]
+    counted = [result for result in results if result.measured is not None or not ratios]
+    return Setting(
+        name=name,
+        cells=tuple(results),
+        measured=100 * fmean(ratios) if ratios else None,
+        published=fmean(result.cell.published for result in counted if result.cell.published is not None),
+        undertrained=sum(result.undertrained for result in results),
     )

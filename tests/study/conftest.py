@@ -29,7 +29,7 @@ def sweep(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is most of the time, and other tests look at the figures."""
-    for name in ("table1_figure", "table2_figure", "layer_figure", "figure1"):
+    for name in ("table1_figure", "table2_figure", "figure13", "figure1"):
         monkeypatch.setattr(study_files, name, lambda *_: None)
     monkeypatch.setattr(study_files, "save", lambda _, path: path)
 

@@ -4,13 +4,12 @@ import dataclasses
 import pytest
 
 from sae_sweep.study.answers import dataset_or_seed
-from sae_sweep.study.dot_figures import figure1, table1_figure, table2_figure
+from sae_sweep.study.figures import figure1, figure13, table1_figure, table2_figure
 from sae_sweep.study.files import write_answers, write_study_tables
-from sae_sweep.study.layer_figure import layer_figure
+from sae_sweep.study.labels import StudySetup
 from sae_sweep.study.markdown import answers_markdown, table1_markdown
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import study_tables
-from sae_sweep.study.words import StudySetup
 from tests.study.study_runs import all_runs
 
 PNG = b"\x89PNG"
@@ -167,7 +166,7 @@ def test_figures_mark_what_is_undertrained_and_what_is_missing(tables):
     labels = [tick.get_text() for tick in axes.get_yticklabels()]
     assert labels[:2] == ["dataset", "TinyStories - RedPajama"]
     assert sum(text.get_text() == "†" for text in axes.texts) == 2
-    left, right, bar = layer_figure(tables, SETUP).axes
+    left, right, bar = figure13(tables, SETUP).axes
     assert (len(left.texts), len(right.texts)) == (66, 66)
     assert sum(patch.get_hatch() is not None for patch in left.patches) == 11 + 10
     assert "matched" not in bar.get_ylabel()
