@@ -10,8 +10,7 @@ import pyarrow
 from pyarrow import parquet
 
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
-from sae_sweep.report.cosine_figure import cosine_figure
-from sae_sweep.report.matrix_figure import matrix_figure
+from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
 from sae_sweep.report.style import save
 from sae_sweep.store import write_atomic
 

@@ -5,8 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_sweep.report.text_table import TextTable
-from sae_sweep.report.units import count, flop, gib, hours
+from sae_sweep.report.formatting import TextTable, count, flop, gib, hours
 
 _UNKNOWN = "not known"
 _WIDEST = 200

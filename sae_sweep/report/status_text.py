@@ -5,9 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_sweep.report.labels import short_labels
-from sae_sweep.report.text_table import TextTable
-from sae_sweep.report.units import count, span
+from sae_sweep.report.formatting import TextTable, count, short_labels, span
 
 _WIDEST = 200
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
-from sae_sweep.report.labels import short_labels, shorten
-from sae_sweep.report.text_table import TextTable
-from sae_sweep.report.units import count
+from sae_sweep.report.formatting import TextTable, count, short_labels, shorten
 
 _MOST_IN_MATRIX = 12
 _UNKNOWN = "-"

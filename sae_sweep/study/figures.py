@@ -15,8 +15,19 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from numpy import full, ma, nan
 
-from sae_sweep.report.heatmap import grid, hatch_key, hatched, ink_on, plain_cell
-from sae_sweep.report.style import FAINT, INK, MUTED, SERIES, new_figure, tidy
+from sae_sweep.report.style import (
+    FAINT,
+    INK,
+    MUTED,
+    SERIES,
+    cell_patch,
+    grid,
+    hatch_key,
+    hatched,
+    ink_on,
+    new_figure,
+    tidy,
+)
 from sae_sweep.study.cells import FIGURE13_LAYERS
 from sae_sweep.study.labels import BLOCKS, UNDERTRAINED, StudySetup, row_label, short
 from sae_sweep.study.published import published
@@ -252,7 +263,7 @@ def _draw_layer_cell(
     axes: Axes, row: int, column: int, result: CellResult, colours: Colormap, scale: Normalize
 ) -> None:
     if result.measured is None:
-        axes.add_patch(plain_cell(column, row, facecolor=FAINT))
+        axes.add_patch(cell_patch(column, row, facecolor=FAINT))
         return
     share = 100 * result.measured.ratio
     if result.undertrained:
@@ -272,7 +283,7 @@ def _layer_legend(figure: Figure, tables: StudyTables) -> None:
         )
         keys.append((hatch_key(), text))
     if any(result.measured is None for result in results):
-        keys.append((plain_cell(0, 0, facecolor=FAINT), "a run is missing"))
+        keys.append((cell_patch(0, 0, facecolor=FAINT), "a run is missing"))
     if keys:
         handles, texts = zip(*keys, strict=True)
         figure.legend(handles, texts, loc="outside lower center", ncols=2, fontsize=8, frameon=False)

@@ -128,7 +128,7 @@ def _measure(cell: Cell, finder: RunFinder, shares: Shares) -> CellResult:
 
 
 def _settings(results: Sequence[CellResult]) -> tuple[Setting, ...]:
-    """Settings by their mean, lowest first: it moves features most. Those without a measured cell come last."""
+    """Settings by their mean, lowest first: it moves features most; without a measured cell, last."""
     settings = [
         _setting(name, [result for result in results if result.cell.block in blocks])
         for name, blocks in SETTINGS.items()

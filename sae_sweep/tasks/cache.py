@@ -12,7 +12,7 @@ from sae_sweep.config import Config
 from sae_sweep.launch.inprocess import Models
 from sae_sweep.launch.streams import fill_cache
 from sae_sweep.plan.plan import Plan, PlannedRun
-from sae_sweep.report.text_table import TextTable
+from sae_sweep.report.formatting import TextTable
 from sae_sweep.store import cache_folder
 from sae_sweep.text import open_text
 
