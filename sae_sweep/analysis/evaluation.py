@@ -74,7 +74,7 @@ class Baselines(NamedTuple):
     ce_zero: float
     """Mean cross-entropy with the unmasked residuals set to 0."""
     ce_mean: float
-    """Mean cross-entropy with the unmasked residuals set to their mean over held-out tokens."""
+    """Mean cross-entropy with the unmasked residuals set to their mean."""
     residuals: Float[Tensor, "n seq d_model"] | None = None
     """Residuals of the untouched model; None at layer 0, above 1 GiB, and after they are freed."""
 

@@ -45,7 +45,7 @@ class KeySummary:
 
 @dataclass(frozen=True)
 class KeyContrast:
-    """How many more features match when one key differs than when another does."""
+    """Contrast of two keys: how many more features match when `key` differs than when `other` does."""
 
     key: str
     other: str

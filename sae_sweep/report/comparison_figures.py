@@ -1,4 +1,4 @@
-"""The figures of a comparison: the matching matrix, and the top-1 cosines by the key that differs."""
+"""Figures of a comparison: the matching matrix, and histograms of the top-1 cosines."""
 
 import math
 from typing import Any, cast
@@ -26,15 +26,15 @@ from sae_sweep.report.style import (
 )
 
 _MOST_WITH_TEXT = 30
-"""SAEs above which the cells are too small for numbers."""
+"""With more SAEs than this, the cells are too small for numbers."""
 _TILTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 
 
 def matrix_figure(comparison: Comparison) -> Figure:
-    """Rows are the SAEs whose features are counted, columns those in which they are looked for.
+    """Heat map of the share of the row's features that have a match in the column.
 
-    A narrow column on the right shows how much of each SAE is still its own initial dictionary; cells
-    with an SAE above the limit are hatched.
+    A narrow column on the right shows how many features of each SAE still match its own initial
+    dictionary; cells with an SAE above the limit are hatched.
     """
     count = len(comparison.names)
     labels = short_labels(comparison.names, comparison.keys)
@@ -83,7 +83,7 @@ def _draw_matrix(axes: Axes, comparison: Comparison, scale: Normalize) -> AxesIm
 
 
 def _draw_own_init(axes: Axes, comparison: Comparison, scale: Normalize) -> None:
-    """The match of each SAE to the dictionary it started from, on the same scale."""
+    """The match of each SAE to its own initial dictionary, on the same scale."""
     shares = 100 * np.array(comparison.init_matches)[:, None]
     image = axes.imshow(shares, cmap="viridis", norm=scale)
     for row, marked in enumerate(_undertrained(comparison)):
@@ -142,7 +142,7 @@ def _label_size(count: int) -> float:
 
 
 def cosine_figure(comparison: Comparison) -> Figure:
-    """One outline a group of pairs, in per cent of its features a bin of 0.02."""
+    """Histograms of the top-1 cosines, one outline per key, in per cent of its features per bin."""
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     colours = dict(zip((s.key for s in comparison.summaries if s.key != SEVERAL), SERIES * 9, strict=False))
@@ -175,7 +175,7 @@ def _line_label(summary: KeySummary) -> str:
 
 
 def _left_end(comparison: Comparison) -> float:
-    """A little left of the smallest cosine there is, and of the threshold: its label needs a place."""
+    """Lower end of the x axis, left of the smallest cosine and of the threshold, which has a label there."""
     filled = np.flatnonzero(np.array(comparison.histogram))
     smallest = min(COSINE_EDGES[filled[0]], comparison.threshold) if len(filled) else comparison.threshold
     return max(-1.0, smallest - 0.06)

@@ -5,7 +5,7 @@ from typing import Any
 
 _PREFIXES = ((10**24, "Y"), (10**21, "Z"), (10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"))
 _BARE = ("dataset", "architecture", "sparsity", "model", "numerics")
-"""Keys whose values speak for themselves."""
+"""Keys whose values are clear without the key."""
 _FORMATS = {"layer": "L{}", "dictionary": "x{}", "k": "k{}", "seed": "seed {}"}
 _GAP = "  "
 _NARROWEST = 8
@@ -15,28 +15,28 @@ def count(number: int) -> str:
     """`100_000_000` -> `100M`."""
     for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
         if number >= size:
-            return f"{_three(number / size)}{unit}"
+            return f"{_rounded(number / size)}{unit}"
     return str(number)
 
 
 def flop(number: float) -> str:
     """Floating-point operations: `4.66e19` -> `46.6 EFLOP`."""
     size, prefix = next(((size, prefix) for size, prefix in _PREFIXES if number >= size), (10**6, "M"))
-    return f"{_three(number / size)} {prefix}FLOP"
+    return f"{_rounded(number / size)} {prefix}FLOP"
 
 
 def gib(number: int) -> str:
     """Bytes: `2**31` -> `2 GiB`."""
-    return f"{_three(number / 2**30)} GiB"
+    return f"{_rounded(number / 2**30)} GiB"
 
 
-def _three(number: float) -> str:
-    """Three significant digits, and all before the point."""
+def _rounded(number: float) -> str:
+    """Three significant digits, and all digits before the decimal point."""
     return f"{number:,.0f}" if number >= 99.95 else f"{number:.3g}"
 
 
 def span(seconds: float) -> str:
-    """A length of time in its most fitting unit: `3 min`, `2.5 h`."""
+    """Duration in a fitting unit: `3 min`, `2.5 h`."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size or (unit != "d" and seconds >= size):
             return f"{round(seconds / size, unit != 'min'):g} {unit}"
@@ -44,17 +44,17 @@ def span(seconds: float) -> str:
 
 
 def hours(number: float) -> str:
-    """Hours, or minutes where it is less than one."""
+    """Duration in hours, or in a smaller unit below one hour."""
     return f"{number:,.1f} hours" if number >= 1 else span(3600 * number)
 
 
 def short_labels(names: Sequence[str], keys: Sequence[Mapping[str, Any]] | None = None) -> list[str]:
-    """One label a run, all different.
+    """One label per run, all different.
 
     Args:
         names: run names, all different.
-        keys: swept keys of each run; the labels are made of those that vary, where that tells all apart.
-            Otherwise they are the names without the parts that all of them share.
+        keys: swept keys of each run. Labels are made of the keys that vary, if that makes all of them
+            different, else of the parts of the names that not all names share.
     """
     if keys is not None:
         labels = _from_keys(keys)
@@ -65,7 +65,7 @@ def short_labels(names: Sequence[str], keys: Sequence[Mapping[str, Any]] | None 
 
 
 def shorten(text: str, width: int) -> str:
-    """`text` in at most `width` characters, cut in the middle: both ends of a run's name tell something."""
+    """`text` in at most `width` characters, cut in the middle, since both ends of a run's name matter."""
     if len(text) <= width:
         return text
     head = (width - 1) // 2
@@ -96,7 +96,7 @@ class TextTable:
     """A table whose columns are as wide as their longest cell."""
 
     def __init__(self, heads: Sequence[str], left: Collection[int] = ()) -> None:
-        """`left`: columns that are aligned to the left; the others are numbers."""
+        """`left`: columns that are aligned to the left; the others, numbers, to the right."""
         self._heads = list(heads)
         self._left = set(left)
         self._rows: list[list[str]] = []
@@ -105,7 +105,7 @@ class TextTable:
         self._rows.append(list(cells))
 
     def rename(self, names: Sequence[str]) -> None:
-        """Put other cells into the first column."""
+        """Replace the cells of the first column."""
         for row, name in zip(self._rows, names, strict=True):
             row[0] = name
 
@@ -116,7 +116,8 @@ class TextTable:
     def lines(self, width: int, drop: Sequence[int] = ()) -> list[str]:
         """Head, rule and rows, none longer than `width`.
 
-        Where they would be, the columns in `drop` go, one by one, then the first gives way, then line ends.
+        If they are too long, the columns in `drop` are left out one by one, then the first column is cut,
+        then the ends of lines.
         """
         kept = list(range(len(self._heads)))
         for column in drop:

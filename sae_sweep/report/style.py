@@ -1,4 +1,4 @@
-"""How all figures look, heat maps too, and how they get to disk."""
+"""Look of all figures and heat maps, and how they are saved."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sae_sweep.store import write_atomic
 
 INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#e4e4e4"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
-"""Okabe and Ito's colours, told apart by colour-blind readers too; grey is kept for `several`."""
+"""Okabe and Ito's colours, distinct for colour-blind readers too; grey is reserved for `several`."""
 _DPI = 200
 _HATCH = "////"
 
@@ -23,13 +23,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def tidy(axes: Axes) -> None:
-    """No box, quiet ticks."""
+    """Remove the box, shorten the ticks."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, colors=INK, length=3)
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, complete or not at all."""
+    """Write a PNG atomically."""
     write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, facecolor="white"))
     return path
 
@@ -40,19 +40,19 @@ def cell_patch(column: int, row: int, **style: object) -> Rectangle:
 
 
 def hatched(column: int, row: int, value: float, colours: Colormap, scale: Normalize) -> Rectangle:
-    """Hatches over a cell of this value."""
+    """Hatching over a cell of this value."""
     return cell_patch(
         column, row, fill=False, hatch=_HATCH, edgecolor=ink_on(value, colours, scale), alpha=0.35
     )
 
 
 def hatch_key() -> Patch:
-    """The same hatches for a legend."""
+    """Hatching for a legend."""
     return Patch(facecolor="white", edgecolor=MUTED, hatch=_HATCH, linewidth=0.5)
 
 
 def ink_on(value: float, colours: Colormap, scale: Normalize) -> str:
-    """White on dark cells, black on light ones (relative luminance of the cell)."""
+    """Text colour on a cell: white if it is dark, black if it is light (by relative luminance)."""
     red, green, blue, _ = colours(scale(value))
     return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK
 
