@@ -34,17 +34,17 @@ from sae_sweep.study.published import published
 from sae_sweep.study.tables import CellResult, Setting, StudyTables
 
 _COLOURS = {"owt": SERIES[0], "tinystories": SERIES[1], "": SERIES[2]}
-"""By column; "" are the cells that have a dataset on each side."""
+"""Colours per column; "" stands for cells that compare two datasets."""
 _SHIFT = {"owt": -0.17, "tinystories": 0.17, "": 0.0}
-"""Of the two datasets within a row, so that their intervals do not lie on each other."""
+"""Vertical shift of the two datasets within a row, so that their intervals do not overlap."""
 _LINE_IN = 0.235
 """Height of a row in inches."""
-_CHARACTERS_AN_INCH = 15
-"""At the size of the title."""
+_CHARACTERS_PER_INCH = 15
+"""Width of the title's text."""
 
 
 def table1_figure(tables: StudyTables, setup: StudySetup) -> Figure:
-    """One line a row of Table 1; the two datasets above each other, in their colours."""
+    """Table 1, one line per row; the two datasets above each other, in their colours."""
     lines = _lines(tables.table1)
     figure = new_figure(7.0, _LINE_IN * len(lines) + 1.5)
     axes = figure.subplots()
@@ -95,7 +95,7 @@ def _draw_cell(axes: Axes, y: float, result: CellResult) -> None:
 
 
 def table2_figure(tables: StudyTables, setup: StudySetup) -> Figure:
-    """In per cent of the small dictionary, so that models of another width can be compared."""
+    """Table 2 in per cent of the small dictionary, which can be compared between models of any width."""
     base = published().baseline.d_in
     rows = list(dict.fromkeys(row.row for row in tables.table2))
     figure = new_figure(7.0, 0.55 * len(rows) + 1.75)
@@ -127,7 +127,7 @@ def table2_figure(tables: StudyTables, setup: StudySetup) -> Figure:
 
 
 def figure1(tables: StudyTables, setup: StudySetup) -> Figure:
-    """Settings from the one that moves the features most, every cell a dot, the means as bars."""
+    """Figure 1: settings, the one that moves features most first; a dot per cell, a bar per mean."""
     settings = tables.settings
     figure = new_figure(7.0, 0.62 * len(settings) + 1.6)
     axes = figure.subplots()
@@ -215,7 +215,7 @@ def _legend(
 
 
 def figure13(tables: StudyTables, setup: StudySetup) -> Figure:
-    """Two triangles with one colour scale; cells without both runs are grey."""
+    """Figure 13: a triangle of layers per k, with one colour scale; cells without both runs are grey."""
     figure = new_figure(10.2, 5.3)
     panels = figure.subplots(1, len(tables.figure13))
     scale = _scale(result for results in tables.figure13.values() for result in results)
@@ -291,5 +291,5 @@ def _layer_legend(figure: Figure, tables: StudyTables) -> None:
 
 def _title(figure: Figure, title: str, setup: StudySetup) -> None:
     """The title, and below it the sweep in one sentence."""
-    width = int(_CHARACTERS_AN_INCH * figure.get_size_inches()[0])
+    width = int(_CHARACTERS_PER_INCH * figure.get_size_inches()[0])
     figure.suptitle(f"{title}\n{textwrap.fill(setup.sentence(), width)}", fontsize=9.5, color=INK)

@@ -26,12 +26,12 @@ Record = Mapping[str, Any]
 
 
 class StudyFiles(NamedTuple):
-    """Where the tables and figures of one kind of runs are. Every .csv has an .md beside it."""
+    """Files with the tables and figures of one kind of runs; every .csv has an .md beside it."""
 
     table1: Path
     table2: Path
     figure13: tuple[Path, ...]
-    """One for each k."""
+    """One per k."""
     table1_figure: Path
     table2_figure: Path
     figure13_figure: Path
@@ -71,7 +71,7 @@ def write_study_tables(
 
 
 def write_answers(folder: Path, answers: Sequence[Answer], tables: StudyTables) -> Path:
-    """Write `dataset_vs_seed.csv` and `.md`; returns the former. The limits stated are those of `tables`."""
+    """Write `dataset_vs_seed.csv` and `.md`; returns the .csv. The text states the limits of `tables`."""
     records = [answer_record(answer) for answer in answers]
     return _write(folder / "dataset_vs_seed.csv", records, answers_markdown(answers, tables))
 
@@ -91,7 +91,7 @@ def _write(path: Path, records: Sequence[Record], text: str) -> Path:
 
 
 def cell_record(result: CellResult) -> Record:
-    """A cell of Table 1 or of Figure 13; shares in per cent, what is not known is None."""
+    """Record of a cell of Table 1 or Figure 13; shares in per cent, None if unknown."""
     cell, measured, counted, sought_in = result.cell, result.measured, result.counted, result.sought_in
     return {
         "block": cell.block,
@@ -122,7 +122,7 @@ def cell_record(result: CellResult) -> Record:
 
 
 def table2_record(row: Table2Row) -> Record:
-    """A cell of Table 2, in features."""
+    """Record of a cell of Table 2, in features."""
     measured, large, small = row.measured, row.large, row.small
     return {
         "row": row.row,
@@ -153,7 +153,7 @@ def table2_record(row: Table2Row) -> Record:
 
 
 def answer_record(answer: Answer) -> Record:
-    """One way of asking whether the dataset or the seed moves more."""
+    """Record of one answer to whether the dataset or the seed moves more features."""
     return {
         "way": answer.way,
         "where": answer.where,
@@ -174,5 +174,5 @@ def answer_record(answer: Answer) -> Record:
 
 
 def percent(share: float | None) -> float | None:
-    """A share in per cent; None stays."""
+    """A share in per cent; None if unknown."""
     return None if share is None else 100 * share

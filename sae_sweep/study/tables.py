@@ -22,20 +22,20 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell, measured if both of its runs are there."""
+    """A cell, measured if the sweep has both of its runs."""
 
     cell: Cell
     counted: StudyRun | None
-    """The run whose features are counted; None if the sweep has none that fits."""
+    """The run whose features are counted; None if no run fits."""
     sought_in: StudyRun | None
     measured: Share | None
     """None if a run is missing."""
     undertrained: bool
     """Either run still matches its own initial dictionary above `matching.undertrained`."""
     footnotes: tuple[Footnote, ...]
-    """What is known to be wrong or unclear about the published value."""
+    """Footnotes about the published value."""
     differs: tuple[str, ...] = ()
-    """What differs between the two runs beside what the cell varies; the counted run's value first."""
+    """Differences between the two runs beyond what the cell varies; the counted run's value first."""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -73,26 +73,26 @@ class StudyTables:
     """In the study's order."""
     table2: tuple[Table2Row, ...]
     figure13: Mapping[int, tuple[CellResult, ...]]
-    """k -> a cell for every two layers."""
+    """k -> one cell for every two layers."""
     settings: tuple[Setting, ...]
-    """Figure 1: what moves the features most comes first."""
+    """Rows of Figure 1; the setting that moves features most comes first."""
     notes: tuple[str, ...]
-    """Where several runs could stand for an SAE of the study."""
+    """One line per SAE of the study that several runs fit."""
     threshold: float
     undertrained_above: float
 
     @property
     def cells(self) -> tuple[CellResult, ...]:
-        """Of Table 1 and Figure 13."""
+        """All cells of Table 1 and Figure 13."""
         return (*self.table1, *(result for k in self.figure13 for result in self.figure13[k]))
 
 
 def study_tables(runs: Sequence[StudyRun], shares: Shares | None = None) -> StudyTables:
-    """Fill every cell whose two runs are there; the others say which run is missing.
+    """Fill every cell for which the sweep has both runs; the others say which run is missing.
 
     Args:
-        runs: of one sweep. Where several fit, the first two that differ in nothing else stand in the cell.
-        shares: what matches them; keeps its results for further tables.
+        runs: runs of one sweep. If several fit a cell, the first two that differ in nothing else fill it.
+        shares: matches the runs, and keeps the results for further tables.
 
     Raises:
         SaeSweepError: if two runs of a cell cannot be compared (other widths, damaged weights).
@@ -113,7 +113,7 @@ def study_tables(runs: Sequence[StudyRun], shares: Shares | None = None) -> Stud
 
 
 def _measure(cell: Cell, finder: RunFinder, shares: Shares) -> CellResult:
-    """One cell."""
+    """Find the two runs of a cell and match them."""
     counted, sought_in, differs = finder.pair(cell.counted, cell.sought_in)
     there = [run for run in (counted, sought_in) if run is not None]
     return CellResult(

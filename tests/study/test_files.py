@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 
 import pytest
@@ -10,17 +9,13 @@ from sae_sweep.study.labels import StudySetup
 from sae_sweep.study.markdown import answers_markdown, table1_markdown
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import study_tables
+from tests.study.helpers import read_csv
 from tests.study.study_runs import all_runs
 
 PNG = b"\x89PNG"
 SETUP = StudySetup(
     "paper", "shared starts", ("gpt2-pico",), {"owt": "library_docs"}, 6.0, (1_000_000, 2_000_000)
 )
-
-
-def read_csv(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +75,7 @@ def test_markdown_carries_footnotes_choices_and_what_is_missing(files):
     line = next(line for line in text.splitlines() if "x4" in line and "71.37" in line)
     assert "71.37[^a]" in line
     assert "†" in line
-    assert "\n[^a]: 71.37 % stands" in text
+    assert "\n[^a]: 71.37 % is printed" in text
     assert "no run: topk x16 k=16, pile, layer 8, seed 49" in text
     assert "Published: SAE Dataset Sensitivity in Feature Matching" in text
     assert "Position Features, 2025-02-26.\n" in text
@@ -151,7 +146,7 @@ def test_answers_are_written(tmp_path, runs, tables):
     assert "-38.0" in text
     assert "missing: two runs that differ only in the dataset" in text
     assert "shared starts: 12 settings (dataset_vs_seed.csv names them)" in text
-    assert "left out for want of one kind of pair: 1" in text
+    assert "left out, with one kind of pair only: 1" in text
     assert stored[3]["settings"].startswith("topk x4 k=16, layer 8, 100,000 tokens; topk x4 k=32")
 
 
