@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.saes import init_seed, initial_decoder
 
 _CHUNK_ELEMENTS = 1 << 24
 """Cosines in memory at once: 64 MiB of float32."""
@@ -103,6 +104,15 @@ def match_to_init(
     from it, so this number stands beside every comparison.
     """
     return match(initial, decoder, threshold).ratio_b_in_a
+
+
+def match_to_own_start(
+    decoder: Float[Tensor, "d_sae d_in"], config: RunConfig, run_id: str, threshold: float
+) -> float:
+    """`match_to_init` for the dictionary that a run drew from its seed."""
+    d_sae, d_in = decoder.shape
+    start = initial_decoder(d_in, d_sae, init_seed(config, run_id))
+    return match_to_init(decoder.detach().cpu(), start, threshold)
 
 
 def unit_rows(rows: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:

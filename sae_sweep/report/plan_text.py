@@ -53,7 +53,7 @@ def _totals(document: Mapping[str, Any], width: int) -> str:
     cost = document["cost"]
     title = (
         f"{_counted(len(document['runs']), 'run')} in {_counted(cost['lm_passes'], 'LM pass', 'LM passes')} "
-        f"(sweep {document['sweep']}, launcher={document['launcher']})"
+        f"(sweep {document['sweep']}, fuse={str(document['fuse']).lower()})"
     )
     table = TextTable(["cost", "", ""], left={0, 1, 2})
     table.add(["LM tokens", f"about {count(cost['lm_tokens'])}", _solo(cost)])

@@ -1,5 +1,7 @@
 """The whole training step of one SAE, without any framework."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,7 +24,10 @@ class Learner:
     threshold's. What a preset does is in `modern.py` and `study.py`.
     """
 
-    def __init__(self, sae: SAE, config: Config, device: torch.device | str) -> None:
+    def __init__(
+        self, sae: SAE, config: Config, device: torch.device | str, cache: Path | None = None
+    ) -> None:
+        """`cache`: folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder."""
         self.sae = sae.to(device)
         self.steps = 0
         """Steps done."""
@@ -32,7 +37,7 @@ class Learner:
         self._device = torch.device(device)
         self._kernels = None  # they compute in float32
         if sae.W_dec.dtype is torch.float32:
-            self._kernels = choose_kernels(config.backend, self._device, cache_folder(config.paths.cache))
+            self._kernels = choose_kernels(config.backend, self._device, cache or cache_folder(None))
         self._objective = build_objective(self.sae, config, self._kernels).to(device)
         self._optimizer = Optimizer(
             {name: p for name, p in self._objective.named_parameters() if p.requires_grad},

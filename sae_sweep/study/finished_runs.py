@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_sweep.analysis import match_to_init
-from sae_sweep.config import Config, SaeSweepError, StudyConfig, config_from_dict, flatten
+from sae_sweep.analysis.matching import match_to_own_start
+from sae_sweep.config import RunConfig, SaeSweepError, config_from_plain, flatten, run_from_dict
 from sae_sweep.report import read_densities
-from sae_sweep.saes import init_seed, initial_decoder, load_sae
-from sae_sweep.store import RunFolder, SweepFolder, read_json, read_plan
-from sae_sweep.store.status import state
+from sae_sweep.saes import load_sae
+from sae_sweep.store import RunFolder, SweepFolder, read_json, read_plan, state
+from sae_sweep.study.config import StudyConfig
 from sae_sweep.study.runs import StudyRun
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class FinishedRuns:
 
     runs: tuple[StudyRun, ...]
     """In the order of the plan."""
-    config: Config
+    config: RunConfig
     """Config of the first run of the plan."""
     study: StudyConfig
     """How the sweep stands in for the study."""
@@ -59,11 +59,12 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
     Raises:
         SaeSweepError: if the plan is damaged.
     """
-    planned = read_plan(folder)["runs"]
-    command = command or StudyConfig()
+    plan = read_plan(folder)
+    planned = plan["runs"]
+    study = merged(_kept(folder, plan), command or StudyConfig())
     runs, widths, damaged = [], [], []
     starts: set[bool] = set()
-    first: Config | None = None
+    first: RunConfig | None = None
     decoder = _decoder_reader()
     for entry in planned:
         try:
@@ -71,10 +72,7 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
             first = first or config
             starts.add(config.init.shared)
             if state(folder.run(entry["name"])) == "done":
-                study = merged(config.study, command)
-                run = _study_run(entry["name"], folder.run(entry["name"]), config, study, decoder)
-                if config.matching.threshold != threshold:
-                    run = _with_init_match(run, config, entry["id"], threshold)
+                run = _study_run(entry, folder.run(entry["name"]), config, study, decoder, threshold)
                 runs.append(run)
                 widths.append(run.decoder().shape[1])
         except SaeSweepError as error:
@@ -86,7 +84,7 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
     return FinishedRuns(
         runs=comparable,
         config=first,
-        study=merged(first.study, command),
+        study=study,
         planned=len(planned),
         damaged=tuple(damaged),
         both_starts=len(starts) > 1,
@@ -94,21 +92,23 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
     )
 
 
-def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> Config:
+def _kept(folder: SweepFolder, plan: Mapping[str, Any]) -> StudyConfig:
+    """The study keys of the command that planned the sweep."""
     try:
-        return config_from_dict(entry["config"])
+        return config_from_plain(StudyConfig, plan.get("study", {}))
+    except (AttributeError, TypeError) as error:
+        raise SaeSweepError(f"{folder.plan}: its study keys cannot be read ({error!r})") from error
+
+
+def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> RunConfig:
+    try:
+        return run_from_dict(entry["config"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SaeSweepError(f"{folder.plan}: its config cannot be read ({error!r})") from error
 
 
-def _with_init_match(run: StudyRun, config: Config, run_id: str, threshold: float) -> StudyRun:
-    rows = run.decoder()
-    start = initial_decoder(rows.shape[1], rows.shape[0], init_seed(config, run_id))
-    return dataclasses.replace(run, init_match=match_to_init(rows, start, threshold))
-
-
 def _comparable(
-    runs: Sequence[StudyRun], widths: Sequence[int], first: Config
+    runs: Sequence[StudyRun], widths: Sequence[int], first: RunConfig
 ) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
     """The runs of the first run's model and width, and one line per other run."""
     kept: list[StudyRun] = []
@@ -149,7 +149,12 @@ def _decoder_reader() -> Callable[[RunFolder], Tensor]:
 
 
 def _study_run(
-    name: str, folder: RunFolder, config: Config, study: StudyConfig, decoder: Callable[[RunFolder], Tensor]
+    entry: Mapping[str, Any],
+    folder: RunFolder,
+    config: RunConfig,
+    study: StudyConfig,
+    decoder: Callable[[RunFolder], Tensor],
+    threshold: float,
 ) -> StudyRun:
     metrics = read_json(folder.metrics)
     rows, densities = decoder(folder), read_densities(folder.features)
@@ -159,8 +164,11 @@ def _study_run(
         raise SaeSweepError(f"{folder.features}: {len(densities)} densities for {len(rows)} features")
     architecture = config.architecture
     coefficient = getattr(architecture, "l0_coefficient", None)
+    init_match = _number(metrics, "init_match", folder)
+    if metrics.get("init_match_threshold") != threshold:
+        init_match = match_to_own_start(rows, config, entry["id"], threshold)
     return StudyRun(
-        name=name,
+        name=entry["name"],
         architecture=architecture.kind,
         dictionary=config.dictionary,
         k=getattr(architecture, "k", None),
@@ -170,7 +178,7 @@ def _study_run(
         seed=config.seed,
         init_shared=config.init.shared,
         tokens=config.tokens,
-        init_match=_number(metrics, "init_match", folder),
+        init_match=init_match,
         decoder=functools.partial(decoder, folder),
         densities=lambda: densities,
         rest=_rest(config),
@@ -198,6 +206,6 @@ def _number_or_none(metrics: Any, key: str, folder: RunFolder) -> float | None:
     return None if value is None else float(value)
 
 
-def _rest(config: Config) -> dict[str, Any]:
+def _rest(config: RunConfig) -> dict[str, Any]:
     """All other keys that determine the weights."""
     return {key: value for key, value in flatten(config.identity()).items() if key not in _FACTS}
