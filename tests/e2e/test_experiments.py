@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sae_sweep.cli.schema import conf_folder
-from sae_sweep.plan.plan import Plan
+from sae_sweep.plan import Plan
 from tests.conftest import Cli
 
 NAMES = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
@@ -20,7 +20,7 @@ def test_every_experiment_composes_and_names_its_sweep(
 ) -> None:
     plan = experiment_plan(name)
     assert len(plan.runs) > 1
-    assert plan.sweep == plan.config.experiment == name
+    assert plan.sweep == plan.command.experiment == name
     assert (conf_folder() / "experiment" / f"{name}.yaml").read_text().splitlines()[1] == (
         f"# python -m sae_sweep experiment={name}"
     )

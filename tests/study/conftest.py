@@ -36,7 +36,7 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., Config]:
-    """Makes the config of a `task=report` command."""
+    """What `task=report` is typed with."""
 
     def compose(**changes: Any) -> Config:
         paths = PathsConfig(output=str(tmp_path / "multirun"))

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.plan.plan import Plan, PlannedRun
+from sae_sweep.plan import Plan
+from sae_sweep.store import PlannedRun
+from sae_sweep.study.config import StudyCommand
 from sae_sweep.study.published import RunFacts, published
 from tests.conftest import Cli
 
@@ -40,12 +42,11 @@ def test_the_paper_has_the_cells_of_the_studys_table(
 def facts(run: PlannedRun) -> RunFacts:
     """A run in the study's terms."""
     config = run.config
-    sparsity = config.l0_coefficient if config.architecture.kind == "jumprelu" else config.k
-    assert sparsity is not None
+    (key,) = config.architecture.uses
     return RunFacts(
         architecture=config.architecture.kind,
         dictionary=config.dictionary,
-        sparsity=sparsity,
+        sparsity=getattr(config.architecture, key),
         dataset=config.dataset.name,
         layer=config.layer,
         seed=config.seed,
@@ -77,17 +78,20 @@ def test_a_mini_experiment_has_the_cells_of_the_large_one(
     experiment_plan: Callable[[str], Plan], small: str, large: str
 ) -> None:
     mini, full = experiment_plan(small), experiment_plan(large)
-    assert mini.config.study.datasets == MINI
+    assert isinstance(mini.command, StudyCommand)
+    assert mini.command.study.datasets == MINI
     assert [run.grids for run in mini.runs] == [run.grids for run in full.runs]
     for run, twin in zip(mini.runs, full.runs, strict=True):
         config, original = run.config, twin.config
         assert config.dataset.name == MINI[original.dataset.name]
-        for key in ("dictionary", "k", "layer", "seed", "numerics"):
+        for key in ("dictionary", "layer", "seed", "numerics"):
             assert getattr(config, key) == getattr(original, key)
-        if original.l0_coefficient is not None:
-            assert config.l0_coefficient == pytest.approx(original.l0_coefficient * 768 / 128)
+        (key,) = original.architecture.uses
+        scale = 768 / 128 if key == "l0_coefficient" else 1
+        sparsity = scale * getattr(original.architecture, key)
+        assert getattr(config.architecture, key) == pytest.approx(sparsity)
         assert (config.model.label, config.batch) == ("gpt2-pico", 256)
-        assert config.tokens == mini.config.tokens < 1_000_000
+        assert config.tokens == mini.runs[0].config.tokens < 1_000_000
         assert (original.model.label, original.tokens, original.batch) == ("gpt2-small", 100_000_000, 4096)
 
 
@@ -101,8 +105,11 @@ def test_the_papers_are_the_studys_trainer_and_the_controlled_ones_are_not(
         plan = experiment_plan(name)
         assert {run.config.numerics for run in plan.runs} == {"modern"}
         assert sum(run.config.init.shared for run in plan.runs) == 24
-        assert {(run.config.data_seed, run.config.tokens) for run in plan.runs} == {(0, plan.config.tokens)}
-        assert plan.config.study.paper == paper
+        assert {(run.config.data_seed, run.config.tokens) for run in plan.runs} == {
+            (0, plan.runs[0].config.tokens)
+        }
+        assert isinstance(plan.command, StudyCommand)
+        assert plan.command.study.paper == paper
 
 
 def test_a_narrowed_paper_keeps_just_the_matching_cells(planned: Callable[..., Plan]) -> None:
