@@ -54,7 +54,7 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
         folder: the sweep's folder.
         threshold: threshold of the comparison; if a run was trained with another one, its match to its own
             start is computed again.
-        command: `study` keys of this command; the sweep's own hold where these are at their defaults.
+        command: `study` keys of this command; those at their defaults are read from the sweep.
 
     Raises:
         SaeSweepError: if the plan is damaged.
@@ -130,7 +130,7 @@ def _comparable(
 
 
 def merged(sweep: StudyConfig, command: StudyConfig) -> StudyConfig:
-    """What the command sets, else what the sweep has, key by key; the command cannot set a default back."""
+    """Keys of the command that are not at their defaults, and the sweep's for the others."""
     usual = dataclasses.asdict(StudyConfig())
     typed = {key: value for key, value in dataclasses.asdict(command).items() if value != usual[key]}
     if "datasets" in typed:

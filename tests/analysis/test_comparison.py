@@ -67,8 +67,8 @@ def cos(angle):
     return math.cos(math.radians(angle))
 
 
-def test_every_number_of_a_pair_by_hand():
-    """Matched are angles below 45.6 degrees: a's first two features with b's first and second."""
+def two_in_the_plane():
+    """Angles below 45.6 degrees match: first's 0 and 90 degrees with second's 20 and 100."""
     first = ComparisonEntry(
         "first",
         {"seed": 1, "dictionary": 4},
@@ -83,9 +83,12 @@ def test_every_number_of_a_pair_by_hand():
         init_match=0.03,
         densities=torch.tensor([0.1, 0.0]),
     )
-    comparison = compare([first, second], MatchingConfig(threshold=0.7, undertrained=0.035))
-    (row,) = comparison.rows
-    expected = {
+    return first, second
+
+
+def test_every_number_of_a_pair_by_hand():
+    (row,) = compare(two_in_the_plane(), MatchingConfig(threshold=0.7, undertrained=0.035)).rows
+    assert dataclasses.asdict(row) == {
         "a": "first",
         "b": "second",
         "varied": ("dictionary",),
@@ -110,10 +113,18 @@ def test_every_number_of_a_pair_by_hand():
         "init_match_b": 0.03,
         "undertrained": True,
     }
-    assert dataclasses.asdict(row) == expected
+
+
+def test_a_pair_is_undertrained_if_either_sae_is_above_the_limit():
+    first, second = two_in_the_plane()
     (swapped,) = compare([second, first], MatchingConfig(undertrained=0.035)).rows
     assert swapped.undertrained
     assert not compare([first, second], MatchingConfig(undertrained=0.04)).rows[0].undertrained
+
+
+def test_every_number_of_a_comparison_by_hand():
+    first, second = two_in_the_plane()
+    comparison = compare([first, second])
     assert (comparison.names, comparison.sizes) == (("first", "second"), (4, 2))
     assert comparison.init_matches == (0.04, 0.03)
     assert comparison.keys == (first.keys, second.keys)
