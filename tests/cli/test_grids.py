@@ -169,10 +169,10 @@ def test_a_grid_that_disagrees_with_common_is_named_with_both_values() -> None:
 
 
 def test_the_command_line_names_the_grid_and_exits_with_2(cli: Cli) -> None:
-    result = cli("grids=[{name: row 1, layer: [x]}]", "common={budget: equal}")
+    result = cli("grids=[{name: row 1, layer: [x]}]", "common={fuse: false}")
     assert result.code == 2
     assert result.err.splitlines() == [
-        "sae_sweep: common: budget cannot be swept: it belongs to the sweep as a whole",
+        "sae_sweep: common: fuse cannot be swept: it belongs to the sweep as a whole",
         "sae_sweep: row 1: layer=x: Value 'x' of type 'str' could not be converted to Integer",
     ]
 

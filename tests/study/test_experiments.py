@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from sae_sweep.cli.schema import conf_folder
 from sae_sweep.plan import Plan
 from sae_sweep.store import PlannedRun
 from sae_sweep.study.config import StudyCommand
 from sae_sweep.study.published import RunFacts, published
 from tests.conftest import Cli
+from tests.e2e.test_experiments import RUNS as OTHERS
 
 RUNS = {"paper": 73, "paper-mini": 73, "controlled": 48, "controlled-mini": 48}
 TABLE_3 = {"row 1": 18, "row 2": 18, "row 3": 1, "row 4": 1, "row 5": 24, "row 6": 3, "row 7": 6, "row 8": 3}
@@ -22,9 +24,21 @@ MINI = {
 }
 
 
+def test_every_shipped_experiment_is_tested_here_or_in_e2e() -> None:
+    shipped = {path.stem for path in (conf_folder() / "experiment").glob("*.yaml")}
+    assert shipped == {*RUNS, *OTHERS}
+
+
 @pytest.mark.parametrize("name", RUNS)
-def test_an_experiment_has_every_run_of_its_table(experiment_plan: Callable[[str], Plan], name: str) -> None:
-    assert len(experiment_plan(name).runs) == RUNS[name]
+def test_every_experiment_composes_and_names_its_sweep(
+    experiment_plan: Callable[[str], Plan], name: str
+) -> None:
+    plan = experiment_plan(name)
+    assert len(plan.runs) == RUNS[name]
+    assert plan.sweep == plan.command.experiment == name
+    assert (conf_folder() / "experiment" / f"{name}.yaml").read_text().splitlines()[1] == (
+        f"# python -m sae_sweep experiment={name}"
+    )
 
 
 @pytest.mark.parametrize("name", ["paper", "paper-mini"])
