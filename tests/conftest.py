@@ -11,7 +11,13 @@ from typing import NamedTuple
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from sae_sweep.plan.plan import Plan
+from sae_sweep.config import RunConfig
+from sae_sweep.plan import Plan, Request, make_plan
+
+
+def _by_name(config: RunConfig) -> dict[str, str]:
+    """Fingerprints without a look at text or weights."""
+    return {"corpus": config.dataset.name}
 
 
 class Result(NamedTuple):
@@ -71,17 +77,15 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def planned(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
     """Type a command whose plan is caught instead of carried out."""
-    import sae_sweep.__main__ as entry
+    from sae_sweep.tasks import train as task
 
     caught: list[Plan] = []
 
-    def execute(plan: Plan) -> int:
-        caught.append(plan)
+    def train(request: Request) -> int:
+        caught.append(make_plan(request, _by_name))
         return 0
 
-    monkeypatch.setattr(entry, "_execute", execute)
-    monkeypatch.setattr(entry, "_compare", lambda plan: None)
-    monkeypatch.setattr(entry, "_fingerprints", lambda config: {"corpus": config.dataset.name})
+    monkeypatch.setattr(task, "train", train)
 
     def call(*words: str) -> Plan:
         result = cli(*words)
@@ -98,24 +102,18 @@ def experiment_plan() -> Callable[[str], Plan]:
     from hydra.types import RunMode
 
     from sae_sweep.cli.compose import compose
-    from sae_sweep.cli.plugins import register_plugins
     from sae_sweep.cli.schema import conf_folder, register_schemas
-    from sae_sweep.plan.plan import make_plan
+    from sae_sweep.cli.sweeper import register_sweeper
 
     @functools.cache
     def plan(name: str) -> Plan:
         register_schemas()
-        register_plugins()
+        register_sweeper()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             words = [f"experiment={name}"]
-            runs = compose(words, loader.load_configuration("config", words, RunMode.MULTIRUN), loader)
-        return make_plan(
-            [run.config for run in runs],
-            [run.reference for run in runs],
-            lambda config: {"corpus": config.dataset.name},
-            [run.grids for run in runs],
-        )
+            request = compose(words, loader.load_configuration("config", words, RunMode.MULTIRUN), loader)
+        return make_plan(request, _by_name)
 
     return plan

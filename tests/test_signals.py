@@ -21,22 +21,25 @@ def test_a_signal_stops_at_once(signum: signal.Signals) -> None:
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_a_deferred_signal_is_noted_until_it_is_obeyed(signum: signal.Signals) -> None:
     before = signal.getsignal(signum)
-    with pytest.raises(Interrupted, match=signum.name), stop_signals() as stop, stop.deferred():
+    with stop_signals() as stop:
+        deferred = stop.deferred()
+        deferred.__enter__()
         stop.obey()
         signal.raise_signal(signum)
         signal.raise_signal(signum)  # the same key press, from a parent process
         assert stop.signum == signum
-        stop.obey()
+        with pytest.raises(Interrupted, match=signum.name):
+            stop.obey()
     assert signal.getsignal(signum) is before
 
 
 def test_the_end_of_the_block_obeys_what_was_deferred() -> None:
-    ended = False
-    with stop_signals() as stop, pytest.raises(Interrupted):
-        with stop.deferred():
-            signal.raise_signal(signal.SIGTERM)
-            ended = True
-    assert ended
+    with stop_signals() as stop:
+        deferred = stop.deferred()
+        deferred.__enter__()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            deferred.__exit__(None, None, None)
 
 
 def test_later_signals_do_not_cut_the_way_out() -> None:
@@ -48,7 +51,8 @@ def test_later_signals_do_not_cut_the_way_out() -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Interrupted), stop_signals() as stop, stop.deferred():
+    with stop_signals() as stop:
+        stop.deferred().__enter__()
         signal.raise_signal(signal.SIGINT)
         later = time.monotonic() + 3
         monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -57,11 +61,14 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_broad_except_swallows_a_stop() -> None:
-    with pytest.raises(Interrupted), stop_signals():
+    def work() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         except Exception:
             pytest.fail("swallowed")
+
+    with stop_signals(), pytest.raises(Interrupted):
+        work()
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:

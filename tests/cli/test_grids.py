@@ -2,18 +2,17 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sae_sweep.cli import composer
 from sae_sweep.cli.diagnose import check
 from sae_sweep.cli.grids import Grid, read_grids, union
-from sae_sweep.cli.schema import conf_folder
 from sae_sweep.config import ConfigError
 from sae_sweep.plan.plan import Plan
 from tests.conftest import Cli
@@ -27,7 +26,7 @@ TWO_GRIDS = (
 
 def read(*grids: Mapping[str, Any], common: Mapping[str, Any] | None = None) -> list[Grid]:
     config = OmegaConf.create({"grids": list(grids), "common": common or {}, "layers": [1, 2]})
-    return read_grids(config, partial(check, conf=conf_folder()))
+    return read_grids(config, check)
 
 
 def points(*grids: Mapping[str, Any], **common: Any) -> list[dict[str, Any]]:
@@ -262,14 +261,16 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
     """The naive twin: every run's overrides given to Hydra, one composition a run."""
     loads = []
 
-    def counted(self: composer.Composer, overrides: Sequence[str]) -> Any:
+    def counted(self: ConfigLoaderImpl, config_name: str, overrides: list[str], run_mode: RunMode) -> Any:
         loads.append(overrides)
-        return load(self, overrides)
+        return load(self, config_name, overrides, run_mode)
 
-    load = composer.Composer.load
-    monkeypatch.setattr(composer.Composer, "load", counted)
+    load = ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     fused = planned(TWO_GRIDS, "batch=512", "sweep=mine")
-    assert len(loads) == 2 * 3  # a start and a reference for each of three combinations of choices
+    assert (
+        len(loads) == 1 + 2 * 3
+    )  # the command, and a start and a reference for each of three combinations of choices
     words = {
         "owt_topk_x4_k16": ["dataset=owt", "dictionary=4"],
         "tinystories_topk_x16_k32": ["dataset=tinystories", "k=32"],

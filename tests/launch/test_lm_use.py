@@ -29,19 +29,18 @@ def logged(plan: Plan, caplog: pytest.LogCaptureFixture) -> str:
     return caplog.text
 
 
-def test_a_run_is_charged_what_was_read_until_it_ended(
-    plan: Plan, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_is_charged_what_was_read_until_it_ended(plan: Plan, caplog: pytest.LogCaptureFixture) -> None:
     lm = Lm()
     use = LmUse(lm)  # type: ignore[arg-type]
     lm.read(100)
     end(plan.runs[0], use)
-    assert "LM: 1 pass, 100 tokens in 1.0 s, for 1 run; one by one: 1 pass, 100 tokens" in logged(plan, caplog)
+    assert "LM: 1 pass, 100 tokens in 1.0 s, for 1 run; one by one: 1 pass, 100 tokens" in logged(
+        plan, caplog
+    )
     lm.read(1050)
     end(plan.runs[1], use)
-    assert (
-        "LM: 1 pass, 1,150 tokens in 11.5 s, for 2 runs; one by one: 2 passes, 1,250 tokens"
-        in logged(plan, caplog)
+    assert "LM: 1 pass, 1,150 tokens in 11.5 s, for 2 runs; one by one: 2 passes, 1,250 tokens" in logged(
+        plan, caplog
     )
 
 
@@ -62,7 +61,9 @@ def test_a_run_is_charged_its_share_of_the_cache(plan: Plan, caplog: pytest.LogC
     use = LmUse(lm)  # type: ignore[arg-type]
     lm.read(100)
     long, short = plan.runs
-    short = dataclasses.replace(short, config=dataclasses.replace(short.config, tokens=long.config.tokens // 4))
+    short = dataclasses.replace(
+        short, config=dataclasses.replace(short.config, tokens=long.config.tokens // 4)
+    )
     use.filled(long.config.steps)
     end(long, use)
     end(short, use)

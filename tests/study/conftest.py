@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from sae_sweep.config import Config, PathsConfig, TrackingConfig
+from sae_sweep.config import PathsConfig, RunConfig, TopKConfig, TrackingConfig
+from sae_sweep.plan import Request, WantedRun
 from sae_sweep.study import files as study_files
+from sae_sweep.study.config import StudyCommand
 from tests.study.helpers import facts_of_table1, write_sweep
 
 
@@ -35,20 +37,13 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[..., Config]:
-    """What `task=report` is typed with."""
+def command(tmp_path: Path) -> Callable[..., Request]:
+    """The request that `task=report` is called with."""
 
-    def compose(**changes: Any) -> Config:
+    def compose(**changes: Any) -> Request:
         paths = PathsConfig(output=str(tmp_path / "multirun"))
-        return Config(
-            **{
-                "task": "report",
-                "sweep": "paper",
-                "paths": paths,
-                "tracking": TrackingConfig("none"),
-                "device": "cpu",
-                **changes,
-            }
-        )
+        keys = {"task": "report", "sweep": "paper", "paths": paths, "tracking": TrackingConfig("none")}
+        run = RunConfig(device="cpu", architecture=TopKConfig())
+        return Request(StudyCommand(**{**keys, **changes}), [WantedRun(run, run)])
 
     return compose
