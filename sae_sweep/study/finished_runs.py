@@ -1,4 +1,4 @@
-"""The finished runs of a sweep folder in the study's terms; what is damaged is named and left out."""
+"""Finished runs of a sweep folder in the study's terms; damaged ones are named and left out."""
 
 import dataclasses
 import functools
@@ -30,31 +30,31 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class FinishedRuns:
-    """What a sweep has to show."""
+    """Result of `finished_runs`."""
 
     runs: tuple[StudyRun, ...]
-    """In the order of its plan."""
+    """In the order of the plan."""
     config: RunConfig
-    """Of its first run."""
+    """Config of the first run of the plan."""
     study: StudyConfig
-    """How it stands for the study."""
+    """How the sweep stands in for the study."""
     planned: int
     damaged: tuple[str, ...]
     """Names of finished runs whose files cannot be read."""
     both_starts: bool
-    """Whether its plan, finished or not, has runs that share their starts and runs that have their own."""
+    """Whether the plan has both runs with shared starts and runs with own starts, finished or not."""
     left_out: tuple[str, ...]
-    """One line for each finished run that cannot be set beside the first: another model, another d_in."""
+    """One line per finished run that cannot be compared with the first: another model or d_in."""
 
 
 def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | None = None) -> FinishedRuns:
-    """Read every finished run once; weights are read again when they are needed.
+    """Read every finished run once; its weights are read again on demand.
 
     Args:
-        folder: of the sweep.
-        threshold: of the comparison; where a run was trained with another one, how far it has left its own
-            start is computed anew.
-        command: `study` keys of this command; the sweep's own hold where these are at their defaults.
+        folder: the sweep's folder.
+        threshold: threshold of the comparison; if a run was trained with another one, its match to its own
+            start is computed again.
+        command: `study` keys of this command; those at their defaults are read from the sweep.
 
     Raises:
         SaeSweepError: if the plan is damaged.
@@ -110,7 +110,7 @@ def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> RunConfig:
 def _comparable(
     runs: Sequence[StudyRun], widths: Sequence[int], first: RunConfig
 ) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
-    """The runs of the first run's model, and a line for each of the others."""
+    """The runs of the first run's model and width, and one line per other run."""
     kept: list[StudyRun] = []
     lines: list[str] = []
     width: int | None = None
@@ -130,7 +130,7 @@ def _comparable(
 
 
 def merged(sweep: StudyConfig, command: StudyConfig) -> StudyConfig:
-    """What the command sets, else what the sweep has, key by key; the command cannot set a default back."""
+    """Keys of the command that are not at their defaults, and the sweep's for the others."""
     usual = dataclasses.asdict(StudyConfig())
     typed = {key: value for key, value in dataclasses.asdict(command).items() if value != usual[key]}
     if "datasets" in typed:
@@ -139,7 +139,7 @@ def merged(sweep: StudyConfig, command: StudyConfig) -> StudyConfig:
 
 
 def _decoder_reader() -> Callable[[RunFolder], Tensor]:
-    """Reads `W_dec`, and keeps the latest ones."""
+    """A function that reads `W_dec` and caches the latest ones."""
 
     @functools.lru_cache(_DECODERS_IN_MEMORY)
     def read(folder: RunFolder) -> Tensor:
@@ -187,7 +187,7 @@ def _study_run(
 
 
 def _role(name: str, stand_ins: Mapping[str, str]) -> str:
-    """The study's dataset that a dataset is read in place of; its own name if it is none's."""
+    """The study's dataset that this one stands in for, else its own name."""
     return next((role for role, text in stand_ins.items() if text == name), name)
 
 
@@ -199,7 +199,7 @@ def _number(metrics: Any, key: str, folder: RunFolder) -> float:
 
 
 def _number_or_none(metrics: Any, key: str, folder: RunFolder) -> float | None:
-    """None where the file has null: the number is not defined."""
+    """A metric; None if the file has null: the number is undefined."""
     value = metrics.get(key) if isinstance(metrics, dict) else None
     if value is not None and not isinstance(value, int | float):
         raise SaeSweepError(f"{folder.metrics}: {key} is no number; train the run again")
@@ -207,5 +207,5 @@ def _number_or_none(metrics: Any, key: str, folder: RunFolder) -> float | None:
 
 
 def _rest(config: RunConfig) -> dict[str, Any]:
-    """Whatever else moves the weights."""
+    """All other keys that determine the weights."""
     return {key: value for key, value in flatten(config.identity()).items() if key not in _FACTS}

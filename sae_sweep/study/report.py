@@ -12,19 +12,18 @@ from sae_sweep.plan import Request
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
 from sae_sweep.study.answers import OWN_STARTS, SHARED_STARTS, Answer, dataset_or_seed
 from sae_sweep.study.config import StudyCommand
-from sae_sweep.study.files import StudyFiles, write_answers, write_study_tables
+from sae_sweep.study.files import StudyFiles, cell_record, write_answers, write_study_tables
 from sae_sweep.study.finished_runs import FinishedRuns, finished_runs
+from sae_sweep.study.labels import StudySetup
 from sae_sweep.study.markdown import answers_markdown, table1_markdown, table2_markdown
-from sae_sweep.study.records import cell_record
 from sae_sweep.study.runs import StudyRun
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import StudyTables, study_tables
-from sae_sweep.study.words import StudySetup
 from sae_sweep.tracking import open_comparison_sink
 
 log = logging.getLogger(__name__)
 
-_SAY_EVERY = 20
+_LOG_EVERY = 20
 """Pairs between two lines of progress."""
 _FOLDERS = {SHARED_STARTS: "shared", OWN_STARTS: "own"}
 
@@ -68,14 +67,14 @@ class _Part:
 
 def _shares(command: CommandConfig, device: str) -> Shares:
     def progress(pairs: int) -> None:
-        if pairs % _SAY_EVERY == 0:
+        if pairs % _LOG_EVERY == 0:
             log.info("%d pairs of SAEs matched", pairs)
 
     return Shares(command.matching, device=pick_device(device), progress=progress)
 
 
 def _by_starts(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
-    """Runs that share their starts, and runs that have their own: each kind has tables of its own."""
+    """Runs with shared starts and runs with own starts, which get separate tables."""
     kinds: dict[str, list[StudyRun]] = {}
     for run in sorted(runs, key=lambda run: not run.init_shared):
         kinds.setdefault(SHARED_STARTS if run.init_shared else OWN_STARTS, []).append(run)
@@ -105,7 +104,7 @@ def _write_part(
 def _answers(
     folder: SweepFolder, command: CommandConfig, found: FinishedRuns, shares: Shares, paper_shares: Shares
 ) -> tuple[Answer, ...]:
-    """Answers with the paper-style rows of the sibling sweep that `study.paper` names, if it is there."""
+    """Answers for this sweep, and for the sweep that `study.paper` names if there is one."""
     name = found.study.paper
     sibling = SweepFolder(folder.root.parent / name)
     return dataset_or_seed(
@@ -119,20 +118,20 @@ def _answers(
 
 
 def _paper_runs(paper: SweepFolder, threshold: float) -> tuple[StudyRun, ...]:
-    """Its finished runs; none if there is no such sweep, or its plan is damaged."""
+    """Finished runs of the paper's sweep; none if there is no such sweep, or its plan is damaged."""
     if not paper.plan.exists():
         return ()
     try:
         return finished_runs(paper, threshold).runs
     except SaeSweepError as error:
-        log.warning("%s is not set beside: %s", paper.root, error)
+        log.warning("%s is left out of the answers: %s", paper.root, error)
         return ()
 
 
 def _summary(
     folder: SweepFolder, found: FinishedRuns, parts: Sequence[_Part], answers: Sequence[Answer]
 ) -> str:
-    """What ends up on standard output."""
+    """Text for standard output."""
     texts = [
         text
         for part in parts
@@ -146,7 +145,7 @@ def _summary(
 
 
 def _weakest(runs: Sequence[StudyRun]) -> list[str]:
-    """The run that explains least: a comparison is worth no more than its weaker SAE."""
+    """Lowest explained variance: a comparison is worth no more than its weaker SAE."""
     known = [(run.explained_variance, run) for run in runs if run.explained_variance is not None]
     lines = []
     if known:

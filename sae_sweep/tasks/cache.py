@@ -12,7 +12,7 @@ from sae_sweep.config import CommandConfig
 from sae_sweep.launch.group import Models
 from sae_sweep.launch.streams import fill_cache
 from sae_sweep.plan import Request, make_plan
-from sae_sweep.report.text_table import TextTable
+from sae_sweep.report.formatting import TextTable
 from sae_sweep.signals import stop_signals
 from sae_sweep.store import PlannedRun, cache_folder
 from sae_sweep.text import open_text

@@ -14,8 +14,7 @@ from omegaconf import OmegaConf
 from sae_sweep.cli.diagnose import check
 from sae_sweep.cli.grids import Grid, read_grids, union
 from sae_sweep.config import ConfigError
-from sae_sweep.plan.plan import Plan, PlannedRun
-from sae_sweep.study.published import RunFacts, published
+from sae_sweep.plan.plan import Plan
 from tests.conftest import Cli
 
 TWO_GRIDS = (
@@ -169,10 +168,10 @@ def test_a_grid_that_disagrees_with_common_is_named_with_both_values() -> None:
 
 
 def test_the_command_line_names_the_grid_and_exits_with_2(cli: Cli) -> None:
-    result = cli("grids=[{name: row 1, layer: [x]}]", "common={budget: equal}")
+    result = cli("grids=[{name: row 1, layer: [x]}]", "common={fuse: false}")
     assert result.code == 2
     assert result.err.splitlines() == [
-        "sae_sweep: common: budget cannot be swept: it belongs to the sweep as a whole",
+        "sae_sweep: common: fuse cannot be swept: it belongs to the sweep as a whole",
         "sae_sweep: row 1: layer=x: Value 'x' of type 'str' could not be converted to Integer",
     ]
 
@@ -284,52 +283,3 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
         (alone,) = planned(*typed, "batch=512", "sweep=mine").runs
         assert by_name[alone.name].config == alone.config
         assert by_name[alone.name].run_id == alone.run_id
-
-
-TABLE_3 = {"row 1": 18, "row 2": 18, "row 3": 1, "row 4": 1, "row 5": 24, "row 6": 3, "row 7": 6, "row 8": 3}
-
-
-@pytest.mark.parametrize("name", ["paper", "paper-mini"])
-def test_the_paper_has_the_cells_of_the_studys_table(
-    experiment_plan: Callable[[str], Plan], name: str
-) -> None:
-    runs = experiment_plan(name).runs
-    counts = {row: sum(f"Table 3 {row}" in run.grids for run in runs) for row in TABLE_3}
-    assert counts == TABLE_3
-    assert sum(counts.values()) == 74
-    assert sum(run.grids != ("Table 1 (inferred)",) for run in runs) == 72
-    assert len(runs) == 73
-
-
-def facts(run: PlannedRun) -> RunFacts:
-    """A run in the study's terms."""
-    config = run.config
-    (key,) = config.architecture.uses
-    return RunFacts(
-        architecture=config.architecture.kind,
-        dictionary=config.dictionary,
-        sparsity=getattr(config.architecture, key),
-        dataset=config.dataset.name,
-        layer=config.layer,
-        seed=config.seed,
-    )
-
-
-def test_the_papers_runs_are_the_saes_of_the_study_row_by_row(
-    experiment_plan: Callable[[str], Plan],
-) -> None:
-    plan, study = experiment_plan("paper"), published()
-    listed = dict(zip(TABLE_3, study.table3, strict=True)) | {"inferred": study.inferred}
-    for row, saes in listed.items():
-        grid = "Table 1 (inferred)" if row == "inferred" else f"Table 3 {row}"
-        of_grid = [facts(run) for run in plan.runs if grid in run.grids]
-        assert len(of_grid) == len(set(saes))
-        assert set(of_grid) == set(saes)
-    assert {facts(run) for run in plan.runs} == set(study.saes)
-    assert len(study.saes) == len(plan.runs) == 72 + 1
-
-
-def test_the_paper_reads_each_text_once(experiment_plan: Callable[[str], Plan]) -> None:
-    groups = experiment_plan("paper").groups()
-    texts = [{run.config.dataset.name for run in group} for group in groups]
-    assert sorted(texts, key=min) == [{"owt"}, {"pile"}, {"redpajama"}, {"tinystories"}]

@@ -1,4 +1,4 @@
-"""A finished sweep, and `task=report` to be called on it."""
+"""A finished sweep, and the config of a `task=report` command about it."""
 
 import shutil
 from collections.abc import Callable
@@ -24,14 +24,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sweep(made: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may damage."""
+    """A copy of the finished sweep, which a test may damage."""
     return Path(shutil.copytree(made, tmp_path / "multirun" / "paper"))
 
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing is most of the time, and other tests look at the figures."""
-    for name in ("table1_figure", "table2_figure", "layer_figure", "figure1"):
+    """Skip drawing, which takes most of the time; other tests check the figures."""
+    for name in ("table1_figure", "table2_figure", "figure13", "figure1"):
         monkeypatch.setattr(study_files, name, lambda *_: None)
     monkeypatch.setattr(study_files, "save", lambda _, path: path)
 

@@ -1,4 +1,4 @@
-"""Sweep folders that are made by hand, on the study's grid, and what is read back from them."""
+"""Hand-made sweep folders on the study's grid, and reading of their tables."""
 
 import csv
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`task=report` where runs, or the sweep, are damaged or not there."""
+"""`task=report` if runs, or the sweep, are damaged or missing."""
 
 import json
 import logging

@@ -164,7 +164,7 @@ def test_several_runs_for_a_cell_are_said(
     plan["runs"].append({**first, "name": "longer", "config": {**first["config"], "tokens": 200_000}})
     write_json(sweep / "plan.json", plan)
     assert report(command()) == 0
-    assert f"{name} was taken, not longer" in caplog.text
+    assert f"{name} was chosen, not longer" in caplog.text
 
 
 def test_from_the_command_line_with_wandb(sweep: Path, cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""How settings, datasets and cells of the study are called in tables and figures."""
+"""Names of settings, datasets and cells in the study's tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,28 +28,28 @@ _SHORTENED = {"OpenWebText": "OWT"}
 
 @dataclass(frozen=True)
 class StudySetup:
-    """What a sweep put in the place of the study's model and data; stands above every table."""
+    """What a sweep used in place of the study's model and data; stands above every table."""
 
     sweep: str
     starts: str = ""
-    """Which runs of it: shared or own starts; empty where that needs no telling apart."""
+    """Which of its runs: `shared starts` or `own starts`; empty for all."""
     models: Sequence[str] = ()
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     """The study's dataset -> the one read in its place."""
     l0_scale: float = 1.0
-    """What the study's JumpReLU coefficients were multiplied with."""
+    """Factor on the study's JumpReLU coefficients."""
     tokens: Sequence[int] = ()
     """Budgets of the runs, in SAE inputs."""
     left_out: Sequence[str] = ()
-    """Finished runs that cannot be compared with the others, a line each."""
+    """One line per finished run that cannot be compared with the others."""
 
     def sentence(self) -> str:
-        """One paragraph."""
+        """All of it in one sentence."""
         parts = [f"Sweep {self.sweep}" + (f", {self.starts}" if self.starts else "")]
         if self.models:
             parts.append(f"model {', '.join(self.models)}")
         if self.tokens:
-            parts.append(f"{_range(self.tokens)} tokens a run")
+            parts.append(f"{_range(self.tokens)} tokens per run")
         if self.stand_ins:
             read = ", ".join(f"{name(role)} is {text}" for role, text in self.stand_ins.items())
             parts.append(f"in place of the study's text: {read}")
@@ -80,7 +80,7 @@ def row_label(cell: Cell) -> str:
 
 
 def short(label: str) -> str:
-    """The same with long names cut, for figures."""
+    """The label with long names shortened, for figures."""
     for long, cut in _SHORTENED.items():
         label = label.replace(long, cut)
     return label

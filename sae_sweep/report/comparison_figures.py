@@ -1,4 +1,4 @@
-"""The matching matrix: every SAE's features looked for in every other SAE."""
+"""Figures of a comparison: the matching matrix, and histograms of the top-1 cosines."""
 
 import math
 from typing import Any, cast
@@ -9,21 +9,32 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from sae_sweep.analysis import Comparison
-from sae_sweep.report.heatmap import grid, hatch_key, hatched, ink_on, plain_cell
-from sae_sweep.report.labels import short_labels
-from sae_sweep.report.style import FAINT, INK, MUTED, new_figure
+from sae_sweep.analysis import COSINE_EDGES, SEVERAL, Comparison, KeySummary
+from sae_sweep.report.formatting import short_labels
+from sae_sweep.report.style import (
+    FAINT,
+    INK,
+    MUTED,
+    SERIES,
+    cell_patch,
+    grid,
+    hatch_key,
+    hatched,
+    ink_on,
+    new_figure,
+    tidy,
+)
 
 _MOST_WITH_TEXT = 30
-"""SAEs above which the cells are too small for numbers."""
+"""With more SAEs than this, the cells are too small for numbers."""
 _TILTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 
 
 def matrix_figure(comparison: Comparison) -> Figure:
-    """Rows are the SAEs whose features are counted, columns those in which they are looked for.
+    """Heat map of the share of the row's features that have a match in the column.
 
-    A narrow column on the right shows how much of each SAE is still its own initial dictionary; cells
-    with an SAE above the limit are hatched.
+    A narrow column on the right shows how many features of each SAE still match its own initial
+    dictionary; cells with an SAE above the limit are hatched.
     """
     count = len(comparison.names)
     labels = short_labels(comparison.names, comparison.keys)
@@ -61,7 +72,7 @@ def _draw_matrix(axes: Axes, comparison: Comparison, scale: Normalize) -> AxesIm
     for row, column in np.ndindex(count, count):
         share = float(shares[row, column])
         if math.isnan(share):
-            axes.add_patch(plain_cell(column, row, facecolor=FAINT))
+            axes.add_patch(cell_patch(column, row, facecolor=FAINT))
             continue
         if marked[row] or marked[column]:
             axes.add_patch(hatched(column, row, share, image.cmap, scale))
@@ -72,7 +83,7 @@ def _draw_matrix(axes: Axes, comparison: Comparison, scale: Normalize) -> AxesIm
 
 
 def _draw_own_init(axes: Axes, comparison: Comparison, scale: Normalize) -> None:
-    """The match of each SAE to the dictionary it started from, on the same scale."""
+    """The match of each SAE to its own initial dictionary, on the same scale."""
     shares = 100 * np.array(comparison.init_matches)[:, None]
     image = axes.imshow(shares, cmap="viridis", norm=scale)
     for row, marked in enumerate(_undertrained(comparison)):
@@ -128,3 +139,43 @@ def _write(
 
 def _label_size(count: int) -> float:
     return 8.5 if count <= 12 else 7 if count <= 20 else 5.5 if count <= 40 else 4
+
+
+def cosine_figure(comparison: Comparison) -> Figure:
+    """Histograms of the top-1 cosines, one outline per key, in per cent of its features per bin."""
+    figure = new_figure(6.4, 3.6)
+    axes = figure.subplots()
+    colours = dict(zip((s.key for s in comparison.summaries if s.key != SEVERAL), SERIES * 9, strict=False))
+    for summary in comparison.summaries:
+        counts = np.array(summary.histogram)
+        axes.stairs(
+            100 * counts / max(1, counts.sum()), COSINE_EDGES, linewidth=1.5,
+            color=colours.get(summary.key, "#9a9a9a"), label=_line_label(summary),
+        )  # fmt: skip
+    axes.axvline(comparison.threshold, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.annotate(
+        f" matched: > {comparison.threshold:g}", (comparison.threshold, 1), 
+        xycoords=("data", "axes fraction"), fontsize=8, color=MUTED, va="top",
+    )  # fmt: skip
+    axes.set_xlim(_left_end(comparison), 1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("best decoder cosine of a feature in the other SAE", fontsize=9, color=INK)
+    axes.set_ylabel("features (%) per 0.02", fontsize=9, color=INK)
+    axes.set_title("Where the features of one SAE have their nearest in another", fontsize=11, color=INK)
+    if comparison.summaries:
+        figure.legend(loc="outside lower center", ncols=1, fontsize=8, frameon=False)
+    tidy(axes)
+    return figure
+
+
+def _line_label(summary: KeySummary) -> str:
+    what = "more than one key differs" if summary.key == SEVERAL else f"only {summary.key} differs"
+    pairs = "1 pair" if summary.pairs == 1 else f"{summary.pairs} pairs"
+    return f"{what} ({pairs}): {summary.ratio:.1%} matched [{summary.low:.1%}, {summary.high:.1%}]"
+
+
+def _left_end(comparison: Comparison) -> float:
+    """Lower end of the x axis, left of the smallest cosine and of the threshold, which has a label there."""
+    filled = np.flatnonzero(np.array(comparison.histogram))
+    smallest = min(COSINE_EDGES[filled[0]], comparison.threshold) if len(filled) else comparison.threshold
+    return max(-1.0, smallest - 0.06)

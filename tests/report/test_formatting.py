@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.report.labels import short_labels, shorten
-from sae_sweep.report.text_table import TextTable
+from sae_sweep.report.formatting import TextTable, count, flop, gib, hours, short_labels, shorten, span
 
 words = st.text("abcdefgh_ ", min_size=0, max_size=25)
 
@@ -76,3 +75,29 @@ def test_rows_must_fit_the_head():
     table.add(["only one"])
     with pytest.raises(ValueError, match="shorter"):
         table.lines(80)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (count(0), "0"),
+        (count(999), "999"),
+        (count(100_000_000), "100M"),
+        (count(999_936), "1,000k"),
+        (count(7_300_000_000), "7.3B"),
+        (flop(4.66e19), "46.6 EFLOP"),
+        (flop(0), "0 MFLOP"),
+        (gib(2**31), "2 GiB"),
+        (gib(1145 * 2**30), "1,145 GiB"),
+        (span(12.4), "12 s"),
+        (span(180), "3 min"),
+        (span(5400), "1.5 h"),
+        (span(7200), "2 h"),
+        (span(47 * 3600), "47 h"),
+        (span(3 * 86400), "3 d"),
+        (hours(9444.46), "9,444.5 hours"),
+        (hours(0.15), "9 min"),
+    ],
+)
+def test_units(shown: str, expected: str) -> None:
+    assert shown == expected
