@@ -8,11 +8,12 @@ from sae_sweep.store.atomic import (
     write_json,
     write_text,
 )
-from sae_sweep.store.locks import hold, hold_sweep, is_held
+from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
 from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
 from sae_sweep.store.plan_file import read_plan, read_status
 
 __all__ = [
+    "Lease",
     "RunFolder",
     "SweepFolder",
     "cache_folder",
@@ -21,6 +22,7 @@ __all__ = [
     "hold",
     "hold_sweep",
     "is_held",
+    "lock_folder",
     "read_json",
     "read_plan",
     "read_status",
