@@ -8,7 +8,7 @@ from sae_sweep.store.atomic import (
     write_json,
     write_text,
 )
-from sae_sweep.store.locks import hold, hold_sweep, is_held
+from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
 from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
 from sae_sweep.store.plan_file import PlannedRun, read_plan
 from sae_sweep.store.status import (
@@ -23,6 +23,7 @@ from sae_sweep.store.status import (
 )
 
 __all__ = [
+    "Lease",
     "PlannedRun",
     "RunFolder",
     "SweepFolder",
@@ -33,6 +34,7 @@ __all__ = [
     "hold",
     "hold_sweep",
     "is_held",
+    "lock_folder",
     "prepare",
     "provenance",
     "read_json",

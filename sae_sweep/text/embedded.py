@@ -7,7 +7,6 @@
 No text is in two corpora, nor on both sides of a held-out split: see `drop_repeats`.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -15,7 +14,6 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -24,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store import disk_error, write_folder_atomic
+from sae_sweep.store import lock_folder, write_folder_atomic
 from sae_sweep.text.sources import Document, document_pair, drop_repeats, topic_documents
 
 log = logging.getLogger(__name__)
@@ -56,6 +54,7 @@ ROOTS = (
     "pyarrow",
     "matplotlib",
     "safetensors",
+    "filelock",
     "gguf",
     "jaxtyping",
     "packaging",
@@ -208,24 +207,12 @@ def _cache_key(distributions: Iterable[metadata.Distribution]) -> str:
 
 def _build_once(distributions: Iterable[metadata.Distribution], folder: Path) -> None:
     """Build `folder` unless it is there; of several processes one builds, and the others wait for it."""
-    with _locked(folder.parent):
+    with lock_folder(folder.parent):
         if folder.is_dir():
             return
         log.info("building the embedded corpora (about a minute, once per installation) in %s", folder)
         corpora = build_corpora(installed_sources(distributions))
         write_folder_atomic(folder, lambda part: _write_corpora(corpora, part))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise disk_error(folder, error) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _write_corpora(corpora: Mapping[str, list[Document]], folder: Path) -> None:

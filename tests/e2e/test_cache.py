@@ -11,6 +11,7 @@ import torch
 
 from sae_sweep.activations import ActivationStream, LanguageModel
 from sae_sweep.saes import load_sae
+from sae_sweep.store import Lease
 from tests.conftest import Cli
 from tests.e2e.test_process import start
 from tests.e2e.test_sweep import run_folders, status
@@ -168,7 +169,7 @@ def test_a_stopped_fill_goes_on_later(
     assert result.code == 143, result.err
     assert "launch the same command again to resume" in result.err
     assert [status(run)["state"] for run in run_folders(Path("multirun/s"))] == ["pending"]
-    assert not (cached_folder(tmp_path) / "lock.json").exists()
+    assert not Lease(cached_folder(tmp_path)).marker.exists()
     kept = (cached_folder(tmp_path) / "shard-000000_layer-02.safetensors").stat().st_mtime_ns
     assert cli(*words, "activations=cache").code == 0
     assert (cached_folder(tmp_path) / "shard-000000_layer-02.safetensors").stat().st_mtime_ns == kept

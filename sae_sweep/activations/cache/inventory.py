@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sae_sweep.activations.cache.layout import CacheFolder, cache_root
-from sae_sweep.activations.cache.lock import holder, try_to_hold
 from sae_sweep.activations.cache.manifest import Manifest, Shard, load_manifest, save_manifest
 from sae_sweep.activations.cache.shards import DamagedShardError, check_part
 from sae_sweep.activations.cache.writer import remove_leftovers
 from sae_sweep.config import SaeSweepError
+from sae_sweep.store import Lease
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Found:
     @property
     def state(self) -> str:
         """In one word or a few."""
-        owner = holder(self.folder)
+        owner = Lease(self.folder.root).owner
         if owner is not None:
             return f"being filled by {owner}"
         if self.manifest is None:
@@ -86,8 +86,8 @@ def prune(found: Found) -> int | None:
     Returns:
         Bytes freed; None if another process writes into the folder, which is then left alone.
     """
-    with try_to_hold(found.folder) as lock:
-        if lock is None:
+    with Lease(found.folder.root).if_free() as held:
+        if not held:
             return None
         now = _look(found.folder)
         if now.manifest is None:
@@ -111,8 +111,8 @@ def remove(found: Found) -> int:
     Raises:
         SaeSweepError: if another process writes into it.
     """
-    with try_to_hold(found.folder) as lock:
-        if lock is None:
+    with Lease(found.folder.root).if_free() as held:
+        if not held:
             raise SaeSweepError(f"{found.folder.root} is {found.state}: wait for it, or stop it")
         shutil.rmtree(found.folder.root)
     return found.bytes

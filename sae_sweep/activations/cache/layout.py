@@ -29,16 +29,6 @@ class CacheFolder:
         return self.root / "manifest.json"
 
     @property
-    def lock(self) -> Path:
-        """There while a process writes."""
-        return self.root / "lock.json"
-
-    @property
-    def guard(self) -> Path:
-        """Locked by the system for the moment in which a lock file is looked at and replaced."""
-        return self.root.parent / ".guard"
-
-    @property
     def used(self) -> Path:
         """An empty file; its time is that of the last use."""
         return self.root / "used"

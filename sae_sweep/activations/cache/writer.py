@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder, dtype_name
-from sae_sweep.activations.cache.lock import Lock, holder, try_to_hold
 from sae_sweep.activations.cache.manifest import BadStep, Manifest, Shard, load_manifest, save_manifest
 from sae_sweep.activations.cache.shards import read_part, write_part
 from sae_sweep.activations.stream import ActivationStream, Buffer
 from sae_sweep.config import SaeSweepError
+from sae_sweep.store import Lease
 
 log = logging.getLogger(__name__)
 
@@ -55,40 +55,22 @@ def fill(
     Raises:
         SaeSweepError: if the disk is too small, the manifest cannot be used, or the stream fails.
     """
-    waiting = False
-    while True:
-        manifest = load_manifest(folder)
-        if manifest is not None and manifest.holds(wanted):
-            return
-        owner = holder(folder)
+    lease, waiting = Lease(folder.root), False
+    stream: ActivationStream | None = None
+    while (manifest := load_manifest(folder)) is None or not manifest.holds(wanted):
+        stream = stream or make_stream(sorted(wanted))
+        empty = Manifest(identity, d_in, dtype_name(stream.dtype), batch, following=stream.position())
+        owner = lease.owner
         if owner is None:
-            if _write(folder, identity, wanted, make_stream, d_in, batch):
-                return
+            _check_space(folder, manifest or empty, wanted, stream)
         elif not waiting:
             log.info("%s is being filled by %s: waiting", folder.root, owner)
             waiting = True
+        with lease.if_free() as held:
+            if held:
+                _Writer(folder, load_manifest(folder) or empty, wanted, make_stream, lease).run()
+                return
         time.sleep(POLL_S)
-
-
-def _write(
-    folder: CacheFolder,
-    identity: Mapping[str, Any],
-    wanted: Mapping[int, int],
-    make_stream: MakeStream,
-    d_in: int,
-    batch: int,
-) -> bool:
-    """Fill the folder; False if another process was faster to take its lock."""
-    stream = make_stream(sorted(wanted))
-    manifest = load_manifest(folder) or Manifest(
-        stream=identity, d_in=d_in, dtype=dtype_name(stream.dtype), batch=batch, following=stream.position()
-    )
-    _check_space(folder, manifest, wanted, stream)
-    with try_to_hold(folder) as lock:
-        if lock is None:
-            return False
-        _Writer(folder, load_manifest(folder) or manifest, wanted, make_stream, lock).run()
-    return True
 
 
 def _check_space(
@@ -123,7 +105,7 @@ def _existing(path: Path) -> Path:
 
 
 class _Writer:
-    """Holds the lock; the manifest in hand is the one on disk."""
+    """Holds the lease; the manifest in memory is the one on disk."""
 
     def __init__(
         self,
@@ -131,13 +113,13 @@ class _Writer:
         manifest: Manifest,
         wanted: Mapping[int, int],
         make_stream: MakeStream,
-        lock: Lock,
+        lease: Lease,
     ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._wanted = wanted
         self._make_stream = make_stream
-        self._lock = lock
+        self._lease = lease
         self._stream: tuple[list[int], ActivationStream] | None = None
         """The stream in hand, and its layers."""
 
@@ -240,7 +222,7 @@ class _Writer:
 
     def _commit(self, **changes: Any) -> None:
         """Make the changes known, now that all they speak of is on the disk."""
-        self._lock.check()
+        self._lease.check()
         self._manifest = dataclasses.replace(self._manifest, **changes)
         save_manifest(self._folder, self._manifest)
 
@@ -250,9 +232,9 @@ def _in_order(rows: Tensor, buffer: Buffer) -> Tensor:
 
 
 def remove_leftovers(folder: CacheFolder, manifest: Manifest) -> int:
-    """Delete what a writer that was killed has left; returns the bytes. Only for the owner of the lock."""
+    """Delete what a writer that was killed has left; returns the bytes. Only for the owner of the lease."""
     known = {record.file for shard in manifest.shards for record in shard.files.values()}
-    known |= {folder.manifest.name, folder.lock.name, folder.used.name}
+    known |= {folder.manifest.name, folder.used.name}
     freed = 0
     for file in folder.root.iterdir():
         if file.name not in known and file.is_file():

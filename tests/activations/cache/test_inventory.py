@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.activations.cache import CacheFolder, inventory, lock, prune, remove, verify
+from sae_sweep.activations.cache import CacheFolder, inventory, prune, remove, verify
 from sae_sweep.config import SaeSweepError
+from sae_sweep.store import Lease
 from tests.activations.cache.conftest import Bench, flip_byte
 from tests.activations.cache.test_reader import assert_same
 from tests.activations.test_stream import take
@@ -15,7 +16,7 @@ def test_a_stream_that_is_being_filled_is_left_alone(bench: Bench) -> None:
     bench.fill(1, steps=6)
     (found,) = inventory(bench.root)
     assert found.state == "complete"
-    with lock.try_to_hold(bench.folder):
+    with Lease(bench.folder.root).if_free():
         assert found.state.startswith("being filled by process")
         assert prune(found) is None
         with pytest.raises(SaeSweepError, match=r"is being filled by process .*: wait for it, or stop it"):

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import pytest
 
 from sae_sweep.activations import LanguageModel
-from sae_sweep.activations.cache import lock, writer
+from sae_sweep.activations.cache import writer
 from sae_sweep.activations.cache.layout import CacheFolder
 from sae_sweep.activations.cache.manifest import load_manifest
 from sae_sweep.config import SaeSweepError
+from sae_sweep.store import Lease, locks
 from tests.activations.cache.conftest import Bench
 from tests.activations.cache.test_reader import assert_same
 from tests.activations.test_stream import take
@@ -43,7 +44,7 @@ def test_the_manifest_tells_what_is_there(bench: Bench) -> None:
             assert (bench.folder.root / record["file"]).stat().st_size == record["bytes"]
         step += shard["steps"]
     assert step >= 20
-    assert not bench.folder.lock.exists()
+    assert not Lease(bench.folder.root).marker.exists()
 
 
 def test_what_is_there_is_not_computed_again(bench: Bench) -> None:
@@ -138,14 +139,17 @@ from pathlib import Path
 import torch
 from sae_sweep.activations import load_language_model
 from sae_sweep.config import ModelConfig
+from sae_sweep.store import locks
 from tests.activations.cache.conftest import Bench
+locks.HEARTBEAT_S, locks.DEAD_AFTER_S = map(float, sys.argv[3:])
 lm = load_language_model(ModelConfig(path=sys.argv[1], dtype="float32"), torch.device("cpu"))
 Bench(lm, Path(sys.argv[2])).fill(1, 2, steps=1_000_000)
 """
 
 
-def start_writer(model_folder: Path, root: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(model_folder), str(root)])
+def start_writer(model_folder: Path, root: Path, stderr: int | None = None) -> subprocess.Popen[bytes]:
+    words = [str(model_folder), str(root), str(locks.HEARTBEAT_S), str(locks.DEAD_AFTER_S)]
+    return subprocess.Popen([sys.executable, "-c", WRITER, *words], stderr=stderr)
 
 
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
@@ -171,13 +175,34 @@ def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: 
     leftover = bench.folder.root / ".shard-000099_tokens.safetensors.abc.safetensors"
     leftover.write_bytes(b"half")
     kept = {name: at for name, at in files.items() if int(name[6:12]) < done}
-    assert bench.folder.lock.exists()  # the lock of the dead
-    assert lock.holder(bench.folder) is None
+    assert Lease(bench.folder.root).marker.exists()  # the dead writer's
+    assert Lease(bench.folder.root).owner is None
     steps = 7 * (done + 2)
     assert_same(take(bench.fill(1, 2, steps=steps), steps), take(bench.stream([1, 2]), steps))
     assert bench.files().items() >= kept.items()
     assert not leftover.exists()
-    assert not bench.folder.lock.exists()
+    assert not Lease(bench.folder.root).marker.exists()
+
+
+def test_a_suspended_writer_is_replaced_and_notices(
+    lm: LanguageModel, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Takes seconds: the writer is a process of its own, which loads torch and the model."""
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(locks, "DEAD_AFTER_S", 1.5)
+    bench = Bench(lm, tmp_path)
+    process = start_writer(model_folder, tmp_path, subprocess.PIPE)
+    wait_for(lambda: shards_of(bench.folder) >= 1, process)
+    process.send_signal(signal.SIGSTOP)
+    steps = 7 * (shards_of(bench.folder) + 2)
+    bench.fill(1, 2, steps=steps)
+    manifest = bench.folder.manifest.read_bytes()
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert b"is now written by nobody: this process did not run for more than 1.5 s" in err
+    assert bench.folder.manifest.read_bytes() == manifest
+    assert_same(take(bench.open(1, 2), steps), take(bench.stream([1, 2]), steps))
 
 
 def test_the_second_writer_waits_and_then_reads(
