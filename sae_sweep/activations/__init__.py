@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_sweep.activations.device import lm_dtype, pick_device
-    from sae_sweep.activations.identity import weights_fingerprint
     from sae_sweep.activations.loading import load_language_model
     from sae_sweep.activations.mask import token_mask
     from sae_sweep.activations.model import LanguageModel
+    from sae_sweep.activations.model_files import weights_fingerprint
     from sae_sweep.activations.stream import ActivationStream, BadActivationsError, Batch
 
 _HOMES = {
@@ -23,7 +23,7 @@ _HOMES = {
     "load_language_model": "loading",
     "pick_device": "device",
     "token_mask": "mask",
-    "weights_fingerprint": "identity",
+    "weights_fingerprint": "model_files",
 }
 
 __all__ = [

@@ -13,8 +13,8 @@ from transformers.utils import logging as transformers_logging
 
 from sae_sweep.activations.device import lm_dtype
 from sae_sweep.activations.forward import choose_forward, plain_twin
-from sae_sweep.activations.identity import local_path
 from sae_sweep.activations.model import LanguageModel
+from sae_sweep.activations.model_files import local_path
 from sae_sweep.activations.tokenizer import LMTokenizer
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line
 

@@ -14,7 +14,7 @@ from sae_sweep.activations.mask import token_mask
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.config import Config, SaeSweepError
 from sae_sweep.text.packing import Tokens
-from sae_sweep.text.stream import SequenceStream
+from sae_sweep.text.sequences import SequenceStream
 
 
 class Batch(NamedTuple):

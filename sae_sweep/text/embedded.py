@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 
 from sae_sweep.config import SaeSweepError
 from sae_sweep.store import disk_error, write_folder_atomic
-from sae_sweep.text.sources import Document, document_pair, drop_repeats, topic_documents
+from sae_sweep.text.python_files import Document, document_pair, drop_repeats, topic_documents
 
 log = logging.getLogger(__name__)
 

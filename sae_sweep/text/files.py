@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_sweep.config import FilesDataset, SaeSweepError
-from sae_sweep.text.documents import Place, TextSource, text_number
+from sae_sweep.text.source import Place, TextSource, text_number
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 _ROWS_AT_ONCE = 256

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import HubDataset, SaeSweepError, first_line
-from sae_sweep.text.documents import Place, TextSource, text_number
+from sae_sweep.text.source import Place, TextSource, text_number
 
 
 class HubParquet(TextSource):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_sweep.activations import device, identity, load_language_model, pick_device, weights_fingerprint
+from sae_sweep.activations import device, load_language_model, model_files, pick_device, weights_fingerprint
 from sae_sweep.config import ModelConfig, SaeSweepError
 
 CPU = torch.device("cpu")
@@ -138,8 +138,8 @@ def test_the_fingerprint_of_a_hub_model_is_its_revision():
 
 
 def test_a_bundled_model_is_a_folder_of_ours(model_folder, monkeypatch):
-    monkeypatch.setattr(identity, "ASSETS", model_folder.parent)
-    assert identity.local_path(ModelConfig(path=f"bundled:{model_folder.name}")) == model_folder
+    monkeypatch.setattr(model_files, "ASSETS", model_folder.parent)
+    assert model_files.local_path(ModelConfig(path=f"bundled:{model_folder.name}")) == model_folder
 
 
 def test_a_tokenizer_without_end_of_text_is_refused(model_folder, tmp_path):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sae_sweep.text.documents import Place, TextSource
+from sae_sweep.text.source import Place, TextSource
 
 BOS, EOT = 256, 257
 

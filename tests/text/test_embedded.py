@@ -11,9 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.text import embedded, sources
+from sae_sweep.text import embedded, python_files
 from sae_sweep.text.embedded import EMBEDDED, Corpus, build_corpora, embedded_corpus
-from sae_sweep.text.sources import Document, document_pair, drop_repeats, is_held_out, topic_documents
+from sae_sweep.text.python_files import Document, document_pair, drop_repeats, is_held_out, topic_documents
 
 MODULE = '''"""About the module.
 
@@ -41,7 +41,7 @@ def blocks(corpora: dict[str, list[Document]]) -> Iterator[tuple[str, bool, str]
         for document in documents:
             for block in re.split(r"\n[ \t]*\n", document.text):
                 normal = " ".join(block.split())
-                if len(normal) >= sources.MIN_BLOCK_CHARS:
+                if len(normal) >= python_files.MIN_BLOCK_CHARS:
                     yield name, document.held_out, normal
 
 
@@ -73,7 +73,7 @@ def test_each_topic_is_a_document(statement: str) -> None:
 
 def test_about_one_path_in_twenty_is_held_out() -> None:
     share = sum(is_held_out(f"package/module_{i}.py") for i in range(4_000)) / 4_000
-    assert share == pytest.approx(sources.HELD_OUT_SHARE, abs=0.012)
+    assert share == pytest.approx(python_files.HELD_OUT_SHARE, abs=0.012)
 
 
 def test_repeats_stay_in_the_first_place_only() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sae_sweep.config import HubDataset, PackingConfig, SaeSweepError
 from sae_sweep.text import SequenceStream, fingerprint, hub, open_text
-from sae_sweep.text import stream as stream_module
+from sae_sweep.text import sequences as sequences_module
 from tests.text.helpers import ByteTokenizer
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -110,7 +110,7 @@ def test_resuming_reads_no_row_group_far_before_the_place(cache, tmp_path, monke
 
 
 def test_a_stream_of_sequences_is_resumed_across_shards_and_epochs(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream_module, "BLOCK_CHARS", 60)
+    monkeypatch.setattr(sequences_module, "BLOCK_CHARS", 60)
     source = open_text(DATASET, tmp_path)
     stream = SequenceStream(source, PACKING, ByteTokenizer(), data_seed=3)
     for _ in range(4):

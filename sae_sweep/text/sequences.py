@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sae_sweep.config import PackingConfig, SaeSweepError
-from sae_sweep.text.documents import Place, TextSource
 from sae_sweep.text.packing import TextTokenizer, Tokens, pack
+from sae_sweep.text.source import Place, TextSource
 
 log = logging.getLogger(__name__)
 

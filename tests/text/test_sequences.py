@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_sweep.config import PackingConfig, SaeSweepError
-from sae_sweep.text import stream as stream_module
-from sae_sweep.text.stream import SequenceStream, held_out_sequences
+from sae_sweep.text import sequences as sequences_module
+from sae_sweep.text.sequences import SequenceStream, held_out_sequences
 from tests.text.helpers import EOT, ByteTokenizer, ListText
 
 PACKING = PackingConfig(seq_len=8)
@@ -24,7 +24,7 @@ def letters(n, length=6):
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(stream_module, "BLOCK_CHARS", 40)
+    monkeypatch.setattr(sequences_module, "BLOCK_CHARS", 40)
 
 
 def documents_of(tokens):
