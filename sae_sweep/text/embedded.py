@@ -23,9 +23,10 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import EmbeddedDataset, SaeSweepError
 from sae_sweep.store import disk_error, write_folder_atomic
 from sae_sweep.text.python_files import Document, document_pair, drop_repeats, topic_documents
+from sae_sweep.text.source import Place, TextSource
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,29 @@ class Corpus(NamedTuple):
     """About 5 % of the documents, chosen by the hash of their path."""
     fingerprint: str
     """16 hex digits of the SHA-256 over all documents and the side each is on."""
+
+
+class EmbeddedText(TextSource):
+    """An embedded corpus as a text source, with one document per unit."""
+
+    def __init__(self, dataset: EmbeddedDataset, cache: Path) -> None:
+        super().__init__(dataset.name, dataset.exhausted)
+        self._corpus = embedded_corpus(dataset.name, cache)
+
+    @staticmethod
+    def fingerprint(dataset: EmbeddedDataset, cache: Path) -> str:
+        return embedded_corpus(dataset.name, cache).fingerprint
+
+    @property
+    def units(self) -> int:
+        return len(self._corpus.train)
+
+    def read(self, unit: int, place: Place = None) -> Iterator[tuple[str, Place]]:
+        if place is None:
+            yield self._corpus.train[unit], 1
+
+    def held_out(self) -> Iterator[str]:
+        return iter(self._corpus.held_out)
 
 
 def embedded_corpus(name: str, cache: Path) -> Corpus:

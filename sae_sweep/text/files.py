@@ -37,12 +37,24 @@ class LocalFiles(TextSource):
     out by its text: one that stands twice lies on one side.
     """
 
-    def __init__(self, dataset: FilesDataset) -> None:
+    def __init__(self, dataset: FilesDataset, _cache: Path) -> None:
         super().__init__(f"dataset.path={dataset.path}", dataset.exhausted)
         self._key = dataset.text_key
         self._paths = find_files(dataset.path)
         self._index = self._build_index()
         self._below = self._choose_limit(dataset.held_out_every)
+
+    @staticmethod
+    def fingerprint(dataset: FilesDataset, _cache: Path) -> str:
+        """Hash the contents of the files in their order; file names do not count."""
+        whole = hashlib.sha256()
+        for path in find_files(dataset.path):
+            try:
+                with path.open("rb") as file:
+                    whole.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise _unreadable(path, error) from error
+        return whole.hexdigest()[:16]
 
     @property
     def units(self) -> int:
@@ -119,18 +131,6 @@ def find_files(pattern: str) -> list[Path]:
     if not found:
         raise SaeSweepError(f"dataset.path={pattern}: no {known} file there")
     return sorted(found)
-
-
-def files_digest(pattern: str) -> str:
-    """Hash the contents of the files that `pattern` means, in their order; names do not count."""
-    whole = hashlib.sha256()
-    for path in find_files(pattern):
-        try:
-            with path.open("rb") as file:
-                whole.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise _unreadable(path, error) from error
-    return whole.hexdigest()[:16]
 
 
 def _scan_text(path: Path, _key: str) -> list[tuple[int, int]]:

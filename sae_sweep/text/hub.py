@@ -17,10 +17,15 @@ class HubParquet(TextSource):
     reads from the row group that it stopped in, or the one before, and nothing ahead of those.
     """
 
-    def __init__(self, dataset: HubDataset) -> None:
+    def __init__(self, dataset: HubDataset, _cache: Path) -> None:
         super().__init__(f"{dataset.path}@{dataset.revision}", dataset.exhausted)
         self._dataset = dataset
         self._shards = list_shards(dataset)
+
+    @staticmethod
+    def fingerprint(dataset: HubDataset, _cache: Path) -> str:
+        """Combine repository, revision and file pattern; needs no network."""
+        return f"{dataset.path}@{dataset.revision}:{dataset.files}"
 
     @property
     def units(self) -> int:

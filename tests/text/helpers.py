@@ -1,6 +1,8 @@
 """A tokenizer without a model, and a text without a file."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from sae_sweep.text.source import Place, TextSource
 
@@ -32,6 +34,10 @@ class ListText(TextSource):
         self._units = units
         self._held_out_texts = held_out or []
         self.documents_read = 0
+
+    @staticmethod
+    def fingerprint(dataset: Any, cache: Path) -> str:
+        raise NotImplementedError("a list in memory has no config")
 
     @property
     def units(self) -> int:

@@ -10,8 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from sae_sweep.config import SaeSweepError
-from sae_sweep.text import embedded, python_files
+from sae_sweep.config import EmbeddedDataset, SaeSweepError
+from sae_sweep.text import embedded, fingerprint, open_text, python_files
 from sae_sweep.text.embedded import EMBEDDED, Corpus, build_corpora, embedded_corpus
 from sae_sweep.text.python_files import Document, document_pair, drop_repeats, is_held_out, topic_documents
 
@@ -148,6 +148,19 @@ def test_development_tools_are_no_part_of_the_libraries() -> None:
     names = {canonicalize_name(d.name) for d in embedded.library_distributions()}
     assert {"torch", "numpy", "tokenizers"} <= names
     assert names.isdisjoint({"pytest", "ruff", "sae-sweep"})
+
+
+def test_an_embedded_corpus_is_a_text_with_one_document_per_unit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    corpus = Corpus("stdlib_docs", ["one", "two", "three"], ["held"], "f00d")
+    monkeypatch.setattr(embedded, "embedded_corpus", lambda name, cache: corpus)
+    source = open_text(EmbeddedDataset(), tmp_path)
+    documents = [list(source.read(unit)) for unit in range(source.units)]
+    assert documents == [[("one", 1)], [("two", 1)], [("three", 1)]]
+    assert list(source.read(0, 1)) == []
+    assert list(source.held_out()) == ["held"]
+    assert fingerprint(EmbeddedDataset(), tmp_path) == "f00d"
 
 
 def test_unknown_names_are_refused_with_the_valid_ones(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from sae_sweep.config import FilesDataset, SaeSweepError
 from sae_sweep.text import fingerprint, open_text
 from sae_sweep.text.files import LocalFiles
+
+CACHE = Path("no cache is needed")
 
 
 def write_text(folder, n):
@@ -25,14 +28,14 @@ def write_parquet(path, texts, row_group_size=4, column="text"):
 
 
 def splits(path, **keys):
-    source = LocalFiles(FilesDataset(path=str(path), **keys))
+    source = LocalFiles(FilesDataset(path=str(path), **keys), CACHE)
     training = [text for unit in range(source.units) for text, _ in source.read(unit)]
     return training, list(source.held_out())
 
 
 def refusal(path, **keys):
     with pytest.raises(SaeSweepError) as caught:
-        LocalFiles(FilesDataset(path=str(path), **keys))
+        LocalFiles(FilesDataset(path=str(path), **keys), CACHE)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -87,7 +90,7 @@ def test_the_splits_share_nothing_and_miss_nothing(tmp_path_factory, counts, eve
 
 def test_a_row_group_is_resumed_in_the_middle(tmp_path):
     write_parquet(tmp_path / "a.parquet", [f"row {index}" for index in range(20)], row_group_size=10)
-    source = LocalFiles(FilesDataset(path=str(tmp_path), held_out_every=50))
+    source = LocalFiles(FilesDataset(path=str(tmp_path), held_out_every=50), CACHE)
     texts = list(source.read(0))
     assert len(texts) >= 9
     assert list(source.read(0, texts[3][1])) == texts[4:]

@@ -1,30 +1,24 @@
+import subprocess
+import sys
+
 import pytest
 
-from sae_sweep.config import DatasetConfig, EmbeddedDataset, SaeSweepError
-from sae_sweep.text import embedded, fingerprint, open_text
-from sae_sweep.text.embedded import Corpus
-
-
-@pytest.fixture
-def _corpus(monkeypatch):
-    corpus = Corpus("stdlib_docs", ["one", "two", "three"], ["held"], "f00d")
-    monkeypatch.setattr(embedded, "embedded_corpus", lambda name, cache: corpus)
-
-
-@pytest.mark.usefixtures("_corpus")
-def test_an_embedded_corpus_is_a_text_of_single_documents(tmp_path):
-    source = open_text(EmbeddedDataset(), tmp_path)
-    assert [list(source.read(unit)) for unit in range(source.units)] == [
-        [("one", 1)],
-        [("two", 1)],
-        [("three", 1)],
-    ]
-    assert list(source.read(0, 1)) == []
-    assert list(source.held_out()) == ["held"]
-    assert fingerprint(EmbeddedDataset(), tmp_path) == "f00d"
+from sae_sweep.config import DatasetConfig, SaeSweepError
+from sae_sweep.text import fingerprint, open_text
 
 
 def test_an_unknown_kind_of_text_is_refused(tmp_path):
     for use in (open_text, fingerprint):
-        with pytest.raises(SaeSweepError, match="dataset=owt: a DatasetConfig is no text that can be read"):
+        with pytest.raises(SaeSweepError, match="dataset=owt: a DatasetConfig cannot be read as text"):
             use(DatasetConfig(), tmp_path)
+
+
+def test_importing_text_loads_no_heavy_library():
+    program = """
+import sys
+import sae_sweep.text
+
+sys.exit(", ".join({"torch", "datasets", "huggingface_hub", "pyarrow"} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == ""
