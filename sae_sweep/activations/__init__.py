@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sae_sweep.activations.device import lm_dtype, pick_device
     from sae_sweep.activations.loading import load_language_model
-    from sae_sweep.activations.mask import token_mask
     from sae_sweep.activations.model import LanguageModel
     from sae_sweep.activations.model_files import weights_fingerprint
     from sae_sweep.activations.stream import ActivationStream, BadActivationsError, Batch
@@ -22,7 +21,6 @@ _HOMES = {
     "lm_dtype": "device",
     "load_language_model": "loading",
     "pick_device": "device",
-    "token_mask": "mask",
     "weights_fingerprint": "model_files",
 }
 
@@ -34,7 +32,6 @@ __all__ = [
     "lm_dtype",
     "load_language_model",
     "pick_device",
-    "token_mask",
     "weights_fingerprint",
 ]
 

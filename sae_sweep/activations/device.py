@@ -37,3 +37,8 @@ def fast_bfloat16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype as configs spell it."""
+    return str(dtype).removeprefix("torch.")

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
-from sae_sweep.activations.tokenizer import LMTokenizer
 from sae_sweep.config import first_line
+from sae_sweep.text.packing import TextTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ def plain_twin(network: nn.Module) -> nn.Module | None:
 
 @torch.no_grad()
 def choose_forward(
-    bridge: Any, twin: nn.Module | None, tokenizer: LMTokenizer, dtype: torch.dtype
+    bridge: Any, twin: nn.Module | None, tokenizer: TextTokenizer, dtype: torch.dtype
 ) -> Forward:
     """Return the twin where its residuals equal the bridge's on a few sequences, else the bridge."""
     eager = BridgeForward(bridge)
@@ -261,7 +261,7 @@ def _stay_eager(error: Exception) -> None:
     log.info("eager attention: the plain model cannot be used (%s)", first_line(error))
 
 
-def _probe(bridge: Any, tokenizer: LMTokenizer) -> Int[Tensor, "b s"]:
+def _probe(bridge: Any, tokenizer: TextTokenizer) -> Int[Tensor, "b s"]:
     """Random tokens behind BOS, with an EOT among them."""
     count, length = _PROBE[0], min(_PROBE[1], bridge.cfg.n_ctx)
     generator = torch.Generator().manual_seed(0)

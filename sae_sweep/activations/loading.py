@@ -14,13 +14,10 @@ from transformers.utils import logging as transformers_logging
 from sae_sweep.activations.device import lm_dtype
 from sae_sweep.activations.forward import choose_forward, plain_twin
 from sae_sweep.activations.model import LanguageModel
-from sae_sweep.activations.model_files import local_path
-from sae_sweep.activations.tokenizer import LMTokenizer
+from sae_sweep.activations.model_files import download, local_path
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line
 
 log = logging.getLogger(__name__)
-
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 
 
 def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool = True) -> LanguageModel:
@@ -35,7 +32,7 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
         SaeSweepError: if it cannot be found, read, or run by TransformerBridge; or the hub cannot be reached.
     """
     dtype = lm_dtype(model.dtype, device)
-    path = local_path(model) or _fetch(model)
+    path = local_path(model) or download(model)
     with _quiet(), _explained(model):
         tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
         network.eval().requires_grad_(False).to(device)
@@ -54,6 +51,33 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
     return loaded
 
 
+class LMTokenizer:
+    """Satisfies `sae_sweep.text.TextTokenizer`."""
+
+    def __init__(self, tokenizer: Any, model: str) -> None:
+        """Wrap a fast tokenizer of transformers.
+
+        Raises:
+            SaeSweepError: if it has no end-of-text token, or is not a fast one.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None or tokenizer.eos_token_id is None:
+            lack = "tokenizer.json" if backend is None else "end-of-text token"
+            raise SaeSweepError(f"the tokenizer of {model} has no {lack}: choose another model")
+        # text is text: "<|endoftext|>" in a document stands for its characters
+        backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+        self.eot_id: int = tokenizer.eos_token_id
+        self.bos_id: int = self.eot_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        self.special_ids = frozenset({self.bos_id, self.eot_id, *tokenizer.all_special_ids})
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise on all cores; adds no special tokens, and reads none out of the text."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise SaeSweepError(f"model.path={folder}: no config.json: give what save_pretrained wrote")
@@ -67,30 +91,6 @@ def _load_file(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     where = {"gguf_file": file.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     return tokenizer, AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **where)
-
-
-def _fetch(model: ModelConfig) -> Path:
-    """Return the folder of a hub model, downloading what is not in the hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    revision = model.revision or "main"
-    try:
-        folder = Path(snapshot_download(model.path, revision=revision, allow_patterns=_FILES))
-        if not any(folder.glob("*.safetensors")):
-            snapshot_download(model.path, revision=revision, allow_patterns=["*.bin"])
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise SaeSweepError(
-            f"model.path={model.path}: no such file or folder here, and no such model on the hub "
-            f"(revision {revision}) that is open to you"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise SaeSweepError(
-            f"cannot get {model.path} from the Hugging Face hub ({first_line(error)}). Offline, use "
-            "model=gpt2-pico, which is bundled, or model.path=FOLDER; or fill the hub's cache while online: "
-            f"hf download {model.path} --revision {revision}"
-        ) from error
-    return folder
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sae_sweep.activations.forward import Forward, Patch, Replace
-from sae_sweep.activations.tokenizer import LMTokenizer
 from sae_sweep.config import ConfigError
+from sae_sweep.text.packing import TextTokenizer
 
 _LOGITS_AT_ONCE = 2**27
 """Logits held at a time, in numbers: half a GB of float32."""
@@ -24,7 +24,7 @@ class LanguageModel:
         self,
         forward: Forward,
         shape: Any,
-        tokenizer: LMTokenizer,
+        tokenizer: TextTokenizer,
         name: str,
         device: torch.device,
         dtype: torch.dtype,

@@ -3,11 +3,12 @@
 import hashlib
 from pathlib import Path
 
-from sae_sweep.config import ModelConfig, SaeSweepError
+from sae_sweep.config import ModelConfig, SaeSweepError, first_line
 
 BUNDLED = "bundled:"
 ASSETS = Path(__file__).parents[1] / "assets"
 
+_DOWNLOADED = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt")
 
@@ -30,6 +31,30 @@ def local_path(model: ModelConfig) -> Path | None:
     if path.suffix == ".gguf" or path.is_absolute() or model.path.startswith((".", "~")):
         raise SaeSweepError(f"model.path={model.path}: no such file or folder")
     return None
+
+
+def download(model: ModelConfig) -> Path:
+    """Return the folder of a hub model, downloading what is not in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    revision = model.revision or "main"
+    try:
+        folder = Path(snapshot_download(model.path, revision=revision, allow_patterns=_DOWNLOADED))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(model.path, revision=revision, allow_patterns=["*.bin"])
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise SaeSweepError(
+            f"model.path={model.path}: no such file or folder here, and no such model on the hub "
+            f"(revision {revision}) that is open to you"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise SaeSweepError(
+            f"cannot get {model.path} from the Hugging Face hub ({first_line(error)}). Offline, use "
+            "model=gpt2-pico, which is bundled, or model.path=FOLDER; or fill the hub's cache while online: "
+            f"hf download {model.path} --revision {revision}"
+        ) from error
+    return folder
 
 
 def weights_fingerprint(model: ModelConfig) -> str:

@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_sweep.activations.device import lm_dtype
-from sae_sweep.activations.mask import token_mask
+from sae_sweep.activations.device import dtype_name, lm_dtype
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.config import Config, SaeSweepError
-from sae_sweep.text.packing import Tokens
+from sae_sweep.text.packing import Tokens, token_mask
 from sae_sweep.text.sequences import SequenceStream
 
 
@@ -216,7 +215,7 @@ class ActivationStream:
         rows = torch.tensor(sorted(broken))
         place = int(torch.isin(order, rows).nonzero()[0])
         value = broken[int(order[place])]
-        kind = str(self.dtype).removeprefix("torch.")
+        kind = dtype_name(self.dtype)
         if math.isfinite(value):
             problem = f"activation {value:g} overflows {kind}: set activations.dtype=float32 or bfloat16"
         else:

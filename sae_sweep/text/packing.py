@@ -1,6 +1,6 @@
 """From documents to sequences of equal length."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -70,3 +70,15 @@ def pack(
     if packing.bos_every_sequence:
         sequences = np.pad(sequences, ((0, 0), (1, 0)), constant_values=bos_id)
     return sequences, joined[whole * body :]
+
+
+def token_mask(
+    tokens: NDArray[np.integer], special_ids: Collection[int], packing: PackingConfig
+) -> NDArray[np.bool_]:
+    """Return True where a position counts, in the shape of `tokens`.
+
+    Special tokens do not count, unless `packing.mask_special` is off (the study), and then everything does.
+    """
+    if not packing.mask_special:
+        return np.ones(tokens.shape, dtype=bool)
+    return ~np.isin(tokens, list(special_ids))

@@ -25,7 +25,7 @@ class TextSource(ABC):
     @staticmethod
     @abstractmethod
     def fingerprint(dataset: Any, cache: Path) -> str:
-        """Identify the content of the text that a config names, without opening it."""
+        """Identify the content of the text that `dataset` names."""
 
     @property
     @abstractmethod

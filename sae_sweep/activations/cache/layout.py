@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sae_sweep.activations.device import dtype_name
 from sae_sweep.config import Config, digest
 
 TOKENS = "tokens"
@@ -84,7 +85,3 @@ def cache_identity(
         "site": config.site,
         "fingerprints": dict(fingerprints),
     }
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

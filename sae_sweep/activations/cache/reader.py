@@ -10,7 +10,6 @@ from torch import Tensor
 
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.manifest import Manifest, Shard, load_manifest
-from sae_sweep.activations.cache.pinned import PinnedMemory, PinnedSet
 from sae_sweep.activations.cache.shards import ALIGNMENT, read_part
 from sae_sweep.activations.stream import Batch, bad_activations
 from sae_sweep.config import SaeSweepError
@@ -139,7 +138,7 @@ class CachedStream:
             for part in (*map(str, self._layers), TOKENS)
         }
 
-    def _read(self, shard: Shard, part: str, memory: PinnedSet | None) -> Tensor:
+    def _read(self, shard: Shard, part: str, memory: "PinnedSet | None") -> Tensor:
         if part not in shard.files:
             raise SaeSweepError(f"{self._folder.root}: {part} is not cached from step {shard.first_step} on")
         record = shard.files[part]
@@ -156,3 +155,38 @@ class CachedStream:
             f"{self._folder.root} ends at step {self._manifest.steps}, and step {step} is needed: "
             "`task=cache` with the run's own keys extends it"
         )
+
+
+class PinnedMemory:
+    """Two sets of buffers, a shard each, used in turn: pinning is slow, so a buffer is kept, and grows."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sets: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        self._turn = 0
+
+    def turn(self) -> "PinnedSet":
+        """The set that was handed out the time before last.
+
+        Call it once the last copy out of that set is enqueued on the current stream.
+        """
+        self._turn = 1 - self._turn
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self._device))
+        return PinnedSet(self._sets[self._turn], copied)
+
+
+class PinnedSet:
+    """The buffers of one shard, by part; they may be taken in any thread."""
+
+    def __init__(self, buffers: dict[str, Tensor], copied: torch.cuda.Event) -> None:
+        self._buffers = buffers
+        self._copied = copied
+
+    def take(self, part: str, size: int) -> Tensor:
+        """At least `size` bytes, once the GPU has copied what they held before."""
+        self._copied.synchronize()
+        buffer = self._buffers.get(part)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[part] = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return buffer

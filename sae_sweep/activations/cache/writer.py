@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_sweep.activations.cache.layout import TOKENS, CacheFolder, dtype_name
+from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.lock import Lock, holder, try_to_hold
 from sae_sweep.activations.cache.manifest import BadStep, Manifest, Shard, load_manifest, save_manifest
 from sae_sweep.activations.cache.shards import read_part, write_part
+from sae_sweep.activations.device import dtype_name
 from sae_sweep.activations.stream import ActivationStream, Buffer
 from sae_sweep.config import SaeSweepError
 
