@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from sae_sweep.activations.loading import load_language_model
     from sae_sweep.activations.model import LanguageModel
     from sae_sweep.activations.model_files import weights_fingerprint
-    from sae_sweep.activations.stream import ActivationStream, BadActivationsError, Batch
+    from sae_sweep.activations.stream import ActivationBatch, ActivationStream, BadActivationsError
 
 _HOMES = {
     "ActivationStream": "stream",
     "BadActivationsError": "stream",
-    "Batch": "stream",
+    "ActivationBatch": "stream",
     "LanguageModel": "model",
     "lm_dtype": "device",
     "load_language_model": "loading",
@@ -25,9 +25,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "ActivationBatch",
     "ActivationStream",
     "BadActivationsError",
-    "Batch",
     "LanguageModel",
     "lm_dtype",
     "load_language_model",

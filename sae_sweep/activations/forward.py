@@ -103,7 +103,7 @@ class BridgeForward:
         return self._bridge.run_with_hooks(tokens, fwd_hooks=[(_hook(patch.layer), splice)], use_cache=False)
 
 
-class PlainForward:
+class SdpaForward:
     """Through the model of transformers itself, with fused attention; stopped by an exception."""
 
     attention = "sdpa"
@@ -227,7 +227,7 @@ def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
 
 
-def plain_twin(network: nn.Module) -> nn.Module | None:
+def copy_sharing_weights(network: nn.Module) -> nn.Module | None:
     """A second model on the same weights, as TransformerBridge rebuilds the first; None if it has no copy."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     try:
@@ -246,7 +246,7 @@ def choose_forward(
     if twin is None:
         return eager
     try:
-        plain = PlainForward(twin, bridge.adapter.component_mapping["blocks"].name)
+        plain = SdpaForward(twin, bridge.adapter.component_mapping["blocks"].name)
         distance = _distance(eager, plain, _probe(bridge, tokenizer), bridge.cfg.n_layers)
     except Exception as error:  # every architecture refuses in a way of its own; the bridge runs all of them
         _stay_eager(error)

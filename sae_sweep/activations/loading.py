@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sae_sweep.activations.device import lm_dtype
-from sae_sweep.activations.forward import choose_forward, plain_twin
+from sae_sweep.activations.forward import choose_forward, copy_sharing_weights
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.activations.model_files import download, local_path
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line
@@ -36,7 +36,7 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
     with _quiet(), _explained(model):
         tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
         network.eval().requires_grad_(False).to(device)
-        twin = plain_twin(network) if fast else None
+        twin = copy_sharing_weights(network) if fast else None
         bridge = TransformerBridge.boot_transformers(
             str(path), hf_model=network, tokenizer=tokenizer, device=device, dtype=dtype
         )

@@ -13,10 +13,10 @@ from sae_sweep.activations.device import dtype_name, lm_dtype
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.config import Config, SaeSweepError
 from sae_sweep.text.packing import Tokens, token_mask
-from sae_sweep.text.sequences import SequenceStream
+from sae_sweep.text.sequences import TrainingSequences
 
 
-class Batch(NamedTuple):
+class ActivationBatch(NamedTuple):
     """What every SAE of a step learns from."""
 
     activations: dict[int, Float[Tensor, "batch d_in"]]
@@ -77,7 +77,7 @@ class ActivationStream:
     """
 
     def __init__(
-        self, lm: LanguageModel, sequences: SequenceStream, config: Config, layers: Sequence[int]
+        self, lm: LanguageModel, sequences: TrainingSequences, config: Config, layers: Sequence[int]
     ) -> None:
         lm.check(layers, config.packing.seq_len)
         self._lm = lm
@@ -118,10 +118,10 @@ class ActivationStream:
         self._start = position["sequences"]
         self._at_start, self._buffer = False, None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ActivationBatch]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> ActivationBatch:
         """Return the next batch; StopIteration where a text with `exhausted=stop` ends.
 
         Raises:
@@ -139,12 +139,12 @@ class ActivationStream:
                 raise bad_activations(layer, self._step, problem)
         chosen = buffer.chosen(self._batch, self._batch + 1)
         activations = {layer: rows[chosen].float() for layer, rows in buffer.rows.items()}
-        batch = Batch(activations, self._step, buffer.tokens[chosen])
+        batch = ActivationBatch(activations, self._step, buffer.tokens[chosen])
         self._step += 1
         self._batch += 1
         return batch
 
-    def take_buffer(self) -> Buffer | None:
+    def next_buffer(self) -> Buffer | None:
         """Return the buffer at whose start the stream stands, and go behind it; None where the text ends.
 
         Raises:

@@ -2,13 +2,13 @@
 
 from sae_sweep.text.open import fingerprint, open_text
 from sae_sweep.text.packing import TextTokenizer, token_mask
-from sae_sweep.text.sequences import SequenceStream, held_out_sequences
+from sae_sweep.text.sequences import TrainingSequences, held_out_sequences
 from sae_sweep.text.source import TextSource
 
 __all__ = [
-    "SequenceStream",
     "TextSource",
     "TextTokenizer",
+    "TrainingSequences",
     "fingerprint",
     "held_out_sequences",
     "open_text",

@@ -187,14 +187,14 @@ def _requirement_names(distribution: metadata.Distribution) -> list[str]:
     ]
 
 
-def _wanted(path: PurePosixPath) -> bool:
+def _is_included(path: PurePosixPath) -> bool:
     generated = path.name.endswith("_pb2.py") or path.name.startswith("_sysconfigdata")
     return path.suffix == ".py" and not generated and _SKIPPED_FOLDERS.isdisjoint(path.parts)
 
 
 def _distribution_sources(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]]:
     for file in distribution.files or ():
-        if ".." not in file.parts and _wanted(file):
+        if ".." not in file.parts and _is_included(file):
             yield file.as_posix(), Path(str(distribution.locate_file(file)))
 
 
@@ -204,7 +204,7 @@ def _stdlib_sources() -> Iterator[tuple[str, Path]]:
         subfolders[:] = sorted(set(subfolders) - _SKIPPED_FOLDERS)
         for name in sorted(names):
             relative = PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
-            if _wanted(relative):
+            if _is_included(relative):
                 yield str(relative), Path(folder) / name
 
 

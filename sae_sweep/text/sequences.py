@@ -39,7 +39,7 @@ class _Block(NamedTuple):
     """Tokens left for the next block."""
 
 
-class SequenceStream:
+class TrainingSequences:
     """The training split as sequences.
 
     The order of the documents comes from `data_seed` and the epoch alone: a permutation of the source's

@@ -26,14 +26,14 @@ def twin_that(monkeypatch):
     """Let something happen to the plain model before it is looked at."""
 
     def change(what):
-        original = loading_module.plain_twin
+        original = loading_module.copy_sharing_weights
 
         def changed(network):
             twin = original(network)
             what(twin)
             return twin
 
-        monkeypatch.setattr(loading_module, "plain_twin", changed)
+        monkeypatch.setattr(loading_module, "copy_sharing_weights", changed)
 
     return change
 
@@ -49,7 +49,7 @@ def test_the_plain_model_uses_fused_operations_on_the_same_weights(load, model_f
     network = lm._forward._network
     assert network.config._attn_implementation == "sdpa"
     assert not any(isinstance(module, NewGELUActivation) for module in network.modules())
-    twin = forward.plain_twin(network)
+    twin = forward.copy_sharing_weights(network)
     assert twin is not network
     for one, other in zip(network.parameters(), twin.parameters(), strict=True):
         assert one.data_ptr() == other.data_ptr()
@@ -84,7 +84,7 @@ def test_a_model_that_refuses_stays_with_the_bridge(load, monkeypatch, caplog):
     def refuse(*_):
         raise ValueError("no SDPA here\nand more")
 
-    monkeypatch.setattr(forward.PlainForward, "__init__", refuse)
+    monkeypatch.setattr(forward.SdpaForward, "__init__", refuse)
     with caplog.at_level(logging.INFO, logger=forward.__name__):
         lm = load()
     assert lm.attention == "eager"
@@ -96,7 +96,7 @@ def test_a_model_without_a_copy_stays_with_the_bridge(load, monkeypatch):
         raise RuntimeError("no copy")
 
     monkeypatch.setattr(forward.copy, "deepcopy", lambda *_: refuse())
-    assert forward.plain_twin(nn.Linear(1, 1)) is None
+    assert forward.copy_sharing_weights(nn.Linear(1, 1)) is None
 
 
 def test_blocks_that_are_called_by_keyword_are_hooked_too():

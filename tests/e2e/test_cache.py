@@ -154,7 +154,7 @@ def test_prune_removes_what_no_version_of_ours_reads(cli: Cli, words: list[str],
 def test_a_stopped_fill_goes_on_later(
     cli: Cli, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, taken = ActivationStream.take_buffer, []
+    take, taken = ActivationStream.next_buffer, []
 
     def stopped_at_the_second(self: ActivationStream) -> object:
         taken.append(1)
@@ -163,7 +163,7 @@ def test_a_stopped_fill_goes_on_later(
         return take(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ActivationStream, "take_buffer", stopped_at_the_second)
+        patch.setattr(ActivationStream, "next_buffer", stopped_at_the_second)
         result = cli(*words, "activations=cache")
     assert result.code == 143, result.err
     assert "launch the same command again to resume" in result.err

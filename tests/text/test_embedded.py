@@ -134,8 +134,8 @@ def test_folders_of_tests_and_generated_files_are_skipped() -> None:
         "a/x.pyi",
         "idlelib/idle_test/x.py",
     ]
-    assert not any(embedded._wanted(embedded.PurePosixPath(path)) for path in skipped)
-    assert embedded._wanted(embedded.PurePosixPath("unittest/case.py"))
+    assert not any(embedded._is_included(embedded.PurePosixPath(path)) for path in skipped)
+    assert embedded._is_included(embedded.PurePosixPath("unittest/case.py"))
 
 
 def test_roots_are_the_requirements_of_the_package() -> None:

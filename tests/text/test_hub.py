@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sae_sweep.config import HubDataset, PackingConfig, SaeSweepError
-from sae_sweep.text import SequenceStream, fingerprint, hub, open_text
+from sae_sweep.text import TrainingSequences, fingerprint, hub, open_text
 from sae_sweep.text import sequences as sequences_module
 from tests.text.helpers import ByteTokenizer
 
@@ -112,12 +112,12 @@ def test_resuming_reads_no_row_group_far_before_the_place(cache, tmp_path, monke
 def test_a_stream_of_sequences_is_resumed_across_shards_and_epochs(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(sequences_module, "BLOCK_CHARS", 60)
     source = open_text(DATASET, tmp_path)
-    stream = SequenceStream(source, PACKING, ByteTokenizer(), data_seed=3)
+    stream = TrainingSequences(source, PACKING, ByteTokenizer(), data_seed=3)
     for _ in range(4):
         stream.read(37)
         position = json.loads(json.dumps(stream.position()))
         expected = stream.read(5)
-        again = SequenceStream(source, PACKING, ByteTokenizer(), data_seed=3)
+        again = TrainingSequences(source, PACKING, ByteTokenizer(), data_seed=3)
         again.restore(position)
         np.testing.assert_array_equal(again.read(5), expected)
     assert stream.epoch == 1

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from sae_sweep.config import PackingConfig, SaeSweepError
 from sae_sweep.text import sequences as sequences_module
-from sae_sweep.text.sequences import SequenceStream, held_out_sequences
+from sae_sweep.text.sequences import TrainingSequences, held_out_sequences
 from tests.text.helpers import EOT, ByteTokenizer, ListText
 
 PACKING = PackingConfig(seq_len=8)
 
 
 def make(units, seed=0, exhausted="repeat", packing=PACKING):
-    return SequenceStream(ListText(units, exhausted=exhausted), packing, ByteTokenizer(), seed)
+    return TrainingSequences(ListText(units, exhausted=exhausted), packing, ByteTokenizer(), seed)
 
 
 def letters(n, length=6):
@@ -80,7 +80,7 @@ def test_restoring_reads_no_more_than_a_block():
     stream = make(units)
     stream.read(2000)
     source, tokenizer = ListText(units), ByteTokenizer()
-    again = SequenceStream(source, PACKING, tokenizer, 0)
+    again = TrainingSequences(source, PACKING, tokenizer, 0)
     again.restore(stream.position())
     again.read(1)
     assert source.documents_read <= 4

@@ -4,17 +4,17 @@ Rows lie on disk in training order and in the activation dtype, so that training
 stream is the same to the bit, and a run can go on from either.
 """
 
-from sae_sweep.activations.cache.inventory import Found, inventory, prune, remove, verify
+from sae_sweep.activations.cache.inventory import CacheEntry, inventory, prune, remove, verify
 from sae_sweep.activations.cache.layout import CacheFolder, cache_identity, locate
 from sae_sweep.activations.cache.reader import CachedStream
 from sae_sweep.activations.cache.shards import DamagedShardError
 from sae_sweep.activations.cache.writer import fill
 
 __all__ = [
+    "CacheEntry",
     "CacheFolder",
     "CachedStream",
     "DamagedShardError",
-    "Found",
     "cache_identity",
     "fill",
     "inventory",

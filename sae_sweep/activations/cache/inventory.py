@@ -14,7 +14,7 @@ from sae_sweep.config import SaeSweepError
 
 
 @dataclass(frozen=True)
-class Found:
+class CacheEntry:
     """One folder of the cache."""
 
     folder: CacheFolder
@@ -35,10 +35,10 @@ class Found:
             return f"being filled by {owner}"
         if self.manifest is None:
             return "unusable"
-        return "complete" if self.manifest.holds(self.manifest.wanted) else "unfinished"
+        return "complete" if self.manifest.covers(self.manifest.wanted) else "unfinished"
 
 
-def inventory(cache: Path, name: str | None = None) -> list[Found]:
+def inventory(cache: Path, name: str | None = None) -> list[CacheEntry]:
     """All streams in the cache folder, or the one whose name begins with `name`.
 
     Raises:
@@ -55,7 +55,7 @@ def inventory(cache: Path, name: str | None = None) -> list[Found]:
     return [_look(CacheFolder(path)) for path in folders]
 
 
-def _look(folder: CacheFolder) -> Found:
+def _look(folder: CacheFolder) -> CacheEntry:
     files = [file.stat() for file in folder.root.iterdir() if file.is_file()]
     used = folder.used if folder.used.exists() else folder.root
     manifest, problem = None, None
@@ -65,10 +65,10 @@ def _look(folder: CacheFolder) -> Found:
             problem = f"{folder.root} has no manifest: `task=cache action=prune` removes it"
     except SaeSweepError as error:
         problem = str(error)
-    return Found(folder, manifest, problem, sum(file.st_size for file in files), used.stat().st_mtime)
+    return CacheEntry(folder, manifest, problem, sum(file.st_size for file in files), used.stat().st_mtime)
 
 
-def verify(found: Found) -> list[DamagedShardError]:
+def verify(found: CacheEntry) -> list[DamagedShardError]:
     """Read every file of a stream; returns what is wrong with each damaged or missing one."""
     if found.manifest is None:
         return []
@@ -80,7 +80,7 @@ def verify(found: Found) -> list[DamagedShardError]:
     return [problem for problem in checks if problem is not None]
 
 
-def prune(found: Found) -> int | None:
+def prune(found: CacheEntry) -> int | None:
     """Remove what is of no use: a stream that cannot be read, else its damaged and unfinished files.
 
     Returns:
@@ -105,7 +105,7 @@ def _without(shard: Shard, damaged: set[str]) -> Shard:
     return Shard(**{**vars(shard), "files": files})
 
 
-def remove(found: Found) -> int:
+def remove(found: CacheEntry) -> int:
     """Delete a whole stream; returns the bytes freed.
 
     Raises:
@@ -118,7 +118,7 @@ def remove(found: Found) -> int:
     return found.bytes
 
 
-def names(identity: Mapping[str, object]) -> tuple[str, str]:
+def model_and_dataset(identity: Mapping[str, object]) -> tuple[str, str]:
     """The model and the text of a stream, for a person."""
     model, dataset = identity["model"], identity["dataset"]
     return _field(model, "path"), _field(dataset, "name")

@@ -77,7 +77,7 @@ class Manifest:
         """Steps in all shards together."""
         return int(self.following["step"])
 
-    def lacking(self, shard: Shard, wanted: Mapping[int, int]) -> list[str]:
+    def missing_parts(self, shard: Shard, wanted: Mapping[int, int]) -> list[str]:
         """The parts of a shard that `wanted` (layer -> steps) needs and that are not there."""
         layers = [
             layer
@@ -91,16 +91,16 @@ class Manifest:
         """False behind a step that cannot be trained on: no run goes past it."""
         return layer not in self.bad or self.bad[layer].step >= step
 
-    def open_layers(self, wanted: Mapping[int, int]) -> list[int]:
+    def layers_to_extend(self, wanted: Mapping[int, int]) -> list[int]:
         """The layers that need shards behind the last one."""
         return [
             layer for layer, steps in sorted(wanted.items()) if self.steps < steps and layer not in self.bad
         ]
 
-    def holds(self, wanted: Mapping[int, int]) -> bool:
+    def covers(self, wanted: Mapping[int, int]) -> bool:
         """True where nothing is left to compute."""
-        reached = self.ended or not self.open_layers(wanted)
-        return reached and not any(self.lacking(shard, wanted) for shard in self.shards)
+        reached = self.ended or not self.layers_to_extend(wanted)
+        return reached and not any(self.missing_parts(shard, wanted) for shard in self.shards)
 
 
 def save_manifest(folder: CacheFolder, manifest: Manifest) -> None:

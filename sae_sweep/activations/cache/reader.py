@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.manifest import Manifest, Shard, load_manifest
 from sae_sweep.activations.cache.shards import ALIGNMENT, read_part
-from sae_sweep.activations.stream import Batch, bad_activations
+from sae_sweep.activations.stream import ActivationBatch, bad_activations
 from sae_sweep.config import SaeSweepError
 
 _Parts = dict[str, tuple[Tensor, ...]]
@@ -77,10 +77,10 @@ class CachedStream:
         self._step, self._number, self._batch = position["step"], number, position["batch"]
         self._shard = None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ActivationBatch]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> ActivationBatch:
         """Return the next batch; StopIteration where a text with `exhausted=stop` ends.
 
         Raises:
@@ -105,10 +105,12 @@ class CachedStream:
         self._batch += 1
         return batch
 
-    def _cut(self, shard: _Parts) -> Batch:
+    def _cut(self, shard: _Parts) -> ActivationBatch:
         rows = {part: self._on_device(batches[self._batch]) for part, batches in shard.items()}
         tokens = rows.pop(TOKENS)
-        return Batch({int(part): of_layer.float() for part, of_layer in rows.items()}, self._step, tokens)
+        return ActivationBatch(
+            {int(part): of_layer.float() for part, of_layer in rows.items()}, self._step, tokens
+        )
 
     def _on_device(self, rows: Tensor) -> Tensor:
         """Rows on the device, aligned as torch would: that can change how it computes, to the last bit."""
@@ -131,7 +133,7 @@ class CachedStream:
 
     def _start(self, number: int) -> dict[str, Future[Tensor]]:
         """Begin to read the files of a shard in the background, and to compute their checksums."""
-        memory = None if self._pinned is None else self._pinned.turn()
+        memory = None if self._pinned is None else self._pinned.next_set()
         shard = self._manifest.shards[number]
         return {
             part: self._reader.submit(self._read, shard, part, memory)
@@ -142,7 +144,7 @@ class CachedStream:
         if part not in shard.files:
             raise SaeSweepError(f"{self._folder.root}: {part} is not cached from step {shard.first_step} on")
         record = shard.files[part]
-        into = None if memory is None else memory.take(part, record.bytes)
+        into = None if memory is None else memory.buffer(part, record.bytes)
         return read_part(self._folder, part, record, into)
 
     def _start_of(self, number: int) -> dict[str, Any]:
@@ -165,7 +167,7 @@ class PinnedMemory:
         self._sets: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
         self._turn = 0
 
-    def turn(self) -> "PinnedSet":
+    def next_set(self) -> "PinnedSet":
         """The set that was handed out the time before last.
 
         Call it once the last copy out of that set is enqueued on the current stream.
@@ -183,7 +185,7 @@ class PinnedSet:
         self._buffers = buffers
         self._copied = copied
 
-    def take(self, part: str, size: int) -> Tensor:
+    def buffer(self, part: str, size: int) -> Tensor:
         """At least `size` bytes, once the GPU has copied what they held before."""
         self._copied.synchronize()
         buffer = self._buffers.get(part)

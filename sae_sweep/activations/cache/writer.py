@@ -59,7 +59,7 @@ def fill(
     waiting = False
     while True:
         manifest = load_manifest(folder)
-        if manifest is not None and manifest.holds(wanted):
+        if manifest is not None and manifest.covers(wanted):
             return
         owner = holder(folder)
         if owner is None:
@@ -98,10 +98,10 @@ def _check_space(
     """Before the first byte: say what it will take, and refuse what does not fit."""
     row = manifest.d_in * stream.dtype.itemsize
     size = sum(
-        shard.steps * sum(4 if part == TOKENS else row for part in manifest.lacking(shard, wanted))
+        shard.steps * sum(4 if part == TOKENS else row for part in manifest.missing_parts(shard, wanted))
         for shard in manifest.shards
     )
-    if not manifest.ended and (layers := manifest.open_layers(wanted)):
+    if not manifest.ended and (layers := manifest.layers_to_extend(wanted)):
         buffers = -(-(max(wanted.values()) - manifest.steps) // stream.buffer_steps)
         size += buffers * stream.buffer_steps * (4 + row * len(layers))
     size *= manifest.batch
@@ -154,7 +154,7 @@ class _Writer:
             for index in range(len(self._manifest.shards)):
                 self._complete(index)
                 bar.update(self._manifest.shards[index].steps * self._manifest.batch)
-            while not self._manifest.ended and (layers := self._manifest.open_layers(self._wanted)):
+            while not self._manifest.ended and (layers := self._manifest.layers_to_extend(self._wanted)):
                 self._append(layers)
                 bar.update(self._manifest.shards[-1].steps * self._manifest.batch)
         log.info("%s: %s tokens", self._folder.root, f"{self._manifest.steps * self._manifest.batch:,}")
@@ -162,11 +162,11 @@ class _Writer:
     def _complete(self, index: int) -> None:
         """Add the missing parts of a shard that is there."""
         shard = self._manifest.shards[index]
-        parts = self._manifest.lacking(shard, self._wanted)
+        parts = self._manifest.missing_parts(shard, self._wanted)
         if not parts:
             return
         layers = [int(part) for part in parts if part != TOKENS]
-        buffer = self._take(layers, shard.position)
+        buffer = self._next_buffer(layers, shard.position)
         if buffer is None or buffer.steps != shard.steps or not self._same_tokens(shard, buffer):
             raise SaeSweepError(
                 f"{self._folder.root}: the text no longer gives what was cached in shard {shard.number}; "
@@ -186,7 +186,7 @@ class _Writer:
     def _append(self, layers: list[int]) -> None:
         """Add a shard behind the last one."""
         start = self._manifest.following
-        buffer = self._take(layers, start)
+        buffer = self._next_buffer(layers, start)
         if buffer is None:
             self._commit(ended=True)
             return
@@ -205,11 +205,11 @@ class _Writer:
             bad=self._bad(buffer, shard.first_step),
         )
 
-    def _take(self, layers: list[int], position: dict[str, Any]) -> Buffer | None:
+    def _next_buffer(self, layers: list[int], position: dict[str, Any]) -> Buffer | None:
         stream = self._stream_of(layers)
         if stream.position() != position:
             stream.restore(position)
-        return stream.take_buffer()
+        return stream.next_buffer()
 
     def _stream_of(self, layers: list[int]) -> ActivationStream:
         # token ids alone still need a layer, if the lowest of all, to be computed with

@@ -8,7 +8,7 @@ from sae_sweep.activations.cache import CacheFolder, inventory, lock, prune, rem
 from sae_sweep.config import SaeSweepError
 from tests.activations.cache.conftest import Bench, flip_byte
 from tests.activations.cache.test_reader import assert_same
-from tests.activations.test_stream import take
+from tests.activations.test_stream import next_batches
 
 
 def test_a_stream_that_is_being_filled_is_left_alone(bench: Bench) -> None:
@@ -20,7 +20,7 @@ def test_a_stream_that_is_being_filled_is_left_alone(bench: Bench) -> None:
         assert prune(found) is None
         with pytest.raises(SaeSweepError, match=r"is being filled by process .*: wait for it, or stop it"):
             remove(found)
-    assert len(take(bench.open(1), 6)) == 6
+    assert len(next_batches(bench.open(1), 6)) == 6
 
 
 @pytest.mark.parametrize("part", ["tokens", "layer-01"])
@@ -34,7 +34,7 @@ def test_what_prune_takes_is_computed_again(bench: Bench, part: str) -> None:
     size = file.stat().st_size
     assert prune(found) == size
     assert inventory(bench.root)[0].state == "unfinished"
-    assert_same(take(bench.fill(1, 2, steps=12), 12), take(bench.stream([1, 2]), 12))
+    assert_same(next_batches(bench.fill(1, 2, steps=12), 12), next_batches(bench.stream([1, 2]), 12))
     assert bench.files().items() > others.items()
     assert inventory(bench.root)[0].state == "complete"
     assert verify(inventory(bench.root)[0]) == []

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from xxhash import xxh3_128
 
-from sae_sweep.activations import Batch, LanguageModel
+from sae_sweep.activations import ActivationBatch, LanguageModel
 from sae_sweep.activations.cache import CachedStream, DamagedShardError, shards
 from sae_sweep.activations.cache.manifest import FileRecord, load_manifest, save_manifest
 from sae_sweep.config import SaeSweepError
 from tests.activations.cache.conftest import Bench, flip_byte
-from tests.activations.test_stream import take
+from tests.activations.test_stream import next_batches
 
 
-def assert_same(cached: list[Batch], streamed: list[Batch]) -> None:
+def assert_same(cached: list[ActivationBatch], streamed: list[ActivationBatch]) -> None:
     assert len(cached) == len(streamed)
     for ours, theirs in zip(cached, streamed, strict=True):
         assert ours.step == theirs.step
@@ -45,7 +45,7 @@ def test_the_cache_gives_the_stream_to_the_bit(bench: Bench, dtype: str) -> None
 
 
 def test_rows_know_their_tokens(bench: Bench) -> None:
-    for batch in take(bench.fill(0, steps=12), 12):
+    for batch in next_batches(bench.fill(0, steps=12), 12):
         assert batch.tokens.shape == (32,)
         assert not (batch.tokens == 0).any()  # special tokens are masked
         embedded = {}
@@ -62,17 +62,17 @@ def test_a_run_goes_on_from_either(
 ) -> None:
     bench = Bench(lm, tmp_path_factory.mktemp("cache"))
     cached, stream = bench.fill(1, steps=26), bench.stream([1])
-    take(cached, step)
-    take(stream, step)
+    next_batches(cached, step)
+    next_batches(stream, step)
     from_cache = json.loads(json.dumps(cached.position()))
     from_stream = json.loads(json.dumps(stream.position()))
     assert from_cache == from_stream
-    expected = take(bench.open(1), 26)[step:]
+    expected = next_batches(bench.open(1), 26)[step:]
     other_cached, other_stream = bench.open(1), bench.stream([1])
     other_cached.restore(from_stream)
     other_stream.restore(from_cache)
-    assert_same(take(other_cached, 26 - step), expected)
-    assert_same(take(other_stream, 26 - step), expected)
+    assert_same(next_batches(other_cached, 26 - step), expected)
+    assert_same(next_batches(other_stream, 26 - step), expected)
 
 
 def test_a_text_that_stops_ends_the_cache_too(lm: LanguageModel, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_bad_activations_stop_their_layer_at_the_step_of_the_stream(bench: Bench
     assert str(of_cache.value) == str(of_stream.value)
     assert vars(of_cache.value) == vars(of_stream.value)
     assert_same(read, streamed)
-    assert len(take(bench.open(1), 20)) == 20  # the other layer goes on
+    assert len(next_batches(bench.open(1), 20)) == 20  # the other layer goes on
 
 
 class _Spoiled:
@@ -134,12 +134,12 @@ def test_a_flipped_byte_is_never_trained_on(bench: Bench, part: str) -> None:
         f"{file} is damaged (its checksum differs): `task=cache action=verify`"
     )
     assert caught.value.layer == (2 if part == "layer-02" else None)
-    assert_same(passed, take(bench.stream([1, 2]), len(passed)))
+    assert_same(passed, next_batches(bench.stream([1, 2]), len(passed)))
     assert 0 < len(passed) < 10
     if part == "layer-02":
         rest = bench.open(1)
         rest.restore(cached.position())
-        assert_same(take(rest, 5), take(bench.stream([1]), len(passed) + 5)[len(passed) :])
+        assert_same(next_batches(rest, 5), next_batches(bench.stream([1]), len(passed) + 5)[len(passed) :])
 
 
 def test_short_and_missing_files_are_named(bench: Bench) -> None:
@@ -177,7 +177,7 @@ def test_what_is_not_cached_is_said(bench: Bench) -> None:
     with pytest.raises(SaeSweepError, match=r"ends at step \d+, and step \d+ is needed"):
         list(short)
     far = bench.stream([1])
-    take(far, 30)
+    next_batches(far, 30)
     with pytest.raises(SaeSweepError, match="and step 30 is needed"):
         bench.open(1).restore(far.position())
     with pytest.raises(SaeSweepError, match="2 is not cached from step 0 on"):
@@ -199,22 +199,22 @@ def test_an_interrupted_read_leaves_nothing_behind(bench: Bench) -> None:
 
 
 def test_batches_are_views_of_the_file_and_leave_it_as_it_is(bench: Bench) -> None:
-    first, second = take(bench.fill(1, steps=10), 2)
+    first, second = next_batches(bench.fill(1, steps=10), 2)
     rows = first.activations[1]
     assert rows.untyped_storage().data_ptr() == second.activations[1].untyped_storage().data_ptr()
     assert rows.data_ptr() % shards.ALIGNMENT == first.tokens.data_ptr() % shards.ALIGNMENT == 0
     rows.zero_()  # nothing does; it would be a private copy of the page
-    assert_same(take(bench.open(1), 10), take(bench.stream([1]), 10))
+    assert_same(next_batches(bench.open(1), 10), next_batches(bench.stream([1]), 10))
 
 
 def test_views_outlive_the_stream_and_its_files(bench: Bench) -> None:
     cached: CachedStream | None = bench.fill(1, steps=10)
     assert cached is not None
-    batches = take(cached, 10)
+    batches = next_batches(cached, 10)
     cached = None
     for file in bench.folder.root.glob("*.safetensors"):
         file.unlink()
-    assert_same(batches, take(bench.stream([1]), 10))
+    assert_same(batches, next_batches(bench.stream([1]), 10))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -229,8 +229,8 @@ def test_files_of_any_alignment_are_read(bench: Bench, dtype: str) -> None:
         files = {part: _resaved(bench.folder.root, record) for part, record in shard.files.items()}
         found.append(replace(shard, files=files))
     save_manifest(bench.folder, replace(manifest, shards=tuple(found)))
-    batches = take(bench.open(1), 10)
-    assert_same(batches, take(bench.stream([1]), 10))
+    batches = next_batches(bench.open(1), 10)
+    assert_same(batches, next_batches(bench.stream([1]), 10))
     assert all(batch.activations[1].data_ptr() % shards.ALIGNMENT == 0 for batch in batches)
 
 
@@ -270,7 +270,7 @@ class _TwoSets:
         self.taken: list[dict[str, torch.Tensor]] = [{}, {}]
         self.turns = 0
 
-    def turn(self) -> "_Set":
+    def next_set(self) -> "_Set":
         self.turns += 1
         return _Set(self.taken[self.turns % 2])
 
@@ -278,7 +278,7 @@ class _TwoSets:
 class _Set(NamedTuple):
     buffers: dict[str, torch.Tensor]
 
-    def take(self, part: str, size: int) -> torch.Tensor:
+    def buffer(self, part: str, size: int) -> torch.Tensor:
         return self.buffers.setdefault(part, torch.empty(2 * size, dtype=torch.uint8))[: size + 1]
 
 
@@ -292,7 +292,7 @@ def test_memory_that_is_used_again_is_not_in_use(bench: Bench) -> None:
         assert_same([next(cached)], [next(stream)])
     assert sets.turns >= 4
     cached.restore(start)  # while the shard ahead may still be read
-    for batch in take(bench.stream([1, 2]), 25):
+    for batch in next_batches(bench.stream([1, 2]), 25):
         assert_same([next(cached)], [batch])
     flip_byte(next(bench.folder.root.glob("shard-000000_layer-02*")))
     cached.restore(start)

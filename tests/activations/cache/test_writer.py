@@ -21,7 +21,7 @@ from sae_sweep.activations.cache.manifest import load_manifest
 from sae_sweep.config import SaeSweepError
 from tests.activations.cache.conftest import Bench
 from tests.activations.cache.test_reader import assert_same
-from tests.activations.test_stream import take
+from tests.activations.test_stream import next_batches
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_what_is_there_is_not_computed_again(bench: Bench) -> None:
 def test_more_steps_go_on_behind_the_last(bench: Bench) -> None:
     bench.fill(1, steps=8)
     files = bench.files()
-    assert_same(take(bench.fill(1, steps=24), 24), take(bench.stream([1]), 24))
+    assert_same(next_batches(bench.fill(1, steps=24), 24), next_batches(bench.stream([1]), 24))
     assert bench.files().items() > files.items()
 
 
@@ -69,13 +69,13 @@ def test_another_layer_is_added_to_what_is_there(bench: Bench) -> None:
     cached = bench.fill(0, 1, steps=20)
     assert bench.files().items() > files.items()
     assert set(bench.computed) == {(0,), (0, 1)}  # alone where layer 1 is there, both behind
-    assert_same(take(cached, 20), take(bench.stream([0, 1]), 20))
+    assert_same(next_batches(cached, 20), next_batches(bench.stream([0, 1]), 20))
 
 
 def test_a_layer_that_stays_behind_is_caught_up(bench: Bench) -> None:
     bench.fill(1, 2, steps=6)
     bench.fill(2, steps=20)
-    assert_same(take(bench.fill(1, 2, steps=20), 20), take(bench.stream([1, 2]), 20))
+    assert_same(next_batches(bench.fill(1, 2, steps=20), 20), next_batches(bench.stream([1, 2]), 20))
 
 
 def test_changed_text_does_not_go_beside_what_is_cached(bench: Bench) -> None:
@@ -174,7 +174,7 @@ def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: 
     assert bench.folder.lock.exists()  # the lock of the dead
     assert lock.holder(bench.folder) is None
     steps = 7 * (done + 2)
-    assert_same(take(bench.fill(1, 2, steps=steps), steps), take(bench.stream([1, 2]), steps))
+    assert_same(next_batches(bench.fill(1, 2, steps=steps), steps), next_batches(bench.stream([1, 2]), steps))
     assert bench.files().items() >= kept.items()
     assert not leftover.exists()
     assert not bench.folder.lock.exists()
@@ -208,4 +208,4 @@ def test_the_second_writer_waits_and_then_reads(
         filler.join(60)
     assert not waiter.is_alive()
     assert bench.computed == []  # it computed nothing itself
-    assert_same(take(bench.open(1), 12), take(slow.stream([1]), 12))
+    assert_same(next_batches(bench.open(1), 12), next_batches(slow.stream([1]), 12))
