@@ -181,7 +181,7 @@ def test_a_buffer_below_a_batch_grows_to_one(lm):
 def test_a_buffer_of_special_tokens_is_refused(lm):
     packing = PackingConfig(seq_len=16, bos_every_sequence=False, max_document_tokens=1)  # BOS, EOT, BOS, EOT
     with pytest.raises(
-        SaeSweepError, match=r"0 of them are no special tokens, fewer than batch=32: raise it"
+        SaeSweepError, match=r"0 of them are not special tokens, fewer than batch=32: raise it"
     ):
         next(make(lm, config(packing=packing)))
 

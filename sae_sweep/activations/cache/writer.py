@@ -231,12 +231,11 @@ class _Writer:
         }
 
     def _bad(self, buffer: Buffer, first_step: int) -> dict[int, BadStep]:
-        """The bad steps known so far with those of a buffer; a row that the cut drops does no harm."""
+        """Return the bad steps known so far together with those of a buffer."""
         found = dict(self._manifest.bad)
         for layer, (batch, problem) in buffer.bad.items():
-            if batch < buffer.steps:
-                found[layer] = BadStep(first_step + batch, problem)
-                log.warning("layer %d, step %d: %s", layer, first_step + batch, problem)
+            found[layer] = BadStep(first_step + batch, problem)
+            log.warning("layer %d, step %d: %s", layer, first_step + batch, problem)
         return found
 
     def _commit(self, **changes: Any) -> None:
@@ -247,7 +246,7 @@ class _Writer:
 
 
 def _in_order(rows: Tensor, buffer: Buffer) -> Tensor:
-    return rows[buffer.chosen(0, buffer.steps)]
+    return rows[buffer.order.flatten()]
 
 
 def remove_leftovers(folder: CacheFolder, manifest: Manifest) -> int:
