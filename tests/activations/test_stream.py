@@ -115,6 +115,16 @@ def test_each_seed_has_its_own_order(lm):
     assert same(next_batches(make(lm, config(shuffle_seed=0)), 3), base)
 
 
+def test_each_buffer_has_its_own_order(lm):
+    packing = PackingConfig(
+        seq_len=16, separate_documents=False
+    )  # BOS alone is masked: buffers of equal size
+    stream = make(lm, config(packing=packing))
+    orders = [stream.next_buffer().order for _ in range(4)]
+    assert len({order.shape for order in orders}) == 1
+    assert len({tuple(order.flatten().tolist()) for order in orders}) == 4
+
+
 def test_activations_are_rounded_to_their_dtype(lm):
     rounded = config(activations=ActivationsConfig(buffer_tokens=200, lm_batch=5, dtype="bfloat16"))
     for ours, raw in zip(next_batches(make(lm, rounded), 8), next_batches(make(lm), 8), strict=True):
