@@ -116,9 +116,7 @@ def test_each_seed_has_its_own_order(lm):
 
 
 def test_each_buffer_has_its_own_order(lm):
-    packing = PackingConfig(
-        seq_len=16, separate_documents=False
-    )  # BOS alone is masked: buffers of equal size
+    packing = PackingConfig(seq_len=16, separate_documents=False)  # only BOS is masked: buffers of one size
     stream = make(lm, config(packing=packing))
     orders = [stream.next_buffer().order for _ in range(4)]
     assert len({order.shape for order in orders}) == 1

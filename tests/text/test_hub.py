@@ -132,7 +132,7 @@ def test_a_missing_column_is_named(cache, tmp_path):
 def test_a_damaged_shard_is_named(cache, tmp_path):
     (cache / "train-1.parquet").write_bytes(b"PAR1 but no more")
     source = open_text(DATASET, tmp_path)
-    with pytest.raises(SaeSweepError, match=r"train-1\.parquet is no readable Parquet file"):
+    with pytest.raises(SaeSweepError, match=r"train-1\.parquet is not a readable Parquet file"):
         next(source.read(1))
 
 
