@@ -1,6 +1,6 @@
-"""Activations: a language model in, batches of its residual stream out; all that knows TransformerLens.
+"""Activations: batches of a language model's residual stream; the only part that knows TransformerLens.
 
-Importing this package is cheap; torch and TransformerLens come with the first name that needs them.
+Importing this package is cheap: torch and TransformerLens are imported with the first name that needs them.
 """
 
 from importlib import import_module

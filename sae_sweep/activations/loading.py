@@ -1,4 +1,4 @@
-"""Language models from the hub, a folder, a .gguf file or our own assets, all through TransformerBridge."""
+"""Loads language models from the hub, a folder, a .gguf file or the assets, through TransformerBridge."""
 
 import logging
 from collections.abc import Iterator
@@ -21,29 +21,29 @@ log = logging.getLogger(__name__)
 
 
 def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool = True) -> LanguageModel:
-    """Load a model, frozen and in inference mode, in the dtype that `model.dtype` asks for.
+    """Load a model for inference, with frozen weights, in the dtype that `model.dtype` names.
 
     Args:
-        model: which.
-        device: where to.
-        fast: take fused attention where a probe finds it equal; False keeps the bridge's eager one.
+        model: its path, revision and dtype.
+        device: where its weights are placed.
+        fast: use fused attention if a probe finds it equal; False keeps the bridge's eager attention.
 
     Raises:
-        SaeSweepError: if it cannot be found, read, or run by TransformerBridge; or the hub cannot be reached.
+        SaeSweepError: if it cannot be found, read or run by TransformerBridge, or the hub cannot be reached.
     """
     dtype = lm_dtype(model.dtype, device)
     path = local_path(model) or download(model)
-    with _quiet(), _explained(model):
+    with _quiet(), _load_errors(model):
         tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
         network.eval().requires_grad_(False).to(device)
-        twin = copy_sharing_weights(network) if fast else None
+        unbridged = copy_sharing_weights(network) if fast else None
         bridge = TransformerBridge.boot_transformers(
             str(path), hf_model=network, tokenizer=tokenizer, device=device, dtype=dtype
         )
         bridge.eval().requires_grad_(False)
-        words = LMTokenizer(tokenizer, model.path)
-        forward = choose_forward(bridge, twin, words, dtype)
-    loaded = LanguageModel(forward, bridge.cfg, words, model.label, device, dtype)
+        lm_tokenizer = LMTokenizer(tokenizer, model.path)
+        forward = choose_forward(bridge, unbridged, lm_tokenizer, dtype)
+    loaded = LanguageModel(forward, bridge.cfg, lm_tokenizer, model.label, device, dtype)
     log.info(
         "%s: %d layers of %d in %s on %s, %s attention",
         *(model.label, loaded.n_layers, loaded.d_model, dtype, device, loaded.attention),
@@ -52,7 +52,7 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
 
 
 class LMTokenizer:
-    """Satisfies `sae_sweep.text.TextTokenizer`."""
+    """A Hugging Face tokenizer as a `sae_sweep.text.TextTokenizer`."""
 
     def __init__(self, tokenizer: Any, model: str) -> None:
         """Wrap a fast tokenizer of transformers.
@@ -64,7 +64,7 @@ class LMTokenizer:
         if backend is None or tokenizer.eos_token_id is None:
             lack = "tokenizer.json" if backend is None else "end-of-text token"
             raise SaeSweepError(f"the tokenizer of {model} has no {lack}: choose another model")
-        # text is text: "<|endoftext|>" in a document stands for its characters
+        # "<|endoftext|>" in a document is tokenised as characters, not as the special token
         backend.encode_special_tokens = True
         backend.no_padding()
         backend.no_truncation()
@@ -74,7 +74,7 @@ class LMTokenizer:
         self.special_ids = frozenset({self.bos_id, self.eot_id, *tokenizer.all_special_ids})
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise on all cores; adds no special tokens, and reads none out of the text."""
+        """Tokenise texts on all cores; special tokens are neither added nor recognised in the text."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
@@ -94,19 +94,19 @@ def _load_file(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _explained(model: ModelConfig) -> Iterator[None]:
-    """Tell in one line what the libraries say about a damaged or unknown model."""
+def _load_errors(model: ModelConfig) -> Iterator[None]:
+    """Raise a library's error about a damaged or unknown model as a one-line SaeSweepError."""
     try:
         yield
     except SaeSweepError:
         raise
-    except Exception as error:  # each format and library has its own way to say that a file is damaged
+    except Exception as error:  # each format and library reports a damaged file in its own way
         raise SaeSweepError(f"cannot load model.path={model.path}: {first_line(error)}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of single tensors."""
+    """Hide the progress bars of transformers, which count single tensors."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""Which language model a config means, found out without loading it."""
+"""The files of a language model: where they are, their download, and their fingerprint. Needs no torch."""
 
 import hashlib
 from pathlib import Path
@@ -14,10 +14,10 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "voc
 
 
 def local_path(model: ModelConfig) -> Path | None:
-    """Return the folder or .gguf file that `model.path` means; None for a repository on the hub.
+    """Return the folder or .gguf file that `model.path` names; None if it is a repository on the hub.
 
     Raises:
-        SaeSweepError: if the path is one on this disk and nothing is there.
+        SaeSweepError: if it is a path on this disk and nothing is there.
     """
     if model.path.startswith(BUNDLED):
         folder = ASSETS / model.path.removeprefix(BUNDLED)
@@ -34,7 +34,11 @@ def local_path(model: ModelConfig) -> Path | None:
 
 
 def download(model: ModelConfig) -> Path:
-    """Return the folder of a hub model, downloading what is not in the hub's cache."""
+    """Return the local folder of a hub model, after downloading the files that the hub's cache lacks.
+
+    Raises:
+        SaeSweepError: if the hub has no such model, or cannot be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -46,7 +50,7 @@ def download(model: ModelConfig) -> Path:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise SaeSweepError(
             f"model.path={model.path}: no such file or folder here, and no such model on the hub "
-            f"(revision {revision}) that is open to you"
+            f"(revision {revision}) that you can access"
         ) from error
     except (OSError, ValueError) as error:
         raise SaeSweepError(
@@ -58,14 +62,14 @@ def download(model: ModelConfig) -> Path:
 
 
 def weights_fingerprint(model: ModelConfig) -> str:
-    """Name the weights and the tokenizer: another fingerprint is another model.
+    """Identify the content of a model's weights, tokenizer and config.
 
-    Local files are hashed; a model on the hub is named by repository and revision, without a network.
+    Local files are hashed. A hub model is identified by repository and revision, without network access.
     """
     path = local_path(model)
     if path is None:
         return f"{model.path}@{model.revision or 'main'}"
-    files = [path] if path.is_file() else sorted(filter(_matters, path.iterdir()))
+    files = [path] if path.is_file() else sorted(filter(_is_hashed, path.iterdir()))
     whole = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:
@@ -74,5 +78,5 @@ def weights_fingerprint(model: ModelConfig) -> str:
     return whole.hexdigest()[:16]
 
 
-def _matters(file: Path) -> bool:
+def _is_hashed(file: Path) -> bool:
     return file.suffix in _WEIGHTS or file.name in ("config.json", *_TOKENIZER)

@@ -95,7 +95,7 @@ def list_shards(dataset: HubDataset) -> list[str]:
         info = HfApi().dataset_info(dataset.path, revision=dataset.revision)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise SaeSweepError(
-            f"the hub has no dataset {dataset.path} at revision {dataset.revision} that is open to you"
+            f"the hub has no dataset {dataset.path} at revision {dataset.revision} that you can access"
         ) from error
     except hub_failures() as error:
         cached = cached_shards(dataset)

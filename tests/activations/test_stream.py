@@ -175,6 +175,16 @@ def test_bad_activations_stop_their_layer_at_their_step(lm, value, dtype, proble
     assert same(next_batches(rest, 20 - step), clean[step:])
 
 
+def test_bad_rows_that_fill_no_batch_do_no_harm(lm):
+    stream = make(lm)
+    buffer = stream.next_buffer()
+    used = buffer.order.flatten().tolist()
+    (dropped, *_) = set(range(len(buffer.tokens))) - set(used)
+    assert stream._first_bad(buffer.order, {dropped: float("nan")}) is None
+    bad = dict.fromkeys((dropped, used[70], used[40]), float("nan"))
+    assert stream._first_bad(buffer.order, bad)[0] == 40 // 32
+
+
 def test_a_text_that_stops_ends_the_stream(lm):
     batches = list(make(lm, exhausted="stop"))
     assert 0 < len(batches) < 40

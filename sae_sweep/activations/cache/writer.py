@@ -1,4 +1,4 @@
-"""Filling the cache: what is missing, shard by shard, all missing layers in one pass of the LM."""
+"""Fills the cache: computes what is missing, shard by shard, with all missing layers in one LM pass."""
 
 import dataclasses
 import logging
@@ -24,11 +24,11 @@ from sae_sweep.config import SaeSweepError
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-"""Seconds between two looks at what another process writes."""
+"""Seconds between two checks of what another process writes."""
 _GIB = 2**30
 
 MakeStream = Callable[[Sequence[int]], ActivationStream]
-"""Gives the stream of some layers, at its beginning."""
+"""Creates the stream of some layers, at its start."""
 
 
 def fill(
@@ -40,18 +40,18 @@ def fill(
     d_in: int,
     batch: int,
 ) -> None:
-    """Compute what `wanted` needs and is not there; wait while another process writes into the folder.
+    """Compute what `wanted` needs and the cache lacks; wait while another process writes into the folder.
 
-    Each shard is complete on disk before the manifest names it: after a kill, the next call goes on behind
-    the last one. Stopped by an exception anywhere (a signal's, too), it leaves the same.
+    Each shard is complete on disk before it is in the manifest. After a kill or an exception, the next call
+    continues after the last complete shard.
 
     Args:
-        folder: of the stream.
-        identity: what `cache_identity` gave.
+        folder: folder of the stream.
+        identity: the stream's identity, from `cache_identity`.
         wanted: layer -> steps.
-        make_stream: of the same config.
+        make_stream: creates the stream with that identity.
         d_in: width of the residual stream.
-        batch: rows a step.
+        batch: rows per step.
 
     Raises:
         SaeSweepError: if the disk is too small, the manifest cannot be used, or the stream fails.
@@ -63,7 +63,7 @@ def fill(
             return
         owner = holder(folder)
         if owner is None:
-            if _write(folder, identity, wanted, make_stream, d_in, batch):
+            if _try_to_fill(folder, identity, wanted, make_stream, d_in, batch):
                 return
         elif not waiting:
             log.info("%s is being filled by %s: waiting", folder.root, owner)
@@ -71,7 +71,7 @@ def fill(
         time.sleep(POLL_S)
 
 
-def _write(
+def _try_to_fill(
     folder: CacheFolder,
     identity: Mapping[str, Any],
     wanted: Mapping[int, int],
@@ -79,7 +79,7 @@ def _write(
     d_in: int,
     batch: int,
 ) -> bool:
-    """Fill the folder; False if another process was faster to take its lock."""
+    """Fill the folder; return False if another process got its lock first."""
     stream = make_stream(sorted(wanted))
     manifest = load_manifest(folder) or Manifest(
         stream=identity, d_in=d_in, dtype=dtype_name(stream.dtype), batch=batch, following=stream.position()
@@ -95,7 +95,7 @@ def _write(
 def _check_space(
     folder: CacheFolder, manifest: Manifest, wanted: Mapping[int, int], stream: ActivationStream
 ) -> None:
-    """Before the first byte: say what it will take, and refuse what does not fit."""
+    """Log the space that filling needs; raise if the disk has less."""
     row = manifest.d_in * stream.dtype.itemsize
     size = sum(
         shard.steps * sum(4 if part == TOKENS else row for part in manifest.missing_parts(shard, wanted))
@@ -124,7 +124,7 @@ def _existing(path: Path) -> Path:
 
 
 class _Writer:
-    """Holds the lock; the manifest in hand is the one on disk."""
+    """Fills a folder whose lock it holds; `_manifest` always equals the one on disk."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _Writer:
         self._make_stream = make_stream
         self._lock = lock
         self._stream: tuple[list[int], ActivationStream] | None = None
-        """The stream in hand, and its layers."""
+        """The stream in use, and its layers."""
 
     def run(self) -> None:
         remove_leftovers(self._folder, self._manifest)
@@ -160,7 +160,7 @@ class _Writer:
         log.info("%s: %s tokens", self._folder.root, f"{self._manifest.steps * self._manifest.batch:,}")
 
     def _complete(self, index: int) -> None:
-        """Add the missing parts of a shard that is there."""
+        """Add the missing parts of a cached shard."""
         shard = self._manifest.shards[index]
         parts = self._manifest.missing_parts(shard, self._wanted)
         if not parts:
@@ -184,7 +184,7 @@ class _Writer:
         return torch.equal(cached, _in_order(buffer.tokens, buffer).cpu())
 
     def _append(self, layers: list[int]) -> None:
-        """Add a shard behind the last one."""
+        """Add a shard after the last one; at the end of the text, record that instead."""
         start = self._manifest.following
         buffer = self._next_buffer(layers, start)
         if buffer is None:
@@ -212,14 +212,14 @@ class _Writer:
         return stream.next_buffer()
 
     def _stream_of(self, layers: list[int]) -> ActivationStream:
-        # token ids alone still need a layer, if the lowest of all, to be computed with
+        # a stream needs a layer even if only token ids are missing: the lowest is the cheapest
         chosen = layers or [min(self._wanted)]
         if self._stream is None or self._stream[0] != chosen:
             self._stream = (chosen, self._make_stream(chosen))
         return self._stream[1]
 
     def _write(self, number: int, parts: Sequence[str], buffer: Buffer) -> dict[str, Any]:
-        """Write parts of a shard, one at a time in memory."""
+        """Write parts of a shard, with one at a time in memory."""
         return {
             part: write_part(
                 self._folder,
@@ -239,7 +239,7 @@ class _Writer:
         return found
 
     def _commit(self, **changes: Any) -> None:
-        """Make the changes known, now that all they speak of is on the disk."""
+        """Write a changed manifest; all files it names are on disk already."""
         self._lock.check()
         self._manifest = dataclasses.replace(self._manifest, **changes)
         save_manifest(self._folder, self._manifest)
@@ -250,7 +250,7 @@ def _in_order(rows: Tensor, buffer: Buffer) -> Tensor:
 
 
 def remove_leftovers(folder: CacheFolder, manifest: Manifest) -> int:
-    """Delete what a writer that was killed has left; returns the bytes. Only for the owner of the lock."""
+    """Delete files left by a killed writer, and return their bytes. The caller must hold the lock."""
     known = {record.file for shard in manifest.shards for record in shard.files.values()}
     known |= {folder.manifest.name, folder.lock.name, folder.used.name}
     freed = 0
