@@ -39,7 +39,7 @@ def open_text(dataset: DatasetConfig, cache: Path) -> TextSource:
 
 
 def fingerprint(dataset: DatasetConfig, cache: Path) -> str:
-    """Identify the content of the text that a config names: two texts never share a fingerprint.
+    """Identify the content of the text that a config names.
 
     Embedded corpora and local files are hashed. A hub dataset is identified by repository, revision and
     file pattern, without network access.

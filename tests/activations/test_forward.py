@@ -87,7 +87,7 @@ def test_a_model_that_is_not_equal_stays_with_the_bridge(load, change_copy, capl
     ],
 )
 def test_residuals_may_differ_by_rounding_alone(load, change_copy, dtype, difference, attention):
-    """Below the tolerance, and at 10 and 100 times of it: numbers, so that the table is tested too."""
+    """Differences below the tolerance, and at 10 and 100 times it, as numbers to test the table too."""
 
     def scale(network):
         network.transformer.h[0].register_forward_hook(lambda _, args, residual: residual * (1 + difference))

@@ -84,7 +84,7 @@ def test_the_study_masks_nothing(lm):
 
 @settings(max_examples=20, deadline=None)
 @given(step=st.integers(0, 25), seed=st.integers(0, 2), shuffle=st.one_of(st.none(), st.integers(0, 1)))
-def test_a_restored_stream_goes_on_to_the_bit(lm, step, seed, shuffle):
+def test_a_restored_stream_continues_bit_for_bit(lm, step, seed, shuffle):
     cfg = config(data_seed=seed, shuffle_seed=shuffle)
     stream = make(lm, cfg)
     next_batches(stream, step)
@@ -131,7 +131,7 @@ def test_activations_are_rounded_to_their_dtype(lm):
 
 
 class Spoiled:
-    """A language model whose residuals are spoiled at some token of one layer."""
+    """A language model with a bad value in one layer at every occurrence of one token."""
 
     def __init__(self, lm, layer, value, token):
         self._lm, self._layer, self._value, self._token = lm, layer, value, token

@@ -1,4 +1,4 @@
-"""A tokenizer without a model, and a text without a file."""
+"""A tokenizer that needs no model, and a text that needs no file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ BOS, EOT = 256, 257
 
 
 class ByteTokenizer:
-    """One token a byte."""
+    """A tokenizer with one token per byte; counts the characters it has read."""
 
     bos_id = BOS
     eot_id = EOT
@@ -25,7 +25,7 @@ class ByteTokenizer:
 
 
 class ListText(TextSource):
-    """Units of documents in memory; counts how many are read."""
+    """A text of units in memory; counts the documents that are read."""
 
     def __init__(
         self, units: list[list[str]], held_out: list[str] | None = None, exhausted: str = "repeat"

@@ -1,4 +1,4 @@
-"""The embedded corpora: what becomes a document, no text twice, and a cache that is whole or absent."""
+"""The embedded corpora: documents, removal of repeats, and a cache that is complete or absent."""
 
 import re
 import tomllib
@@ -45,7 +45,7 @@ def blocks(corpora: dict[str, list[Document]]) -> Iterator[tuple[str, bool, str]
                     yield name, document.held_out, normal
 
 
-def test_docstrings_and_code_are_parted() -> None:
+def test_docstrings_and_code_are_separated() -> None:
     docs, code = document_pair("pkg/module.py", MODULE)
     assert docs.text.split("\n\n") == [
         "About the module.",
@@ -61,7 +61,7 @@ def test_docstrings_and_code_are_parted() -> None:
 
 
 @pytest.mark.parametrize("source", ["def broken(:", "print 'python 2'", "nul = '\0'"])
-def test_what_is_no_python_becomes_nothing(source: str) -> None:
+def test_invalid_python_gives_no_documents(source: str) -> None:
     assert [document.text for document in document_pair("a.py", source)] == ["", ""]
 
 
@@ -144,7 +144,7 @@ def test_roots_are_the_requirements_of_the_package() -> None:
     assert {canonicalize_name(name) for name in embedded.ROOTS} == wanted
 
 
-def test_development_tools_are_no_part_of_the_libraries() -> None:
+def test_development_tools_are_not_part_of_the_libraries() -> None:
     names = {canonicalize_name(d.name) for d in embedded.library_distributions()}
     assert {"torch", "numpy", "tokenizers"} <= names
     assert names.isdisjoint({"pytest", "ruff", "sae-sweep"})
@@ -222,7 +222,7 @@ def test_fingerprints_tell_texts_and_sides_apart(
 
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let a build be instant; returns the list that grows with every build."""
+    """Make builds instant; returns a list with one item per build."""
     builds: list[int] = []
 
     def build(_: object) -> dict[str, list[Document]]:
@@ -237,7 +237,7 @@ def little(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_processes_that_build_at_once_build_once(
     little: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # threads stand for processes; requirements are parsed first: ast is not safe in threads of Python 3.11
+    # threads instead of processes; requirements are parsed first: ast is not thread-safe in Python 3.11
     distributions = embedded.library_distributions()
     monkeypatch.setattr(embedded, "library_distributions", lambda: distributions)
     results: list[Corpus] = []

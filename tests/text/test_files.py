@@ -63,7 +63,7 @@ def test_of_many_documents_about_a_share_is_held_out(tmp_path):
 
 
 @pytest.mark.parametrize("n", [30, 1500])
-def test_equal_documents_lie_on_one_side(tmp_path, n):
+def test_equal_documents_are_on_one_side(tmp_path, n):
     write_lines(tmp_path / "a.jsonl", [f"document {index % 10}" for index in range(n)])
     write_parquet(tmp_path / "b.parquet", [f"document {index % 10}" for index in range(n)])
     training, held_out = splits(tmp_path, held_out_every=3)
@@ -137,7 +137,7 @@ def test_an_empty_file_is_named(tmp_path, name, content):
     assert refusal(tmp_path).startswith(f"{tmp_path / name} holds no text")
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_a_file_that_is_not_text_is_named(tmp_path):
     write_text(tmp_path, 3)
     (tmp_path / "001.txt").write_bytes(b"caf\xe9")
     message = refusal(tmp_path)
@@ -178,7 +178,7 @@ def test_a_single_document_cannot_be_split(tmp_path):
         assert "holds a single document" in refusal(tmp_path)
 
 
-def test_missing_values_are_no_documents_to_pack(tmp_path):
+def test_missing_values_are_empty_documents(tmp_path):
     write_parquet(tmp_path / "a.parquet", ["a", None, "b"])
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["", "a", "b"]

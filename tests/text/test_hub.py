@@ -1,4 +1,4 @@
-"""Hub streaming, on shards in the hub's cache: `datasets` reads them as it reads those on the hub."""
+"""Hub streaming, tested on shards in the hub's cache, which `datasets` reads like shards on the hub."""
 
 import json
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ def text_of(shard, row):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A hub that cannot be reached, and a cache of it that holds three shards."""
+    """An unreachable hub, with three shards in its local cache."""
     import huggingface_hub.constants
 
     root = tmp_path / "hub"
@@ -57,7 +57,7 @@ def test_shards_in_the_cache_are_read_and_split_by_content(cache, tmp_path):
     assert not set(held_out) & set(training(source))
 
 
-def test_a_text_that_stands_twice_lies_on_one_side(cache, tmp_path):
+def test_repeated_texts_are_on_one_side(cache, tmp_path):
     (cache / "train-1.parquet").write_bytes((cache / "train-0.parquet").read_bytes())
     source = open_text(DATASET, tmp_path)
     assert not set(source.held_out()) & set(training(source))
@@ -80,7 +80,7 @@ def test_resuming_reads_no_row_group_far_before_the_place(cache, tmp_path, monke
     to_batches = pads.ParquetFileFragment.to_batches
 
     class Spy:
-        """Stands for `pyarrow.dataset.ParquetFileFormat`, whose fragments cannot be patched."""
+        """A replacement for `pyarrow.dataset.ParquetFileFormat`, because its fragments cannot be patched."""
 
         def __init__(self, **options):
             self._format = pads_format(**options)

@@ -28,7 +28,7 @@ def _small_blocks(monkeypatch):
 
 
 def documents_of(tokens):
-    """The documents in a stretch of sequences, without a cut one at the end."""
+    """Return the text of all documents in the sequences, joined, without special tokens."""
     content = bytes(token for token in tokens[:, 1:].flatten().tolist() if token != EOT)
     return content.decode()
 
@@ -123,7 +123,7 @@ def test_text_without_tokens_raises_instead_of_looping():
         make([["", ""], [""]]).read(1)
 
 
-def test_held_out_text_keeps_its_order_and_ends_at_the_need():
+def test_held_out_text_keeps_its_order_and_ends_at_the_requested_tokens():
     source = ListText([["x"]], held_out=["a" * 6, "b" * 6, "c" * 6])
     sequences = held_out_sequences(source, PACKING, ByteTokenizer(), tokens=15)
     assert documents_of(sequences) == "a" * 6 + "b" * 6

@@ -1,4 +1,4 @@
-"""Looking after the cache, without disturbing who writes into it."""
+"""Listing, verifying and removing cached streams, without disturbing a writer."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_a_folder_without_a_manifest_is_rubbish(tmp_path: Path) -> None:
     assert inventory(tmp_path) == []
 
 
-def test_a_name_may_be_shortened_but_not_doubtful(tmp_path: Path) -> None:
+def test_a_name_may_be_shortened_but_not_ambiguous(tmp_path: Path) -> None:
     for name in ("abc1", "abd2"):
         (tmp_path / "activations" / name).mkdir(parents=True)
     assert inventory(tmp_path, "abc")[0].folder.name == "abc1"

@@ -1,4 +1,4 @@
-"""What is read is what was streamed; what is damaged is not read."""
+"""Reading the cache: batches equal the stream's, and damaged files are refused."""
 
 import json
 import mmap
@@ -51,13 +51,13 @@ def test_rows_know_their_tokens(bench: Bench) -> None:
         embedded = {}
         for token, row in zip(batch.tokens.tolist(), batch.activations[0], strict=True):
             embedded.setdefault(token, []).append(row)
-        # rows of one token differ by their position's embedding only: 15 positions
+        # rows of the same token differ only by the embedding of their position, one of 15
         assert all(len({tuple(row.tolist()) for row in rows}) <= 15 for rows in embedded.values())
 
 
 @settings(max_examples=15, deadline=None)
 @given(step=st.integers(0, 20))
-def test_a_run_goes_on_from_either(
+def test_a_run_resumes_from_either(
     lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory, step: int
 ) -> None:
     bench = Bench(lm, tmp_path_factory.mktemp("cache"))
@@ -101,11 +101,11 @@ def test_bad_activations_stop_their_layer_at_the_step_of_the_stream(bench: Bench
     assert str(of_cache.value) == str(of_stream.value)
     assert vars(of_cache.value) == vars(of_stream.value)
     assert_same(read, streamed)
-    assert len(next_batches(bench.open(1), 20)) == 20  # the other layer goes on
+    assert len(next_batches(bench.open(1), 20)) == 20  # the other layer continues
 
 
 class _Spoiled:
-    """Layer 2 is too large for float16 in one sequence of the forward pass `after`."""
+    """A language model whose layer 2 overflows float16 in one sequence of forward pass number `after`."""
 
     def __init__(self, lm: LanguageModel, after: int) -> None:
         self._lm, self._after, self.passes = lm, after, 0
@@ -170,7 +170,7 @@ def test_a_damaged_manifest_is_refused(bench: Bench) -> None:
         bench.open(1)
 
 
-def test_what_is_not_cached_is_said(bench: Bench) -> None:
+def test_what_is_not_cached_is_named(bench: Bench) -> None:
     with pytest.raises(SaeSweepError, match="no activations are cached there"):
         bench.open(1)
     short = bench.fill(1, steps=5)
@@ -188,7 +188,7 @@ def test_what_is_not_cached_is_said(bench: Bench) -> None:
 
 
 def test_an_interrupted_read_leaves_nothing_behind(bench: Bench) -> None:
-    """The reader's thread ends with the stream."""
+    """The reader's thread ends when its stream is deleted."""
     cached: CachedStream | None = bench.fill(1, steps=10)
     assert cached is not None
     next(cached)
@@ -203,7 +203,7 @@ def test_batches_are_views_of_the_file_and_leave_it_as_it_is(bench: Bench) -> No
     rows = first.activations[1]
     assert rows.untyped_storage().data_ptr() == second.activations[1].untyped_storage().data_ptr()
     assert rows.data_ptr() % shards.ALIGNMENT == first.tokens.data_ptr() % shards.ALIGNMENT == 0
-    rows.zero_()  # nothing does; it would be a private copy of the page
+    rows.zero_()  # training never does this; it changes a private copy of the page
     assert_same(next_batches(bench.open(1), 10), next_batches(bench.stream([1]), 10))
 
 
@@ -219,7 +219,7 @@ def test_views_outlive_the_stream_and_its_files(bench: Bench) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_files_of_any_alignment_are_read(bench: Bench, dtype: str) -> None:
-    """As safetensors writes them: the data starts wherever the header ends."""
+    """safetensors writes the data right after the header, whatever its length."""
     bench.with_activations(dtype=dtype)
     bench.fill(1, steps=10)
     manifest = load_manifest(bench.folder)
@@ -249,7 +249,7 @@ def _tells_of_bad_pages() -> bool:
 
 @pytest.mark.skipif(not _tells_of_bad_pages(), reason="needs Linux 5.14")
 def test_a_page_that_cannot_be_read_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a failing disk; here the page is gone because the file is cut short once it is mapped."""
+    """Simulates a failing disk: the file is truncated after it is mapped, so its pages are gone."""
     bench.fill(1, steps=10)
     real = mmap.mmap
 
@@ -264,15 +264,15 @@ def test_a_page_that_cannot_be_read_is_an_error(bench: Bench, monkeypatch: pytes
 
 
 class _TwoSets:
-    """Of ordinary memory, in place of pinned memory."""
+    """Two sets of ordinary memory, in place of pinned memory."""
 
     def __init__(self) -> None:
-        self.taken: list[dict[str, torch.Tensor]] = [{}, {}]
+        self.sets: list[dict[str, torch.Tensor]] = [{}, {}]
         self.turns = 0
 
     def next_set(self) -> "_Set":
         self.turns += 1
-        return _Set(self.taken[self.turns % 2])
+        return _Set(self.sets[self.turns % 2])
 
 
 class _Set(NamedTuple):
@@ -283,7 +283,7 @@ class _Set(NamedTuple):
 
 
 def test_memory_that_is_used_again_is_not_in_use(bench: Bench) -> None:
-    """As on a GPU, where a batch is a copy: each is compared while the next shard is being read."""
+    """Like on a GPU, where batches are copies: each is compared while the next shard is being read."""
     bench.fill(1, 2, steps=40)
     cached, stream = bench.open(1, 2), bench.stream([1, 2])
     cached._pinned = sets = _TwoSets()  # type: ignore[assignment]
@@ -291,7 +291,7 @@ def test_memory_that_is_used_again_is_not_in_use(bench: Bench) -> None:
     for _ in range(25):
         assert_same([next(cached)], [next(stream)])
     assert sets.turns >= 4
-    cached.restore(start)  # while the shard ahead may still be read
+    cached.restore(start)  # the next shard may still be being read
     for batch in next_batches(bench.stream([1, 2]), 25):
         assert_same([next(cached)], [batch])
     flip_byte(next(bench.folder.root.glob("shard-000000_layer-02*")))

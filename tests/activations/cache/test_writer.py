@@ -1,4 +1,4 @@
-"""Filling: resumed, extended, refused where the disk is too small, and by one process at a time."""
+"""Filling the cache: it resumes, extends, refuses a disk that is too small, and has one writer at a time."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "POLL_S", 0.02)
 
 
-def test_the_manifest_tells_what_is_there(bench: Bench) -> None:
+def test_the_manifest_lists_what_is_cached(bench: Bench) -> None:
     bench.fill(1, 2, steps=20)
     plain = json.loads(bench.folder.manifest.read_text())
     assert (plain["d_in"], plain["dtype"], plain["batch"]) == (16, "float32", 32)
@@ -55,7 +55,7 @@ def test_what_is_there_is_not_computed_again(bench: Bench) -> None:
     assert bench.files() == files
 
 
-def test_more_steps_go_on_behind_the_last(bench: Bench) -> None:
+def test_more_steps_continue_after_the_last(bench: Bench) -> None:
     bench.fill(1, steps=8)
     files = bench.files()
     assert_same(next_batches(bench.fill(1, steps=24), 24), next_batches(bench.stream([1]), 24))
@@ -68,7 +68,7 @@ def test_another_layer_is_added_to_what_is_there(bench: Bench) -> None:
     bench.computed.clear()
     cached = bench.fill(0, 1, steps=20)
     assert bench.files().items() > files.items()
-    assert set(bench.computed) == {(0,), (0, 1)}  # alone where layer 1 is there, both behind
+    assert set(bench.computed) == {(0,), (0, 1)}  # layer 0 alone while layer 1 is cached, then both
     assert_same(next_batches(cached, 20), next_batches(bench.stream([0, 1]), 20))
 
 
@@ -120,7 +120,7 @@ def test_the_estimate_is_close(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class _Limit(float):
-    """Free space without end, that notes what it is compared with."""
+    """Unlimited free space, which records the sizes that it is compared with."""
 
     def __new__(cls, needed: list[int]) -> "_Limit":
         self = super().__new__(cls, 1e18)
@@ -171,7 +171,7 @@ def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: 
     leftover = bench.folder.root / ".shard-000099_tokens.safetensors.abc.safetensors"
     leftover.write_bytes(b"half")
     kept = {name: at for name, at in files.items() if int(name[6:12]) < done}
-    assert bench.folder.lock.exists()  # the lock of the dead
+    assert bench.folder.lock.exists()  # left by the killed writer
     assert lock.holder(bench.folder) is None
     steps = 7 * (done + 2)
     assert_same(next_batches(bench.fill(1, 2, steps=steps), steps), next_batches(bench.stream([1, 2]), steps))
@@ -207,5 +207,5 @@ def test_the_second_writer_waits_and_then_reads(
         waiter.join(60)
         filler.join(60)
     assert not waiter.is_alive()
-    assert bench.computed == []  # it computed nothing itself
+    assert bench.computed == []  # the waiter computed nothing
     assert_same(next_batches(bench.open(1), 12), next_batches(slow.stream([1]), 12))
