@@ -60,7 +60,9 @@ def test_a_filled_cache_is_read_and_never_computed(
     assert not Path("multirun").exists()
     files = {file: file.stat().st_mtime_ns for file in cached_folder(tmp_path).glob("*.safetensors")}
     assert len(files) == 3 * 3  # 3 buffers; two layers and the token ids
-    monkeypatch.setattr(ActivationStream, "_fill", lambda self: pytest.fail("the stream was computed"))
+    monkeypatch.setattr(
+        ActivationStream, "_compute_buffer", lambda self: pytest.fail("the stream was computed")
+    )
     result = cli(*words, "layer=2,3", "activations=cache")
     assert result.code == 0, result.err
     assert {file: file.stat().st_mtime_ns for file in files} == files
