@@ -23,7 +23,7 @@ from timing import fail, positive, seconds, sizes
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.config import EmbeddedDataset, ModelConfig, PackingConfig, SaeSweepError
 from sae_sweep.store import cache_folder
-from sae_sweep.text import SequenceStream, TextSource, open_text
+from sae_sweep.text import TextSource, TrainingSequences, open_text
 
 
 class Text:
@@ -34,8 +34,8 @@ class Text:
         self.packing = PackingConfig(seq_len=seq_len)
         self.lm = lm
 
-    def stream(self) -> SequenceStream:
-        return SequenceStream(self.source, self.packing, self.lm.tokenizer, data_seed=0)
+    def stream(self) -> TrainingSequences:
+        return TrainingSequences(self.source, self.packing, self.lm.tokenizer, data_seed=0)
 
     def sequences(self, count: int) -> torch.Tensor:
         return torch.from_numpy(self.stream().read(count)).long()

@@ -10,7 +10,7 @@ from torch import Tensor
 from sae_sweep.activations import ActivationStream, load_language_model, pick_device
 from sae_sweep.config import ActivationsConfig, EmbeddedDataset, ModelConfig, PackingConfig, RunConfig
 from sae_sweep.store import cache_folder
-from sae_sweep.text import SequenceStream, open_text
+from sae_sweep.text import TrainingSequences, open_text
 
 BUNDLED = "bundled:gpt2-pico"
 
@@ -43,7 +43,7 @@ def record(model: str, layers: list[int], tokens: int, d_in: int) -> Recorded:
     )
     lm = load_language_model(config.model, pick_device("cpu"))
     source = open_text(config.dataset, cache_folder(None))
-    sequences = SequenceStream(source, config.packing, lm.tokenizer, config.data_seed)
+    sequences = TrainingSequences(source, config.packing, lm.tokenizer, config.data_seed)
     found = next(ActivationStream(lm, sequences, config, layers)).activations
     x = torch.cat([found[layer] for layer in layers], dim=-1)
     return Recorded(

@@ -36,7 +36,7 @@ from sae_sweep.config import (
 )
 from sae_sweep.signals import StopRequest
 from sae_sweep.store import PlannedRun, RunFolder, cache_folder
-from sae_sweep.text import SequenceStream, TextSource, open_text
+from sae_sweep.text import TextSource, TrainingSequences, open_text
 from sae_sweep.training import GroupSettings, Member, train_group
 
 LAYER = 6
@@ -96,7 +96,9 @@ class Setup:
         self.source: TextSource = open_text(self.config.dataset, cache_folder(None))
 
     def stream(self, layers: Sequence[int]) -> ActivationStream:
-        sequences = SequenceStream(self.source, self.config.packing, self.lm.tokenizer, self.config.data_seed)
+        sequences = TrainingSequences(
+            self.source, self.config.packing, self.lm.tokenizer, self.config.data_seed
+        )
         return ActivationStream(self.lm, sequences, self.config, layers)
 
 

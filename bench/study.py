@@ -33,7 +33,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils.logging import disable_progress_bar
 
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.activations.identity import ASSETS
+from sae_sweep.activations.model_files import ASSETS
 from sae_sweep.analysis import match
 from sae_sweep.analysis.evaluation import Baselines, evaluate, language_model_baselines
 from sae_sweep.config import (

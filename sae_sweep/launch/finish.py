@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sae_sweep import logs
-from sae_sweep.activations import LanguageModel, token_mask
+from sae_sweep.activations import LanguageModel
 from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, language_model_baselines
 from sae_sweep.analysis.matching import match_to_own_start
 from sae_sweep.config import RunConfig, SaeSweepError, first_line
@@ -17,7 +17,7 @@ from sae_sweep.report import run_figures, write_features
 from sae_sweep.saes import SAE, save_sae
 from sae_sweep.store import write_json
 from sae_sweep.store.status import provenance, set_state
-from sae_sweep.text import TextSource, held_out_sequences
+from sae_sweep.text import TextSource, held_out_sequences, token_mask
 from sae_sweep.training import Outcome, discard_checkpoint, out_of_memory
 
 log = logging.getLogger(__name__)

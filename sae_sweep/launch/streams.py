@@ -7,7 +7,7 @@ from sae_sweep.activations import ActivationStream, LanguageModel
 from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
 from sae_sweep.activations.stream import activation_dtype
 from sae_sweep.store import PlannedRun
-from sae_sweep.text import SequenceStream, TextSource
+from sae_sweep.text import TextSource, TrainingSequences
 from sae_sweep.training.data import Stream
 
 StreamMaker = Callable[[Sequence[int]], Stream]
@@ -55,7 +55,7 @@ def _computed(
 ) -> Callable[[Sequence[int]], ActivationStream]:
     def make(layers: Sequence[int]) -> ActivationStream:
         config = shared.config
-        sequences = SequenceStream(source, config.packing, lm.tokenizer, config.data_seed)
+        sequences = TrainingSequences(source, config.packing, lm.tokenizer, config.data_seed)
         return ActivationStream(lm, sequences, config, layers)
 
     return make

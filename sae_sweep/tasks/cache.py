@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sae_sweep.activations.cache import Found, inventory, prune, remove, verify
-from sae_sweep.activations.cache.inventory import names
+from sae_sweep.activations.cache import CacheEntry, inventory, prune, remove, verify
+from sae_sweep.activations.cache.inventory import model_and_dataset
 from sae_sweep.config import CommandConfig
 from sae_sweep.launch.group import Models
 from sae_sweep.launch.streams import fill_cache
@@ -48,7 +48,7 @@ def _fill(request: Request) -> int:
     return 0
 
 
-def _found(command: CommandConfig) -> list[Found]:
+def _found(command: CommandConfig) -> list[CacheEntry]:
     return inventory(cache_folder(command.paths.cache), command.stream)
 
 
@@ -62,13 +62,13 @@ def _list(command: CommandConfig) -> int:
     return 0
 
 
-def _row(found: Found) -> list[str]:
+def _row(found: CacheEntry) -> list[str]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used))
     gib = f"{found.bytes / _GIB:.2f}"
     manifest = found.manifest
     if manifest is None:
         return [found.folder.name, *("?" * 4), gib, "?", found.state, used]
-    model, dataset = names(manifest.stream)
+    model, dataset = model_and_dataset(manifest.stream)
     layers = ",".join(map(str, sorted(manifest.wanted)))
     tokens = f"{manifest.steps * manifest.batch:,}"
     return [found.folder.name, model, dataset, layers, tokens, gib, manifest.dtype, found.state, used]

@@ -61,7 +61,9 @@ def test_a_filled_cache_is_read_and_never_computed(
     assert not Path("multirun").exists()
     files = {file: file.stat().st_mtime_ns for file in cached_folder(tmp_path).glob("*.safetensors")}
     assert len(files) == 3 * 3  # 3 buffers; two layers and the token ids
-    monkeypatch.setattr(ActivationStream, "_fill", lambda self: pytest.fail("the stream was computed"))
+    monkeypatch.setattr(
+        ActivationStream, "_compute_buffer", lambda self: pytest.fail("the stream was computed")
+    )
     result = cli(*words, "layer=2,3", "activations=cache")
     assert result.code == 0, result.err
     assert {file: file.stat().st_mtime_ns for file in files} == files
@@ -155,7 +157,7 @@ def test_prune_removes_what_no_version_of_ours_reads(cli: Cli, words: list[str],
 def test_a_stopped_fill_goes_on_later(
     cli: Cli, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, taken = ActivationStream.take_buffer, []
+    take, taken = ActivationStream.next_buffer, []
 
     def stopped_at_the_second(self: ActivationStream) -> object:
         taken.append(1)
@@ -164,7 +166,7 @@ def test_a_stopped_fill_goes_on_later(
         return take(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ActivationStream, "take_buffer", stopped_at_the_second)
+        patch.setattr(ActivationStream, "next_buffer", stopped_at_the_second)
         result = cli(*words, "activations=cache")
     assert result.code == 143, result.err
     assert "launch the same command again to resume" in result.err

@@ -1,4 +1,4 @@
-"""From the text of Python source files to documents: docstrings, code without them, and no text twice."""
+"""Makes documents from Python source files: docstrings, code without them, and no text twice."""
 
 import ast
 import hashlib
@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 MIN_DOCUMENT_CHARS = 200
-"""Shorter documents are left out: a one-line docstring says little out of its context."""
+"""Shorter documents are dropped: a one-line docstring says little out of context."""
 
 MIN_BLOCK_CHARS = 80
-"""Blocks from this length on, whitespace normalised, count as repeats; shorter ones recur by chance."""
+"""Shorter blocks, with whitespace normalised, may repeat: they recur by chance."""
 
 HELD_OUT_SHARE = 0.05
-"""Share of the paths that are held out."""
+"""Share of paths that are held out."""
 
 _BLANK_LINES = re.compile(r"(\n(?:[ \t]*\n)+)")
 
@@ -24,21 +24,21 @@ class Document(NamedTuple):
     """One document of a corpus."""
 
     path: str
-    """Path relative to the folder it is imported from, `file#topic` for a topic of the language reference."""
+    """Path relative to the import root, or `file#topic` for a topic of the language reference."""
     text: str
     held_out: bool
 
 
 def is_held_out(path: str) -> bool:
-    """Say on which side of the split a path is: by its hash alone, whatever else is installed.
+    """Return whether a path is held out, by its hash alone, so that other installed files do not matter.
 
-    The hash's last bytes decide, since its first ones order the files that a build reads.
+    The last bytes of the hash are used, because the first bytes order the files that a build reads.
     """
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[-8:], "big") < HELD_OUT_SHARE * 2**64
 
 
 def document_pair(path: str, source: str) -> tuple[Document, Document]:
-    """Return the docstrings of a source file and its code without them; both empty if it does not parse."""
+    """Return the docstrings of a source file and its code without them, both empty if it does not parse."""
     held_out = is_held_out(path)
     strings = _docstring_nodes(source)
     if strings is None:
@@ -48,7 +48,7 @@ def document_pair(path: str, source: str) -> tuple[Document, Document]:
 
 
 def topic_documents(path: str, source: str) -> list[Document]:
-    """Return each topic of the language reference, the dictionary `topics` in `source`, as one document."""
+    """Return one document per topic of the language reference, the dictionary `topics` in `source`."""
     for node in ast.parse(source).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         value = getattr(node, "value", None)
@@ -60,10 +60,10 @@ def topic_documents(path: str, source: str) -> list[Document]:
 
 
 def drop_repeats(corpora: Mapping[str, list[Document]]) -> dict[str, list[Document]]:
-    """Drop blocks between blank lines that have been seen before, then the documents that became too short.
+    """Drop repeated blocks (text between blank lines), then the documents that became too short.
 
-    The training sides of all corpora come first, in the mapping's order, and then the held-out sides: so that
-    what is held out is nowhere in any training side, at no cost to the training text.
+    The training documents of all corpora come first, in the mapping's order, then the held-out documents. So
+    no held-out block is in any training document, and training text loses nothing to held-out text.
     """
     seen: set[bytes] = set()
     kept: dict[str, list[Document]] = {}
@@ -82,7 +82,7 @@ def _fresh_documents(documents: list[Document], seen: set[bytes]) -> Iterator[Do
 
 
 def _fresh_blocks(text: str, seen: set[bytes]) -> str:
-    """Return `text` without its blocks in `seen`, to which its own blocks are added."""
+    """Return `text` without the blocks in `seen`, and add its own blocks to `seen`."""
     pieces = [*_BLANK_LINES.split(text.strip("\n")), ""]
     kept = []
     for block, separator in zip(pieces[::2], pieces[1::2], strict=True):
@@ -95,7 +95,7 @@ def _fresh_blocks(text: str, seen: set[bytes]) -> str:
 
 
 def _docstring_nodes(source: str) -> list[ast.Constant] | None:
-    """Return the docstring nodes of a source in their order, or None if it is not valid Python."""
+    """Return the docstring nodes of a source in source order, or None if it is not valid Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
@@ -107,7 +107,7 @@ def _docstring_nodes(source: str) -> list[ast.Constant] | None:
 
 
 def _docstring(node: ast.AST) -> ast.Constant | None:
-    """Return the constant that is the docstring of a module, class or function."""
+    """Return the docstring node of a module, class or function; None if `node` has none."""
     if (
         not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         or not node.body
@@ -118,7 +118,7 @@ def _docstring(node: ast.AST) -> ast.Constant | None:
 
 
 def _without(source: str, strings: list[ast.Constant]) -> str:
-    """Cut the spans of `strings` out of `source`, with the lines that become empty."""
+    """Remove the spans of `strings` from `source`, and the lines that become empty."""
     lines = source.encode().split(b"\n")  # the columns of ast count bytes
     for node in reversed(strings):
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1

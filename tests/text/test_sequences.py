@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_sweep.config import PackingConfig, SaeSweepError
-from sae_sweep.text import stream as stream_module
-from sae_sweep.text.stream import SequenceStream, held_out_sequences
+from sae_sweep.text import sequences as sequences_module
+from sae_sweep.text.sequences import TrainingSequences, held_out_sequences
 from tests.text.helpers import EOT, ByteTokenizer, ListText
 
 PACKING = PackingConfig(seq_len=8)
 
 
 def make(units, seed=0, exhausted="repeat", packing=PACKING):
-    return SequenceStream(ListText(units, exhausted=exhausted), packing, ByteTokenizer(), seed)
+    return TrainingSequences(ListText(units, exhausted=exhausted), packing, ByteTokenizer(), seed)
 
 
 def letters(n, length=6):
@@ -24,11 +24,11 @@ def letters(n, length=6):
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(stream_module, "BLOCK_CHARS", 40)
+    monkeypatch.setattr(sequences_module, "BLOCK_CHARS", 40)
 
 
 def documents_of(tokens):
-    """The documents in a stretch of sequences, without a cut one at the end."""
+    """Return the text of all documents in the sequences, joined, without special tokens."""
     content = bytes(token for token in tokens[:, 1:].flatten().tolist() if token != EOT)
     return content.decode()
 
@@ -80,7 +80,7 @@ def test_restoring_reads_no_more_than_a_block():
     stream = make(units)
     stream.read(2000)
     source, tokenizer = ListText(units), ByteTokenizer()
-    again = SequenceStream(source, PACKING, tokenizer, 0)
+    again = TrainingSequences(source, PACKING, tokenizer, 0)
     again.restore(stream.position())
     again.read(1)
     assert source.documents_read <= 4
@@ -101,7 +101,7 @@ def test_text_that_repeats_says_so_once_an_epoch(caplog):
         "a list: all 60 tokens read, epoch 2 follows",
         "a list: all 60 tokens read, epoch 3 follows",
     ]
-    assert stream.epoch == 2
+    assert int(stream.epochs) == 2
     assert 2 <= stream.epochs <= 3
 
 
@@ -123,7 +123,7 @@ def test_text_without_tokens_raises_instead_of_looping():
         make([["", ""], [""]]).read(1)
 
 
-def test_held_out_text_keeps_its_order_and_ends_at_the_need():
+def test_held_out_text_keeps_its_order_and_ends_at_the_requested_tokens():
     source = ListText([["x"]], held_out=["a" * 6, "b" * 6, "c" * 6])
     sequences = held_out_sequences(source, PACKING, ByteTokenizer(), tokens=15)
     assert documents_of(sequences) == "a" * 6 + "b" * 6
