@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops.code import Kernels
+from sae_sweep.ops.interface import Kernels
 
 logger = logging.getLogger(__name__)
 

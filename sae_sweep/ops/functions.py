@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_sweep.ops.code import Code, Kernels, Transposed
+from sae_sweep.ops.interface import Code, Kernels, Transposed
 
 
 class Sparse:

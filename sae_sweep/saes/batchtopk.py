@@ -11,7 +11,7 @@ from sae_sweep.ops import Found, Kernels
 from sae_sweep.saes import architectures
 from sae_sweep.saes.architectures import keep_top
 from sae_sweep.saes.base import SAE
-from sae_sweep.saes.forms import Entries, Form
+from sae_sweep.saes.layouts import Entries, Form
 from sae_sweep.saes.objectives import DENSE_SHARE, Rules, Seen, TopKObjective
 
 _FLOOR_SHARE = 0.95

@@ -7,7 +7,7 @@ from torch import Tensor
 from sae_sweep.config import Config, SaeSweepError
 from sae_sweep.ops import choose_kernels, total_variance
 from sae_sweep.saes.base import NORMALISATION_EPS, SAE
-from sae_sweep.saes.init import initial_b_dec
+from sae_sweep.saes.build import initial_b_dec
 from sae_sweep.saes.objectives import Outcome
 from sae_sweep.saes.optimizer import Optimizer
 from sae_sweep.saes.presets import RULES, build_objective

@@ -19,7 +19,7 @@ from sae_sweep.config import Config, JumpReLUConfig, ReLUConfig, TopKConfig
 from sae_sweep.ops import Found, Kernels, Sparse
 from sae_sweep.saes.architectures import keep_top
 from sae_sweep.saes.base import SAE
-from sae_sweep.saes.forms import Dense, Entries, Form
+from sae_sweep.saes.layouts import Dense, Entries, Form
 from sae_sweep.saes.schedule import ramp
 
 DENSE_SHARE = 1 / 8

@@ -16,7 +16,7 @@ from sae_sweep.ops import Found, Kernels, mean_square
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.batchtopk import BatchTopKObjective
-from sae_sweep.saes.forms import Form
+from sae_sweep.saes.layouts import Form
 from sae_sweep.saes.objectives import (
     Objective,
     PenalisedObjective,

@@ -3,7 +3,7 @@
 import torch
 
 from sae_sweep.ops import Code, Found
-from sae_sweep.ops.plain import PlainKernels
+from sae_sweep.ops.reference import PlainKernels
 
 PLAIN = PlainKernels()
 

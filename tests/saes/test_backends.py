@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_sweep.saes import Learner
-from sae_sweep.saes.forms import Dense, Entries
+from sae_sweep.saes.layouts import Dense, Entries
 from tests.saes.helpers import D_SAE, KINDS, NUMERICS, architecture, config, fresh_sae, learner, sparse_batch
 
 WIDE = 256

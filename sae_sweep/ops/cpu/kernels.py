@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops.code import AdamUpdate, Code, Estimates, Found, Kernels, Transposed
 from sae_sweep.ops.cpu.build import build
 from sae_sweep.ops.cpu.memory import Recycled
+from sae_sweep.ops.interface import AdamUpdate, Code, Estimates, Found, Kernels, Transposed
 
 _BLOCK = 480
 """Tokens whose dense products are held at a time, where there is no 16-bit screen."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops.code import AdamUpdate, Code, Found, Kernels, Transposed
+from sae_sweep.ops.interface import AdamUpdate, Code, Found, Kernels, Transposed
 from sae_sweep.ops.triton import rows, selection, sparse
 
 _TOKENS = 2048

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "candidates.h"
-#include "code.h"
+#include "csr_builder.h"
 #include "rows.h"
 #include "screen.h"
 #include "select.h"

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sae_sweep.ops.code import AdamUpdate, Code, Found, Kernels, Transposed
+from sae_sweep.ops.interface import AdamUpdate, Code, Found, Kernels, Transposed
 
 
 class PlainKernels(Kernels):
