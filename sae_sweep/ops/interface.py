@@ -1,156 +1,124 @@
-"""Sparse codes, and what a backend computes with them."""
+"""The interface of the kernels: what every backend computes, and with which types."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class Code:
-    """Which features are active for which tokens, in compressed rows; the numbers are kept beside it."""
-
-    offsets: Int[Tensor, " rows_plus_1"]
-    """int64: the entries of row t are [offsets[t], offsets[t + 1])."""
-    indices: Int[Tensor, " entries"]
-    """int32: the column of each entry, rising within a row."""
-    columns: int
-    """Number of columns: d_sae."""
-
-    @property
-    def rows(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def row_of_entry(self) -> Int[Tensor, " entries"]:
-        """The row of each entry."""
-        return torch.repeat_interleave(self.offsets.diff(), output_size=len(self.indices))
-
-    def keep(self, mask: Tensor) -> "Code":
-        """The code of those entries alone that `mask` marks."""
-        before = torch.cat([self.offsets.new_zeros(1), mask.cumsum(0)])
-        return Code(before[self.offsets], self.indices[mask], self.columns)
-
-
-class Transposed(NamedTuple):
-    """A code by feature."""
-
-    code: Code
-    """Rows are the features, columns the tokens."""
-    places: Int[Tensor, " entries"]
-    """int64: where each of its entries stands in the original."""
+from sae_sweep.ops.csr import CSR, Transposed
 
 
 class Estimates(NamedTuple):
-    """Products of tokens and some features' encoder rows, in low precision, left over from a search."""
+    """Low-precision products of tokens and dead candidates, left over from a search."""
 
-    values: Float[Tensor, "batch places"]
-    """In memory that the next search uses again."""
-    places: Int[Tensor, " features"]
-    """int32: the column of each feature."""
-    of_token: Float[Tensor, " batch"]
-    """An estimate of token t and feature f is right to of_token[t] x of_feature[f]."""
-    of_feature: Float[Tensor, " features"]
-    """Its other factor."""
+    values: Float[Tensor, "batch stride"]
+    """In scratch memory, which the next search overwrites."""
+    columns: Int[Tensor, " candidates"]
+    """int32: the column of `values` that holds each candidate."""
+    error_per_norm: Float[Tensor, " batch"]
+    """The error of token t with candidate c is at most error_per_norm[t] x norm_bounds[c]."""
+    norm_bounds: Float[Tensor, " candidates"]
+    """Upper bound of the norm of each candidate's encoder row; infinite if there is none."""
 
-    def keep(self, mask: Tensor) -> "Estimates":
-        """Those of the features alone that `mask` marks."""
-        return self._replace(places=self.places[mask], of_feature=self.of_feature[mask])
+    def keep(self, mask: Bool[Tensor, " candidates"]) -> "Estimates":
+        """The estimates of only the candidates that `mask` marks."""
+        return self._replace(columns=self.columns[mask], norm_bounds=self.norm_bounds[mask])
 
 
-class Found(NamedTuple):
-    """What an encoder found."""
+class Encoded(NamedTuple):
+    """Pre-activations that an encoder kept."""
 
-    code: Code
-    values: Float[Tensor, " entries"]
-    """Pre-activation of each entry, to the last bit but for the order of its sum."""
+    csr: CSR
+    values: Float[Tensor, " nnz"]
+    """Pre-activation of each non-zero: exact in float32, up to summation order."""
     estimates: Estimates | None = None
-    """Of the features that were watched, by a backend that can."""
+    """Of the dead candidates, if the backend leaves estimates."""
 
 
 class Kernels(ABC):
-    """What a backend provides. Dense arguments are contiguous; nothing here knows autograd."""
+    """What a backend provides. Dense arguments are contiguous, and nothing here knows autograd.
+
+    The first of equal values is the larger one, and a value that is NaN counts as infinite: the loss becomes
+    non-finite either way.
+    """
 
     name: str
-    watches: ClassVar[bool] = False
-    """Whether a search can leave estimates of features that are watched."""
+    leaves_estimates: ClassVar[bool] = False
+    """Whether a search can leave estimates of the dead candidates."""
 
     @abstractmethod
     def normalise(self, x: Float[Tensor, "batch d_in"], eps: float) -> Float[Tensor, "batch d_in"]:
-        """(x - mean) / (std + eps) of each row, std unbiased."""
+        """(x - mean) / (std + eps) per row, with the unbiased std."""
 
     @abstractmethod
-    def largest(
+    def encode_topk(
         self,
         x: Float[Tensor, "batch d_in"],
         W: Float[Tensor, "d_sae d_in"],
         b: Float[Tensor, " d_sae"] | None,
         k: int,
-        watched: Int[Tensor, " watched"] | None = None,
-    ) -> Found:
-        """The k largest of W x + b of each row that are above 0; exactly k a row, filled up with zeros.
+        dead_candidates: Int[Tensor, " candidates"] | None = None,
+    ) -> Encoded:
+        """The k largest of W x + b per row that are above 0, padded to exactly k with zeros at column 0.
 
-        1 <= k <= d_sae. Estimates of the features `watched` are left over, from a backend that can.
+        1 <= k <= d_sae. A backend that `leaves_estimates` does so for `dead_candidates`.
         """
 
     @abstractmethod
-    def above(
+    def encode_above(
         self,
         x: Float[Tensor, "batch d_in"],
         W: Float[Tensor, "d_sae d_in"],
         b: Float[Tensor, " d_sae"] | None,
         floors: Float[Tensor, " d_sae"],
-        most: int,
-        watched: Int[Tensor, " watched"] | None = None,
-    ) -> Found | None:
-        """All of W x + b above the features' floors; None where these are more than `most`.
+        max_nnz: int,
+        dead_candidates: Int[Tensor, " candidates"] | None = None,
+    ) -> Encoded | None:
+        """All of W x + b above the features' floors, or None if there are more than `max_nnz`.
 
-        Estimates of the features `watched` are left over, from a backend that can.
+        A backend that `leaves_estimates` does so for `dead_candidates`.
         """
 
-    def largest_watched(
+    def encode_dead_topk(
         self,
         x: Float[Tensor, "batch d_in"],
-        W: Float[Tensor, "watched d_in"],
-        b: Float[Tensor, " watched"] | None,
+        W: Float[Tensor, "dead d_in"],
+        b: Float[Tensor, " dead"] | None,
         k: int,
         estimates: Estimates | None,
-    ) -> Found:
-        """The k largest of W x + b of each row, of either sign; 1 <= k <= watched.
+    ) -> Encoded:
+        """The k largest of W x + b per row, of either sign; 1 <= k <= dead.
 
-        `estimates`, if there are any, are of these rows of W.
+        `estimates`, if given, are those of these rows of W.
         """
         del estimates
-        columns, values = self.largest_of(x @ W.t() if b is None else torch.addmm(b, x, W.t()), k)
+        columns, values = self.topk(x @ W.t() if b is None else torch.addmm(b, x, W.t()), k)
         offsets = torch.arange(len(x) + 1, device=x.device) * k
-        return Found(Code(offsets, columns.flatten(), len(W)), values.flatten())
+        return Encoded(CSR(offsets, columns.flatten(), len(W)), values.flatten())
 
     @abstractmethod
-    def largest_of(self, z: Float[Tensor, "batch n"], k: int) -> tuple[Tensor, Tensor]:
-        """Columns [batch, k] (int32, rising) and values of each row's k largest, of either sign; k <= n."""
+    def topk(
+        self, z: Float[Tensor, "batch n"], k: int
+    ) -> tuple[Int[Tensor, "batch k"], Float[Tensor, "batch k"]]:
+        """Columns (int32, ascending) and values of the k largest per row, of either sign; k <= n."""
 
     @abstractmethod
-    def transpose(self, code: Code) -> Transposed:
-        """The code by feature, tokens rising within each."""
+    def transpose(self, csr: CSR) -> Transposed:
+        """The transpose; its column indices ascend within each row."""
 
     @abstractmethod
-    def combine(
-        self,
-        code: Code,
-        values: Float[Tensor, " entries"],
-        dense: Float[Tensor, "columns d_in"],
+    def spmm(
+        self, csr: CSR, values: Float[Tensor, " nnz"], dense: Float[Tensor, "columns d_in"]
     ) -> Float[Tensor, "rows d_in"]:
-        """Sum over each row's entries of value x the dense row of its column."""
+        """Sparse times dense matrix: per row, the sum over its non-zeros of value x dense[column]."""
 
     @abstractmethod
-    def products(
-        self, code: Code, left: Float[Tensor, "rows d_in"], right: Float[Tensor, "columns d_in"]
-    ) -> Float[Tensor, " entries"]:
-        """The dot product of left[row] and right[column] for each entry."""
+    def sddmm(
+        self, csr: CSR, left: Float[Tensor, "rows d_in"], right: Float[Tensor, "columns d_in"]
+    ) -> Float[Tensor, " nnz"]:
+        """Sampled dense-dense product: the dot product of left[row] and right[column] per non-zero."""
 
     @abstractmethod
     def adam(
@@ -164,16 +132,16 @@ class Kernels(ABC):
 
 
 class AdamUpdate(NamedTuple):
-    """The numbers of one step of Adam (Kingma and Ba 2015), and what is done to the rows around it."""
+    """Parameters of one Adam step (Kingma and Ba 2015) and of the row normalisation around it."""
 
-    rate: float
+    lr: float
     betas: tuple[float, float]
     eps: float
     step: int
-    """From 1, as in the bias corrections."""
-    shrink: Float[Tensor, ""] | None = None
-    """Factor of the gradient, where it lies: of clipping."""
+    """Counts from 1, as in the bias corrections."""
+    gradient_scale: Float[Tensor, ""] | None = None
+    """Factor of the gradient, from clipping, on the gradient's device."""
     tangent: bool = False
-    """Whether the gradient's part along the row is taken out."""
-    unit: str | None = None
-    """`before` or `after`: when rows are set to norm 1; None: never."""
+    """Whether the gradient's component along its row is removed."""
+    unit_rows: Literal["before", "after"] | None = None
+    """Whether rows are set to norm 1 before or after the step; None: neither."""

@@ -1,4 +1,4 @@
-"""Sparse autoencoders: four architectures, how they are trained, and how they are kept."""
+"""Sparse autoencoders: four architectures, their training, and their files."""
 
 from sae_sweep.saes.base import SAE, Normalised
 from sae_sweep.saes.build import build_sae, init_seed, initial_decoder

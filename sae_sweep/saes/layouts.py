@@ -1,7 +1,7 @@
-"""Latents of a batch, all d_sae of each token or the active ones alone: one interface for both.
+"""Two layouts of a batch's latents, all d_sae of each token or only the active ones, with one interface.
 
-What is done to latents one by one (a ReLU, a jump, a mask) is the same in both forms; what needs to know
-where they are is here.
+Element-wise operations on latents (a ReLU, a jump, a mask) are the same in both. Those that depend on a
+latent's position are here.
 """
 
 from typing import NamedTuple, Protocol
@@ -13,14 +13,14 @@ from torch import Tensor
 from sae_sweep import ops
 
 
-class Form(Protocol):
-    """How the latents of `tokens` tokens are laid out."""
+class Layout(Protocol):
+    """The layout of the latents of `tokens` tokens."""
 
     @property
     def tokens(self) -> int: ...
 
-    def spread(self, by_feature: Float[Tensor, " d_sae"]) -> Tensor:
-        """The number of each latent's feature, ready to be compared with the latents."""
+    def broadcast(self, by_feature: Float[Tensor, " d_sae"]) -> Tensor:
+        """Expand one number per feature so that it lines up with the latents."""
         ...
 
     def fired(self, f: Tensor) -> Bool[Tensor, " d_sae"]:
@@ -28,31 +28,31 @@ class Form(Protocol):
         ...
 
 
-class Dense(NamedTuple):
+class DenseLayout(NamedTuple):
     """Latents are [tokens, d_sae]."""
 
     tokens: int
 
-    def spread(self, by_feature: Float[Tensor, " d_sae"]) -> Tensor:
+    def broadcast(self, by_feature: Float[Tensor, " d_sae"]) -> Tensor:
         return by_feature
 
     def fired(self, f: Tensor) -> Bool[Tensor, " d_sae"]:
         return (f > 0).any(dim=0)
 
 
-class Entries(NamedTuple):
-    """Latents are the [entries] of a code."""
+class SparseLayout(NamedTuple):
+    """Latents are the [nnz] values of a sparse matrix over tokens and features."""
 
-    sparse: ops.Sparse
+    pattern: ops.SparsePattern
 
     @property
     def tokens(self) -> int:
-        return self.sparse.code.rows
+        return self.pattern.csr.rows
 
-    def spread(self, by_feature: Float[Tensor, " d_sae"]) -> Tensor:
-        return ops.spread(self.sparse, by_feature)
+    def broadcast(self, by_feature: Float[Tensor, " d_sae"]) -> Tensor:
+        return ops.gather_columns(self.pattern, by_feature)
 
     def fired(self, f: Tensor) -> Bool[Tensor, " d_sae"]:
-        code = self.sparse.code
-        fired = torch.zeros(code.columns, dtype=torch.bool, device=f.device)
-        return fired.index_fill_(0, code.indices[f > 0].long(), True)
+        csr = self.pattern.csr
+        fired = torch.zeros(csr.columns, dtype=torch.bool, device=f.device)
+        return fired.index_fill_(0, csr.indices[f > 0].long(), True)

@@ -1,4 +1,4 @@
-// A code while it is made: the entries of each block of tokens, put together in `code_take`.
+// A CSR matrix under construction: the non-zeros of each block of tokens, joined by `csr_export`.
 #pragma once
 
 #include <algorithm>
@@ -9,38 +9,38 @@
 #include "candidates.h"
 #include "screen.h"
 
-struct Code {
+struct CSRBuilder {
   int64_t tokens;
   std::vector<int64_t> offsets;
   std::vector<std::vector<Exact>> blocks;
-  std::atomic<int64_t> entries{0};
+  std::atomic<int64_t> nnz{0};
   std::atomic<bool> too_many{false};
-  explicit Code(int64_t n) : tokens(n), offsets(n + 1, 0), blocks((n + kBlock - 1) / kBlock) {}
+  explicit CSRBuilder(int64_t n) : tokens(n), offsets(n + 1, 0), blocks((n + kBlock - 1) / kBlock) {}
 };
 
-inline void append(Code& code, int64_t block, int64_t token, const std::vector<Exact>& exact) {
-  auto& entries = code.blocks[block];
-  entries.insert(entries.end(), exact.begin(), exact.end());
-  code.offsets[token + 1] = static_cast<int64_t>(exact.size());
+inline void append(CSRBuilder& csr, int64_t block, int64_t token, const std::vector<Exact>& exact) {
+  auto& to = csr.blocks[block];
+  to.insert(to.end(), exact.begin(), exact.end());
+  csr.offsets[token + 1] = static_cast<int64_t>(exact.size());
 }
 
 struct Scratch {
   std::vector<Candidates> candidates{kBlock};
   std::vector<Exact> exact;
-  Room room;
+  SelectBuffers select;
 };
 
-// Turn a block's candidates into entries of the code.
-inline void settle(Code& code, const Encoder& encoder, const Wanted& wanted, const float* x, int64_t first,
-                   int64_t count, int64_t most, Scratch& scratch) {
+// Appends the exact selection from the candidates of tokens [first, first + count).
+inline void append_block(CSRBuilder& csr, const Encoder& encoder, const Selection& selection, const float* x,
+                         int64_t first, int64_t count, int64_t max_nnz, Scratch& scratch) {
   int64_t added = 0;
   for (int64_t i = 0; i < count; i++) {
     Candidates& candidates = scratch.candidates[i];
-    const int64_t found = candidates.finish(scratch.room);
-    exact_values(encoder, x + (first + i) * encoder.width, candidates, found, scratch.exact);
-    keep_wanted(wanted, scratch.exact);
-    append(code, first / kBlock, first + i, scratch.exact);
+    const int64_t candidate_count = candidates.finish(scratch.select);
+    exact_values(encoder, x + (first + i) * encoder.width, candidates, candidate_count, scratch.exact);
+    keep_selected(selection, scratch.exact);
+    append(csr, first / kBlock, first + i, scratch.exact);
     added += static_cast<int64_t>(scratch.exact.size());
   }
-  if ((code.entries += added) > most) code.too_many = true;
+  if ((csr.nnz += added) > max_nnz) csr.too_many = true;
 }
