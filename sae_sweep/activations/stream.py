@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_sweep.activations.device import dtype_name, lm_dtype
 from sae_sweep.activations.model import LanguageModel
-from sae_sweep.config import Config, SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError
 from sae_sweep.text.packing import Tokens, token_mask
 from sae_sweep.text.sequences import TrainingSequences
 
@@ -72,7 +72,7 @@ class ActivationStream:
     """
 
     def __init__(
-        self, lm: LanguageModel, sequences: TrainingSequences, config: Config, layers: Sequence[int]
+        self, lm: LanguageModel, sequences: TrainingSequences, config: RunConfig, layers: Sequence[int]
     ) -> None:
         lm.check(layers, config.packing.seq_len)
         self._lm = lm
@@ -220,7 +220,7 @@ class ActivationStream:
         return batch, "NaN or inf in the activations: try model.dtype=float32, or another model"
 
 
-def activation_dtype(config: Config, lm: LanguageModel) -> torch.dtype:
+def activation_dtype(config: RunConfig, lm: LanguageModel) -> torch.dtype:
     """Return the dtype that `activations.dtype` means; auto is the language model's."""
     wanted = config.activations.dtype
     return lm.dtype if wanted == "auto" else lm_dtype(wanted, lm.device)

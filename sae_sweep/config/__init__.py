@@ -42,8 +42,6 @@ from sae_sweep.config.training import (
     OptimizerConfig,
 )
 
-Config = RunConfig
-
 __all__ = [
     "ARCHITECTURES",
     "KEPT_RESIDUALS_BYTES",

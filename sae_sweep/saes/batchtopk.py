@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_sweep.config import BatchTopKConfig, Config
+from sae_sweep.config import BatchTopKConfig, RunConfig
 from sae_sweep.ops import Encoded, Kernels
 from sae_sweep.saes import architectures
 from sae_sweep.saes.architectures import keep_top
@@ -37,7 +37,7 @@ class BatchTopKObjective(TopKObjective):
     latest_minimum: Float[Tensor, ""]
     """Minimum of the last batch. Part of the state: a search's floor decides which equal latents are kept."""
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+    def __init__(self, sae: SAE, config: RunConfig, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__(sae, config, rules, kernels)
         self.register_buffer("minimum_mean", torch.zeros(()))
         self.register_buffer("minimum_weight", torch.zeros(()))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_sweep.config import ArchitectureConfig, Config, JumpReLUConfig
+from sae_sweep.config import ArchitectureConfig, JumpReLUConfig, RunConfig
 from sae_sweep.ops import Kernels
 from sae_sweep.saes import modern, study
 from sae_sweep.saes.architectures import SAES
@@ -21,7 +21,7 @@ _WEISZFELD_STEPS = 100
 _WEISZFELD_TOLERANCE = 1e-5
 
 
-def init_seed(config: Config, run_id: str) -> int:
+def init_seed(config: RunConfig, run_id: str) -> int:
     """Seed of the initial dictionary: `config.seed`, or one from the run id if `init.shared` is false."""
     if config.init.shared:
         return config.seed
@@ -40,7 +40,7 @@ def build_sae(architecture: ArchitectureConfig, d_in: int, d_sae: int, *, seed: 
     return sae
 
 
-def build_objective(sae: SAE, config: Config, kernels: Kernels | None = None) -> Objective:
+def build_objective(sae: SAE, config: RunConfig, kernels: Kernels | None = None) -> Objective:
     """Build the training objective of `sae` under its preset, with `kernels` or by the dense formulas."""
     kinds = _OBJECTIVES[sae.numerics]
     return kinds[sae.architecture.kind](sae, config, RULES[sae.numerics], kernels)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_sweep.config import Config, SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError
 from sae_sweep.ops import choose_kernels, total_variance
 from sae_sweep.saes.base import NORMALISATION_EPS, SAE
 from sae_sweep.saes.build import RULES, build_objective, initial_b_dec
@@ -23,7 +23,7 @@ class Learner:
     """
 
     def __init__(
-        self, sae: SAE, config: Config, device: torch.device | str, cache: Path | None = None
+        self, sae: SAE, config: RunConfig, device: torch.device | str, cache: Path | None = None
     ) -> None:
         """`cache`: folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder."""
         self.sae = sae.to(device)

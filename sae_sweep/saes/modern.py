@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_sweep.config import Config, JumpReLUConfig
+from sae_sweep.config import JumpReLUConfig, RunConfig
 from sae_sweep.ops import Encoded, Kernels, mean_square, total_variance
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
@@ -42,7 +42,7 @@ class ModernRules(Rules):
     # Adam's moments (Bricken et al. 2023; openai/sparse_autoencoder).
     unit_rows = "after"
 
-    def dead_after(self, config: Config) -> int:
+    def dead_after(self, config: RunConfig) -> int:
         return max(1, min(DEAD_AFTER_TOKENS, int(DEAD_AFTER_FRACTION * config.tokens)))
 
     def k_aux(self, d_in: int) -> int:
@@ -63,7 +63,7 @@ class ModernRules(Rules):
 class ModernJumpReLU(PenalisedObjective):
     """L0 penalty with the paper's straight-through gradients to a raw threshold (definitions.md 1.3)."""
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+    def __init__(self, sae: SAE, config: RunConfig, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__(sae, config, rules, kernels)
         self.architecture = cast(JumpReLUConfig, sae.architecture)
         self.bandwidth = self.architecture.bandwidth or rules.bandwidth

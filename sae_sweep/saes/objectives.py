@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_sweep import ops
-from sae_sweep.config import Config, JumpReLUConfig, ReLUConfig, TopKConfig
+from sae_sweep.config import JumpReLUConfig, ReLUConfig, RunConfig, TopKConfig
 from sae_sweep.ops import Encoded, Kernels, SparseMatrix, SparsePattern
 from sae_sweep.saes.architectures import keep_top
 from sae_sweep.saes.base import SAE
@@ -70,7 +70,7 @@ class Rules:
     unit_rows: ClassVar[Literal["before", "after"]]
     """Whether decoder rows are set to norm 1 before or after Adam's step."""
 
-    def dead_after(self, config: Config) -> int:
+    def dead_after(self, config: RunConfig) -> int:
         """Tokens of silence that make a feature dead."""
         raise NotImplementedError
 
@@ -97,7 +97,7 @@ class Objective(nn.Module):
     has_aux: ClassVar[bool] = False
     """Whether AuxK revives dead features."""
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+    def __init__(self, sae: SAE, config: RunConfig, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__()
         self.sae = sae
         self.rules = rules
@@ -269,7 +269,7 @@ class TopKObjective(Objective):
 class PenalisedObjective(Objective):
     """Squared error and a sparsity penalty whose coefficient warms up."""
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+    def __init__(self, sae: SAE, config: RunConfig, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__(sae, config, rules, kernels)
         fraction = cast(JumpReLUConfig | ReLUConfig, sae.architecture).warmup_fraction
         self.warmup_steps = (rules.coefficient_warmup if fraction is None else fraction) * config.steps

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sae_sweep.config import Config, OptimizerConfig
+from sae_sweep.config import OptimizerConfig, RunConfig
 from sae_sweep.ops import AdamUpdate, Kernels
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -18,7 +18,7 @@ def ramp(step: int, over: float) -> float:
     return 1.0 if over <= 0 else min(1.0, (step + 1) / over)
 
 
-def learning_rate(step: int, config: Config) -> float:
+def learning_rate(step: int, config: RunConfig) -> float:
     """Learning rate of `step` (from 0): linear warm-up, constant, linear decay to 0 just after the last step.
 
     Constant if both fractions are 0, as in the study.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_sweep.config import Config, JumpReLUConfig
+from sae_sweep.config import JumpReLUConfig, RunConfig
 from sae_sweep.ops import Encoded, Kernels, mean_square
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
@@ -39,7 +39,7 @@ class StudyRules(Rules):
     coefficient_warmup = 0.0
     unit_rows = "before"
 
-    def dead_after(self, config: Config) -> int:
+    def dead_after(self, config: RunConfig) -> int:
         """Five batches, this one included: silence is counted before AuxK."""
         return DEAD_AFTER_BATCHES * config.batch
 
@@ -69,7 +69,7 @@ class StudyJumpReLU(PenalisedObjective):
     that only its upper half acts. `sae.threshold` is updated after each step, for inference.
     """
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+    def __init__(self, sae: SAE, config: RunConfig, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__(sae, config, rules, kernels)
         self.architecture = cast(JumpReLUConfig, sae.architecture)
         threshold = cast(architectures.JumpReLU, sae).threshold.requires_grad_(False)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_sweep.activations import ActivationBatch, ActivationStream, BadActivationsError
-from sae_sweep.config import ActivationsConfig, Config, ConfigError, PackingConfig, SaeSweepError
+from sae_sweep.config import ActivationsConfig, ConfigError, PackingConfig, RunConfig, SaeSweepError
 from sae_sweep.text import TrainingSequences
 from tests.activations.conftest import TEXT
 from tests.text.helpers import ListText
@@ -23,7 +23,7 @@ def config(**keys):
         "packing": PackingConfig(seq_len=16),
         "activations": ActivationsConfig(buffer_tokens=200, lm_batch=5),
     }
-    return Config(**{**parts, **keys})
+    return RunConfig(**{**parts, **keys})
 
 
 def sequences(lm, cfg, exhausted="repeat"):

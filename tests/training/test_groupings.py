@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.config import ARCHITECTURES, Config, Interrupted
+from sae_sweep.config import ARCHITECTURES, Interrupted, RunConfig
 from sae_sweep.training import Member
 from tests.training.fakes import make_config, make_member
 from tests.training.helpers import assert_equal_bits, bare_loop, bits, kill, train
@@ -25,7 +25,7 @@ class Spec:
     seed: int
 
     @property
-    def config(self) -> Config:
+    def config(self) -> RunConfig:
         keys: dict[str, Any] = {"k": 2} if "k" in ARCHITECTURES[self.kind].uses else {}
         return make_config(
             ARCHITECTURES[self.kind](**keys), steps=self.steps, layer=self.layer, seed=self.seed

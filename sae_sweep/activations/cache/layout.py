@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sae_sweep.activations.device import dtype_name
-from sae_sweep.config import Config, digest
+from sae_sweep.config import RunConfig, digest
 
 TOKENS = "tokens"
 """Name of the part of a shard that holds token ids; the other parts are named by their layer."""
@@ -51,7 +51,7 @@ def locate(cache: Path, identity: Mapping[str, Any]) -> CacheFolder:
 
 
 def cache_identity(
-    config: Config,
+    config: RunConfig,
     fingerprints: Mapping[str, str],
     *,
     lm_dtype: torch.dtype,

@@ -10,7 +10,7 @@ import torch
 
 from sae_sweep.activations import ActivationStream, LanguageModel
 from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
-from sae_sweep.config import Config
+from sae_sweep.config import RunConfig
 from tests.activations.test_stream import config, make
 
 
@@ -20,7 +20,7 @@ class Bench:
     def __init__(self, lm: LanguageModel, root: Path, exhausted: str = "repeat", **keys: Any) -> None:
         self.lm = lm
         self.root = root
-        self.config: Config = config(**keys)
+        self.config: RunConfig = config(**keys)
         self.computed: list[tuple[int, ...]] = []
         """Layers of each forward pass."""
         self._exhausted = exhausted
