@@ -11,7 +11,11 @@ from typing import NamedTuple
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from sae_sweep.plan.plan import Plan
+from tests import shapes
+
+shapes.install()  # before the first import of a module that it checks
+
+from sae_sweep.plan.plan import Plan  # noqa: E402
 
 
 class Result(NamedTuple):

@@ -64,8 +64,8 @@ def pre_activations(
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, " d_sae"] | None,
     b_dec: Float[Tensor, " d_in"] | None,
-    entries: Sequence[tuple[Sparse, Float[Tensor, " entries"]]],
-) -> list[Float[Tensor, " entries"]]:
+    entries: Sequence[tuple[Sparse, Float[Tensor, " _entries"]]],
+) -> list[Float[Tensor, " _entries"]]:
     """Pre-activations of the entries of several codes, connected to the encoder's parameters.
 
     Args:
@@ -80,7 +80,7 @@ def pre_activations(
 
 
 def decode(
-    entries: Sequence[tuple[Sparse, Float[Tensor, " entries"]]], W_dec: Float[Tensor, "d_sae d_in"]
+    entries: Sequence[tuple[Sparse, Float[Tensor, " _entries"]]], W_dec: Float[Tensor, "d_sae d_in"]
 ) -> list[Float[Tensor, "batch d_in"]]:
     """What several codes' latents decode to, each, without a bias; the first code is over all features."""
     codes = [sparse for sparse, _ in entries]
