@@ -32,17 +32,16 @@ def test_the_package_refuses_a_wrong_shape() -> None:
 
 def test_every_item_optional_and_field_is_checked() -> None:
     assert first([torch.zeros(2), torch.ones(2)], torch.tensor(1.0)).right.sum() == 2
-    with pytest.raises(TypeCheckError, match="rows"):
+    with pytest.raises(TypeCheckError, match="parameter 'rows'"):
         first([torch.zeros(2)] * 50 + [torch.zeros(2, 2)])
-    with pytest.raises(TypeCheckError, match="bias"):
+    with pytest.raises(TypeCheckError, match="parameter 'bias'"):
         first([torch.zeros(2)], torch.zeros(1))
     with pytest.raises(TypeCheckError, match="return value"):
         first([torch.zeros(2), torch.zeros(3)])
 
 
 def test_no_module_with_shapes_was_imported_too_early() -> None:
-    assert evaluate.__module__ in sys.modules
     imported = {name: sys.modules[name] for name in shapes.modules() if name in sys.modules}
-    assert len(imported) > 10
+    assert evaluate.__module__ in imported
     for name, module in imported.items():
         assert type(module.__spec__.loader).__name__ == "_JaxtypingLoader", name
