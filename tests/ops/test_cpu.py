@@ -257,6 +257,7 @@ def test_normalise(kernels):
     torch.testing.assert_close(kernels.normalise(x, 1e-5), PLAIN.normalise(x, 1e-5), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_threads_do_not_change_a_bit(kernels):
     x, W, k = draw(500, 40), draw(300, 40, seed=1), 6
     watched = torch.arange(0, 300, 2)
@@ -264,8 +265,16 @@ def test_threads_do_not_change_a_bit(kernels):
     def everything() -> list[torch.Tensor]:
         found = kernels.largest(x, W, None, k, watched)
         of_watched = kernels.largest_watched(x, W[watched], None, 40, found.estimates)
+        above = kernels.above(x, W, None, torch.full((300,), 5.0), 10**6)
         code, places = kernels.transpose(found.code)
+        weights, moments = draw(300, 40), tuple(torch.zeros(2, 300, 40))
+        kernels.adam(weights, W, moments, AdamUpdate(1e-2, (0.9, 0.99), 1e-8, 1, tangent=True, unit="after"))
         return [
+            above.code.indices,
+            above.values,
+            weights,
+            *moments,
+            kernels.normalise(x, 1e-5),
             found.values,
             of_watched.code.indices,
             of_watched.values,
@@ -275,12 +284,8 @@ def test_threads_do_not_change_a_bit(kernels):
         ]
 
     many = everything()
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        one = everything()
-    finally:
-        torch.set_num_threads(threads)
+    one = everything()
     assert all(torch.equal(a, b) for a, b in zip(many, one, strict=True))
 
 
