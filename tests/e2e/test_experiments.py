@@ -77,6 +77,7 @@ def test_a_narrowed_paper_keeps_just_the_matching_cells(planned: Callable[..., P
     assert {(run.config.dataset.name, run.config.layer) for run in plan.runs} == {("stdlib_code", 8)}
 
 
+@pytest.mark.slow(reason="all eight runs of the shipped experiment are trained, tracked and compared")
 def test_quickstart(cli: Cli, corpora_cache: Path) -> None:
     result = cli(
         "experiment=quickstart",
@@ -106,6 +107,7 @@ def test_quickstart(cli: Cli, corpora_cache: Path) -> None:
     assert "What moves the features" in result.out
 
 
+@pytest.mark.slow(reason="cells of the shipped experiment are trained and reported")
 def test_a_few_cells_of_paper_mini_are_trained_and_reported(
     cli: Cli, corpora_cache: Path, tmp_path: Path
 ) -> None:
