@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools bench
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: quickstart paper-mini test check format oracle kill-test wheel-check clean
 
@@ -15,15 +16,16 @@ paper-mini: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=paper-mini
 	$(BIN)/python -m sae_sweep task=report sweep=paper-mini
 
+# Units, and sweeps of a few seconds: all but the tests that say why they are slow
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(CODE)

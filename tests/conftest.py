@@ -1,7 +1,8 @@
-"""What all tests share: the command line, called in this process."""
+"""What all tests share: one thread, checked shapes, marks of slow tests, the command line in this process."""
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,13 @@ from typing import NamedTuple
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from sae_sweep.config import RunConfig
-from sae_sweep.plan import Plan, Request, make_plan
+from tests import shapes
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two workers or child processes share the cores
+shapes.install()  # before the first import of a module that it checks
+
+from sae_sweep.config import RunConfig  # noqa: E402
+from sae_sweep.plan import Plan, Request, make_plan  # noqa: E402
 
 
 def _by_name(config: RunConfig) -> dict[str, str]:
@@ -27,6 +33,42 @@ class Result(NamedTuple):
 
 
 Cli = Callable[..., Result]
+
+SLOW_S = 5.0
+"""A test that takes longer carries `@pytest.mark.slow(reason="why it must")`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests say why; SLURM's go first, for they mostly wait; a file stays with one worker of xdist."""
+    for item in items:
+        for marker in item.iter_markers("slow"):
+            if marker.args or not marker.kwargs.get("reason"):
+                raise pytest.UsageError(f'{item.nodeid}: slow needs one argument, reason="why it must"')
+        if _room(item) != "e2e":  # its tests are long and share little
+            item.add_marker(pytest.mark.xdist_group("slurm" if _room(item) == "slurm" else str(item.path)))
+    items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(_room(item), 2))
+
+
+def _room(item: pytest.Item) -> str:
+    return item.path.parent.name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that should say why they are slow; how fast the machine is decides nothing else."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    over = [
+        report
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+        and report.duration > SLOW_S
+        and "slow" not in report.keywords
+        and report.when == "call"
+    ]
+    if over:
+        terminalreporter.section(f"over {SLOW_S:g} s without a mark that says why")
+    for report in sorted(over, key=lambda report: -report.duration):
+        terminalreporter.line(f"{report.duration:.1f} s {report.nodeid}")
 
 
 @pytest.fixture(scope="session")

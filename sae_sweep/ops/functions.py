@@ -65,7 +65,7 @@ def pre_activations(
     b_enc: Float[Tensor, " d_sae"] | None,
     b_dec: Float[Tensor, " d_in"] | None,
     found: Sequence[SparseMatrix],
-) -> list[Float[Tensor, " nnz"]]:
+) -> list[Float[Tensor, " _nnz"]]:
     """Connect pre-activations that a search has found to the encoder's parameters.
 
     Args:

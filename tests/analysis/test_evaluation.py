@@ -1,3 +1,4 @@
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -223,4 +224,4 @@ def test_refuses_broken_weights_and_empty_text(held_out):
     with pytest.raises(SaeSweepError, match="has 0 tokens that are not special"):
         evaluate(TinySAE(), TinyLM(), tokens, 3, np.zeros_like(mask))
     with pytest.raises(SaeSweepError, match=r"must both be \[n, seq_len\]"):
-        evaluate(TinySAE(), TinyLM(), tokens, 3, mask[:, :-1])
+        inspect.unwrap(evaluate)(TinySAE(), TinyLM(), tokens, 3, mask[:, :-1])  # as outside of the tests

@@ -27,6 +27,7 @@ def activations(tmp_path: Path) -> Path:
     return tmp_path / "x.safetensors"
 
 
+@pytest.mark.slow(reason="the script runs as it is typed, in a process that imports torch first")
 def test_both_sides_do_the_same_and_are_recorded(activations: Path, tmp_path: Path):
     """The study's trainer runs in this environment; that SAELens is missing here is said once."""
     command = [sys.executable, str(BENCH / "peers.py"), *SIZE, "--backend", "reference", "--device", "cpu"]

@@ -16,6 +16,8 @@ from tests.conftest import Cli
 from tests.e2e.test_process import start
 from tests.e2e.test_sweep import run_folders, status
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 @pytest.fixture
 def words(small: list[str], tmp_path: Path) -> list[str]:
@@ -37,6 +39,7 @@ def assert_equal_weights(one: Path, other: Path) -> None:
             assert torch.equal(weight, theirs[key]), (name, key)
 
 
+@pytest.mark.slow(reason="all dtypes of two layers are trained twice, twelve runs")
 def test_cached_and_streamed_weights_are_the_same_bits(cli: Cli, words: list[str]) -> None:
     swept = [*words, "tokens=5_120", "layer=2,3", "activations.dtype=float32,bfloat16,float16"]
     assert cli(*swept, "sweep=streamed").code == 0
@@ -46,6 +49,7 @@ def test_cached_and_streamed_weights_are_the_same_bits(cli: Cli, words: list[str
     assert_equal_weights(Path("multirun/streamed"), Path("multirun/cached"))
 
 
+@pytest.mark.slow(reason="every architecture is trained twice, eight runs")
 def test_every_architecture_learns_the_same_bits_from_the_cache(cli: Cli, words: list[str]) -> None:
     swept = [*words, "tokens=5_120", "architecture=topk,batchtopk,jumprelu,relu", "activations.dtype=float16"]
     assert cli(*swept, "sweep=streamed", "launcher=solo").code == 0
@@ -69,6 +73,7 @@ def test_a_filled_cache_is_read_and_never_computed(
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
 
+@pytest.mark.slow(reason="the sweep that is killed is a process that imports torch first")
 def test_a_run_goes_on_from_stream_to_cache(cli: Cli, words: list[str], tmp_path: Path) -> None:
     longer = [word for word in words if not word.startswith("tokens=")] + ["tokens=51_200"]
     assert cli(*longer, "sweep=whole").code == 0
@@ -91,6 +96,7 @@ def wait_for_checkpoint(process: "subprocess.Popen[str]", sweep: Path) -> None:
             continue
 
 
+@pytest.mark.slow(reason="three sweeps of two layers, and the cache between them, follow each other")
 def test_a_damaged_file_fails_its_layer_and_can_be_mended(cli: Cli, words: list[str], tmp_path: Path) -> None:
     assert cli(*words, "layer=2,3", "task=cache").code == 0
     damaged = cached_folder(tmp_path) / "shard-000001_layer-03.safetensors"

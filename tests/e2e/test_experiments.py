@@ -26,6 +26,7 @@ def test_every_experiment_composes_and_names_its_sweep(
     )
 
 
+@pytest.mark.slow(reason="all eight runs of the shipped experiment are trained, tracked and compared")
 def test_quickstart(cli: Cli, corpora_cache: Path) -> None:
     result = cli(
         "experiment=quickstart",

@@ -263,6 +263,7 @@ def test_normalise(kernels):
     torch.testing.assert_close(kernels.normalise(x, 1e-5), REFERENCE.normalise(x, 1e-5), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_threads_do_not_change_a_bit(kernels):
     x, W, k = draw(500, 40), draw(300, 40, seed=1), 6
     watched = torch.arange(0, 300, 2)
@@ -271,7 +272,15 @@ def test_threads_do_not_change_a_bit(kernels):
         found = kernels.encode_topk(x, W, None, k, watched)
         of_watched = kernels.encode_dead_topk(x, W[watched], None, 40, found.estimates)
         transposed, permutation = kernels.transpose(found.csr)
+        above = kernels.encode_above(x, W, None, torch.full((300,), 5.0), 10**6)
+        weights, moments = draw(300, 40), tuple(torch.zeros(2, 300, 40))
+        kernels.adam(weights, W, moments, AdamUpdate(1e-2, (0.9, 0.99), 1e-8, 1, tangent=True, unit="after"))
         return [
+            above.csr.indices,
+            above.values,
+            weights,
+            *moments,
+            kernels.normalise(x, 1e-5),
             found.values,
             of_watched.csr.indices,
             of_watched.values,
@@ -281,12 +290,8 @@ def test_threads_do_not_change_a_bit(kernels):
         ]
 
     many = everything()
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        one = everything()
-    finally:
-        torch.set_num_threads(threads)
+    one = everything()
     assert all(torch.equal(a, b) for a, b in zip(many, one, strict=True))
 
 

@@ -246,6 +246,7 @@ def run(*words: str, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow(reason="a process of its own interprets every kernel at every shape")
 @pytest.mark.skipif(not GPU and HERE, reason="this is that process")
 def test_interpreted():
     pytest.importorskip("triton")

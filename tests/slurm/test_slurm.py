@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from sae_sweep.saes import load_sae
 from tests.conftest import Cli
 from tests.slurm.cluster import Slurm, wait_for
+
+pytestmark = pytest.mark.slow(
+    reason="every job is a process that imports torch first, and SLURM decides when it starts"
+)
 
 
 def launch(words: list[str], cwd: Path) -> subprocess.Popen[str]:

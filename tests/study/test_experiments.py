@@ -134,6 +134,7 @@ def test_a_narrowed_paper_keeps_just_the_matching_cells(planned: Callable[..., P
     assert {(run.config.dataset.name, run.config.layer) for run in plan.runs} == {("stdlib_code", 8)}
 
 
+@pytest.mark.slow(reason="cells of the shipped experiment are trained and reported")
 def test_a_few_cells_of_paper_mini_are_trained_and_reported(
     cli: Cli, corpora_cache: Path, tmp_path: Path
 ) -> None:
