@@ -55,7 +55,7 @@ class SparsePattern:
         return torch.segment_reduce(reordered, "sum", offsets=self.transposed.csr.offsets, initial=0.0)
 
 
-SparseMatrix = tuple[SparsePattern, Float[Tensor, " nnz"]]
+SparseMatrix = tuple[SparsePattern, Float[Tensor, " _nnz"]]
 """A pattern and the values of its non-zeros."""
 
 

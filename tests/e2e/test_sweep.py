@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sae_sweep.config import config_from_dict
+from sae_sweep.config import run_from_dict
 from sae_sweep.saes import load_sae
 from sae_sweep.store import RunFolder, hold
 from tests.conftest import Cli
@@ -63,7 +63,7 @@ def test_a_sweep_leaves_what_the_readme_says(cli: Cli, small: list[str]) -> None
     for run in runs:
         assert files_below(run) == RUN_FILES
         assert status(run)["state"] == "done"
-        config = config_from_dict(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))  # type: ignore[arg-type]
+        config = run_from_dict(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))  # type: ignore[arg-type]
         assert config.tokens == 10_240
         points = [line for line in history(run) if "loss" in line]
         assert [point["tokens"] for point in points] == [512 * step for step in (5, 10, 15, 20)]
@@ -112,7 +112,7 @@ def test_the_same_command_again_trains_nothing(cli: Cli, small: list[str]) -> No
 def test_fused_solo_and_alone_give_the_same_weights(cli: Cli, small: list[str]) -> None:
     words = [*small, "tracking=none", "architecture=topk,batchtopk,relu"]
     assert cli(*words, "sweep=fused").code == 0
-    assert cli(*words, "sweep=solo", "launcher=solo").code == 0
+    assert cli(*words, "sweep=solo", "fuse=false").code == 0
     for run in run_folders(Path("multirun/fused")):
         twin = Path("multirun/solo") / run.name
         for name, weight in load_sae(run).state_dict().items():
@@ -199,11 +199,11 @@ def test_a_second_launch_of_a_sweep_says_who_holds_it(cli: Cli, small: list[str]
 def test_the_lm_tokens_of_all_groups_are_told_beside_those_of_single_runs(cli: Cli, small: list[str]) -> None:
     words = [*small, "tracking=none", "data_seed=0,1", "tokens=5120,10_240"]
     fused = lm_line(cli(*words, "sweep=fused").err)
-    solo = lm_line(cli(*words, "sweep=solo", "launcher=solo").err)
+    solo = lm_line(cli(*words, "sweep=solo", "fuse=false").err)
     assert (fused.passes, fused.runs, fused.passes_alone) == (2, 4, 4)
     assert (solo.passes, solo.runs, solo.passes_alone) == (4, 4, 4)
     assert fused.tokens < fused.tokens_alone == solo.tokens == solo.tokens_alone
-    again = cli(*words, "sweep=solo", "launcher=solo").err
+    again = cli(*words, "sweep=solo", "fuse=false").err
     assert "LM: " not in again  # nothing was left to train
     cached = lm_line(cli(*words, "sweep=cached", "activations=cache").err)
     assert (cached.passes, cached.tokens) == (2, fused.tokens)

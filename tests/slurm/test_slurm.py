@@ -92,7 +92,7 @@ def test_a_requeued_job_goes_on_where_it_was(
     assert code == 0, said + trace(cut)
     assert re.search(r"Restarts=1\b", slurm("scontrol", "show", "job", ticket["id"]))
 
-    assert cli(*words, "launcher.cluster=inprocess", "sweep=whole").code == 0
+    assert cli(*words, "launcher=inprocess", "sweep=whole").code == 0
     (run,) = (path.parent for path in cut.glob("*/sae"))
     twin = tmp_path / "multirun" / "whole" / run.name
     for name, weight in load_sae(run).state_dict().items():

@@ -27,7 +27,7 @@ ON_SLURM = [
 
 @pytest.fixture
 def words(small: list[str], tmp_path: Path) -> list[str]:
-    return [*small, "tracking=none", "launcher=solo", f"paths.cache={tmp_path / 'cache'}"]
+    return [*small, "tracking=none", "fuse=false", f"paths.cache={tmp_path / 'cache'}"]
 
 
 def jobs_logs(folder: Path) -> Callable[[], str]:
