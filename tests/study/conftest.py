@@ -11,7 +11,10 @@ from sae_sweep.config import PathsConfig, RunConfig, TopKConfig, TrackingConfig
 from sae_sweep.plan import Request, WantedRun
 from sae_sweep.study import files as study_files
 from sae_sweep.study.config import StudyCommand
+from tests.bench.conftest import refused
 from tests.study.helpers import facts_of_table1, write_sweep
+
+__all__ = ["refused"]
 
 
 @pytest.fixture(scope="session")
