@@ -1,6 +1,5 @@
 """The typed schemas that Hydra checks every config against, and the folder of the config groups."""
 
-import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +39,9 @@ class GridKeys:
     """Each maps keys to a value or a list of values; the sweep is the union of their products."""
 
 
-Schema = dataclasses.make_dataclass("Schema", [], bases=(GridKeys, RunConfig, command_class()), frozen=True)
-"""Every key of a run and of a command, as the command line has them."""
+@dataclass(frozen=True)
+class Schema(GridKeys, RunConfig, command_class()):  # type: ignore[misc]  # tasks add keys
+    """Every key of a run and of a command, as the command line has them."""
 
 
 def conf_folder() -> Path:

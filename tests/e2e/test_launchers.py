@@ -45,7 +45,7 @@ def test_local_workers_train_what_one_process_would(
     words = [*small, "tracking=none", "data_seed=0,1"]
     result = cli(*words, "sweep=workers", "launcher=local", "launcher.workers=2")
     assert "LM: 2 passes, " in result.err
-    assert "how far they are: python -m sae_sweep task=status sweep=workers" in result.err
+    assert "check progress with: python -m sae_sweep task=status sweep=workers" in result.err
     sweep = Path("multirun/workers")
     logs = "\n".join(path.read_text() for path in sweep.glob("jobs/*.log"))
     assert result.code == 0, result.err + logs
@@ -136,7 +136,7 @@ def test_a_foreign_launcher_trains_the_frozen_groups(cli: Cli, small: list[str],
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_hydras_own_basic_launcher_does_too(cli: Cli, small: list[str]) -> None:
+def test_hydras_basic_launcher_leaves_the_groups_to_ours(cli: Cli, small: list[str]) -> None:
     words = [*small, "tracking=none", "data_seed=0,1"]
     result = cli(*words, "sweep=basic", "hydra/launcher=basic")
     assert result.code == 0, result.err
@@ -144,7 +144,7 @@ def test_hydras_own_basic_launcher_does_too(cli: Cli, small: list[str]) -> None:
     assert (Path("multirun/basic") / "analysis" / "matching" / "pairs.csv").exists()
     again = cli(*words, "sweep=basic", "hydra/launcher=basic")
     assert again.code == 0
-    assert "0 groups to train" in again.err
+    assert "2 runs, 2 already done" in again.err
 
 
 def test_a_foreign_launcher_that_breaks_leaves_its_runs_to_what_it_has_queued(
