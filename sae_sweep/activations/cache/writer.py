@@ -42,8 +42,7 @@ def fill(
 ) -> None:
     """Compute what `wanted` needs and the cache lacks; wait while another process writes into the folder.
 
-    Each shard is complete on disk before it is in the manifest. After a kill or an exception, the next call
-    continues after the last complete shard.
+    Each shard is complete on disk before it is in the manifest, so the next call continues after a kill.
 
     Args:
         folder: folder of the stream.

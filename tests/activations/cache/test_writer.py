@@ -175,7 +175,7 @@ def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: 
     leftover = bench.folder.root / ".shard-000099_tokens.safetensors.abc.safetensors"
     leftover.write_bytes(b"half")
     kept = {name: at for name, at in files.items() if int(name[6:12]) < done}
-    assert Lease(bench.folder.root).marker.exists()  # the dead writer's
+    assert Lease(bench.folder.root).marker.exists()  # left by the killed writer
     assert Lease(bench.folder.root).owner is None
     steps = 7 * (done + 2)
     assert_same(next_batches(bench.fill(1, 2, steps=steps), steps), next_batches(bench.stream([1, 2]), steps))
