@@ -205,6 +205,18 @@ def test_a_suspended_writer_is_replaced_and_notices(
     assert_same(next_batches(bench.open(1, 2), steps), next_batches(bench.stream([1, 2]), steps))
 
 
+def test_a_replaced_writer_whose_file_is_gone_names_the_reason(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: CacheFolder, *_: object) -> None:
+        Lease(folder.root).marker.unlink()
+        raise SaeSweepError("no such file")
+
+    monkeypatch.setattr(writer, "write_part", fail)
+    with pytest.raises(SaeSweepError, match="is now written by nobody"):
+        bench.fill(1, steps=6)
+
+
 def test_the_second_writer_waits_and_then_reads(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
