@@ -144,7 +144,7 @@ class ActivationStream:
             SaeSweepError: if it does not fill a batch, or the text cannot be read.
         """
         if self._batch:
-            raise ValueError(f"the stream stands at batch {self._batch} of a buffer, not at its start")
+            raise ValueError(f"the stream is at batch {self._batch} of a buffer, not at its start")
         try:
             buffer = self._compute_buffer()
         except StopIteration:

@@ -230,7 +230,7 @@ def _cache_key(distributions: Iterable[metadata.Distribution]) -> str:
 
 
 def _build_once(distributions: Iterable[metadata.Distribution], folder: Path) -> None:
-    """Build `folder` unless it is there; of several processes one builds, and the others wait for it."""
+    """Build `folder` if it is missing; one process builds it while others wait."""
     with lock_folder(folder.parent):
         if folder.is_dir():
             return

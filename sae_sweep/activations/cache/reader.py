@@ -66,8 +66,8 @@ class CachedStream:
         Raises:
             SaeSweepError: if the cache does not reach it, or was filled from another text.
         """
-        number, behind = position["buffer"], len(self._manifest.shards)
-        if number > behind or (number == behind and position["batch"] > 0):
+        number, end = position["buffer"], len(self._manifest.shards)
+        if number > end or (number == end and position["batch"] > 0):
             raise self._too_short(position["step"])
         if self._start_of(number)["sequences"] != json.loads(json.dumps(position["sequences"])):
             raise SaeSweepError(

@@ -14,7 +14,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
-from sae_sweep.activations.cache.manifest import BadStep, Manifest, Shard, load_manifest, save_manifest
+from sae_sweep.activations.cache.manifest import (
+    BadStep,
+    FileRecord,
+    Manifest,
+    Shard,
+    load_manifest,
+    save_manifest,
+)
 from sae_sweep.activations.cache.shards import read_part, write_part
 from sae_sweep.activations.device import dtype_name
 from sae_sweep.activations.stream import ActivationStream, Buffer
@@ -42,8 +49,7 @@ def fill(
 ) -> None:
     """Compute what `wanted` needs and the cache lacks; wait while another process writes into the folder.
 
-    Each shard is complete on disk before it is in the manifest. After a kill or an exception, the next call
-    continues after the last complete shard.
+    Each shard is complete on disk before it is in the manifest, so the next call continues after a kill.
 
     Args:
         folder: folder of the stream.
@@ -200,17 +206,17 @@ class _Writer:
             self._stream = (chosen, self._make_stream(chosen))
         return self._stream[1]
 
-    def _write(self, number: int, parts: Sequence[str], buffer: Buffer) -> dict[str, Any]:
+    def _write(self, number: int, parts: Sequence[str], buffer: Buffer) -> dict[str, FileRecord]:
         """Write parts of a shard, with one at a time in memory."""
-        return {
-            part: write_part(
-                self._folder,
-                number,
-                part,
-                _in_order(buffer.tokens if part == TOKENS else buffer.rows[int(part)], buffer),
-            )
-            for part in parts
-        }
+        files = {}
+        for part in parts:
+            rows = buffer.tokens if part == TOKENS else buffer.rows[int(part)]
+            try:
+                files[part] = write_part(self._folder, number, part, _in_order(rows, buffer))
+            except SaeSweepError:
+                self._lease.check()  # a process that took over removes unfinished files: name that reason
+                raise
+        return files
 
     def _bad(self, buffer: Buffer, first_step: int) -> dict[int, BadStep]:
         """Return the bad steps known so far together with those of a buffer."""

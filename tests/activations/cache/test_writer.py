@@ -175,7 +175,7 @@ def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: 
     leftover = bench.folder.root / ".shard-000099_tokens.safetensors.abc.safetensors"
     leftover.write_bytes(b"half")
     kept = {name: at for name, at in files.items() if int(name[6:12]) < done}
-    assert Lease(bench.folder.root).marker.exists()  # the dead writer's
+    assert Lease(bench.folder.root).marker.exists()  # left by the killed writer
     assert Lease(bench.folder.root).owner is None
     steps = 7 * (done + 2)
     assert_same(next_batches(bench.fill(1, 2, steps=steps), steps), next_batches(bench.stream([1, 2]), steps))
@@ -203,6 +203,18 @@ def test_a_suspended_writer_is_replaced_and_notices(
     assert b"is now written by nobody: this process did not run for more than 1.5 s" in err
     assert bench.folder.manifest.read_bytes() == manifest
     assert_same(next_batches(bench.open(1, 2), steps), next_batches(bench.stream([1, 2]), steps))
+
+
+def test_a_replaced_writer_whose_file_is_gone_names_the_reason(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: CacheFolder, *_: object) -> None:
+        Lease(folder.root).marker.unlink()
+        raise SaeSweepError("no such file")
+
+    monkeypatch.setattr(writer, "write_part", fail)
+    with pytest.raises(SaeSweepError, match="is now written by nobody"):
+        bench.fill(1, steps=6)
 
 
 def test_the_second_writer_waits_and_then_reads(
