@@ -1,4 +1,4 @@
-"""Where metrics go: the local history of a run, and W&B beside it."""
+"""Sinks for metrics: the local history of a run, and W&B."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from sae_sweep.tracking.wandb_run import WandbRun, WandbSpec
 
 
 class RunSink:
-    """The `MetricSink` of one run. W&B is opened by the first thing that is logged, or by `rewind`."""
+    """The `MetricSink` of one run. W&B is opened by the first call that logs, or by `rewind`."""
 
     def __init__(self, folder: RunFolder, wandb_run: WandbRun | None) -> None:
         self._root = folder.root
@@ -62,7 +62,7 @@ class RunSink:
 
 
 class ComparisonSink:
-    """Where the comparison of a sweep's SAEs goes beside the disk: W&B, or nowhere."""
+    """Logs the comparison of a sweep's SAEs to W&B; does nothing without W&B."""
 
     def __init__(self, root: Path, wandb_run: WandbRun | None) -> None:
         self._root = root
@@ -87,7 +87,7 @@ class ComparisonSink:
         self._log({"summary": dict(values)})
 
     def finish(self, *, failed: bool = False) -> None:
-        """Close; nothing is logged afterwards."""
+        """Close the sink; nothing may be logged afterwards."""
         if self._wandb is not None:
             self._wandb.close(failed=failed)
 
@@ -97,7 +97,7 @@ class ComparisonSink:
 
 
 def _relative(path: Path, root: Path) -> str:
-    """So that the record still holds when the sweep's folder is moved."""
+    """The path from `root`, so that the record stays valid when the sweep's folder is moved."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 
@@ -115,16 +115,16 @@ def open_sink(
     wandb_folder: Path,
     provenance: Mapping[str, Any],
 ) -> RunSink:
-    """The sink of one run; what the history holds already is kept until `rewind`.
+    """Open the sink of one run; records that the history already has are kept until `rewind`.
 
     Args:
-        config: shown whole in W&B; `config.tracking` says whether there is a W&B at all.
-        run_id: with `sweep`, what the W&B id comes from: a resumed run continues its W&B run.
-        name: of the run, in W&B too.
-        sweep: W&B's group.
-        folder: holds `history.jsonl`.
-        wandb_folder: W&B keeps its files in `wandb/` below it.
-        provenance: versions, host, fingerprints of text and LM; in W&B's config as `provenance`.
+        config: logged in full to W&B; `config.tracking` says whether W&B is used.
+        run_id: gives the W&B id together with `sweep`, so that a resumed run continues its W&B run.
+        name: the run's name in W&B.
+        sweep: the run's group in W&B.
+        folder: the run's folder, which has `history.jsonl`.
+        wandb_folder: W&B writes to `wandb/` in this folder.
+        provenance: versions, host, fingerprints of text and LM; `provenance` in W&B's config.
     """
     spec = _spec(
         config,
@@ -142,9 +142,14 @@ def open_sink(
 def open_comparison_sink(
     sweep: str, config: Config, folder: Path, *, provenance: Mapping[str, Any], what: str = "comparison"
 ) -> ComparisonSink:
-    """The sink of what is computed over all runs of a sweep; W&B keeps its files in `wandb/` below `folder`.
+    """Open the sink for results over all runs of a sweep; W&B writes to `wandb/` in `folder`.
 
-    `what` (comparison, report) names it: each has a W&B run of its own.
+    Args:
+        sweep: the group in W&B.
+        config: logged in full to W&B; `config.tracking` says whether W&B is used.
+        folder: the sweep's folder.
+        provenance: as in `open_sink`.
+        what: comparison or report; each has its own W&B run.
     """
     spec = _spec(
         config,
