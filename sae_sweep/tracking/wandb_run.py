@@ -6,7 +6,6 @@ W&B: `history.jsonl` has everything.
 
 import functools
 import logging
-import netrc
 import os
 import shutil
 import threading
@@ -16,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from sae_sweep.tracking.history import HistoryRecord
 from sae_sweep.tracking.records import log_record
@@ -29,7 +27,6 @@ logger = logging.getLogger(__name__)
 _FINISH_TIMEOUT_S = 300.0
 _ANSWER_TIMEOUT_S = 10.0
 _LONGEST_REASON = 200
-_DEFAULT_HOST = "https://api.wandb.ai"
 _gave_up_online = threading.Event()
 """Set once W&B could not be reached, so that the other runs of this process do not wait for it again."""
 _MODES = {"dryrun": "offline", "run": "online"}  # W&B's own former names
@@ -55,7 +52,7 @@ class WandbSpec:
 
 
 def wandb_mode() -> str:
-    """online, offline or disabled: `WANDB_MODE` if it is set, else online if logged in."""
+    """online, offline or disabled: `WANDB_MODE` if it is set, else online if W&B finds a key."""
     wanted = os.environ.get("WANDB_MODE", "").strip().lower()
     if wanted:
         return _MODES.get(wanted, wanted)
@@ -63,14 +60,23 @@ def wandb_mode() -> str:
 
 
 def _logged_in() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", _DEFAULT_HOST)).hostname or ""
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    """Whether W&B finds a key or token for its server; asks neither the server nor the user."""
+    import wandb
+
+    _silent_settings()
     try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError:
+        return True  # one of the wrong form: signing in says what is wrong with it
+
+
+def _silent_settings() -> "Settings":
+    """W&B's settings, from its files and the environment; W&B prints nothing in this process from here on."""
+    import wandb
+
+    # an argument of setup would come too late: W&B prints which settings files it reads
+    os.environ["WANDB_SILENT"] = "true"
+    return wandb.setup().settings
 
 
 def _answers(url: str) -> bool:
@@ -154,7 +160,7 @@ class WandbRun:
         return run
 
     def _init_online(self) -> "Run":
-        url = os.environ.get("WANDB_BASE_URL", _DEFAULT_HOST)
+        url = _silent_settings().base_url
         if not _answers(url):
             raise ConnectionError(f"{url} does not answer")
         return self._init("online", self._spec.id)
@@ -162,8 +168,7 @@ class WandbRun:
     def _init(self, mode: str, id: str) -> "Run":
         import wandb
 
-        # for the whole process: the run's own settings do not silence signing in
-        wandb.setup(wandb.Settings(silent=True))
+        _silent_settings()  # the run's own settings do not silence signing in
         spec = self._spec
         spec.folder.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
