@@ -1,13 +1,12 @@
 """Files of a comparison: tables as CSV and Parquet, and its two figures."""
 
-import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
-from pyarrow import parquet
+from pyarrow import csv, parquet
 
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
 from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
@@ -52,12 +51,12 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
     pairs = _table(PairRow, comparison.rows)
     matrix = _matrix_table(comparison)
     return ComparisonFiles(
-        pairs_csv=_write_csv(folder / "pairs.csv", pairs),
+        pairs_csv=write_csv(folder / "pairs.csv", pairs),
         pairs_parquet=_write_parquet(folder / "pairs.parquet", pairs),
-        matrix_csv=_write_csv(folder / "matrix.csv", matrix),
+        matrix_csv=write_csv(folder / "matrix.csv", matrix),
         matrix_parquet=_write_parquet(folder / "matrix.parquet", matrix),
-        keys_csv=_write_csv(folder / "keys.csv", _table(KeySummary, comparison.summaries, {"histogram"})),
-        contrasts_csv=_write_csv(folder / "contrasts.csv", _table(KeyContrast, comparison.contrasts)),
+        keys_csv=write_csv(folder / "keys.csv", _table(KeySummary, comparison.summaries, {"histogram"})),
+        contrasts_csv=write_csv(folder / "contrasts.csv", _table(KeyContrast, comparison.contrasts)),
         matrix_figure=save(matrix_figure(comparison), folder / "matrix.png"),
         cosine_figure=save(cosine_figure(comparison), folder / "cosines.png"),
     )
@@ -88,12 +87,21 @@ def _write_parquet(path: Path, table: pyarrow.Table) -> Path:
     return path
 
 
-def _write_csv(path: Path, table: pyarrow.Table) -> Path:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(table.column_names)
-            writer.writerows(row.values() for row in table.to_pylist())
+def write_csv(path: Path, table: pyarrow.Table) -> Path:
+    """Write a table as CSV: null is an empty cell, a bool is True or False.
 
-    write_atomic(path, write)
+    Raises:
+        SaeSweepError: if the file cannot be written; none is left incomplete.
+    """
+    plain = pyarrow.table([_capitalised(column) for column in table.columns], names=table.column_names)
+    write_atomic(path, lambda temporary: csv.write_csv(plain, temporary))
     return path
+
+
+def _capitalised(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray | pyarrow.Array:
+    """A column of bools as True and False, where pyarrow has true and false; others as they are."""
+    if not pyarrow.types.is_boolean(column.type):
+        return column
+    return pyarrow.array(
+        [None if value is None else str(value) for value in column.to_pylist()], pyarrow.string()
+    )

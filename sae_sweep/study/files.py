@@ -1,12 +1,14 @@
 """The study's tables on disk: CSV for machines, Markdown for people, and the figures."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow
+
+from sae_sweep.report.files import write_csv
 from sae_sweep.report.style import save
-from sae_sweep.store import write_atomic, write_text
+from sae_sweep.store import write_text
 from sae_sweep.study.answers import Answer
 from sae_sweep.study.figures import figure1, figure13, table1_figure, table2_figure
 from sae_sweep.study.labels import StudySetup
@@ -77,15 +79,8 @@ def write_answers(folder: Path, answers: Sequence[Answer], tables: StudyTables) 
 
 
 def _write(path: Path, records: Sequence[Record], text: str) -> Path:
-    """The records as CSV, and `text` as Markdown beside it."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(records[0]))
-            writer.writeheader()
-            writer.writerows(records)
-
-    write_atomic(path, write)
+    """Write the records as CSV, and `text` as Markdown beside it."""
+    write_csv(path, pyarrow.Table.from_pylist(records))
     write_text(path.with_suffix(".md"), text)
     return path
 

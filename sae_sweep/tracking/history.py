@@ -1,7 +1,7 @@
-"""`history.jsonl`: everything that was logged of a run, one JSON a line; what W&B is replayed from.
+"""`history.jsonl`: everything that was logged for a run, one JSON object per line; W&B is replayed from it.
 
-Every line has `tokens` and `time` (seconds since 1970). Beside these it holds either numbers, or
-`histogram` (a name) with `counts` and `edges`; `summary`; `image` or `artifact` (a name) with `path`.
+Every line has `tokens` and `time` (seconds since 1970). It also has either numbers, or `histogram` (a name)
+with `counts` and `edges`; `summary`; `image` or `artifact` (a name) with `path`.
 """
 
 import json
@@ -15,13 +15,14 @@ from typing import Any
 
 from sae_sweep.store import disk_error
 
-Record = Mapping[str, Any]
+HistoryRecord = Mapping[str, Any]
+"""One line of the history."""
 
 _TAIL_BYTES = 2**16
 
 
 class History:
-    """Append-only, each line on its way to the disk as soon as it is logged."""
+    """An append-only log file; each record is written as soon as it is logged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -29,10 +30,10 @@ class History:
         self.lines = sum(1 for _ in self._raw())
         """Complete lines in the file."""
         self.tokens = max((int(record.get("tokens", 0)) for record in self.read()), default=0)
-        """SAE inputs at the last point."""
+        """SAE inputs at the last record."""
 
-    def append(self, tokens: int, values: Record) -> dict[str, Any]:
-        """Write one line; returns what it holds.
+    def append(self, tokens: int, values: HistoryRecord) -> dict[str, Any]:
+        """Write one line; returns its record.
 
         Raises:
             SaeSweepError: if the disk is full or the file cannot be written.
@@ -53,13 +54,13 @@ class History:
         return record
 
     def flush(self) -> None:
-        """Have all lines on the disk: a checkpoint that counts them must not outlive them."""
+        """Flush all lines to disk: a checkpoint counts them, and must not outlive them."""
         if self._path.exists():
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def rewind(self, lines: int) -> None:
-        """Keep the first `lines` lines."""
+        """Drop everything after the first `lines` lines."""
         kept = list(self._raw())[:lines]
         if len(kept) < self.lines:
             os.truncate(self._path, sum(map(len, kept)))
@@ -67,7 +68,7 @@ class History:
         self.tokens = max((int(record.get("tokens", 0)) for record in self.read()), default=0)
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """All lines, in order."""
+        """Yield all records in order."""
         return (json.loads(line) for line in self._raw())
 
     def _raw(self) -> Iterator[bytes]:
@@ -76,14 +77,14 @@ class History:
                 yield from file
 
     def _drop_torn_line(self) -> None:
-        """A machine that went down may leave the beginning of a line."""
+        """Remove the beginning of a line, which a machine that crashed may have left."""
         lines = list(self._raw())
         if lines and not lines[-1].endswith(b"\n"):
             os.truncate(self._path, sum(map(len, lines[:-1])))
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has neither NaN nor infinity: both become null."""
+    """Replace NaN and infinity by null: JSON has neither."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -94,9 +95,9 @@ def _without_nan(value: Any) -> Any:
 
 
 def latest_points(path: Path) -> list[dict[str, Any]]:
-    """The last lines of a history, the first at each token count; the file is only read.
+    """The last records of a history, the first one at each token count; does not write to the file.
 
-    Not more than its last 64 kB, so that the length of a run does not matter.
+    Reads at most the last 64 kB, so that the time does not grow with the run.
     """
     try:
         with path.open("rb") as file:

@@ -1,10 +1,10 @@
-"""From a record of the history to calls of W&B."""
+"""Records of the history, translated into calls of W&B."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_sweep.tracking.history import Record
+from sae_sweep.tracking.history import HistoryRecord
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 _OWN_KEYS = {"tokens", "time"}
 
 
-def log_record(run: "Run", record: Record, base: Path) -> None:
+def log_record(run: "Run", record: HistoryRecord, base: Path) -> None:
     """Log one record; relative paths in it start at `base`.
 
-    Points have their token count as W&B's own step too: W&B takes no step twice, so that points which had
-    been sent before a run was cut off are not doubled when it resumes.
+    The token count also serves as W&B's step. W&B accepts each step once, so metrics that were sent before a
+    run was interrupted are not doubled when it resumes.
     """
     for kind, log in _KINDS.items():
         if kind in record:
@@ -32,7 +32,7 @@ def _number(value: Any) -> Any:
     return float("nan") if value is None else value
 
 
-def _histogram(run: "Run", record: Record, base: Path) -> None:
+def _histogram(run: "Run", record: HistoryRecord, base: Path) -> None:
     import wandb
 
     del base
@@ -40,14 +40,14 @@ def _histogram(run: "Run", record: Record, base: Path) -> None:
     run.log({"tokens": record["tokens"], record["histogram"]: histogram})
 
 
-def _image(run: "Run", record: Record, base: Path) -> None:
+def _image(run: "Run", record: HistoryRecord, base: Path) -> None:
     import wandb
 
     image = wandb.Image(str(base / record["path"]))
     run.log({"tokens": record["tokens"], record["image"]: image})
 
 
-def _table(run: "Run", record: Record, base: Path) -> None:
+def _table(run: "Run", record: HistoryRecord, base: Path) -> None:
     import wandb
 
     del base
@@ -55,23 +55,23 @@ def _table(run: "Run", record: Record, base: Path) -> None:
     run.log({record["table"]: table})
 
 
-def _artifact(run: "Run", record: Record, base: Path) -> None:
+def _artifact(run: "Run", record: HistoryRecord, base: Path) -> None:
     import wandb
 
     folder = base / record["path"]
     artifact = wandb.Artifact(record["artifact"], type="model", metadata={"tokens": record["tokens"]})
-    # File by file: adding the folder at once prints a line.
+    # file by file: adding the folder as a whole prints a line
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         artifact.add_file(str(file), name=file.relative_to(folder).as_posix())
     run.log_artifact(artifact)
 
 
-def _summary(run: "Run", record: Record, base: Path) -> None:
+def _summary(run: "Run", record: HistoryRecord, base: Path) -> None:
     del base
     run.summary.update({key: _number(value) for key, value in record["summary"].items()})
 
 
-_KINDS: Mapping[str, Callable[["Run", Record, Path], None]] = {
+_KINDS: Mapping[str, Callable[["Run", HistoryRecord, Path], None]] = {
     "histogram": _histogram,
     "image": _image,
     "table": _table,

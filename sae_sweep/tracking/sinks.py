@@ -1,4 +1,4 @@
-"""Where metrics go: the local history of a run, and W&B beside it."""
+"""Sinks for metrics: the local history of a run, and W&B."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from sae_sweep.tracking.wandb_run import WandbRun, WandbSpec
 
 
 class RunSink:
-    """The `MetricSink` of one run. W&B is opened by the first thing that is logged, or by `rewind`."""
+    """The `MetricSink` of one run. W&B is opened by the first call that logs, or by `rewind`."""
 
     def __init__(self, folder: RunFolder, wandb_run: WandbRun | None) -> None:
         self._root = folder.root
@@ -62,7 +62,7 @@ class RunSink:
 
 
 class ComparisonSink:
-    """Where the comparison of a sweep's SAEs goes beside the disk: W&B, or nowhere."""
+    """Logs the comparison of a sweep's SAEs to W&B; does nothing without W&B."""
 
     def __init__(self, root: Path, wandb_run: WandbRun | None) -> None:
         self._root = root
@@ -87,7 +87,7 @@ class ComparisonSink:
         self._log({"summary": dict(values)})
 
     def finish(self, *, failed: bool = False) -> None:
-        """Close; nothing is logged afterwards."""
+        """Close the sink; nothing may be logged afterwards."""
         if self._wandb is not None:
             self._wandb.close(failed=failed)
 
@@ -97,7 +97,7 @@ class ComparisonSink:
 
 
 def _relative(path: Path, root: Path) -> str:
-    """So that the record still holds when the sweep's folder is moved."""
+    """The path from `root`, so that the record stays valid when the sweep's folder is moved."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 
@@ -106,7 +106,7 @@ def _floats(values: Sequence[float]) -> list[float]:
 
 
 def open_sink(run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder) -> RunSink:
-    """The sink of one run; what the history holds already is kept until `rewind`.
+    """Open the sink of one run; records that the history already has are kept until `rewind`.
 
     W&B shows the run's config, and as `provenance` the versions, host and fingerprints behind its weights.
     Its id comes from sweep and run id: a resumed run continues its W&B run.
@@ -126,7 +126,7 @@ def open_sink(run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder) -> 
 def open_comparison_sink(
     sweep: SweepFolder, command: CommandConfig, runs: Sequence[str], *, what: str = "comparison"
 ) -> ComparisonSink:
-    """The sink of what is computed over all runs of a sweep.
+    """Open the sink of what is computed over all runs of a sweep.
 
     Args:
         sweep: the group in W&B.

@@ -1,12 +1,11 @@
-"""One W&B run: opened late, fed with history records, and never in the way of training.
+"""One W&B run, which may fail without stopping training.
 
-The only place that knows W&B. Whatever goes wrong here (no network, no disk, a wrong key) becomes one
-warning, after which the run is left alone: `history.jsonl` has everything.
+Whatever goes wrong here (no network, no disk, a wrong key) becomes one warning, and the run goes on without
+W&B: `history.jsonl` has everything.
 """
 
 import functools
 import logging
-import netrc
 import os
 import shutil
 import threading
@@ -16,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
-from sae_sweep.tracking.history import Record
+from sae_sweep.tracking.history import HistoryRecord
 from sae_sweep.tracking.records import log_record
 
 if TYPE_CHECKING:
@@ -29,25 +27,24 @@ logger = logging.getLogger(__name__)
 _FINISH_TIMEOUT_S = 300.0
 _ANSWER_TIMEOUT_S = 10.0
 _LONGEST_REASON = 200
-_DEFAULT_HOST = "https://api.wandb.ai"
 _gave_up_online = threading.Event()
-"""Set once W&B could not be reached: the other runs of this process do not wait for it again."""
-_MODES = {"dryrun": "offline", "run": "online"}  # W&B's own older names
+"""Set once W&B could not be reached, so that the other runs of this process do not wait for it again."""
+_MODES = {"dryrun": "offline", "run": "online"}  # W&B's own former names
 
 
 @dataclass(frozen=True)
 class WandbSpec:
-    """What W&B is told about a run before its first point."""
+    """What W&B gets to know about a run before its first record."""
 
     id: str
-    """Stable: a later launch of the same run continues it."""
+    """The same in every launch of the run, so that a later one continues its W&B run."""
     name: str
     group: str
     """The sweep."""
     project: str
     entity: str | None
     folder: Path
-    """W&B makes its folder `wandb/` in here."""
+    """W&B writes to `wandb/` in this folder."""
     base: Path
     """Relative paths in records start here."""
     config: Mapping[str, Any]
@@ -55,7 +52,7 @@ class WandbSpec:
 
 
 def wandb_mode() -> str:
-    """online, offline or disabled: `WANDB_MODE` where it is set, else online if logged in."""
+    """online, offline or disabled: `WANDB_MODE` if it is set, else online if W&B finds a key."""
     wanted = os.environ.get("WANDB_MODE", "").strip().lower()
     if wanted:
         return _MODES.get(wanted, wanted)
@@ -63,18 +60,27 @@ def wandb_mode() -> str:
 
 
 def _logged_in() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", _DEFAULT_HOST)).hostname or ""
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    """Whether W&B finds a key or token for its server; asks neither the server nor the user."""
+    import wandb
+
+    _silent_settings()
     try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError:
+        return True  # one of the wrong form: signing in says what is wrong with it
+
+
+def _silent_settings() -> "Settings":
+    """W&B's settings, from its files and the environment; W&B prints nothing in this process from here on."""
+    import wandb
+
+    # an argument of setup would come too late: W&B prints which settings files it reads
+    os.environ["WANDB_SILENT"] = "true"
+    return wandb.setup().settings
 
 
 def _answers(url: str) -> bool:
-    """Whether there is a server: W&B itself would wait for it for a minute and a half."""
+    """Whether there is a server, for which W&B itself would wait for a minute and a half."""
     try:
         urllib.request.urlopen(url, timeout=_ANSWER_TIMEOUT_S).close()
     except urllib.error.HTTPError:
@@ -97,19 +103,19 @@ class WandbRun:
         self._run: Run | None = None
         self._broken = False
 
-    def open(self, records: Iterable[Record]) -> None:
-        """Start, or start over, with the given history; W&B already has the part that was sent online."""
+    def open(self, records: Iterable[HistoryRecord]) -> None:
+        """Start, or start over, with the given history; what W&B already has online is not sent again."""
         self.close(failed=True)
         self._attempt("starting", lambda: self._open(records))
 
-    def log(self, record: Record) -> None:
-        """Pass on one record of the history."""
+    def log(self, record: HistoryRecord) -> None:
+        """Send one record of the history."""
         run = self._run
         if run is not None:
             self._attempt("logging", lambda: log_record(run, record, self._spec.base))
 
     def close(self, *, failed: bool) -> None:
-        """Finish; waits for what is still to be uploaded, within bounds."""
+        """Finish the run; waits up to five minutes for uploads."""
         run, self._run = self._run, None
         if run is not None:
             self._attempt("finishing", lambda: run.finish(exit_code=int(failed)))
@@ -119,7 +125,7 @@ class WandbRun:
             return
         try:
             action()
-        except Exception as error:  # whatever a tracker stumbles over, training goes on
+        except Exception as error:  # training goes on, whatever fails in W&B
             self._broken = True
             self._run = None
             logger.warning(
@@ -127,14 +133,14 @@ class WandbRun:
                 *(what, self._spec.name, _reason(error)),
             )
 
-    def _open(self, records: Iterable[Record]) -> None:
+    def _open(self, records: Iterable[HistoryRecord]) -> None:
         mode = "offline" if _gave_up_online.is_set() else wandb_mode()
         if mode == "disabled":
             return
         self._remove_offline_segments()
         self._run = run = self._init_somehow(mode)
         for record in records:
-            # The server has the earlier records of a run that it knows.
+            # the server already has the earlier records of a run that it knows
             if not run.resumed or record["tokens"] >= run.step:
                 log_record(run, record, self._spec.base)
 
@@ -142,10 +148,10 @@ class WandbRun:
         if mode == "online":
             try:
                 return self._init_online()
-            except Exception as error:  # as above; and a run that is tracked offline is better than none
+            except Exception as error:  # as in _attempt; a run that is tracked offline is better than none
                 _gave_up_online.set()
                 logger.warning("W&B cannot be reached (%s)", _reason(error))
-                # W&B holds on to the id until the process ends.
+                # another id: W&B keeps the first one until the process ends
                 run = self._init("offline", f"{self._spec.id}-offline")
         else:
             run = self._init(mode, self._spec.id)
@@ -154,7 +160,7 @@ class WandbRun:
         return run
 
     def _init_online(self) -> "Run":
-        url = os.environ.get("WANDB_BASE_URL", _DEFAULT_HOST)
+        url = _silent_settings().base_url
         if not _answers(url):
             raise ConnectionError(f"{url} does not answer")
         return self._init("online", self._spec.id)
@@ -162,8 +168,7 @@ class WandbRun:
     def _init(self, mode: str, id: str) -> "Run":
         import wandb
 
-        # Said for the whole process: signing in prints a line otherwise, whatever the run's own settings say.
-        wandb.setup(wandb.Settings(silent=True))
+        _silent_settings()  # the run's own settings do not silence signing in
         spec = self._spec
         spec.folder.mkdir(parents=True, exist_ok=True)
         run = wandb.init(
@@ -185,7 +190,7 @@ class WandbRun:
         return run
 
     def _remove_offline_segments(self) -> None:
-        """Segments of one id do not add up when they are uploaded: the new one holds the whole history."""
+        """Delete earlier offline segments: W&B does not join them, and the new one has the whole history."""
         for segment in (self._spec.folder / "wandb").glob(f"offline-run-*-{self._spec.id}*"):
             shutil.rmtree(segment)
 

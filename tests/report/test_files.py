@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 
+import pyarrow
 import pytest
 import torch
 from pyarrow import parquet
@@ -10,6 +11,7 @@ from sae_sweep.analysis import ComparisonEntry, compare
 from sae_sweep.config import EvaluationConfig, SaeSweepError
 from sae_sweep.report import read_densities, run_figures, write_comparison, write_features
 from sae_sweep.report.comparison_figures import matrix_figure
+from sae_sweep.report.files import write_csv
 from sae_sweep.report.histogram_figures import density_figure
 
 PNG = b"\x89PNG"
@@ -49,6 +51,28 @@ def test_keys_and_contrasts_are_written(files, comparison):
     assert "histogram" not in keys[0]
     (contrast,) = read_csv(files.contrasts_csv)
     assert float(contrast["low"]) == comparison.contrasts[0].low
+
+
+def test_csv_holds_any_text_and_every_digit(tmp_path):
+    rows = [
+        {"text": 'of "a", b', "sure": True, "n": 1, "share": 1 / 3, "nothing": None},
+        {"text": "two\nlines, ü", "sure": False, "n": None, "share": 1e-17, "nothing": None},
+        {"text": "", "sure": None, "n": 2**53 + 1, "share": None, "nothing": None},
+        {"text": None, "sure": None, "n": None, "share": 100.0, "nothing": None},
+    ]
+    stored = read_csv(write_csv(tmp_path / "a.csv", pyarrow.Table.from_pylist(rows)))
+    assert [list(row) for row in stored] == [list(row) for row in rows]
+    assert [row["text"] for row in stored] == [row["text"] or "" for row in rows]
+    assert [row["sure"] for row in stored] == ["True", "False", "", ""]
+    assert [row["n"] for row in stored] == ["1", "", "9007199254740993", ""]
+    assert [row["share"] and float(row["share"]) for row in stored] == [1 / 3, 1e-17, "", 100.0]
+    assert {row["nothing"] for row in stored} == {""}
+
+
+def test_csv_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SaeSweepError, match=r"^cannot write .*a\.csv: File exists$"):
+        write_csv(tmp_path / "file" / "a.csv", pyarrow.table({"a": [1]}))
 
 
 def test_figures_are_whole_and_nothing_else_lies_beside(files):

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -136,6 +137,16 @@ def test_a_server_that_refuses_is_tried_once_a_process(
     assert caplog.text.count("wandb sync") == 1
 
 
+@pytest.fixture
+def _fresh_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B as in a new process: it has not read its environment and files yet, nor been silenced."""
+    wandb.teardown()
+    monkeypatch.setattr("wandb.errors.term._silent", False)
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("_fresh_wandb")
 def test_a_server_that_does_not_answer_is_not_waited_for(
     tmp_path: Path, open_one: OpenSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -212,27 +223,66 @@ def test_a_run_that_was_offline_is_replayed_when_online(
     assert [row["tokens"] for row in runs[1].logged] == [100, 200]
 
 
+KEY = "0123456789abcdef" * 3
+
+
+def ask_the_server(_: object) -> None:
+    raise AssertionError("a look-up that asks the server")
+
+
 @pytest.mark.parametrize(
     ("environment", "mode"),
     [
         ({}, "offline"),
-        ({"WANDB_API_KEY": "k"}, "online"),
-        ({"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
-        ({"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_API_KEY": KEY}, "online"),
+        ({"WANDB_API_KEY": "too-short"}, "online"),  # signing in then says what is wrong
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "disabled"}, "disabled"),
+        ({"WANDB_IDENTITY_TOKEN_FILE": "token"}, "online"),
         ({"WANDB_MODE": "online"}, "online"),
         ({"WANDB_MODE": "dryrun"}, "offline"),
         ({"WANDB_BASE_URL": "https://wandb.example.org"}, "offline"),
-        ({"WANDB_BASE_URL": "https://in-netrc.example.org"}, "online"),
+        ({"WANDB_BASE_URL": "https://in-netrc.example.org:8080"}, "online"),
+        ({"WANDB_BASE_URL": "https://in-settings.example.org"}, "online"),
+        ({"WANDB_BASE_URL": "https://in-home.example.org"}, "offline"),
+        ({"WANDB_BASE_URL": "https://in-home.example.org", "NETRC": ""}, "online"),
     ],
 )
-def test_the_mode_follows_the_environment_then_the_login(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], mode: str
+@pytest.mark.usefixtures("_fresh_wandb")
+def test_the_mode_follows_the_environment_then_the_key_that_wandb_finds(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+    mode: str,
 ) -> None:
     monkeypatch.delenv("WANDB_MODE")
-    netrc = tmp_path / "netrc"
-    netrc.write_text("machine in-netrc.example.org\n login user\n password key\n")
-    netrc.chmod(0o600)
-    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, host in {"netrc": "in-netrc.example.org:8080", ".netrc": "in-home.example.org"}.items():
+        (tmp_path / name).write_text(f"machine {host}\n login user\n password {KEY}\n")
+        (tmp_path / name).chmod(0o600)
+    settings = tmp_path / "config" / "settings"
+    settings.parent.mkdir()
+    settings.write_text(f"[default]\nbase_url = https://in-settings.example.org\napi_key = {KEY}\n")
+    if environment.get("WANDB_BASE_URL") == "https://in-settings.example.org":
+        monkeypatch.setenv("WANDB_CONFIG_DIR", str(settings.parent))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    for credentials in ("AuthApiKey", "AuthIdentityTokenFile"):
+        monkeypatch.setattr(f"wandb.sdk.lib.wbauth.{credentials}.verify", ask_the_server)
+    before = settings.read_text()
     assert wandb_mode() == mode
+    assert settings.read_text() == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("_fresh_wandb")
+def test_a_broken_netrc_is_no_login_and_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    (tmp_path / "netrc").write_text("machine x\n nonsense\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert wandb_mode() == "offline"
+    assert capfd.readouterr() == ("", "")
