@@ -1,35 +1,37 @@
-# make quickstart: install into .venv and run a real small sweep offline. make test, make check: the tests, all checks.
+# make quickstart: install into .venv and train a small sweep offline. make test: the tests. make check: all checks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools bench
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: quickstart paper-mini test check format oracle kill-test wheel-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart launcher=local
 
-# The study's 73 cells on the bundled model, then its tables and figures: about twenty minutes on 2 cores
+# The study's 73 SAEs on the bundled model, then its tables and figures: about twenty minutes on 2 cores
 paper-mini: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=paper-mini
 	$(BIN)/python -m sae_sweep task=report sweep=paper-mini
 
+# Units, and sweeps of a few seconds: all but the tests that say why they are slow
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-# torch first and alone, so that a CPU build that pip can find is taken
+# torch first and alone, so that pip takes a CPU build if it finds one
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
@@ -40,7 +42,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev]'
 	touch $@
 
-# Exported SAEs against the real SAELens, in an environment of its own
+# Compare exported SAEs with the real SAELens, in a separate environment
 oracle: $(VENV)/.dev $(VENV)-saelens/.installed
 	SAELENS_PYTHON=$(CURDIR)/$(VENV)-saelens/bin/python $(BIN)/pytest tests/saes/test_saelens_oracle.py
 
@@ -50,11 +52,11 @@ $(VENV)-saelens/.installed:
 	$(VENV)-saelens/bin/pip install --quiet 'sae-lens>=6,<7'
 	touch $@
 
-# A sweep killed at 30 random moments and launched again each time: the weights of an undisturbed one
+# Kill a sweep at 30 random moments and launch it again: weights must equal those of an undisturbed one
 kill-test: $(VENV)/.dev
 	$(BIN)/python tools/kill_test.py --kills 30
 
-# The built wheel, in an empty environment, from another folder
+# Run the built wheel in an empty environment, from another folder
 wheel-check: $(VENV)/.dev
 	rm -rf dist $(VENV)-wheel
 	$(BIN)/python -m build --wheel --outdir dist .

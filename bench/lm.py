@@ -1,12 +1,12 @@
-"""Tokens/s of the language model's side: its pass up to a layer, by attention, and tokenisation.
+"""Tokens/s of the language model: of its pass up to a layer, per attention, and of tokenisation.
 
     python bench/lm.py [--json FILE]                                the bundled gpt2-pico
     python bench/lm.py --model SmolLM2.gguf --layers 12 --batch 16  another model
 
-eager is TransformerBridge, which computes attention step by step; sdpa is the plain model with fused
-attention, which is what runs where it is found equal. Both are timed in turn in this process, on the same
-sequences of the standard library's documentation; medians of `--repeats` rounds. Tokenisation is reading,
-tokenising and packing that text; its share is of the time that it and the LM pass take together.
+eager is TransformerBridge, which computes attention step by step; sdpa is the transformers model with fused
+attention, which sweeps use where both give equal residuals. The two are timed in turn in this process, on
+the same sequences of the standard library's documentation; medians of `--repeats` rounds. Tokenisation
+reads, tokenises and packs that text; its share is of the time of tokenisation and LM pass together.
 """
 
 import argparse
@@ -23,33 +23,33 @@ from timing import fail, positive, seconds, sizes
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.config import EmbeddedDataset, ModelConfig, PackingConfig, SaeSweepError
 from sae_sweep.store import cache_folder
-from sae_sweep.text import SequenceStream, TextSource, open_text
+from sae_sweep.text import TextSource, TrainingSequences, open_text
 
 
 class Text:
-    """The standard library's documentation, in a model's tokens."""
+    """The standard library's documentation, tokenised for a model."""
 
     def __init__(self, lm: LanguageModel, seq_len: int) -> None:
         self.source: TextSource = open_text(EmbeddedDataset(name="stdlib_docs"), cache_folder(None))
         self.packing = PackingConfig(seq_len=seq_len)
         self.lm = lm
 
-    def stream(self) -> SequenceStream:
-        return SequenceStream(self.source, self.packing, self.lm.tokenizer, data_seed=0)
+    def stream(self) -> TrainingSequences:
+        return TrainingSequences(self.source, self.packing, self.lm.tokenizer, data_seed=0)
 
     def sequences(self, count: int) -> torch.Tensor:
         return torch.from_numpy(self.stream().read(count)).long()
 
     def tokens_per_s(self, tokens: int, repeats: int) -> float:
         count = tokens // self.packing.seq_len
-        self.stream().read(count)  # the corpus is gathered when it is first read
+        self.stream().read(count)  # the first read builds the corpus
         cpu = torch.device("cpu")
         each = [seconds(lambda: self.stream().read(count), cpu) for _ in range(repeats)]
         return count * self.packing.seq_len / statistics.median(each)
 
 
 def load(path: str, dtype: str, device: torch.device) -> dict[str, LanguageModel]:
-    """The model by attention; without sdpa where that is not equal."""
+    """Loads the model once per attention; sdpa is missing where it is not equal to eager."""
     both = [
         load_language_model(ModelConfig(path=path, dtype=dtype), device, fast=fast) for fast in (False, True)
     ]
@@ -59,7 +59,7 @@ def load(path: str, dtype: str, device: torch.device) -> dict[str, LanguageModel
 def passes(
     models: dict[str, LanguageModel], tokens: torch.Tensor, layer: int, repeats: int
 ) -> dict[str, float]:
-    """Median seconds of a pass up to a layer, by attention."""
+    """Median seconds of a pass up to a layer, per attention."""
     found: dict[str, list[float]] = {attention: [] for attention in models}
     for lm in models.values():
         lm.residuals(tokens, [layer])
@@ -135,12 +135,12 @@ def main() -> None:
     parser.add_argument(
         "--layers", type=layer_list, help="comma-separated; by default the middle and the last"
     )
-    parser.add_argument("--batch", type=sizes, default=[16, 64], help="sequences a pass (default 16,64)")
+    parser.add_argument("--batch", type=sizes, default=[16, 64], help="sequences per pass (default 16,64)")
     parser.add_argument("--seq-len", type=positive, default=128)
     parser.add_argument(
         "--dtype", type=dtypes, default=["auto"], help="comma-separated: auto, float32, bfloat16, float16"
     )
-    parser.add_argument("--text-tokens", type=positive, default=200_000, help="tokenised for its speed")
+    parser.add_argument("--text-tokens", type=positive, default=200_000, help="tokens to tokenise")
     parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--json", type=Path, help="write the records there")
     keys = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Both sides of a comparison: our `Learner` here, a peer's trainer in its worker, a step each in turn."""
+"""Timed pairs of steps: our `Learner` in this process and a peer's trainer in its own, in turn."""
 
 import json
 import re
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peer_trainers import Job, now
+from peer_worker import Job, now
 from torch import Tensor
 
 from sae_sweep.config import (
     ArchitectureConfig,
     BatchTopKConfig,
-    Config,
     JumpReLUConfig,
     OptimizerConfig,
+    RunConfig,
     TopKConfig,
 )
 from sae_sweep.ops import choose_kernels
@@ -31,49 +31,49 @@ from sae_sweep.store import cache_folder
 ARCHITECTURES = ("topk", "batchtopk", "jumprelu")
 WARM_STEPS = 2
 PAUSE_S = 0.05
-"""Between turns: the threads of one side go to sleep before the other begins."""
+"""Pause between turns, so that one side's threads sleep before the other starts."""
 LR = 1e-12
 TOKENS = 10**10
-"""Budget: too large for features to die of it."""
+"""Token budget, so large that no feature counts as dead."""
 L0_COEFFICIENT = 0.0018
-TOLERANCE = {"plain": 1e-3, "sparse": 1e-3, "autocast": 3e-2}
-"""Share by which the squared errors of the two sides may differ before training."""
+TOLERANCE = {"default": 1e-3, "sparse": 1e-3, "autocast": 3e-2}
+"""Largest relative difference in squared error and L0 between the sides before training, per variant."""
 
 
 @dataclass(frozen=True)
-class Rival:
-    """How another project is run, and what has to be set here for the same work."""
+class PeerSpec:
+    """How a peer is run, and what our side sets to do the same work."""
 
     package: str
-    """What pip installs; empty: nothing to install."""
+    """Name for pip; empty if there is nothing to install."""
     clip_norm: float | None
-    """Of its trainer."""
+    """Largest gradient norm in its trainer; None: no clipping."""
     bandwidth: float
-    """Of JumpReLU's kernel, its default."""
+    """Its default width of JumpReLU's kernel."""
     numerics: str = "modern"
-    """The preset that does its work here."""
+    """The preset of ours that does the same work."""
     architectures: tuple[str, ...] = ARCHITECTURES
 
 
-RIVALS = {
-    "saelens": Rival("sae-lens", 1.0, 0.05),
-    "dictionary_learning": Rival("dictionary-learning", 1.0, 0.001),
-    "sparsify": Rival("eai-sparsify", None, 0.05, architectures=("topk",)),
-    "study": Rival("", 1e5, 0.001, numerics="study"),
+PEER_SPECS = {
+    "saelens": PeerSpec("sae-lens", 1.0, 0.05),
+    "dictionary_learning": PeerSpec("dictionary-learning", 1.0, 0.001),
+    "sparsify": PeerSpec("eai-sparsify", None, 0.05, architectures=("topk",)),
+    "study": PeerSpec("", 1e5, 0.001, numerics="study"),
 }
 
 
 class PeerError(Exception):
-    """A row that cannot be measured; the message says why."""
+    """A row cannot be measured; the message says why."""
 
 
 class MissingPeerError(PeerError):
-    """The interpreter lacks the peer's package, or one that it needs."""
+    """The interpreter lacks the peer's package or a dependency of it."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share."""
+    """Settings that all rows share."""
 
     x: Tensor
     """[batch, d_in], normalised."""
@@ -87,7 +87,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison."""
+    """One comparison with a peer."""
 
     architecture: str
     peer: str
@@ -95,21 +95,21 @@ class Row:
 
     @property
     def label(self) -> str:
-        return self.peer if self.variant == "plain" else f"{self.peer} {self.variant}"
+        return self.peer if self.variant == "default" else f"{self.peer} {self.variant}"
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where both sides of a row begin."""
+    """Weights that both sides of a row start from."""
 
     W_enc: Tensor
     W_dec: Tensor
     threshold: Tensor
-    """[d_sae], JumpReLU's."""
+    """[d_sae], of JumpReLU."""
 
 
 def start_of(setting: Setting) -> Start:
-    """The dictionary of one seed, and the threshold with which it has the wanted L0 on the batch."""
+    """Weights of seed 0, and the JumpReLU threshold that gives an L0 of `setting.l0` on the batch."""
     sae = build_sae(TopKConfig(k=setting.k), setting.x.shape[1], setting.d_sae, seed=0, numerics="modern")
     W_enc, W_dec = sae.W_enc.detach(), sae.W_dec.detach()
     z = (setting.x.cpu() @ W_enc).flatten()
@@ -118,13 +118,13 @@ def start_of(setting: Setting) -> Start:
 
 
 class Ours:
-    """Our side of a row."""
+    """Our side of a row: a learner in this process."""
 
     def __init__(self, row: Row, setting: Setting, start: Start) -> None:
-        rival = RIVALS[row.peer]
-        config = _config(row.architecture, rival, setting)
+        spec = PEER_SPECS[row.peer]
+        config = _config(row.architecture, spec, setting)
         sae = build_sae(
-            config.architecture, setting.x.shape[1], setting.d_sae, seed=0, numerics=rival.numerics
+            config.architecture, setting.x.shape[1], setting.d_sae, seed=0, numerics=spec.numerics
         )
         with torch.no_grad():
             sae.W_enc.copy_(start.W_enc)
@@ -135,54 +135,53 @@ class Ours:
         self._setting = setting
 
     def step(self) -> tuple[float, dict[str, Tensor]]:
-        """Seconds, and what the step says of itself."""
+        """Does one step; returns its seconds and metrics."""
         began = now(self._setting.device)
         metrics = self._learner.step(self._setting.x)
         return now(self._setting.device) - began, metrics
 
 
-def _config(architecture: str, rival: Rival, setting: Setting) -> Config:
+def _config(architecture: str, spec: PeerSpec, setting: Setting) -> RunConfig:
     kinds: dict[str, Callable[[], ArchitectureConfig]] = {
         "topk": lambda: TopKConfig(k=setting.k),
         "batchtopk": lambda: BatchTopKConfig(k=setting.k),
         "jumprelu": lambda: JumpReLUConfig(
-            l0_coefficient=L0_COEFFICIENT, bandwidth=rival.bandwidth, warmup_fraction=0.0
+            l0_coefficient=L0_COEFFICIENT, bandwidth=spec.bandwidth, warmup_fraction=0.0
         ),
     }
-    return Config(
+    return RunConfig(
         architecture=kinds[architecture](),
         dictionary=-(-setting.d_sae // setting.x.shape[1]),
-        k=setting.k,
         tokens=TOKENS,
-        # the study's preset counts features as dead after 5 batches: of this size
+        # numerics=study counts a feature as dead after 5 batches of this size
         batch=TOKENS // 1000,
-        numerics=rival.numerics,
+        numerics=spec.numerics,
         backend=setting.backend,
         optimizer=OptimizerConfig(
-            lr=LR, warmup_fraction=0.0, decay_fraction=0.0, beta2=0.999, clip_norm=rival.clip_norm
+            lr=LR, warmup_fraction=0.0, decay_fraction=0.0, beta2=0.999, clip_norm=spec.clip_norm
         ),
     )
 
 
 class Theirs:
-    """A peer's worker process."""
+    """A peer's side of a row: a trainer in its own process."""
 
     def __init__(self, row: Row, setting: Setting, tensors: Path, python: str) -> None:
-        rival = RIVALS[row.peer]
+        spec = PEER_SPECS[row.peer]
         job = Job(
             peer=row.peer,
             architecture=row.architecture,
             variant=row.variant,
             tensors=str(tensors),
             k=setting.k,
-            bandwidth=rival.bandwidth,
+            bandwidth=spec.bandwidth,
             l0_coefficient=L0_COEFFICIENT,
             lr=LR,
             device=setting.device,
             threads=torch.get_num_threads(),
         )
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
-        worker = Path(__file__).with_name("peer_worker.py")
+        worker = Path(__file__).with_name("peer_trainers.py")
         self._process = subprocess.Popen(
             [python, str(worker), json.dumps(asdict(job))],
             stdin=subprocess.PIPE,
@@ -191,10 +190,10 @@ class Theirs:
             text=True,
             bufsize=1,
         )
-        self._package = rival.package
+        self._package = spec.package
 
     def hello(self) -> dict[str, Any]:
-        """Versions, once the trainer is built."""
+        """Waits until the trainer is built; returns its versions."""
         found = self._answer()
         if "missing" in found:
             raise MissingPeerError(
@@ -203,7 +202,7 @@ class Theirs:
         return found
 
     def ask(self, command: str) -> dict[str, Any]:
-        """What is answered to `look` or `step`."""
+        """Answer to `evaluate` or `step`."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(command + "\n")
@@ -224,35 +223,35 @@ class Theirs:
         return (named or lines or [f"exit status {self._process.returncode}"])[-1][:200]
 
     def close(self) -> None:
-        """Close its input, at whose end it ends, and wait for it."""
+        """Closes its input, which ends the process, and waits for it."""
         with suppress(BrokenPipeError), self._process:
             pass
         self._errors.close()
 
 
 def measure(row: Row, setting: Setting, start: Start, tensors: Path, python: str) -> dict[str, Any]:
-    """One record.
+    """Times a row and returns its record.
 
     Raises:
-        PeerError: if the peer cannot be run, or would not do the same work.
+        PeerError: if the peer cannot be run or does not do the same work.
     """
     theirs = Theirs(row, setting, tensors, python)
     try:
         ready = theirs.hello()
         ours = Ours(row, setting, start)
-        before, seen = ours.step()[1], theirs.ask("look")
-        _same_work(row, before, seen)
+        before, peer_before = ours.step()[1], theirs.ask("evaluate")
+        _check_same_work(row, before, peer_before)
         for _ in range(WARM_STEPS):
             _pair(ours, theirs)
         pairs = [_pair(ours, theirs) for _ in range(setting.repeats)]
-        after, last = ours.step()[1], theirs.ask("look")
+        after, peer_after = ours.step()[1], theirs.ask("evaluate")
     finally:
         theirs.close()
     return _record(row, setting, pairs, ready) | {
         "l0": float(after["l0"]),
-        "peer_l0": last["l0"],
+        "peer_l0": peer_after["l0"],
         "mse": float(before["mse"]),
-        "peer_mse": seen["mse"],
+        "peer_mse": peer_before["mse"],
     }
 
 
@@ -263,7 +262,7 @@ def _pair(ours: Ours, theirs: Theirs) -> tuple[float, float]:
     return first, theirs.ask("step")["seconds"]
 
 
-def _same_work(row: Row, ours: dict[str, Tensor], theirs: dict[str, float]) -> None:
+def _check_same_work(row: Row, ours: dict[str, Tensor], theirs: dict[str, float]) -> None:
     mse, l0 = float(ours["mse"]), float(ours["l0"])
     share = TOLERANCE[row.variant]
     if abs(theirs["mse"] / mse - 1) > share or abs(theirs["l0"] / l0 - 1) > share:
@@ -302,6 +301,6 @@ def _record(
 
 
 def backend_of(setting: Setting) -> str:
-    """What computes our step, after `auto` has been settled."""
+    """The backend of our step, with `auto` resolved."""
     kernels = choose_kernels(setting.backend, torch.device(setting.device), cache_folder(None))
     return "reference" if kernels is None else {"cpu": "cpu", "cuda": "triton"}[setting.device]

@@ -1,44 +1,43 @@
-"""One training step here, against one step of other projects' own trainers.
+"""Time of one training step: ours against that of other projects' own trainers.
 
     python bench/peers.py --peer saelens=PYTHON --peer dictionary_learning=PYTHON --peer sparsify=PYTHON
 
-Each PYTHON is the interpreter of an environment in which that project, and torch, are installed; best the
-torch that is used here, as the versions are printed but not evened out:
+Each PYTHON is the interpreter of an environment with that project and torch, preferably the torch version
+used here (versions are printed, but may differ):
 
     python -m venv ~/saelens && ~/saelens/bin/pip install torch sae-lens
     python -m venv ~/dictionary_learning && ~/dictionary_learning/bin/pip install torch dictionary-learning
     python -m venv ~/sparsify && ~/sparsify/bin/pip install torch eai-sparsify
 
-A peer without an interpreter, or whose interpreter lacks it, is left out. `study`, the study's trainer as
-tests/saes/study_reference.py derives it again, needs none.
+A peer without an interpreter, or whose interpreter lacks it, is skipped. `study` needs none: it is the
+study's trainer, re-derived in tests/saes/study_reference.py.
 
-A peer's trainer lives in a process of its own. For every row the two sides take turns, a step each, so that
-only one computes at a time; figures are medians over `--repeats` such pairs after 2 that do not count. Both
-have the same batch (already normalised per token), weights to start from, thresholds (JumpReLU: such that L0
-is `--l0`), Adam in float32, gradient clipping where the peer has it, AuxK on but no dead features, and a
-learning rate so small that all of this stays as it is. That the two see the same error and the same L0 on
-this batch is checked before anything is timed.
+A peer's trainer runs in its own process. For every row the two sides take turns, one step each, so that
+only one computes at a time; figures are medians over `--repeats` such pairs, after 2 warm-up pairs. Both
+sides have the same batch (already normalised per token), initial weights, thresholds (JumpReLU: set so that
+L0 is `--l0`), Adam in float32, gradient clipping where the peer has it, AuxK on but no dead features, and a
+learning rate too small to change any of this. Before timing, both must report the same error and L0.
 
-What a step is, and where the work is not the same:
+What a step is, and where the work differs:
 
     ours                 Learner.step: normalises (again), loss, backward, clip, Adam, decoder rows, and the
                          metrics that training logs, which no peer computes in its step
-    saelens              SAETrainer.step. Scales latents by decoder norms and keeps no row at norm 1, so has
-                         neither the projection of the gradient nor the rescaling of rows. Counts how often
-                         every feature fires. `sparse`: its option use_sparse_activations, without the
-                         scaling by decoder norms, which cannot be differentiated with it; `autocast`: its
-                         option to compute in bfloat16, while ours stays in float32
-    dictionary_learning  Trainer.update. JumpReLU: its penalty is on the distance of L0 to a target, and its
-                         step function is laid on the latents; `autocast` (CUDA): as in its trainSAE
-    sparsify             Trainer.fit, as a whole: with it two copies of the batch, which its masking of
-                         tokens makes, and a progress bar. TopK only; no gradient clipping, so none here
-                         either; AuxK off (its default). Its Adam is torch's, not the 8-bit one that it
-                         prefers. On CUDA it always computes in bfloat16
-    study                its own formulas, for which ours are `numerics=study`: no encoder bias in TopK and
-                         BatchTopK, rows set to norm 1 before Adam, thresholds as logarithms. Normalises
+    saelens              SAETrainer.step. Scales latents by decoder norms instead of keeping rows at norm 1,
+                         so it neither projects the gradient nor rescales rows. Counts how often each
+                         feature fires. `sparse`: its option use_sparse_activations, without the scaling by
+                         decoder norms, which has no gradient with it; `autocast`: its option to compute in
+                         bfloat16, while ours stays in float32
+    dictionary_learning  Trainer.update. JumpReLU: penalises the distance of L0 to a target, and applies its
+                         step function to the latents; `autocast` (CUDA): as in its trainSAE
+    sparsify             Trainer.fit as a whole, including a progress bar and the two copies of the batch that
+                         its token masking makes. TopK only; no gradient clipping, so ours has none here;
+                         AuxK off (its default). torch's Adam instead of the 8-bit one that it prefers.
+                         Always computes in bfloat16 on CUDA
+    study                its own formulas, ours in `numerics=study`: no encoder bias in TopK and BatchTopK,
+                         rows set to norm 1 before Adam, log thresholds. Normalises the batch too
 
-Clipping: ours takes its error as a mean over d_in, saelens and dictionary_learning as a sum, so that theirs
-may be scaled where ours only has its norm taken. It is the same batch at every step.
+Clipping: our error is a mean over d_in, that of saelens and dictionary_learning a sum, so clipping may scale
+their gradient and only measure ours. The batch is the same at every step.
 """
 
 import argparse
@@ -54,7 +53,7 @@ from typing import Any
 import torch
 from peer_pairs import (
     ARCHITECTURES,
-    RIVALS,
+    PEER_SPECS,
     MissingPeerError,
     PeerError,
     Row,
@@ -91,14 +90,14 @@ def show(r: dict[str, Any]) -> None:
 
 
 def show_torch(records: Sequence[dict[str, Any]]) -> None:
-    """Peers that do not run on the torch that we do."""
+    """Prints the peers that ran on another torch version than ours."""
     for peer, theirs in dict.fromkeys((r["peer"], r["peer_torch"]) for r in records):
         if theirs != torch.__version__:
             print(f"{peer} ran on torch {theirs}")
 
 
 def show_best(records: Sequence[dict[str, Any]]) -> None:
-    """The fastest peer of each architecture, by the ratio of its own pairs."""
+    """Prints the fastest peer of each architecture, by its ratio to ours."""
     for architecture in dict.fromkeys(r["architecture"] for r in records):
         best = min(
             (r for r in records if r["architecture"] == architecture), key=lambda r: r["ratio_to_peer"]
@@ -107,10 +106,10 @@ def show_best(records: Sequence[dict[str, Any]]) -> None:
 
 
 def rows(architectures: Sequence[str], peers: Collection[str], device: str) -> Iterator[Row]:
-    """What is compared, as long as it is among `peers`; says what is not."""
+    """Rows to compare; prints those that cannot be. A peer may be removed from `peers` on the way."""
     for architecture in architectures:
         for peer in tuple(peers):
-            if architecture not in RIVALS[peer].architectures:
+            if architecture not in PEER_SPECS[peer].architectures:
                 print(f"{architecture} {peer}: skipped, it has none")
                 continue
             for variant in _variants(architecture, peer, device):
@@ -123,11 +122,11 @@ def rows(architectures: Sequence[str], peers: Collection[str], device: str) -> I
 
 
 def _variants(architecture: str, peer: str, device: str) -> tuple[str, ...]:
-    """How a peer can be run."""
+    """Variants in which a peer can be run."""
     if peer == "saelens":
-        return ("plain", "sparse", "autocast") if architecture == "topk" else ("plain", "autocast")
+        return ("default", "sparse", "autocast") if architecture == "topk" else ("default", "autocast")
     # on a CPU its trainSAE never computes in bfloat16
-    return ("plain", "autocast") if peer == "dictionary_learning" and device == "cuda" else ("plain",)
+    return ("default", "autocast") if peer == "dictionary_learning" and device == "cuda" else ("default",)
 
 
 def fast_bfloat16(device: str) -> bool:
@@ -138,7 +137,7 @@ def fast_bfloat16(device: str) -> bool:
 
 
 def run(keys: argparse.Namespace, setting: Setting) -> tuple[list[dict[str, Any]], int]:
-    """The records, and how many rows failed."""
+    """Measures all rows; returns their records and the number that failed."""
     pythons = _pythons(keys)
     start = start_of(setting)
     records, failed = [], 0
@@ -161,11 +160,11 @@ def run(keys: argparse.Namespace, setting: Setting) -> tuple[list[dict[str, Any]
 
 
 def _pythons(keys: argparse.Namespace) -> dict[str, str]:
-    """The interpreter of each peer that has one; says which have none."""
+    """Interpreter of each peer that has one; prints the peers without."""
     known = {"study": sys.executable, **keys.peer}
     for peer in keys.peers:
         if peer not in known:
-            package = RIVALS[peer].package
+            package = PEER_SPECS[peer].package
             print(f"{peer}: skipped; pip install {package} in its own environment, and --peer {peer}=PYTHON")
     return {peer: known[peer] for peer in keys.peers if peer in known}
 
@@ -191,16 +190,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help="where a peer is")
-    parser.add_argument("--peers", default=",".join(RIVALS), help="which peers, comma-separated")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=PYTHON", help="a peer's interpreter"
+    )
+    parser.add_argument("--peers", default=",".join(PEER_SPECS), help="comma-separated")
     parser.add_argument("--architectures", default=",".join(ARCHITECTURES), help="comma-separated")
     parser.add_argument("--activations", type=Path, help="a safetensors file with raw residuals, [tokens, d]")
     parser.add_argument("--d-in", type=int, default=768)
     parser.add_argument("--d-sae", type=int, default=12_288)
     parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--l0", type=float, default=45.0, help="of JumpReLU")
+    parser.add_argument("--l0", type=float, default=45.0, help="L0 of JumpReLU")
     parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--backend", default="auto", help="ours")
+    parser.add_argument("--backend", default="auto", help="our backend")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the records there")
@@ -211,7 +212,7 @@ def _keys() -> argparse.Namespace:
     parser = _parser()
     keys = parser.parse_args()
     keys.peers, keys.architectures = keys.peers.split(","), keys.architectures.split(",")
-    for given, known in ((keys.peers, RIVALS), (keys.architectures, ARCHITECTURES)):
+    for given, known in ((keys.peers, PEER_SPECS), (keys.architectures, ARCHITECTURES)):
         for name in given:
             if name not in known:
                 parser.error(f"{name}: not one of {', '.join(known)}")
@@ -228,8 +229,8 @@ def _keys() -> argparse.Namespace:
 
 def _interpreter(text: str) -> tuple[str, str]:
     name, _, python = text.partition("=")
-    if name not in RIVALS:
-        raise ValueError(f"--peer {text}: {name} is not one of {', '.join(RIVALS)}")
+    if name not in PEER_SPECS:
+        raise ValueError(f"--peer {text}: {name} is not one of {', '.join(PEER_SPECS)}")
     if not Path(python).is_file():
         raise ValueError(f"--peer {text}: no interpreter there")
     return name, python

@@ -8,35 +8,34 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sae_sweep.activations import ActivationStream, load_language_model, pick_device
-from sae_sweep.config import ActivationsConfig, Config, EmbeddedDataset, ModelConfig, PackingConfig
+from sae_sweep.config import ActivationsConfig, EmbeddedDataset, ModelConfig, PackingConfig, RunConfig
 from sae_sweep.store import cache_folder
-from sae_sweep.text import SequenceStream, open_text
+from sae_sweep.text import TrainingSequences, open_text
 
 BUNDLED = "bundled:gpt2-pico"
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Tokens as SAE inputs."""
+    """SAE inputs, and where they come from."""
 
     x: Tensor
     """float32 [tokens, d_in]."""
     label: str
-    """What they are and how they got their width."""
+    """Their model and layers, and how they got their width."""
 
 
 def record(model: str, layers: list[int], tokens: int, d_in: int) -> Recorded:
-    """Residuals of `layers`, side by side, of shuffled tokens of the standard library's documentation.
+    """Residuals of `layers`, concatenated, of shuffled tokens of the standard library's documentation.
 
-    Too wide, they are cut; too narrow, they are rotated into d_in dimensions: a fixed random orthonormal map,
-    which keeps norms and products.
+    Wider ones are cut to d_in dimensions; narrower ones are rotated into them by a fixed random orthonormal
+    map, which keeps norms and dot products.
     """
-    config = Config(
+    config = RunConfig(
         model=ModelConfig(path=model),
         dataset=EmbeddedDataset(name="stdlib_docs"),
         layer=max(layers),
         dictionary=1,
-        k=1,
         tokens=tokens,
         batch=tokens,
         packing=PackingConfig(),
@@ -44,7 +43,7 @@ def record(model: str, layers: list[int], tokens: int, d_in: int) -> Recorded:
     )
     lm = load_language_model(config.model, pick_device("cpu"))
     source = open_text(config.dataset, cache_folder(None))
-    sequences = SequenceStream(source, config.packing, lm.tokenizer, config.data_seed)
+    sequences = TrainingSequences(source, config.packing, lm.tokenizer, config.data_seed)
     found = next(ActivationStream(lm, sequences, config, layers)).activations
     x = torch.cat([found[layer] for layer in layers], dim=-1)
     return Recorded(

@@ -1,11 +1,11 @@
-"""One training step of an SAE, by backend, against the reference in the same process.
+"""Time of one SAE training step per backend, against the reference in the same process.
 
     python bench/step.py [--json FILE]                     residuals of the bundled gpt2-pico
-    python bench/step.py --model SmolLM2.gguf --layers 12  of another model
+    python bench/step.py --model SmolLM2.gguf --layers 12  residuals of another model
 
 Every figure is the median over `--repeats` rounds in which each backend does one step in turn. A step is all
-that training does with a batch: normalise, loss, backward, Adam, decoder norms, metrics. The floor is the
-encoder's dense product alone, x @ W_enc, with the memory that it allocates.
+that training does with a batch: normalise, loss, backward, Adam, decoder norms, metrics. The last column
+divides its time by that of the encoder's dense product x @ W_enc alone, memory allocation included.
 """
 
 import argparse
@@ -13,30 +13,30 @@ import json
 import logging
 import platform
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from recorded import BUNDLED, Recorded, load, record
+from timing import seconds
 
 from sae_sweep.config import (
     ArchitectureConfig,
     BatchTopKConfig,
-    Config,
     JumpReLUConfig,
     OptimizerConfig,
     ReLUConfig,
+    RunConfig,
     TopKConfig,
 )
 from sae_sweep.saes import Learner, build_sae
 
 L0 = 45
-"""What JumpReLU and ReLU are set to."""
+"""Active features per token of JumpReLU and ReLU."""
 TOKENS = 10**9
-"""Budget: too large for features to die of it."""
+"""Token budget, so large that no feature counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Case:
     d_sae: int
     k: int
     dead: float
-    """Share of features that are dead, so that AuxK acts."""
+    """Share of dead features, which make AuxK act."""
 
 
 def cases(sizes: list[int], ks: list[int]) -> Iterator[Case]:
@@ -60,7 +60,7 @@ def cases(sizes: list[int], ks: list[int]) -> Iterator[Case]:
 
 
 def learner(case: Case, backend: str, x: torch.Tensor, device: str) -> Learner:
-    """Fresh, with its sparsity and its dead features set; its rate is too small to move it from there."""
+    """A new learner with its L0 and dead features set, and a learning rate too small to change them."""
     kinds: dict[str, ArchitectureConfig] = {
         "topk": TopKConfig(k=case.k),
         "batchtopk": BatchTopKConfig(k=case.k),
@@ -70,10 +70,9 @@ def learner(case: Case, backend: str, x: torch.Tensor, device: str) -> Learner:
     d_in = x.shape[1]
     architecture = kinds[case.architecture]
     sae = build_sae(architecture, d_in, case.d_sae, seed=0, numerics="modern").to(device)
-    config = Config(
+    config = RunConfig(
         architecture=architecture,
         dictionary=-(-case.d_sae // d_in),
-        k=case.k,
         tokens=TOKENS,
         batch=len(x),
         backend=backend,
@@ -100,12 +99,12 @@ def measure(
     learners = {backend: learner(case, backend, x, device) for backend in backends}
     last = {backend: one.step(x) for backend, one in learners.items()}
     W_enc = learners[backends[0]].sae.W_enc.detach()
-    seconds: dict[str, list[float]] = {name: [] for name in (*backends, "encoder")}
+    times: dict[str, list[float]] = {name: [] for name in (*backends, "encoder")}
     for _ in range(repeats):
         for backend, one in learners.items():
-            seconds[backend].append(_seconds(lambda one=one: one.step(x), device))
-        seconds["encoder"].append(_seconds(lambda: x @ W_enc, device))
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+            times[backend].append(seconds(lambda one=one: one.step(x), x.device))
+        times["encoder"].append(seconds(lambda: x @ W_enc, x.device))
+    medians = {name: statistics.median(each) for name, each in times.items()}
     return [
         {
             "architecture": case.architecture,
@@ -126,16 +125,6 @@ def measure(
     ]
 
 
-def _seconds(work: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 _COLUMNS = "{:10} {:>6} {:>6} {:>5} {:>9} {:>9} {:>10} {:>9} {:>9}"
 
 
@@ -154,14 +143,14 @@ def show(records: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default=BUNDLED, help="folder or GGUF file of a language model")
-    parser.add_argument("--layers", default="3,4,5,6,7,8", help="whose residuals are put side by side")
+    parser.add_argument("--layers", default="3,4,5,6,7,8", help="layers whose residuals are concatenated")
     parser.add_argument("--activations", type=Path, help="a safetensors file with [tokens, d], instead")
     parser.add_argument("--d-in", type=int, default=768)
     parser.add_argument("--d-sae", default="3072,6144,12288")
     parser.add_argument("--k", default="16,32,64")
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--only", default="", help="architectures, comma-separated; all by default")
-    parser.add_argument("--backends", default="", help="reference and the fast one of the device by default")
+    parser.add_argument("--backends", default="", help="by default reference and the device's fast one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the records there")

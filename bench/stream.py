@@ -1,10 +1,10 @@
-"""What sharing saves: 8 SAEs fused against 8 one by one, and the cache against a bare read of its bytes.
+"""Time saved by sharing: 8 SAEs fused against one by one, and the cache against a bare read of its bytes.
 
     python bench/stream.py [--json FILE]
 
-Both sides of a ratio are measured in this process, in turn; medians of `--repeats` pairs. The
-language model is the bundled gpt2-pico, the text the standard library's documentation. The cache
-is read out of the page cache, and (`cold`) from the disk.
+Both sides of a ratio are measured in this process, in turn; medians of `--repeats` pairs. The language model
+is the bundled gpt2-pico, the text the standard library's documentation. The activation cache is read from
+the page cache, and from the disk (`cold`).
 """
 
 import argparse
@@ -27,17 +27,17 @@ from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identit
 from sae_sweep.activations.stream import activation_dtype
 from sae_sweep.config import (
     ActivationsConfig,
-    Config,
     EmbeddedDataset,
-    LauncherConfig,
     ModelConfig,
     OptimizerConfig,
     PackingConfig,
+    RunConfig,
     TopKConfig,
 )
-from sae_sweep.store import RunFolder, cache_folder
-from sae_sweep.text import SequenceStream, TextSource, open_text
-from sae_sweep.training import Member, train_group
+from sae_sweep.signals import StopRequest
+from sae_sweep.store import PlannedRun, RunFolder, cache_folder
+from sae_sweep.text import TextSource, TrainingSequences, open_text
+from sae_sweep.training import GroupSettings, Member, train_group
 
 LAYER = 6
 MEMBERS = 8
@@ -45,7 +45,7 @@ CHUNK = 2**24
 
 
 class NoSink:
-    """Logs nothing."""
+    """A sink that discards everything."""
 
     def scalars(self, tokens: int, values: Any) -> None: ...
     def histogram(self, name: str, counts: Any, edges: Any) -> None: ...
@@ -61,7 +61,7 @@ class NoSink:
 
 @contextmanager
 def counted(lm: LanguageModel) -> Iterator[dict[str, float]]:
-    """Seconds in all, and what of them, and how many tokens, went through the language model."""
+    """Total seconds, and the seconds and tokens of the language model among them."""
     result: dict[str, float] = {}
     began, lm_seconds, lm_tokens = time.perf_counter(), lm.seconds, lm.tokens_read
     yield result
@@ -70,8 +70,8 @@ def counted(lm: LanguageModel) -> Iterator[dict[str, float]]:
     result["lm_tokens"] = lm.tokens_read - lm_tokens
 
 
-def config_of(seed: int, tokens: int) -> Config:
-    return Config(
+def config_of(seed: int, tokens: int) -> RunConfig:
+    return RunConfig(
         model=ModelConfig(path="bundled:gpt2-pico"),
         dataset=EmbeddedDataset(name="stdlib_docs"),
         architecture=TopKConfig(k=16),
@@ -83,12 +83,11 @@ def config_of(seed: int, tokens: int) -> Config:
         packing=PackingConfig(),
         optimizer=OptimizerConfig(lr=1e-3),
         activations=ActivationsConfig(buffer_tokens=32_768),
-        launcher=LauncherConfig(checkpoint_every_min=1e6),
     )
 
 
 class Setup:
-    """The language model, the text, and streams over them."""
+    """The language model and the text, with activation streams over them."""
 
     def __init__(self, tokens: int) -> None:
         self.config = config_of(0, tokens)
@@ -97,20 +96,24 @@ class Setup:
         self.source: TextSource = open_text(self.config.dataset, cache_folder(None))
 
     def stream(self, layers: Sequence[int]) -> ActivationStream:
-        sequences = SequenceStream(self.source, self.config.packing, self.lm.tokenizer, self.config.data_seed)
+        sequences = TrainingSequences(
+            self.source, self.config.packing, self.lm.tokenizer, self.config.data_seed
+        )
         return ActivationStream(self.lm, sequences, self.config, layers)
 
 
 def train(setup: Setup, seeds: Sequence[int], tokens: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        members = [
-            Member(
-                config_of(seed, tokens), f"{seed}", f"{seed}", RunFolder(Path(folder) / f"{seed}"), NoSink()
-            )
-            for seed in seeds
-        ]
-        outcomes = train_group(members, setup.stream, d_in=setup.lm.d_model)
+        members = [Member(_planned(Path(folder), seed, tokens), NoSink()) for seed in seeds]
+        settings = GroupSettings(checkpoint_every_min=1e6)
+        keys = {"d_in": setup.lm.d_model, "settings": settings, "stop": StopRequest()}
+        outcomes = train_group(members, setup.stream, **keys)
         assert all(outcome.failed is None for outcome in outcomes), outcomes
+
+
+def _planned(folder: Path, seed: int, tokens: int) -> PlannedRun:
+    name = str(seed)
+    return PlannedRun(name, name, "bench", config_of(seed, tokens), RunFolder(folder / name), {})
 
 
 def fused_against_solo(tokens: int, repeats: int) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def _in_turn(
 
 
 def _drop(files: Sequence[Path]) -> None:
-    """Have the system forget what it holds of the files, so that they come from the disk (Linux)."""
+    """Evicts the files from the page cache, so that they are read from the disk (Linux)."""
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())

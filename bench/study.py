@@ -1,13 +1,13 @@
-"""Hours that the SAEs of the study take on this machine, from parts measured in this run.
+"""Hours that the study's SAEs would take on this machine, estimated from parts measured here.
 
     python bench/study.py [--json FILE]       experiment=paper: 73 SAEs in 4 passes of the language model
     python bench/study.py budget=published    the same with other keys of its plan
 
-What is to be done is what `task=plan` counts. Every part is timed on few tokens, by the code that does it in
-a sweep, and multiplied: a pass of a model of GPT-2's shape (random weights, `--lm-batch` sequences of 128); a
-training step of each architecture, size and k, on residuals of that model, with `--dead` of the features of a
-TopK or BatchTopK SAE dead, so that AuxK acts, and JumpReLU at an L0 of 45; the evaluation of an SAE of each
-size; and the matching of two SAEs. Fused is one LM pass for all runs of a group, one by one a pass for each.
+`task=plan` counts the work. Every part is timed on few tokens, with the code that a sweep runs, and
+multiplied: a pass of a GPT-2-shaped model (random weights, `--lm-batch` sequences of 128); a training step of
+each architecture, size and k on that model's residuals, with a share `--dead` of the features of TopK and
+BatchTopK dead, so that AuxK acts, and JumpReLU at an L0 of 45; the evaluation of an SAE of each size; and the
+matching of two SAEs. Fused is one LM pass per group, solo one per run.
 """
 
 import argparse
@@ -33,16 +33,16 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils.logging import disable_progress_bar
 
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.activations.identity import ASSETS
+from sae_sweep.activations.model_files import ASSETS
 from sae_sweep.analysis import match
 from sae_sweep.analysis.evaluation import Baselines, evaluate, language_model_baselines
 from sae_sweep.config import (
     BatchTopKConfig,
-    Config,
     EvaluationConfig,
     JumpReLUConfig,
     ModelConfig,
     OptimizerConfig,
+    RunConfig,
     SaeSweepError,
     TopKConfig,
 )
@@ -63,14 +63,14 @@ Shape = tuple[str, int, int | None]
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of work."""
+    """Time and counts of one kind of work."""
 
     part: str
     detail: str
     seconds_each: float
-    """Measured, or scaled from what was measured."""
+    """Measured, or scaled from a measurement."""
     of: str
-    """What `seconds_each` and the counts are of."""
+    """Unit of `seconds_each` and of the counts."""
     count_fused: float
     count_solo: float
 
@@ -83,8 +83,8 @@ class Part:
         return self.seconds_each * self.count_solo / 3600
 
 
-class Study:
-    """What `task=plan` says."""
+class Plan:
+    """The runs and groups that `task=plan` lists."""
 
     def __init__(self, overrides: list[str]) -> None:
         command = [sys.executable, "-m", "sae_sweep", "task=plan", "format=json", "plan.tflops=1"]
@@ -94,9 +94,9 @@ class Study:
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1]
             raise SaeSweepError(said.removeprefix("sae_sweep: "))
-        plan = json.loads(done.stdout)
-        self.runs: list[dict[str, Any]] = plan["runs"]
-        self.groups: list[dict[str, Any]] = plan["groups"]
+        document = json.loads(done.stdout)
+        self.runs: list[dict[str, Any]] = document["runs"]
+        self.groups: list[dict[str, Any]] = document["groups"]
         unknown = {run["architecture"] for run in self.runs} - {"topk", "batchtopk", "jumprelu"}
         if unknown or None in (run["d_sae"] for run in self.runs):
             raise SaeSweepError("only topk, batchtopk and jumprelu SAEs of a model of known width are timed")
@@ -113,7 +113,7 @@ class Study:
         return steps
 
     def lm_tokens(self) -> tuple[Counter[tuple[int, ...]], Counter[tuple[int, ...]]]:
-        """Tokens that the LM reads for each set of layers: fused, and one by one."""
+        """Tokens that the LM reads per set of layers: fused, and solo."""
         fused: Counter[tuple[int, ...]] = Counter()
         solo: Counter[tuple[int, ...]] = Counter()
         tokens = {run["name"]: run["tokens"] for run in self.runs}
@@ -126,7 +126,7 @@ class Study:
 
 
 def shaped_like_gpt2(d_model: int, device: torch.device) -> LanguageModel:
-    """Random weights, in the dtype and attention that a real model would run in."""
+    """A GPT-2-shaped model with random weights, in the dtype and attention of a real one."""
     torch.manual_seed(0)
     heads = max(1, d_model // 64)
     shape = GPT2Config(n_layer=BLOCKS, n_embd=d_model, n_head=heads, vocab_size=VOCABULARY)
@@ -137,7 +137,7 @@ def shaped_like_gpt2(d_model: int, device: torch.device) -> LanguageModel:
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """After once for warmth."""
+    """Median seconds of `work`, after one warm-up call."""
     work()
     return statistics.median(seconds(work, device) for _ in range(repeats))
 
@@ -147,9 +147,9 @@ def random_tokens(sequences: int) -> Tensor:
     return torch.randint(VOCABULARY, (sequences, SEQ_LEN), generator=generator)
 
 
-def lm_parts(study: Study, lm: LanguageModel, batch: int, repeats: int) -> Iterable[Part]:
+def lm_parts(plan: Plan, lm: LanguageModel, batch: int, repeats: int) -> Iterable[Part]:
     tokens = random_tokens(batch)
-    fused, solo = study.lm_tokens()
+    fused, solo = plan.lm_tokens()
     for layers in sorted(fused | solo):
         each = median_seconds(lambda layers=layers: lm.residuals(tokens, layers), lm.device, repeats)
         read = f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
@@ -157,7 +157,7 @@ def lm_parts(study: Study, lm: LanguageModel, batch: int, repeats: int) -> Itera
 
 
 def learner(shape: Shape, x: Tensor, dead: float) -> Learner:
-    """In the state that is timed; its learning rate is too small to leave it."""
+    """A learner in the state to be timed, with a learning rate too small to leave it."""
     kind, d_sae, k = shape
     architecture = {"topk": TopKConfig, "batchtopk": BatchTopKConfig, "jumprelu": JumpReLUConfig}[kind]()
     if k is not None:
@@ -170,7 +170,7 @@ def learner(shape: Shape, x: Tensor, dead: float) -> Learner:
             few = x[:512]
             z = sae.pre_activations(sae.normalise(few).x)
             sae.threshold.fill_(z.flatten().topk(L0 * len(few)).values.min())
-    config = Config(
+    config = RunConfig(
         architecture=architecture,
         dictionary=d_sae // x.shape[1],
         tokens=10**9,
@@ -193,8 +193,8 @@ def _set_dead(one: Learner, count: int) -> None:
     one._objective.silent[:count] = one._objective.dead_after
 
 
-def step_parts(study: Study, x: Tensor, dead: float, repeats: int) -> Iterable[Part]:
-    for shape, steps in sorted(study.steps(len(x)).items(), key=_order):
+def step_parts(plan: Plan, x: Tensor, dead: float, repeats: int) -> Iterable[Part]:
+    for shape, steps in sorted(plan.steps(len(x)).items(), key=_order):
         kind, d_sae, k = shape
         one = learner(shape, x, dead)
         silenced = int(dead * d_sae) if k is not None else 0
@@ -207,30 +207,30 @@ def step_parts(study: Study, x: Tensor, dead: float, repeats: int) -> Iterable[P
         yield Part("SAE step", detail, statistics.median(each), f"step of {len(x):,}", steps, steps)
 
 
-def evaluation_parts(study: Study, lm: LanguageModel, sequences: int) -> Iterable[Part]:
+def evaluation_parts(plan: Plan, lm: LanguageModel, sequences: int) -> Iterable[Part]:
     tokens = random_tokens(sequences).numpy().astype(np.int32)
     mask = np.ones(tokens.shape, dtype=bool)
     scale = EvaluationConfig().tokens / tokens.size
-    layer = statistics.mode(run["layer"] for run in study.runs)
+    layer = statistics.mode(run["layer"] for run in plan.runs)
     lm.losses(random_tokens(1))  # warm
 
     found: list[Baselines] = []
     once = seconds(
         lambda: found.append(language_model_baselines(lm, tokens, layer, mask, lm.device)), lm.device
     )
-    shared = sum(len(group["layers"]) for group in study.groups)
-    yield Part("evaluation", "baselines of a layer", once * scale, "layer", shared, len(study.runs))
-    for d_sae, runs in sorted(Counter(run["d_sae"] for run in study.runs).items()):
-        sae = build_sae(TopKConfig(k=16), study.d_in, d_sae, seed=0, numerics="study").to(lm.device)
+    shared = sum(len(group["layers"]) for group in plan.groups)
+    yield Part("evaluation", "baselines per layer", once * scale, "layer", shared, len(plan.runs))
+    for d_sae, runs in sorted(Counter(run["d_sae"] for run in plan.runs).items()):
+        sae = build_sae(TopKConfig(k=16), plan.d_in, d_sae, seed=0, numerics="study").to(lm.device)
         work = lambda sae=sae: evaluate(sae, lm, tokens, layer, mask, baselines=found[0])  # noqa: E731
         yield Part("evaluation", f"{d_sae} features", seconds(work, lm.device) * scale, "SAE", runs, runs)
 
 
-def matching_part(study: Study, device: torch.device, repeats: int) -> Part:
-    """Pairs, and each SAE with its initial dictionary, counted in products of two of the smallest size."""
-    sizes = [run["d_sae"] for run in study.runs]
+def matching_part(plan: Plan, device: torch.device, repeats: int) -> Part:
+    """All pairs, and each SAE with its initial dictionary, in units of a match of two smallest SAEs."""
+    sizes = [run["d_sae"] for run in plan.runs]
     unit = min(sizes)
-    one, other = (torch.randn(unit, study.d_in, device=device) for _ in range(2))
+    one, other = (torch.randn(unit, plan.d_in, device=device) for _ in range(2))
     density = torch.ones(unit)
     each = median_seconds(
         lambda: match(one, other, densities_a=density, densities_b=density), device, repeats
@@ -253,7 +253,7 @@ def show(part: Part) -> None:
     shown = f"{each / scale:.1f} {unit}"
     print(
         _COLUMNS.format(
-            *(part.part, part.detail, shown, "a " + part.of, f"{part.count_fused:,.0f}"),
+            *(part.part, part.detail, shown, "per " + part.of, f"{part.count_fused:,.0f}"),
             *(f"{part.hours_fused:.2f}", f"{part.hours_solo:.2f}"),
         ),
         flush=True,
@@ -261,15 +261,15 @@ def show(part: Part) -> None:
 
 
 def measure(keys: argparse.Namespace) -> list[Part]:
-    study = Study(keys.overrides)
+    plan = Plan(keys.overrides)
     device = pick_device("auto")
-    lm = shaped_like_gpt2(study.d_in, device)
+    lm = shaped_like_gpt2(plan.d_in, device)
     print(
-        f"{len(study.runs)} SAEs in {len(study.groups)} LM passes; LM of {BLOCKS} x {study.d_in} in "
+        f"{len(plan.runs)} SAEs in {len(plan.groups)} LM passes; LM of {BLOCKS} x {plan.d_in} in "
         f"{str(lm.dtype).removeprefix('torch.')}, {lm.attention} attention, on {device}"
     )
-    print(_COLUMNS.format("part", "", "measured", "", "times", "h fused", "h one each"))
-    layer = statistics.mode(run["layer"] for run in study.runs)
+    print(_COLUMNS.format("part", "", "measured", "", "times", "h fused", "h solo"))
+    layer = statistics.mode(run["layer"] for run in plan.runs)
     residuals = [
         lm.residuals(part, [layer])[layer].flatten(0, 1).float()
         for part in random_tokens(-(-keys.batch // SEQ_LEN)).split(keys.lm_batch)
@@ -277,10 +277,10 @@ def measure(keys: argparse.Namespace) -> list[Part]:
     x = torch.cat(residuals)[: keys.batch]
     parts = []
     for part in itertools.chain(
-        lm_parts(study, lm, keys.lm_batch, keys.repeats),
-        step_parts(study, x, keys.dead, keys.repeats),
-        evaluation_parts(study, lm, keys.lm_batch),
-        [matching_part(study, device, keys.repeats)],
+        lm_parts(plan, lm, keys.lm_batch, keys.repeats),
+        step_parts(plan, x, keys.dead, keys.repeats),
+        evaluation_parts(plan, lm, keys.lm_batch),
+        [matching_part(plan, device, keys.repeats)],
     ):
         show(part)
         parts.append(part)
@@ -288,7 +288,7 @@ def measure(keys: argparse.Namespace) -> list[Part]:
 
 
 def total(parts: Iterable[Part]) -> dict[str, dict[str, float]]:
-    """Hours by kind of work, and of all of it."""
+    """Hours per kind of work, and in total."""
     hours: dict[str, dict[str, float]] = {}
     for part in parts:
         for name in (part.part, "total"):
@@ -308,9 +308,9 @@ def share(text: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="keys of the plan, such as tokens=10_000_000")
-    parser.add_argument("--batch", type=positive, default=4096, help="tokens of a training step")
+    parser.add_argument("--batch", type=positive, default=4096, help="tokens per training step")
     parser.add_argument(
-        "--lm-batch", type=positive, default=64 if torch.cuda.is_available() else 8, help="sequences a pass"
+        "--lm-batch", type=positive, default=64 if torch.cuda.is_available() else 8, help="sequences per pass"
     )
     parser.add_argument("--dead", type=share, default=0.3, help="share of dead features (default 0.3)")
     parser.add_argument("--repeats", type=positive, default=3)
@@ -326,7 +326,7 @@ def main() -> None:
         fail(error)
     totals = total(parts)
     for name, sums in totals.items():
-        print(f"{name:10} {sums['hours_fused']:.2f} h fused, {sums['hours_solo']:.2f} h one by one")
+        print(f"{name:10} {sums['hours_fused']:.2f} h fused, {sums['hours_solo']:.2f} h solo")
     print(f"not included: {NOT_INCLUDED}")
     if keys.json:
         records = [

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock that waits for the device, and types of arguments."""
+"""Shared parts of the benchmarks: a clock that waits for the device, and argument types."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ import torch
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """What `work` takes, with all that it leaves to the device."""
+    """Seconds that `work` takes, including what it queues on the device."""
     _wait(device)
     began = time.perf_counter()
     work()
@@ -38,5 +38,5 @@ def sizes(text: str) -> list[int]:
 
 
 def fail(why: object) -> NoReturn:
-    """End with one line."""
+    """Exits with an error of one line."""
     sys.exit(f"{Path(sys.argv[0]).name}: error: " + "; ".join(str(why).splitlines()))

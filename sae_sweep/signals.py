@@ -1,10 +1,10 @@
-"""Stopping in an orderly way: a signal is remembered, and acted upon when a step is complete."""
+"""Stopping in an orderly way: what SIGINT, SIGTERM and SIGUSR2 do while a command trains."""
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from sae_sweep.config import Interrupted
@@ -14,52 +14,53 @@ _IMPATIENT_S = 2.0
 
 
 class StopRequest:
-    """A signal handler that only takes a note, but for a second Ctrl-C, which stops without saving."""
+    """Handles the stop signals: the first one raises Interrupted at once or, where `deferred`, is noted.
+
+    Later signals do nothing, so that nothing cuts the saving on the way out; except a second Ctrl-C while the
+    first one is still waiting for the end of a step, which stops without saving.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         """The first signal that arrived."""
         self._since = 0.0
+        self._deferred = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is None:
             self.signum, self._since = signum, time.monotonic()
+            if not self._deferred:
+                raise Interrupted(signum)
         # One key press can arrive twice (from the terminal and from a parent process such as make).
-        elif signum == signal.SIGINT and time.monotonic() - self._since > _IMPATIENT_S:
+        elif self._deferred and signum == signal.SIGINT and time.monotonic() - self._since > _IMPATIENT_S:
             raise Interrupted(signum)
 
     def obey(self) -> None:
-        """Raises Interrupted if a signal has arrived."""
+        """Raise Interrupted if a signal has arrived."""
         if self.signum is not None:
             raise Interrupted(self.signum)
 
-
-def _stop_now(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(signum)
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal is only noted: `obey` acts on it, and so does the end of the block."""
+        before, self._deferred = self._deferred, True
+        try:
+            yield
+        finally:
+            self._deferred = before
+        self.obey()
 
 
 @contextmanager
-def watch_signals() -> Iterator[StopRequest]:
-    """Take note of the stop signals inside; the handlers from before come back afterwards."""
+def stop_signals() -> Iterator[StopRequest]:
+    """Handle the stop signals inside; the handlers from before come back afterwards."""
     request = StopRequest()
-    with _handled_by(request):
-        yield request
-
-
-def stop_at_once() -> AbstractContextManager[None]:
-    """Inside, a stop signal raises Interrupted wherever it arrives: for work that is safe to cut anywhere."""
-    return _handled_by(_stop_now)
-
-
-@contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        # Python delivers signals to the main thread alone: whoever runs that one has to stop us.
-        yield
+        yield request  # Python delivers signals to the main thread alone: whoever runs it has to stop us
         return
-    before = {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
+    before = {signum: signal.signal(signum, request) for signum in STOP_SIGNALS}
     try:
-        yield
+        yield request
     finally:
         for signum, earlier in before.items():
             signal.signal(signum, signal.SIG_DFL if earlier is None else earlier)

@@ -1,7 +1,8 @@
-"""What all tests share: the command line, called in this process."""
+"""What all tests share: one thread, checked shapes, marks of slow tests, the command line in this process."""
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,18 @@ from typing import NamedTuple
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from sae_sweep.plan.plan import Plan
+from tests import shapes
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two workers or child processes share the cores
+shapes.install()  # before the first import of a module that it checks
+
+from sae_sweep.config import RunConfig  # noqa: E402
+from sae_sweep.plan import Plan, Request, make_plan  # noqa: E402
+
+
+def _by_name(config: RunConfig) -> dict[str, str]:
+    """Fingerprints without a look at text or weights."""
+    return {"corpus": config.dataset.name}
 
 
 class Result(NamedTuple):
@@ -21,6 +33,42 @@ class Result(NamedTuple):
 
 
 Cli = Callable[..., Result]
+
+SLOW_S = 5.0
+"""A test that takes longer carries `@pytest.mark.slow(reason="why it must")`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests say why; SLURM's go first, for they mostly wait; a file stays with one worker of xdist."""
+    for item in items:
+        for marker in item.iter_markers("slow"):
+            if marker.args or not marker.kwargs.get("reason"):
+                raise pytest.UsageError(f'{item.nodeid}: slow needs one argument, reason="why it must"')
+        if _room(item) != "e2e":  # its tests are long and share little
+            item.add_marker(pytest.mark.xdist_group("slurm" if _room(item) == "slurm" else str(item.path)))
+    items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(_room(item), 2))
+
+
+def _room(item: pytest.Item) -> str:
+    return item.path.parent.name
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that should say why they are slow; how fast the machine is decides nothing else."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    over = [
+        report
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+        and report.duration > SLOW_S
+        and "slow" not in report.keywords
+        and report.when == "call"
+    ]
+    if over:
+        terminalreporter.section(f"over {SLOW_S:g} s without a mark that says why")
+    for report in sorted(over, key=lambda report: -report.duration):
+        terminalreporter.line(f"{report.duration:.1f} s {report.nodeid}")
 
 
 @pytest.fixture(scope="session")
@@ -71,17 +119,15 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def planned(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
     """Type a command whose plan is caught instead of carried out."""
-    import sae_sweep.__main__ as entry
+    from sae_sweep.tasks import train as task
 
     caught: list[Plan] = []
 
-    def execute(plan: Plan) -> int:
-        caught.append(plan)
+    def train(request: Request) -> int:
+        caught.append(make_plan(request, _by_name))
         return 0
 
-    monkeypatch.setattr(entry, "_execute", execute)
-    monkeypatch.setattr(entry, "_compare", lambda plan: None)
-    monkeypatch.setattr(entry, "_fingerprints", lambda config: {"corpus": config.dataset.name})
+    monkeypatch.setattr(task, "train", train)
 
     def call(*words: str) -> Plan:
         result = cli(*words)
@@ -98,24 +144,18 @@ def experiment_plan() -> Callable[[str], Plan]:
     from hydra.types import RunMode
 
     from sae_sweep.cli.compose import compose
-    from sae_sweep.cli.plugins import register_plugins
     from sae_sweep.cli.schema import conf_folder, register_schemas
-    from sae_sweep.plan.plan import make_plan
+    from sae_sweep.cli.sweeper import register_sweeper
 
     @functools.cache
     def plan(name: str) -> Plan:
         register_schemas()
-        register_plugins()
+        register_sweeper()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             words = [f"experiment={name}"]
-            runs = compose(words, loader.load_configuration("config", words, RunMode.MULTIRUN), loader)
-        return make_plan(
-            [run.config for run in runs],
-            [run.reference for run in runs],
-            lambda config: {"corpus": config.dataset.name},
-            [run.grids for run in runs],
-        )
+            request = compose(words, loader.load_configuration("config", words, RunMode.MULTIRUN), loader)
+        return make_plan(request, _by_name)
 
     return plan

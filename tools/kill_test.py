@@ -1,11 +1,11 @@
-"""Kill a fused sweep at random moments, launch it again each time, and compare with an undisturbed one.
+"""Kill a fused sweep at random moments, launch it again each time, and compare it with an undisturbed one.
 
     python tools/kill_test.py --kills 30 --seed 0
 
-Eight runs of the bundled model (four architectures x two seeds) in one group. After every SIGKILL all files
-that have their final name must be readable; when the sweep is through, no half-written file may be left,
-every weight must be the undisturbed one's, bit for bit, and every point of the history must be there once.
-A sweep that ends before all kills are spent is thrown away and started again.
+Eight runs on the bundled model (four architectures x two seeds) form one group. After every SIGKILL all files
+under their final names must be readable. When the sweep is done, no half-written file may be left, weights
+must equal the undisturbed sweep's bit for bit, and every point of the history must be there once. A sweep
+that ends before the last kill is deleted and started again.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def start(folder: Path, sweep: str, tokens: int) -> subprocess.Popen[bytes]:
 
 
 def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Wait, then kill; False if the sweep had ended before."""
+    """Kill the sweep after `seconds`; return False if it ended before."""
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -49,7 +49,7 @@ def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def check_files(sweep: Path) -> None:
-    """Every file with its final name is whole."""
+    """Check that every file under its final name is complete."""
     for path in sweep.rglob("*.json"):
         if not path.name.startswith(".") and not any(part.startswith(".") for part in path.parts):
             json.loads(path.read_text())
@@ -58,18 +58,18 @@ def check_files(sweep: Path) -> None:
 
 
 def check_result(sweep: Path, undisturbed: Path) -> None:
-    """The same weights and history as the undisturbed sweep's, and nothing half-written."""
+    """Check that weights and history equal the undisturbed sweep's, and that nothing is half-written."""
     left = [path for path in sweep.rglob(".*") if path.name != ".lock"]
     assert not left, f"half-written: {left}"
-    assert not list(sweep.glob("*/checkpoint")), "a run that is done keeps its checkpoint"
+    assert not list(sweep.glob("*/checkpoint")), "a finished run still has its checkpoint"
     states = {json.loads(path.read_text())["state"] for path in sweep.glob("*/status.json")}
     assert states == {"done"}, states
     names = sorted(path.parent.name for path in undisturbed.glob("*/sae"))
     assert names == sorted(path.parent.name for path in sweep.glob("*/sae"))
     for name in names:
         ours, theirs = (load_sae(folder / name / "sae").state_dict() for folder in (sweep, undisturbed))
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), f"{name}: other weights"
-        assert points(sweep / name) == points(undisturbed / name), f"{name}: other history"
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), f"{name}: weights differ"
+        assert points(sweep / name) == points(undisturbed / name), f"{name}: history differs"
 
 
 def points(run: Path) -> list[tuple[int, float]]:

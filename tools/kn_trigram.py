@@ -1,8 +1,8 @@
 """An interpolated modified Kneser-Ney trigram over token ids, the baseline that a language model has to beat.
 
-After Chen and Goodman (1998), "An Empirical Study of Smoothing Techniques for Language Modeling", section
-4.1.6 and equations 26-27: raw counts at the highest order, continuation counts below it, three discounts per
-order from the counts of counts, and the uniform distribution under the unigrams.
+It follows Chen and Goodman (1998), "An Empirical Study of Smoothing Techniques for Language Modeling",
+section 4.1.6 and equations 26-27: raw counts at the highest order, continuation counts below it, three
+discounts per order from the counts of counts, and the uniform distribution below the unigrams.
 """
 
 from typing import NamedTuple
@@ -20,18 +20,18 @@ class Order(NamedTuple):
     keys: Ids
     """[n_grams], each n-gram once."""
     mass: Reals
-    """[n_grams], the discounted count over its context's total: what the n-gram gets before interpolation."""
+    """[n_grams], the discounted count divided by its context's total, before interpolation."""
     contexts: Ids
     """[n_contexts], the keys of the contexts seen, sorted."""
     backoff: Reals
-    """[n_contexts], the share that each context leaves to the lower order."""
+    """[n_contexts], the probability mass that each context leaves to the lower order."""
 
 
 class KneserNeyTrigram:
     """P(w | u v) for token ids below `vocab` (at most 2**21, so that a trigram's key fits in 63 bits)."""
 
     def __init__(self, tokens: Ids, vocab: int) -> None:
-        """Fit to one stream of token ids, shape [n_tokens]."""
+        """Fit to token ids, shape [n_tokens]."""
         self.vocab = vocab
         tokens = tokens.astype(np.int64)
         trigrams, counts3 = np.unique(_keys(tokens, 3, vocab), return_counts=True)
@@ -55,13 +55,13 @@ class KneserNeyTrigram:
         return result
 
     def cross_entropy(self, tokens: Ids) -> float:
-        """Return the mean of -ln P in nats over `tokens` from the third on, each after the two before it."""
+        """Return the mean of -ln P in nats over `tokens` from the third on, each given the two before."""
         windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.int64), 3)
         return float(-np.log(self.probabilities(windows)).mean())
 
 
 def unigram_cross_entropy(train: Ids, tokens: Ids, vocab: int) -> float:
-    """Return the mean of -ln P over `tokens` of the add-one unigram of `train`, in nats."""
+    """Return the mean of -ln P in nats over `tokens` under the add-one unigram of `train`."""
     counts = np.bincount(train, minlength=vocab) + 1.0
     return float(-np.log(counts / counts.sum())[tokens].mean())
 
@@ -75,7 +75,7 @@ def _keys(tokens: Ids, n: int, vocab: int) -> Ids:
 
 
 def _discounts(counts: Ids) -> Reals:
-    """Return D by count, [4]: D[0] = 0, D[1], D[2] and D[3] for three and more (equation 26)."""
+    """Return the discount per count, shape [4]; the last is for three and more (equation 26)."""
     n1, n2, n3, n4 = (max(int((counts == c).sum()), 1) for c in (1, 2, 3, 4))
     y = n1 / (n1 + 2 * n2)
     raw = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
@@ -83,7 +83,7 @@ def _discounts(counts: Ids) -> Reals:
 
 
 def _order(keys: Ids, counts: Ids, vocab: int) -> Order:
-    """Discount the counts of one order; `keys` is sorted, so each context is one run of it."""
+    """Discount the counts of one order; `keys` is sorted, so the keys of a context are contiguous."""
     discount = _discounts(counts)[np.minimum(counts, 3)]
     contexts, starts = np.unique(keys // vocab, return_index=True)
     totals = np.add.reduceat(counts, starts).astype(np.float64)
@@ -93,7 +93,7 @@ def _order(keys: Ids, counts: Ids, vocab: int) -> Order:
 
 
 def _look_up(keys: Ids, values: Reals, wanted: Ids) -> tuple[Reals, NDArray[np.bool_]]:
-    """Return the value of each wanted key, 0 where it is not there, and whether it is there."""
+    """Return the value of each wanted key (0 if absent), and whether it is present."""
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     found = keys[at] == wanted
     return np.where(found, values[at], 0.0), found

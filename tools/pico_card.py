@@ -1,4 +1,4 @@
-"""Write MODEL_CARD.md and its figure from what a run has measured."""
+"""Write MODEL_CARD.md and its figure from the measurements of a training."""
 
 import json
 import math
@@ -17,32 +17,32 @@ CURVE_ROWS = 12
 CARD = """\
 # gpt2-pico
 
-The language model that comes with sae_sweep: GPT-2's architecture (learned positions, pre-LayerNorm,
+The language model bundled with sae_sweep: GPT-2's architecture (learned positions, pre-LayerNorm,
 tanh-GELU, tied embedding) with 12 layers, 4 heads, `d_model` 128, a context of 256 and a byte-level BPE
-vocabulary of 4,096, of which `<|endoftext|>` (id 0) opens every sequence and parts documents. {parameters:,}
-parameters, {megabytes:.1f} MB on disk in fp16. It is for trying the whole pipeline, on a laptop and without a
-network; it writes plausible Python and plausible documentation, and knows nothing.
+vocabulary of 4,096, of which `<|endoftext|>` (id 0) opens every sequence and separates documents.
+{parameters:,} parameters, {megabytes:.1f} MB on disk in fp16. It is for trying the whole pipeline
+on a laptop without a network: it writes plausible Python and plausible documentation, and knows nothing.
 
 ## Training
 
     {command}
 
-Seed {seed}; {steps:,} steps of {batch} sequences, {tokens:,} tokens with the opening ones, in {minutes:.0f}
-minutes on two shared CPU cores, fp32. Muon (learning rate {muon_lr}, weight decay 0.1) for the matrices of
-the blocks, AdamW ({adam_lr}) for embeddings, norms and biases; warm-up over 2 % of the run, linear decay to 0
-over its last three quarters; no dropout, gradients clipped to norm 1. The corpora are the embedded ones of
-`sae_sweep.text.embedded`, train side only, from {libraries} on Python {python}.
+Seed {seed}; {steps:,} steps of {batch} sequences, {tokens:,} tokens including the opening ones, in
+{minutes:.0f} minutes on two shared CPU cores, fp32. Muon (learning rate {muon_lr}, weight decay 0.1) for the
+matrices of the blocks, AdamW ({adam_lr}) for embeddings, norms and biases; warm-up over 2 % of the steps,
+linear decay to 0 over the last three quarters; no dropout, gradients clipped to norm 1. The corpora are those
+of `sae_sweep.text.embedded`, train side only, read from {libraries} on Python {python}.
 
-| corpus | fingerprint | documents | distinct tokens | share of the sequences | epochs |
+| corpus | fingerprint | documents | tokens | share of the sequences | epochs |
 | --- | --- | ---: | ---: | ---: | ---: |
 {data}
 
-The corpora differ with the versions of the libraries they are read from; a path is on the same side of the
-split in all of them.
+The corpora differ with the versions of the libraries that they are read from; a path is on the same side of
+the split in all versions.
 
 ![Loss over tokens](loss.png)
 
-Training loss (mean over the 20 steps before) and held-out loss (24 sequences a corpus), nats a token:
+Training loss (mean over the 20 steps before) and held-out loss (24 sequences per corpus), nats per token:
 
 | tokens | training | {corpora} |
 | ---: | ---: | {rules} |
@@ -50,23 +50,23 @@ Training loss (mean over the 20 steps before) and held-out loss (24 sequences a 
 
 ## Held-out text
 
-Files that the hash of their path holds out (about 5 %); no paragraph of 80 characters or more is in the
-training side of any corpus. All columns score the same tokens, every token but the opening ones once. The
-n-grams are fitted on exactly the text above, each distinct token counted once: unigram with add-one
-smoothing; interpolated modified Kneser-Ney trigram over all four corpora, and one over the corpus's own text
-alone. They read the held-out stream uninterrupted, while the model starts over in every sequence of 256;
-*strided* scores the last 128 tokens of overlapping windows instead. The corpora's training text is small,
-which weakens the trigram as it weakens the model. Cross-entropy in nats a token:
+Files are held out by the hash of their path (about 5 %); none of their paragraphs of 80 characters or more is
+in the training side of any corpus. All columns score the same tokens once, without the opening ones. The
+n-grams are fitted on exactly the text above, counted once rather than per epoch: a unigram with add-one
+smoothing; an interpolated modified Kneser-Ney trigram over all four corpora, and one over the corpus's own
+text. They read the held-out text uninterrupted, while the model starts over in every sequence of 256;
+*strided* scores the last 128 tokens of overlapping windows instead. The small training text weakens the
+trigram as well as the model. Cross-entropy in nats per token:
 
 | corpus | tokens | unigram | trigram | trigram, own text | model | model, strided | margin |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {scores}
 
-*margin* is the better trigram less the model (not strided). In bits a byte of text, the model has {bits}.
+*margin* is the better trigram minus the model (not strided). In bits per byte of text, the model has {bits}.
 
 ## Samples
 
-Temperature 0.7, of the 50 likeliest tokens, 80 tokens after the prompt:
+80 tokens after the prompt, at temperature 0.7 from the 50 likeliest tokens:
 
 {samples}
 """
@@ -80,7 +80,7 @@ def write(work: Path, folder: Path) -> None:
     draw(curve, folder / "loss.png")
     settings = json.loads((work / "settings.json").read_text())
     text = CARD.format(
-        **run_facts(settings, curve),
+        **training_facts(settings, curve),
         **folder_facts(folder),
         data=data_rows(data, curve[-1]["tokens"] // pico_data.SEQUENCE),
         corpora=" | ".join(data),
@@ -88,15 +88,15 @@ def write(work: Path, folder: Path) -> None:
         curve=curve_rows(curve),
         scores="\n".join(score_row(name, score) for name, score in scores.items()),
         bits=", ".join(
-            f"{bits_a_byte(score['model'], data[name]):.2f} ({name})" for name, score in scores.items()
+            f"{bits_per_byte(score['model'], data[name]):.2f} ({name})" for name, score in scores.items()
         ),
         samples="\n\n".join(fenced(text) for text in pico_eval.samples(folder).values()),
     )
     (folder / "MODEL_CARD.md").write_text(text, encoding="utf-8")
 
 
-def run_facts(settings: dict[str, str], curve: list[dict]) -> dict[str, object]:
-    """Return what the card says of the run."""
+def training_facts(settings: dict[str, str], curve: list[dict]) -> dict[str, object]:
+    """Return the settings and figures of the training."""
     names = ("tokens", "batch", "muon_lr", "adam_lr", "seed")
     options = " ".join(f"--{name.replace('_', '-')} {settings[name]}" for name in names)
     last = curve[-1]
@@ -120,7 +120,7 @@ def folder_facts(folder: Path) -> dict[str, float]:
 
 
 def data_rows(data: dict[str, dict], sequences: int) -> str:
-    """Return the table of the training text."""
+    """Return the rows of the table of training text."""
     rows = []
     for name, facts in data.items():
         share = pico_data.SHARES[name]
@@ -133,7 +133,7 @@ def data_rows(data: dict[str, dict], sequences: int) -> str:
 
 
 def curve_rows(curve: list[dict]) -> str:
-    """Return the loss table: the lines with held-out losses, thinned to about `CURVE_ROWS`."""
+    """Return the rows of the loss table: those with held-out losses, thinned to about `CURVE_ROWS`."""
     watched = [line for line in curve if "held_out" in line]
     thinned = watched[:: max(1, len(watched) // CURVE_ROWS)]
     if thinned[-1] is not watched[-1]:
@@ -147,15 +147,15 @@ def curve_rows(curve: list[dict]) -> str:
 
 
 def score_row(name: str, score: dict[str, float]) -> str:
-    """Return one corpus's row of the table of held-out losses."""
+    """Return a corpus's row of the table of held-out losses."""
     margin = min(score["trigram"], score["own_trigram"]) - score["model"]
     columns = ("unigram", "trigram", "own_trigram", "model", "model_strided")
     values = " | ".join(f"{score[column]:.3f}" for column in columns)
     return f"| {name} | {score['tokens']:,} | {values} | {margin:.3f} |"
 
 
-def bits_a_byte(nats: float, facts: dict[str, int]) -> float:
-    """Convert nats a token of the held-out text."""
+def bits_per_byte(nats: float, facts: dict[str, int]) -> float:
+    """Convert nats per token of the held-out text into bits per byte."""
     return nats / math.log(2) * facts["held_out_tokens"] / facts["held_out_bytes"]
 
 
@@ -176,7 +176,7 @@ def draw(curve: list[dict], path: Path) -> None:
         axes.plot(
             [w["tokens"] / 1e6 for w in watched], [w["held_out"][name] for w in watched], ".-", label=name
         )
-    axes.set(xlabel="million tokens", ylabel="nats a token", ylim=(2, 6))
+    axes.set(xlabel="million tokens", ylabel="nats per token", ylim=(2, 6))
     axes.legend(frameon=False)
     figure.savefig(path, dpi=90)
     plt.close(figure)

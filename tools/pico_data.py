@@ -1,4 +1,4 @@
-"""The text that gpt2-pico learns from, its tokenizer, and the sequences it sees."""
+"""The text that gpt2-pico learns from, its tokenizer, and its training sequences."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from sae_sweep.text.embedded import EMBEDDED, Corpus, embedded_corpus
 EOT = "<|endoftext|>"
 VOCAB = 4096
 SEQUENCE = 256
-"""Positions of a sequence: the opening EOT and 255 tokens."""
+"""Positions per sequence: the opening EOT and 255 tokens."""
 
 SHARES = {"stdlib_docs": 0.16, "stdlib_code": 0.28, "library_docs": 0.28, "library_code": 0.28}
-"""Share of each corpus in the sequences: even, but for the smallest, which would come by too often."""
+"""Share of each corpus in the sequences: equal, except for the smallest, which would repeat too often."""
 
 TRAIN_CHARS = 7_000_000
-"""Characters of each corpus's train side that are learned from, fewer where it has fewer."""
+"""Maximum number of characters to learn from per corpus."""
 
 Ids = NDArray[np.uint16]
 
@@ -40,7 +40,7 @@ def training_documents(corpus: Corpus, max_chars: int = TRAIN_CHARS) -> list[str
 
 
 def train_tokenizer(documents: dict[str, list[str]]) -> Tokenizer:
-    """Train GPT-2's kind of tokenizer: byte-level BPE with GPT-2's splitting."""
+    """Train a tokenizer of GPT-2's kind: byte-level BPE with GPT-2's splitting."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -56,24 +56,24 @@ def train_tokenizer(documents: dict[str, list[str]]) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, documents: list[str]) -> Ids:
-    """Return the documents as one stream of token ids, EOT after each, shape [n_tokens]."""
+    """Return the token ids of all documents, EOT after each, shape [n_tokens]."""
     eot = tokenizer.token_to_id(EOT)
     pieces = [np.array([*e.ids, eot], dtype=np.uint16) for e in tokenizer.encode_batch(documents)]
     return np.concatenate(pieces)
 
 
-def sequences(stream: Ids, eot: int) -> Ids:
-    """Cut a stream into rows of an opening EOT and 255 tokens, [n_sequences, 256]; the rest is left over."""
-    rows = len(stream) // (SEQUENCE - 1)
-    cut = stream[: rows * (SEQUENCE - 1)].reshape(rows, SEQUENCE - 1)
-    return np.concatenate([np.full((rows, 1), eot, dtype=stream.dtype), cut], axis=1)
+def sequences(tokens: Ids, eot: int) -> Ids:
+    """Cut tokens into rows of an opening EOT and 255 tokens, [n_sequences, 256]; drop the remainder."""
+    rows = len(tokens) // (SEQUENCE - 1)
+    cut = tokens[: rows * (SEQUENCE - 1)].reshape(rows, SEQUENCE - 1)
+    return np.concatenate([np.full((rows, 1), eot, dtype=tokens.dtype), cut], axis=1)
 
 
 def training_order(counts: dict[str, int], n_sequences: int, seed: int) -> NDArray[np.int64]:
-    """Return which sequence to see when, as indices into all corpora's sequences one after the other.
+    """Return the training order, as indices into the concatenated sequences of all corpora.
 
-    Each corpus has its share of every stretch of the order, and is seen whole, reshuffled, before any of it
-    comes again.
+    Each corpus is spread evenly over the order, and is seen whole, in a new permutation, before any sequence
+    of it repeats.
     """
     rng = np.random.default_rng(seed)
     indices, moments, offset = [], [], 0
@@ -87,7 +87,7 @@ def training_order(counts: dict[str, int], n_sequences: int, seed: int) -> NDArr
 
 
 def prepare(cache: Path, work: Path) -> None:
-    """Write the tokenizer, the token streams of both sides and the corpora's fingerprints into `work`."""
+    """Write the tokenizer, the token ids of both sides and the corpora's fingerprints into `work`."""
     corpora = load_corpora(cache)
     documents = {name: training_documents(corpus) for name, corpus in corpora.items()}
     tokenizer = train_tokenizer(documents)
@@ -108,6 +108,6 @@ def prepare(cache: Path, work: Path) -> None:
     (work / "data.json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def streams(work: Path, side: str) -> dict[str, Ids]:
-    """Return the token stream of every corpus for a side, "train" or "held_out"."""
+def token_ids(work: Path, side: str) -> dict[str, Ids]:
+    """Return the token ids of every corpus for a side, "train" or "held_out"."""
     return {name: np.load(work / f"{name}.{side}.npy") for name in EMBEDDED}

@@ -1,4 +1,4 @@
-"""Score an exported pico on the held-out text of every corpus, beside n-grams of its training text."""
+"""Score an exported pico and n-grams of its training text on the held-out text of every corpus."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 log = logging.getLogger("pico_eval")
 
 STRIDE = 128
-"""Tokens scored by a window of the second way of scoring; each has at least 127 before it."""
+"""Tokens scored per window in strided scoring; each has at least 127 before it."""
 
 PROMPTS = (
     "Return a new array with the same shape and type as",
@@ -24,19 +24,19 @@ PROMPTS = (
 
 
 def evaluate(work: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Return for each corpus the mean of -ln P in nats a token, of the model in `folder` and its baselines.
+    """Return per corpus the mean of -ln P in nats per token, for the model in `folder` and its baselines.
 
-    All score the same tokens, each once: the held-out stream cut to full sequences, without their opening
-    tokens. The n-grams read the stream as it is; the model starts over in every sequence ("model") or, with
-    the windows a stride apart, sees at least the last 127 tokens ("model_strided").
+    All score the same tokens once: the held-out text cut to full sequences, without their opening tokens. The
+    n-grams read the text uninterrupted; the model starts over in every sequence ("model") or, with windows
+    a stride apart, sees at least the last 127 tokens ("model_strided").
     """
     model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    train, vocab = pico_data.streams(work, "train"), model.config.vocab_size
+    train, vocab = pico_data.token_ids(work, "train"), model.config.vocab_size
     joint = np.concatenate(list(train.values()))
     trigram = KneserNeyTrigram(joint, vocab)
     scores = {}
-    for name, stream in pico_data.streams(work, "held_out").items():
-        rows = pico_data.sequences(stream, 0)
+    for name, ids in pico_data.token_ids(work, "held_out").items():
+        rows = pico_data.sequences(ids, 0)
         tokens = rows[:, 1:].reshape(-1).astype(np.int64)
         opened = np.concatenate([[0, 0], tokens])
         scores[name] = {
@@ -52,12 +52,12 @@ def evaluate(work: Path, folder: Path) -> dict[str, dict[str, float]]:
 
 
 def sequence_loss(model: GPT2LMHeadModel, rows: np.ndarray) -> float:
-    """Return the mean loss of all tokens but each row's first, rows [n, 256]."""
+    """Return the mean loss of all tokens except each row's first, rows [n, 256]."""
     return float(token_losses(model, rows).mean())
 
 
 def strided_loss(model: GPT2LMHeadModel, tokens: np.ndarray) -> float:
-    """Return the mean loss of `tokens` [n]; all windows but the first score only their last `STRIDE`."""
+    """Return the mean loss of `tokens` [n]; windows after the first score only their last `STRIDE`."""
     length = pico_data.SEQUENCE - 1
     starts = np.arange(0, max(len(tokens) - length, 0) + STRIDE, STRIDE)
     padded = np.concatenate([tokens, np.zeros(STRIDE + length, dtype=tokens.dtype)])
@@ -70,7 +70,7 @@ def strided_loss(model: GPT2LMHeadModel, tokens: np.ndarray) -> float:
 
 @torch.no_grad()
 def token_losses(model: GPT2LMHeadModel, rows: np.ndarray, batch: int = 16) -> np.ndarray:
-    """Return -ln P of every token but each row's first, [n, 256] -> [n, 255]."""
+    """Return -ln P of every token except each row's first, [n, 256] -> [n, 255]."""
     losses = []
     for start in range(0, len(rows), batch):
         ids = torch.from_numpy(rows[start : start + batch].astype(np.int64))
@@ -82,7 +82,7 @@ def token_losses(model: GPT2LMHeadModel, rows: np.ndarray, batch: int = 16) -> n
 
 @torch.no_grad()
 def samples(folder: Path, seed: int = 0) -> dict[str, str]:
-    """Return what the model makes of `PROMPTS`, sampled at temperature 0.7 from the 50 likeliest tokens."""
+    """Return continuations of `PROMPTS`, sampled at temperature 0.7 from the 50 likeliest tokens."""
     torch.manual_seed(seed)
     model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -100,7 +100,7 @@ def samples(folder: Path, seed: int = 0) -> dict[str, str]:
 
 
 def write_evaluation(work: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Evaluate and write evaluation.json into `work`."""
+    """Evaluate, and write evaluation.json into `work`."""
     scores = evaluate(work, folder)
     (work / "evaluation.json").write_text(json.dumps(scores, indent=2) + "\n")
     return scores

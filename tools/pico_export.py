@@ -1,4 +1,4 @@
-"""Write a trained pico as an ordinary Hugging Face folder, and check that it is what was trained."""
+"""Export a trained pico as a Hugging Face folder, and check it against the trained model."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 
 def export(model: Pico, work: Path, folder: Path) -> None:
-    """Write `folder` in one go: config, fp16 weights and the tokenizer of `work`.
+    """Write config, fp16 weights and the tokenizer of `work` into `folder`, once they are verified.
 
     Raises:
-        RuntimeError: if the folder, loaded by transformers, gives other logits than `model` with its weights
-        rounded.
+        RuntimeError: if the exported logits differ from those of `model` with rounded weights, or the
+        tokenizer does not round-trip.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -73,7 +73,7 @@ def tokenizer_config(shape: Shape) -> dict[str, object]:
 
 @torch.no_grad()
 def verify(model: Pico, folder: Path) -> None:
-    """Check the folder as a user would load it against the model it was written from."""
+    """Load the folder as a user would, and compare it with the model that it was written from."""
     theirs = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     ids = torch.arange(2 * model.shape.n_ctx).remainder(model.shape.vocab).view(2, -1)
     rounded = Pico(model.shape)
@@ -84,4 +84,4 @@ def verify(model: Pico, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     text = "def f(x):\n        return x  # naïve\n"
     if tokenizer.decode(tokenizer(text)["input_ids"]) != text:
-        raise RuntimeError("the exported tokenizer does not give back the text it was given")
+        raise RuntimeError("the exported tokenizer does not round-trip text")

@@ -1,7 +1,7 @@
-"""GPT-2 as it trains fast on a CPU: fp32, the weights of all layers stacked, and a Muon for the stacks.
+"""A GPT-2 that trains fast on a CPU: fp32, the weights of all layers stacked, and Muon for the stacks.
 
-The function computed is Hugging Face's `GPT2LMHeadModel` without dropout; `hf_state` renames the weights to
-its names.
+It computes the same as Hugging Face's `GPT2LMHeadModel` without dropout; `hf_state` gives the weights its
+names.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MATRICES = ("qkv", "attn_out", "mlp_in", "mlp_out")
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of the model; GPT-2's own names in comments of `hf_config`."""
+    """The size of the model; `hf_config` has GPT-2's names for it."""
 
     n_layer: int = 12
     n_head: int = 4
@@ -29,7 +29,7 @@ class Pico(nn.Module):
     """A GPT-2 with learned positions, tied embedding, tanh-GELU and pre-LayerNorm."""
 
     def __init__(self, shape: Shape) -> None:
-        """Draw the weights from torch's global generator; matrices into the residual start at 0."""
+        """Draw the weights from torch's global generator; matrices that write to the residual start at 0."""
         super().__init__()
         self.shape = shape
         layers, d = shape.n_layer, shape.d_model
@@ -67,7 +67,7 @@ class Pico(nn.Module):
 
 
 def _pairs(first: Tensor, second: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Take two stacks apart: indexing them layer by layer would make a full-size gradient for each."""
+    """Unbind two stacks; indexing them per layer would allocate a full-size gradient for each layer."""
     return list(zip(first.unbind(0), second.unbind(0), strict=True))
 
 
@@ -81,7 +81,7 @@ def _linear(x: Tensor, affine: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of tied logits; a chunk's logits and their gradient stay in the CPU's cache."""
+    """Mean cross-entropy of tied logits, in chunks whose logits and gradient fit into the CPU's cache."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, wte: Tensor, targets: Tensor, chunk: int = 1024) -> Tensor:
@@ -104,14 +104,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Scale the gradients that the forward pass has made."""
+        """Scale the gradients that the forward pass computed."""
         d_hidden, d_wte = ctx.saved_tensors
         scale = grad / ctx.count
         return d_hidden * scale, d_wte * scale, None, None
 
 
 def orthogonalised(stack: Tensor, steps: int = 5) -> Tensor:
-    """Bring every matrix of `stack` [n, rows, cols] near its closest orthogonal one, by Newton-Schulz."""
+    """Approximate the closest orthogonal matrix of each in `stack` [n, rows, cols], by Newton-Schulz."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = stack.mT if stack.shape[1] > stack.shape[2] else stack
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -124,18 +124,17 @@ def orthogonalised(stack: Tensor, steps: int = 5) -> Tensor:
 class StackedMuon:
     """Muon (Jordan et al., 2024) over stacks of matrices [layers, fan_in, fan_out], in fp32.
 
-    `torch.optim.Muon` takes one matrix at a time and iterates in bf16, which a CPU without bf16 units does
-    slowly.
+    `torch.optim.Muon` takes one matrix at a time and iterates in bf16, which is slow without bf16 units.
     """
 
     def __init__(self, stacks: dict[str, nn.Parameter], momentum: float = 0.95, decay: float = 0.1) -> None:
-        """`stacks` by name; q, k and v are orthogonalised apart."""
+        """Take `stacks` by name; q, k and v are orthogonalised separately."""
         self.stacks, self.momentum, self.decay = stacks, momentum, decay
         self.buffers = {name: torch.zeros_like(stack) for name, stack in stacks.items()}
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Move the stacks by one Nesterov step of learning rate `lr`, decoupled weight decay included."""
+        """Do one Nesterov step of learning rate `lr`, with decoupled weight decay."""
         for name, stack in self.stacks.items():
             buffer = self.buffers[name].lerp_(stack.grad, 1 - self.momentum)
             update = _matrices(name, stack.grad.lerp(buffer, self.momentum))
@@ -160,7 +159,7 @@ def _unmatrices(name: str, update: Tensor, like: Tensor) -> Tensor:
 
 
 def hf_state(model: Pico) -> dict[str, Tensor]:
-    """Return the weights under the names of Hugging Face's `GPT2LMHeadModel`, the tied head left out."""
+    """Return the weights under the names of Hugging Face's `GPT2LMHeadModel`, without the tied head."""
     state = {"transformer.wte.weight": model.wte, "transformer.wpe.weight": model.wpe}
     stacks = {"attn.c_attn": "qkv", "attn.c_proj": "attn_out", "mlp.c_fc": "mlp_in", "mlp.c_proj": "mlp_out"}
     for layer in range(model.shape.n_layer):

@@ -1,10 +1,10 @@
-"""Train gpt2-pico, the bundled language model, on the embedded corpora, with two CPU cores in about an hour.
+"""Train gpt2-pico, the bundled language model, on the embedded corpora, in about an hour on two CPU cores.
 
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 python tools/train_pico.py all --work runs/pico
 
-The steps are `prepare` (tokenizer and token streams), `train` (resumes from its checkpoint), `export` (the
-Hugging Face folder) and `card` (evaluation beside n-gram models, and MODEL_CARD.md). The two variables keep
-freed memory with the process; without them a tenth of the time goes into page faults.
+The steps are `prepare` (tokenizer and token ids), `train` (resumes from its checkpoint), `export` (the
+Hugging Face folder) and `card` (evaluation against n-gram models, and MODEL_CARD.md). With the two variables
+the process keeps freed memory; without them a tenth of the time goes into page faults.
 """
 
 import argparse
@@ -27,7 +27,7 @@ log = logging.getLogger("train_pico")
 
 ASSETS = Path(__file__).parents[1] / "sae_sweep" / "assets" / "gpt2-pico"
 WARMUP, DECAY = 0.02, 0.75
-"""Shares of the run: the learning rates rise over the first, stay, and fall to 0 over the last."""
+"""Shares of the training over which learning rates rise at its start and fall to 0 at its end."""
 CLIP = 1.0
 LOG_EVERY_STEPS, WATCH_EVERY_STEPS, WATCH_SEQUENCES = 20, 300, 24
 CHECKPOINT_EVERY_S, EXPORT_EVERY_S = 180, 900
@@ -39,18 +39,16 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("step", choices=["all", "prepare", "train", "export", "card"])
+    parser.add_argument("--work", type=Path, required=True, help="folder for token ids, checkpoint and log")
     parser.add_argument(
-        "--work", type=Path, required=True, help="folder of the run: token streams, checkpoint, log"
+        "--cache", type=Path, default=Path.home() / ".cache" / "sae_sweep", help="folder for corpora"
     )
+    parser.add_argument("--out", type=Path, default=ASSETS, help="folder for the finished model")
+    parser.add_argument("--intermediate", type=Path, help="folder to export to every 15 minutes")
     parser.add_argument(
-        "--cache", type=Path, default=Path.home() / ".cache" / "sae_sweep", help="corpora go here"
+        "--tokens", type=int, default=14_000_000, help="training tokens, including the opening ones"
     )
-    parser.add_argument("--out", type=Path, default=ASSETS, help="folder that the finished model goes to")
-    parser.add_argument("--intermediate", type=Path, help="folder for a model every quarter of an hour")
-    parser.add_argument(
-        "--tokens", type=int, default=14_000_000, help="training tokens, opening ones included"
-    )
-    parser.add_argument("--batch", type=int, default=16, help="sequences of 256 a step")
+    parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens per step")
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.003)
     parser.add_argument("--seed", type=int, default=0)
@@ -61,14 +59,16 @@ class Trainer:
     """The state of a training run: model, both optimisers, and the order of the data."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        """Draw the model from the seed and lay out the order of the whole run."""
+        """Draw the model from the seed, and the order of all its sequences."""
         torch.manual_seed(args.seed)
         self.args = args
         self.model = Pico(Shape())
         self.muon = StackedMuon({name: getattr(self.model, name) for name in MATRICES})
         others = [p for name, p in self.model.named_parameters() if name not in MATRICES]
         self.adam = torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-        rows = {name: pico_data.sequences(s, 0) for name, s in pico_data.streams(args.work, "train").items()}
+        rows = {
+            name: pico_data.sequences(i, 0) for name, i in pico_data.token_ids(args.work, "train").items()
+        }
         self.rows = np.concatenate(list(rows.values()))
         self.steps = args.tokens // (args.batch * pico_data.SEQUENCE)
         counts = {name: len(part) for name, part in rows.items()}
@@ -96,7 +96,7 @@ class Trainer:
         log.info("continuing from step %d of %d", self.step, self.steps)
 
     def train_step(self) -> float:
-        """Take one step; returns the batch's mean loss in nats."""
+        """Do one step; return the batch's mean loss in nats."""
         size = self.args.batch
         ids = torch.from_numpy(
             self.rows[self.order[self.step * size : (self.step + 1) * size]].astype(np.int64)
@@ -114,29 +114,29 @@ class Trainer:
 
 
 def cross_entropy(model: Pico, ids: Tensor) -> Tensor:
-    """Return the mean of -ln P over all tokens but the opening ones, [batch, seq] -> scalar."""
+    """Return the mean of -ln P over all tokens except the opening ones, [batch, seq] -> scalar."""
     hidden = model(ids)[:, :-1].reshape(-1, model.shape.d_model)
     return ChunkedCrossEntropy.apply(hidden, model.wte, ids[:, 1:].reshape(-1))
 
 
 def schedule(share: float) -> float:
-    """Return the learning rates' factor when `share` of the run is done."""
+    """Return the factor on the learning rates after a `share` of the training."""
     return min(1.0, (share + 1e-3) / WARMUP, (1 - share) / DECAY)
 
 
 def watch(model: Pico, work: Path) -> dict[str, float]:
-    """Return the held-out loss of each corpus on a few sequences spread over it."""
+    """Return the held-out loss per corpus, on a few sequences spread over it."""
     losses = {}
     with torch.no_grad():
-        for name, stream in pico_data.streams(work, "held_out").items():
-            rows = pico_data.sequences(stream, 0)
+        for name, ids in pico_data.token_ids(work, "held_out").items():
+            rows = pico_data.sequences(ids, 0)
             some = rows[np.linspace(0, len(rows) - 1, WATCH_SEQUENCES).astype(int)].astype(np.int64)
             losses[name] = round(cross_entropy(model, torch.from_numpy(some)).item(), 4)
     return losses
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train to the end of the token budget, logging to loss.jsonl and checkpointing on the way."""
+    """Train to the end of the token budget, with a log in loss.jsonl and checkpoints."""
     trainer = Trainer(args)
     trainer.load()
     settings = {key: str(value) for key, value in vars(args).items()}
@@ -160,7 +160,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def log_step(trainer: Trainer, recent: list[float]) -> None:
-    """Append a line to loss.jsonl, with held-out losses every so often."""
+    """Append a line to loss.jsonl, with held-out losses every `WATCH_EVERY_STEPS`."""
     tokens = trainer.step * trainer.args.batch * pico_data.SEQUENCE
     line = {
         "step": trainer.step,
@@ -183,12 +183,12 @@ def finished_model(work: Path) -> Pico:
 
 
 def steps(args: argparse.Namespace) -> Iterator[str]:
-    """Yield the names of the steps to do."""
+    """Yield the names of the steps that the command line asks for."""
     yield from ["prepare", "train", "export", "card"] if args.step == "all" else [args.step]
 
 
 def main() -> None:
-    """Do the steps that the command line asks for."""
+    """Run the steps."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     args = arguments()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Activations: a language model in, batches of its residual stream out; all that knows TransformerLens.
+"""Activations: batches of a language model's residual stream; the only part that knows TransformerLens.
 
-Importing this package is cheap; torch and TransformerLens come with the first name that needs them.
+Importing this package is cheap: torch and TransformerLens are imported with the first name that needs them.
 """
 
 from importlib import import_module
@@ -8,33 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_sweep.activations.device import lm_dtype, pick_device
-    from sae_sweep.activations.identity import weights_fingerprint
     from sae_sweep.activations.loading import load_language_model
-    from sae_sweep.activations.mask import token_mask
     from sae_sweep.activations.model import LanguageModel
-    from sae_sweep.activations.stream import ActivationStream, BadActivationsError, Batch
+    from sae_sweep.activations.model_files import weights_fingerprint
+    from sae_sweep.activations.stream import ActivationBatch, ActivationStream, BadActivationsError
 
 _HOMES = {
     "ActivationStream": "stream",
     "BadActivationsError": "stream",
-    "Batch": "stream",
+    "ActivationBatch": "stream",
     "LanguageModel": "model",
     "lm_dtype": "device",
     "load_language_model": "loading",
     "pick_device": "device",
-    "token_mask": "mask",
-    "weights_fingerprint": "identity",
+    "weights_fingerprint": "model_files",
 }
 
 __all__ = [
+    "ActivationBatch",
     "ActivationStream",
     "BadActivationsError",
-    "Batch",
     "LanguageModel",
     "lm_dtype",
     "load_language_model",
     "pick_device",
-    "token_mask",
     "weights_fingerprint",
 ]
 

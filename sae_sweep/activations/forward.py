@@ -1,8 +1,8 @@
-"""One pass of a language model: through TransformerBridge, or through the plain model where that is equal.
+"""Forward passes of a language model: through TransformerBridge, or through the transformers model if equal.
 
-The bridge computes attention step by step so that every part of it can be hooked, which costs time and memory
-that residuals do not need. The plain model shares its weights, calls fused attention, and is taken where a
-probe finds it equal; everywhere else the bridge runs as before.
+The bridge computes attention step by step so that every part can be hooked, which costs time and memory that
+residuals do not need. The transformers model has the same weights and uses fused attention (SDPA). It is used
+if its residuals equal the bridge's on a few sequences; otherwise the bridge is.
 """
 
 import copy
@@ -16,56 +16,59 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
-from sae_sweep.activations.tokenizer import LMTokenizer
 from sae_sweep.config import first_line
+from sae_sweep.text.packing import TextTokenizer
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference of a token's residual, relative to its norm, that is taken for rounding. On gpt2-pico
-and SmolLM2 SDPA and eager were 1e-5, 6e-3 and 6e-2 apart, and either was as far from float32; without the
-causal mask they were 1 and 87 apart, with a scale 10% off 0.1 and 0.6."""
+"""Largest difference of a token's residual, relative to its norm, that counts as rounding. On gpt2-pico and
+SmolLM2, SDPA and eager attention differed by 1e-5, 6e-3 and 6e-2, and each was as far from float32. Without
+the causal mask they differed by 1 and 87, with an attention scale 10% off by 0.1 and 0.6."""
 
 _PROBE = (4, 64)
-"""Sequences and their length at most."""
+"""Number of sequences that the two models are compared on, and their largest length."""
 
 Replace = Callable[[Float[Tensor, "b s d_model"]], Float[Tensor, "b s d_model"]]
-"""What a residual is replaced by."""
+"""Computes the replacement of a residual."""
+
+_Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
+"""A forward pre-hook with keyword arguments, as torch calls it."""
 
 
 class Patch(NamedTuple):
-    """What is done to the residual stream in a pass."""
+    """A change of the residual stream in a forward pass."""
 
     layer: int
-    """Whose `resid_pre` is replaced."""
+    """Layer whose `resid_pre` is replaced."""
     replace: Replace
     residual: Float[Tensor, "b s d_model"] | None = None
-    """What it would be, where that is known: a pass may begin there."""
+    """That `resid_pre`, if it is known from an earlier pass: this one may begin there."""
 
     def part(self, start: int, count: int) -> "Patch":
-        """The same for some of the sequences."""
+        """Return the same patch for `count` of the sequences, from `start` on."""
         return self._replace(residual=None if self.residual is None else self.residual[start : start + count])
 
 
 class Forward(Protocol):
-    """A language model as a function of its tokens, on its device; gradients are the caller's business."""
+    """A language model as a function of tokens, which are on its device; callers turn gradients off."""
 
     @property
     def attention(self) -> str:
-        """eager or sdpa: part of what determines the bits."""
+        """eager or sdpa, whose results differ in their last bits."""
         ...
 
     def residuals(self, tokens: Int[Tensor, "b s"], layers: Sequence[int]) -> dict[int, Tensor]:
-        """`resid_pre` of each layer, in a pass that goes no further than the last of them."""
+        """Return `resid_pre` of each layer, from a pass that stops at the last of them."""
         ...
 
     def logits(self, tokens: Int[Tensor, "b s"], patch: Patch | None) -> Float[Tensor, "b s v"]:
-        """Logits, with one layer's `resid_pre` replaced."""
+        """Return the logits, with one layer's `resid_pre` replaced if there is a patch."""
         ...
 
 
 class BridgeForward:
-    """Through TransformerBridge, which forces eager attention."""
+    """Forward passes through TransformerBridge, which forces eager attention."""
 
     attention = "eager"
 
@@ -75,21 +78,21 @@ class BridgeForward:
 
     def residuals(self, tokens: Int[Tensor, "b s"], layers: Sequence[int]) -> dict[int, Tensor]:
         last = max(layers)
-        found: dict[int, Tensor] = {}
+        captured: dict[int, Tensor] = {}
 
-        def keeper(layer: int) -> Callable[..., None]:
-            def keep(residual: Tensor, hook: Any) -> None:
+        def capture(layer: int) -> Callable[..., None]:
+            def hook_fn(residual: Tensor, hook: Any) -> None:
                 del hook
-                found[layer] = residual
+                captured[layer] = residual
 
-            return keep
+            return hook_fn
 
-        hooks = [(_hook(layer), keeper(layer)) for layer in set(layers) - {last}]
-        # stopping at a layer never runs its own hook: what comes back is that residual
-        found[last] = self._bridge.run_with_hooks(
+        hooks = [(_hook_name(layer), capture(layer)) for layer in set(layers) - {last}]
+        # a pass that stops at a layer returns that layer's residual, and does not call its hook
+        captured[last] = self._bridge.run_with_hooks(
             tokens, fwd_hooks=hooks, stop_at_layer=last, use_cache=False
         )
-        return found
+        return captured
 
     def logits(self, tokens: Int[Tensor, "b s"], patch: Patch | None) -> Tensor:
         if patch is None:
@@ -99,24 +102,25 @@ class BridgeForward:
             del hook
             return patch.replace(residual).to(residual.dtype)
 
-        # a whole pass: from `start_at_layer`, the bridge would run the blocks before it all the same
-        return self._bridge.run_with_hooks(tokens, fwd_hooks=[(_hook(patch.layer), splice)], use_cache=False)
+        # a whole pass: even with `start_at_layer`, the bridge would run the earlier blocks
+        hooks = [(_hook_name(patch.layer), splice)]
+        return self._bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False)
 
 
-class PlainForward:
-    """Through the model of transformers itself, with fused attention; stopped by an exception."""
+class SdpaForward:
+    """Forward passes through the transformers model with fused attention; an exception stops them early."""
 
     attention = "sdpa"
 
     def __init__(self, network: Any, blocks: str) -> None:
-        """Take over a model that nothing else uses.
+        """Prepare a model that has no other user.
 
         Args:
             network: the model; its attention becomes SDPA, and its GELU one operation instead of eight.
-            blocks: where its list of blocks is.
+            blocks: name of the submodule that is its list of blocks.
 
         Raises:
-            ValueError: if its attention cannot be SDPA.
+            ValueError: if the model does not support SDPA.
         """
         network.set_attn_implementation("sdpa")
         network.config.pad_token_id = None  # else each pass looks for padding, and waits for the device
@@ -126,24 +130,25 @@ class PlainForward:
                     setattr(module, name, nn.GELU(approximate="tanh"))
         self._network = network
         self._begins: dict[int, bool] = {}
+        """Results of `_can_begin_at` by layer."""
         self.blocks: Sequence[nn.Module] = network.get_submodule(blocks)
 
     def residuals(self, tokens: Int[Tensor, "b s"], layers: Sequence[int]) -> dict[int, Tensor]:
         last = max(layers)
-        found: dict[int, Tensor] = {}
+        captured: dict[int, Tensor] = {}
 
-        def keeper(layer: int) -> Replace:
-            def keep(residual: Tensor) -> Tensor:
-                found[layer] = residual
+        def capture(layer: int) -> _Hook:
+            def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                del block
+                captured[layer] = args[0] if args else kwargs["hidden_states"]
                 if layer == last:
-                    raise _Reached
-                return residual
+                    raise _StopPass
 
-            return keep
+            return hook
 
-        with self._hooked({layer: keeper(layer) for layer in set(layers)}), suppress(_Reached):
+        with self._hooked({layer: capture(layer) for layer in set(layers)}), suppress(_StopPass):
             self._network(tokens, use_cache=False)
-        return found
+        return captured
 
     def logits(self, tokens: Int[Tensor, "b s"], patch: Patch | None) -> Tensor:
         if patch is None:
@@ -151,26 +156,26 @@ class PlainForward:
         layer, replace, residual = patch
         if residual is not None and self._can_begin_at(layer, tokens[:2, :16]):
             return self._run_from(layer, tokens, lambda _: replace(residual))
-        with self._hooked({layer: replace}):
+        with self._hooked({layer: _replacing(replace)}):
             return self._run(tokens)
 
     def _run(self, tokens: Int[Tensor, "b s"]) -> Tensor:
         return self._network(tokens, use_cache=False).logits
 
     def _run_from(self, layer: int, tokens: Int[Tensor, "b s"], replace: Replace) -> Tensor:
-        with self._skipped(layer), self._hooked({layer: replace}):
+        with self._skipped(layer), self._hooked({layer: _replacing(replace)}):
             return self._run(tokens)
 
     def _can_begin_at(self, layer: int, tokens: Int[Tensor, "b s"]) -> bool:
-        """Whether a pass that begins at a layer ends in the bits of a whole one: tried once."""
+        """Return whether a pass from a layer on equals a whole pass bit for bit; tried once per layer."""
         if layer not in self._begins:
             residual = self.residuals(tokens, [layer])[layer]
             whole = self._run(tokens)
-            self._run(tokens.flip(1))  # whatever blocks remember is now of other tokens
+            self._run(tokens.flip(1))  # blocks that remember an earlier pass now remember other tokens
             try:
                 same = torch.equal(self._run_from(layer, tokens, lambda _: residual), whole)
                 why = "other bits"
-            except Exception as error:  # blocks that hand on more than the residual, each in a way of its own
+            except Exception as error:  # blocks that pass on more than the residual fail in any way
                 same, why = False, first_line(error)
             if not same:
                 log.info("evaluation in whole passes: none can begin at layer %d (%s)", layer, why)
@@ -179,10 +184,10 @@ class PlainForward:
 
     @contextmanager
     def _skipped(self, layers: int) -> Iterator[None]:
-        """Let the first blocks hand on what they are given."""
+        """Make the first `layers` blocks return their input."""
         skipped = [(block, vars(block).get("forward")) for block in self.blocks[:layers]]
         for block, _ in skipped:
-            block.forward = _hand_on
+            block.forward = _return_input
         try:
             yield
         finally:
@@ -193,24 +198,26 @@ class PlainForward:
                     block.forward = own
 
     @contextmanager
-    def _hooked(self, inputs: Mapping[int, Replace]) -> Iterator[None]:
-        """Put what a function makes of it in the place of the input of each of these blocks."""
-        hooks = [
-            self.blocks[layer].register_forward_pre_hook(_on_input(replace), with_kwargs=True)
-            for layer, replace in inputs.items()
+    def _hooked(self, hooks: Mapping[int, _Hook]) -> Iterator[None]:
+        """Register a pre-hook on the block of each layer."""
+        handles = [
+            self.blocks[layer].register_forward_pre_hook(hook, with_kwargs=True)
+            for layer, hook in hooks.items()
         ]
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            for handle in handles:
+                handle.remove()
 
 
-class _Reached(Exception):  # noqa: N818 - no error: the last layer that is wanted
-    """Ends a pass."""
+class _StopPass(Exception):  # noqa: N818 - not an error
+    """Ends a forward pass whose last requested residual is captured."""
 
 
-def _on_input(replace: Replace) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+def _replacing(replace: Replace) -> _Hook:
+    """Return a pre-hook that replaces a block's input, in the dtype of that input."""
+
     def hook(
         block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -223,46 +230,46 @@ def _on_input(replace: Replace) -> Callable[..., tuple[tuple[Any, ...], dict[str
     return hook
 
 
-def _hand_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+def _return_input(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
 
 
-def plain_twin(network: nn.Module) -> nn.Module | None:
-    """A second model on the same weights, as TransformerBridge rebuilds the first; None if it has no copy."""
+def copy_sharing_weights(network: nn.Module) -> nn.Module | None:
+    """Copy a model without its weights, before TransformerBridge rebuilds it; None if it cannot be copied."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     try:
         return copy.deepcopy(network, shared)
     except Exception as error:  # as below
-        _stay_eager(error)
+        _log_eager(error)
         return None
 
 
 @torch.no_grad()
 def choose_forward(
-    bridge: Any, twin: nn.Module | None, tokenizer: LMTokenizer, dtype: torch.dtype
+    bridge: Any, network: nn.Module | None, tokenizer: TextTokenizer, dtype: torch.dtype
 ) -> Forward:
-    """Return the twin where its residuals equal the bridge's on a few sequences, else the bridge."""
+    """Return `network` with SDPA if its residuals equal the bridge's on a few sequences, else the bridge."""
     eager = BridgeForward(bridge)
-    if twin is None:
+    if network is None:
         return eager
     try:
-        plain = PlainForward(twin, bridge.adapter.component_mapping["blocks"].name)
-        distance = _distance(eager, plain, _probe(bridge, tokenizer), bridge.cfg.n_layers)
-    except Exception as error:  # every architecture refuses in a way of its own; the bridge runs all of them
-        _stay_eager(error)
+        sdpa = SdpaForward(network, bridge.adapter.component_mapping["blocks"].name)
+        difference = _difference(eager, sdpa, _probe(bridge, tokenizer), bridge.cfg.n_layers)
+    except Exception as error:  # each architecture fails in its own way; the bridge runs all of them
+        _log_eager(error)
         return eager
-    if distance <= TOLERANCE[dtype]:
-        return plain
-    log.info("eager attention: SDPA's residuals differ by %.1e, more than %.0e", distance, TOLERANCE[dtype])
+    if difference <= TOLERANCE[dtype]:
+        return sdpa
+    log.info("eager attention: SDPA's residuals differ by %.1e, more than %.0e", difference, TOLERANCE[dtype])
     return eager
 
 
-def _stay_eager(error: Exception) -> None:
-    log.info("eager attention: the plain model cannot be used (%s)", first_line(error))
+def _log_eager(error: Exception) -> None:
+    log.info("eager attention: the transformers model cannot be used (%s)", first_line(error))
 
 
-def _probe(bridge: Any, tokenizer: LMTokenizer) -> Int[Tensor, "b s"]:
-    """Random tokens behind BOS, with an EOT among them."""
+def _probe(bridge: Any, tokenizer: TextTokenizer) -> Int[Tensor, "b s"]:
+    """Return random tokens after a BOS, with one EOT among them."""
     count, length = _PROBE[0], min(_PROBE[1], bridge.cfg.n_ctx)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(bridge.cfg.d_vocab, (count, length), generator=generator)
@@ -271,16 +278,16 @@ def _probe(bridge: Any, tokenizer: LMTokenizer) -> Int[Tensor, "b s"]:
     return tokens.to(bridge.cfg.device)
 
 
-def _distance(one: Forward, other: Forward, tokens: Int[Tensor, "b s"], n_layers: int) -> float:
-    """Largest difference of a token's residual, in the middle and before the last block; NaN if any is."""
+def _difference(one: Forward, other: Forward, tokens: Int[Tensor, "b s"], n_layers: int) -> float:
+    """Return the largest relative difference of a token's residual in two layers; NaN if any is NaN."""
     layers = sorted({n_layers // 2, n_layers - 1})
-    expected, found = one.residuals(tokens, layers), other.residuals(tokens, layers)
+    expected, actual = one.residuals(tokens, layers), other.residuals(tokens, layers)
     each = [
-        (found[layer].float() - expected[layer].float()).norm(dim=-1) / expected[layer].float().norm(dim=-1)
+        (actual[layer].float() - expected[layer].float()).norm(dim=-1) / expected[layer].float().norm(dim=-1)
         for layer in layers
     ]
     return float(torch.stack(each).max())
 
 
-def _hook(layer: int) -> str:
+def _hook_name(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_pre"

@@ -1,4 +1,4 @@
-"""Language models from the hub, a folder, a .gguf file or our own assets, all through TransformerBridge."""
+"""Loads language models from the hub, a folder, a .gguf file or the assets, through TransformerBridge."""
 
 import logging
 from collections.abc import Iterator
@@ -12,46 +12,70 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sae_sweep.activations.device import lm_dtype
-from sae_sweep.activations.forward import choose_forward, plain_twin
-from sae_sweep.activations.identity import local_path
+from sae_sweep.activations.forward import choose_forward, copy_sharing_weights
 from sae_sweep.activations.model import LanguageModel
-from sae_sweep.activations.tokenizer import LMTokenizer
+from sae_sweep.activations.model_files import download, local_path
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line
 
 log = logging.getLogger(__name__)
 
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-
 
 def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool = True) -> LanguageModel:
-    """Load a model, frozen and in inference mode, in the dtype that `model.dtype` asks for.
+    """Load a model for inference, with frozen weights, in the dtype that `model.dtype` names.
 
     Args:
-        model: which.
-        device: where to.
-        fast: take fused attention where a probe finds it equal; False keeps the bridge's eager one.
+        model: its path, revision and dtype.
+        device: where its weights are placed.
+        fast: use fused attention if a probe finds it equal; False keeps the bridge's eager attention.
 
     Raises:
-        SaeSweepError: if it cannot be found, read, or run by TransformerBridge; or the hub cannot be reached.
+        SaeSweepError: if it cannot be found, read or run by TransformerBridge, or the hub cannot be reached.
     """
     dtype = lm_dtype(model.dtype, device)
-    path = local_path(model) or _fetch(model)
-    with _quiet(), _explained(model):
+    path = local_path(model) or download(model)
+    with _quiet(), _load_errors(model):
         tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
         network.eval().requires_grad_(False).to(device)
-        twin = plain_twin(network) if fast else None
+        unbridged = copy_sharing_weights(network) if fast else None
         bridge = TransformerBridge.boot_transformers(
             str(path), hf_model=network, tokenizer=tokenizer, device=device, dtype=dtype
         )
         bridge.eval().requires_grad_(False)
-        words = LMTokenizer(tokenizer, model.path)
-        forward = choose_forward(bridge, twin, words, dtype)
-    loaded = LanguageModel(forward, bridge.cfg, words, model.label, device, dtype)
+        lm_tokenizer = LMTokenizer(tokenizer, model.path)
+        forward = choose_forward(bridge, unbridged, lm_tokenizer, dtype)
+    loaded = LanguageModel(forward, bridge.cfg, lm_tokenizer, model.label, device, dtype)
     log.info(
         "%s: %d layers of %d in %s on %s, %s attention",
         *(model.label, loaded.n_layers, loaded.d_model, dtype, device, loaded.attention),
     )
     return loaded
+
+
+class LMTokenizer:
+    """A Hugging Face tokenizer as a `sae_sweep.text.TextTokenizer`."""
+
+    def __init__(self, tokenizer: Any, model: str) -> None:
+        """Wrap a fast tokenizer of transformers.
+
+        Raises:
+            SaeSweepError: if it has no end-of-text token, or is not a fast one.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None or tokenizer.eos_token_id is None:
+            lack = "tokenizer.json" if backend is None else "end-of-text token"
+            raise SaeSweepError(f"the tokenizer of {model} has no {lack}: choose another model")
+        # "<|endoftext|>" in a document is tokenised as characters, not as the special token
+        backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+        self.eot_id: int = tokenizer.eos_token_id
+        self.bos_id: int = self.eot_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        self.special_ids = frozenset({self.bos_id, self.eot_id, *tokenizer.all_special_ids})
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise texts on all cores; special tokens are neither added nor recognised in the text."""
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -69,44 +93,20 @@ def _load_file(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     return tokenizer, AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **where)
 
 
-def _fetch(model: ModelConfig) -> Path:
-    """Return the folder of a hub model, downloading what is not in the hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    revision = model.revision or "main"
-    try:
-        folder = Path(snapshot_download(model.path, revision=revision, allow_patterns=_FILES))
-        if not any(folder.glob("*.safetensors")):
-            snapshot_download(model.path, revision=revision, allow_patterns=["*.bin"])
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise SaeSweepError(
-            f"model.path={model.path}: no such file or folder here, and no such model on the hub "
-            f"(revision {revision}) that is open to you"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise SaeSweepError(
-            f"cannot get {model.path} from the Hugging Face hub ({first_line(error)}). Offline, use "
-            "model=gpt2-pico, which is bundled, or model.path=FOLDER; or fill the hub's cache while online: "
-            f"hf download {model.path} --revision {revision}"
-        ) from error
-    return folder
-
-
 @contextmanager
-def _explained(model: ModelConfig) -> Iterator[None]:
-    """Tell in one line what the libraries say about a damaged or unknown model."""
+def _load_errors(model: ModelConfig) -> Iterator[None]:
+    """Raise a library's error about a damaged or unknown model as a one-line SaeSweepError."""
     try:
         yield
     except SaeSweepError:
         raise
-    except Exception as error:  # each format and library has its own way to say that a file is damaged
+    except Exception as error:  # each format and library reports a damaged file in its own way
         raise SaeSweepError(f"cannot load model.path={model.path}: {first_line(error)}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of single tensors."""
+    """Hide the progress bars of transformers, which count single tensors."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

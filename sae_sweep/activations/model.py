@@ -1,4 +1,4 @@
-"""A language model whose residual stream can be read and replaced."""
+"""The loaded language model: its residuals, and its losses with a residual replaced."""
 
 import time
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from sae_sweep.activations.forward import Forward, Patch, Replace
-from sae_sweep.activations.tokenizer import LMTokenizer
 from sae_sweep.config import ConfigError
+from sae_sweep.text.packing import TextTokenizer
 
 _LOGITS_AT_ONCE = 2**27
-"""Logits held at a time, in numbers: half a GB of float32."""
+"""Largest number of logits in memory together: half a GB in float32."""
 
 
 class LanguageModel:
-    """A loaded model; residuals are those of the original model, neither folded nor centred."""
+    """A loaded model; its residuals are those of the original weights, neither folded nor centred."""
 
     def __init__(
         self,
         forward: Forward,
-        shape: Any,
-        tokenizer: LMTokenizer,
+        bridge_config: Any,
+        tokenizer: TextTokenizer,
         name: str,
         device: torch.device,
         dtype: torch.dtype,
@@ -32,35 +32,35 @@ class LanguageModel:
         """Wrap a loaded model.
 
         Args:
-            forward: how it is run.
-            shape: the config of its TransformerBridge.
-            tokenizer: its own.
-            name: what messages call it.
-            device: where it lies.
-            dtype: of its arithmetic.
+            forward: runs it.
+            bridge_config: config of its TransformerBridge, which has its dimensions.
+            tokenizer: its tokenizer.
+            name: its name in messages.
+            device: device of its weights.
+            dtype: dtype of its arithmetic.
         """
         self._forward = forward
         self.tokenizer = tokenizer
         self.name = name
         self.device = device
         self.dtype = dtype
-        self.d_model: int = shape.d_model
-        self.n_layers: int = shape.n_layers
-        self.n_ctx: int = shape.n_ctx
+        self.d_model: int = bridge_config.d_model
+        self.n_layers: int = bridge_config.n_layers
+        self.n_ctx: int = bridge_config.n_ctx
         """Longest sequence, in tokens."""
-        self._vocabulary: int = shape.d_vocab
+        self._vocabulary: int = bridge_config.d_vocab
         self.tokens_read = 0
-        """Tokens that `residuals` has read."""
+        """Tokens that `residuals` has processed."""
         self.seconds = 0.0
-        """What that took, as the host sees it: on a GPU, which works on by itself, a lower bound."""
+        """Seconds spent in `residuals` on the host; a lower bound on a GPU, which runs asynchronously."""
 
     @property
     def attention(self) -> str:
-        """eager or sdpa, found when it was loaded: other bits, equal but for rounding."""
+        """eager or sdpa, chosen at loading; the two differ by rounding."""
         return self._forward.attention
 
     def check(self, layers: Sequence[int], seq_len: int) -> None:
-        """Raise ConfigError, naming what is possible, if a layer or the sequence length is not."""
+        """Raise ConfigError, with the valid values, if the model lacks a layer or reads no such length."""
         problems = [
             f"layer={layer}: {self.name} has layers 0 to {self.n_layers - 1}"
             for layer in layers
@@ -75,13 +75,13 @@ class LanguageModel:
     def residuals(
         self, tokens: Int[Tensor, "b s"], layers: Sequence[int]
     ) -> dict[int, Float[Tensor, "b s d_model"]]:
-        """Return `resid_pre` of each layer, in one pass that goes no further than the last of them."""
+        """Return `resid_pre` of each layer, from one pass that stops at the last of them."""
         self.check(layers, tokens.shape[1])
         began = time.perf_counter()
-        found = self._forward.residuals(tokens.to(self.device), layers)
+        residuals = self._forward.residuals(tokens.to(self.device), layers)
         self.tokens_read += tokens.numel()
         self.seconds += time.perf_counter() - began
-        return {layer: found[layer] for layer in layers}
+        return {layer: residuals[layer] for layer in layers}
 
     @torch.no_grad()
     def losses(
@@ -94,11 +94,11 @@ class LanguageModel:
         """Return the cross-entropy of each next token, in nats and float32.
 
         Args:
-            tokens: the sequences; a large batch is run in parts, which bounds the memory of the logits.
-            layer: whose `resid_pre` is replaced.
-            replace: what it is replaced by, from the residual of the sequences in hand; None: nothing is.
-            residual: the layer's `resid_pre`, from an earlier pass over the same batch: where the model can,
-                the pass begins there, with the same result.
+            tokens: sequences; a large batch is run in parts to limit the memory of the logits.
+            layer: layer whose `resid_pre` is replaced.
+            replace: computes the replacement from the residual of each part; None replaces nothing.
+            residual: that `resid_pre` from an earlier pass over the same batch; if the model allows it, this
+                pass begins there, with the same result.
         """
         patch = None
         if replace is not None:

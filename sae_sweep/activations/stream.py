@@ -1,4 +1,4 @@
-"""The stream of activation batches: sequences through the language model, shuffled in a buffer."""
+"""The activation stream: runs sequences through the language model and shuffles the residuals in a buffer."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,30 +9,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_sweep.activations.device import lm_dtype
-from sae_sweep.activations.mask import token_mask
+from sae_sweep.activations.device import dtype_name, lm_dtype
 from sae_sweep.activations.model import LanguageModel
-from sae_sweep.config import Config, SaeSweepError
-from sae_sweep.text.packing import Tokens
-from sae_sweep.text.stream import SequenceStream
+from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.text.packing import Tokens, token_mask
+from sae_sweep.text.sequences import TrainingSequences
 
 
-class Batch(NamedTuple):
-    """What every SAE of a step learns from."""
+class ActivationBatch(NamedTuple):
+    """SAE inputs of one training step, the same tokens for every layer."""
 
     activations: dict[int, Float[Tensor, "batch d_in"]]
-    """Raw residuals of each layer, of the same tokens in all: float32, rounded to the activation dtype."""
+    """Raw residuals by layer: float32, rounded to the activation dtype."""
     step: int
-    """From 0."""
+    """Index of the batch in the stream, from 0."""
     tokens: Int[Tensor, " batch"]
-    """The token that each row was read at."""
+    """Token id at which each row was computed."""
 
 
 class BadActivationsError(SaeSweepError):
-    """A layer's activations cannot be trained on: NaN or inf, or too large for the activation dtype.
+    """A layer's activations cannot be trained on: NaN, inf, or too large for the activation dtype.
 
-    The stream stays before that step, and its position means the same for other layers: their runs can go on
-    with a stream of those layers, restored to it.
+    The stream stays before that step. Runs of other layers can continue with a stream of their layers that is
+    restored to its position.
     """
 
     def __init__(self, message: str, layer: int, step: int) -> None:
@@ -42,43 +41,38 @@ class BadActivationsError(SaeSweepError):
 
 
 def bad_activations(layer: int, step: int, problem: str) -> BadActivationsError:
-    """The error that a stream raises when it comes to a bad batch."""
+    """Return the error that a stream raises at a batch with bad values."""
     return BadActivationsError(f"layer {layer}, step {step}: {problem}", layer=layer, step=step)
 
 
 class Buffer(NamedTuple):
-    """What was computed together and is shuffled together."""
+    """Activations that are computed together and shuffled together."""
 
     rows: dict[int, Float[Tensor, "n d_in"]]
-    """Of each layer in the activation dtype; n is the number of unmasked tokens."""
+    """Unmasked residuals by layer, in text order and in the activation dtype."""
     tokens: Int[Tensor, " n"]
-    order: Int[Tensor, " n"]
-    """The seeded permutation of the rows."""
+    """Token id of each row."""
+    order: Int[Tensor, "steps batch"]
+    """Row indices of each batch: a seeded permutation, without the rows that do not fill a batch."""
     bad: dict[int, tuple[int, str]]
-    """Of each layer with a bad value: the first batch of this buffer that holds one, and what is wrong."""
-    size: int
-    """Rows a batch."""
+    """First batch with a bad value, and the problem with it, for each layer that has one."""
 
     @property
     def steps(self) -> int:
-        """Full batches; the rows left over are dropped."""
-        return len(self.order) // self.size
-
-    def chosen(self, first: int, last: int) -> Int[Tensor, " chosen"]:
-        """The rows of the batches from `first` up to `last`."""
-        return self.order[first * self.size : last * self.size]
+        """Number of batches."""
+        return len(self.order)
 
 
 class ActivationStream:
-    """Endless full batches; the one at step n is a function of the config and n alone.
+    """Endless full batches; the batch at step n is a function of the config and n alone.
 
-    Whole sequences are gathered up to about `activations.buffer_tokens`, run through the language model as
-    far as the last layer, masked, and shuffled by (shuffle_seed, number of the buffer); what does not fill a
-    batch at the end of a buffer is dropped. Neither the layers nor the budget of a run change the order.
+    About `activations.buffer_tokens` tokens in whole sequences are run through the language model up to the
+    last layer, masked, and shuffled with a seed from (shuffle_seed, buffer number). Rows that do not fill a
+    batch at the end of a buffer are dropped. Layers and budget of a run do not change the order.
     """
 
     def __init__(
-        self, lm: LanguageModel, sequences: SequenceStream, config: Config, layers: Sequence[int]
+        self, lm: LanguageModel, sequences: TrainingSequences, config: RunConfig, layers: Sequence[int]
     ) -> None:
         lm.check(layers, config.packing.seq_len)
         self._lm = lm
@@ -86,116 +80,116 @@ class ActivationStream:
         self._config = config
         self._layers = sorted(set(layers))
         self.dtype = activation_dtype(config, lm)
-        """What activations are rounded to."""
+        """Activations are rounded to this dtype."""
         self._seed = config.data_seed if config.shuffle_seed is None else config.shuffle_seed
         self._buffer_sequences = max(
             config.activations.buffer_tokens // config.packing.seq_len,
-            math.ceil(
-                2 * config.batch / (config.packing.seq_len - 1)
-            ),  # at least a batch, special tokens aside
+            math.ceil(2 * config.batch / (config.packing.seq_len - 1)),  # a batch, even if half is masked
         )
         self._step = self._number = self._batch = 0
         self._start = sequences.position()
-        self._at_start = True  # the sequences stand where the buffer starts
+        self._at_start = True  # the sequences are at the start of the buffer
         self._buffer: Buffer | None = None
 
     @property
     def epochs(self) -> float:
-        """Times the training text has been read, as far as the current buffer."""
+        """Times the training text has been read, up to the end of the current buffer."""
         return self._sequences.epochs
 
     @property
     def buffer_steps(self) -> int:
-        """Steps that a buffer holds at most."""
+        """Largest number of steps per buffer."""
         return max(1, self._buffer_sequences * self._config.packing.seq_len // self._config.batch)
 
     def position(self) -> dict[str, Any]:
-        """Return the step that comes next and where its buffer starts, as plain JSON values."""
+        """Return the next step and the start of its buffer as JSON values."""
         return {"step": self._step, "buffer": self._number, "batch": self._batch, "sequences": self._start}
 
     def restore(self, position: dict[str, Any]) -> None:
-        """Go to a position; the buffer that it lies in is computed again when the next batch is asked for."""
+        """Go to a position; its buffer is computed again when the next batch is requested."""
         self._step, self._number, self._batch = position["step"], position["buffer"], position["batch"]
         self._start = position["sequences"]
         self._at_start, self._buffer = False, None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ActivationBatch]:
         return self
 
-    def __next__(self) -> Batch:
-        """Return the next batch; StopIteration where a text with `exhausted=stop` ends.
+    def __next__(self) -> ActivationBatch:
+        """Return the next batch; StopIteration at the end of a text with `exhausted=stop`.
 
         Raises:
             BadActivationsError: if the batch holds NaN, inf, or a value too large for the activation dtype.
-            SaeSweepError: if a buffer does not hold a batch, or the text fails.
+            SaeSweepError: if a buffer does not fill a batch, or the text cannot be read.
         """
-        buffer = self._buffer or self._fill()
+        buffer = self._buffer or self._compute_buffer()
         if self._batch == buffer.steps:
-            del buffer  # its memory is needed for the next
-            self._go_behind()
-            buffer = self._fill()
+            del buffer  # the next one needs its memory
+            self._advance()
+            buffer = self._compute_buffer()
         self._buffer = buffer
         for layer, (bad, problem) in buffer.bad.items():
             if bad == self._batch:
                 raise bad_activations(layer, self._step, problem)
-        chosen = buffer.chosen(self._batch, self._batch + 1)
-        activations = {layer: rows[chosen].float() for layer, rows in buffer.rows.items()}
-        batch = Batch(activations, self._step, buffer.tokens[chosen])
+        rows = buffer.order[self._batch]
+        activations = {layer: residuals[rows].float() for layer, residuals in buffer.rows.items()}
+        batch = ActivationBatch(activations, self._step, buffer.tokens[rows])
         self._step += 1
         self._batch += 1
         return batch
 
-    def take_buffer(self) -> Buffer | None:
-        """Return the buffer at whose start the stream stands, and go behind it; None where the text ends.
+    def next_buffer(self) -> Buffer | None:
+        """Return the whole buffer that starts at the current position; None at the end of the text.
 
         Raises:
-            SaeSweepError: if it does not hold a batch, or the text fails.
+            SaeSweepError: if it does not fill a batch, or the text cannot be read.
         """
         if self._batch:
             raise ValueError(f"the stream stands at batch {self._batch} of a buffer, not at its start")
         try:
-            buffer = self._fill()
+            buffer = self._compute_buffer()
         except StopIteration:
             return None
         self._step += buffer.steps
-        self._go_behind()
+        self._advance()
         return buffer
 
-    def _go_behind(self) -> None:
-        """Stand at the start of the next buffer: the sequences do so already."""
+    def _advance(self) -> None:
+        """Move to the start of the next buffer, where the sequences already are."""
         self._number, self._batch = self._number + 1, 0
         self._start, self._at_start = self._sequences.position(), True
         self._buffer = None
 
-    def _fill(self) -> Buffer:
+    def _compute_buffer(self) -> Buffer:
+        """Compute the current buffer; StopIteration if the text ends before it fills a batch."""
         if not self._at_start:
             self._sequences.restore(self._start)
         self._at_start = False
         tokens = self._sequences.read(self._buffer_sequences)
-        mask = token_mask(tokens, self._sequences.special_ids, self._config.packing)
-        count = int(mask.sum())
-        if len(tokens) < self._buffer_sequences and count < self._config.batch:
+        mask = token_mask(tokens, self._lm.tokenizer.special_ids, self._config.packing)
+        count, size = int(mask.sum()), self._config.batch
+        if len(tokens) < self._buffer_sequences and count < size:
             raise StopIteration
-        if count < self._config.batch:
+        if count < size:
             raise SaeSweepError(
-                f"activations.buffer_tokens={self._config.activations.buffer_tokens}: {count} of them are no "
-                f"special tokens, fewer than batch={self._config.batch}: raise it"
+                f"activations.buffer_tokens={self._config.activations.buffer_tokens}: {count} of them are "
+                f"not special tokens, fewer than batch={size}: raise it"
             )
         generator = torch.Generator().manual_seed(_mix(self._seed, self._number))
-        order = torch.randperm(count, generator=generator)
-        rows, broken = self._activations(tokens, mask, count)
-        bad = {layer: found for layer in rows if (found := self._first_bad(order, broken[layer])) is not None}
+        order = torch.randperm(count, generator=generator)[: count // size * size].view(-1, size)
+        rows, bad_rows = self._run_lm(tokens, mask, count)
+        first_bad = {layer: self._first_bad(order, bad_rows[layer]) for layer in rows}
+        bad = {layer: found for layer, found in first_bad.items() if found is not None}
         ids = torch.from_numpy(tokens[mask].astype(np.int32))
         device = self._lm.device
-        return Buffer(rows, ids.to(device), order.to(device), bad, self._config.batch)
+        return Buffer(rows, ids.to(device), order.to(device), bad)
 
-    def _activations(
+    def _run_lm(
         self, tokens: Tokens, mask: np.ndarray, count: int
     ) -> tuple[dict[int, Tensor], dict[int, dict[int, float]]]:
-        """Run the language model; return each layer's unmasked rows, and the largest value of bad ones."""
+        """Return the unmasked rows by layer, and by layer the largest absolute value of each bad row."""
         shape = (count, self._lm.d_model)
         rows = {layer: torch.empty(shape, dtype=self.dtype, device=self._lm.device) for layer in self._layers}
-        broken: dict[int, dict[int, float]] = {layer: {} for layer in self._layers}
+        bad: dict[int, dict[int, float]] = {layer: {} for layer in self._layers}
         done, step = 0, self._config.activations.lm_batch
         for first in range(0, len(tokens), step):
             part = torch.from_numpy(tokens[first : first + step]).long()
@@ -205,31 +199,33 @@ class ActivationStream:
                 rounded = rows[layer][done : done + len(raw)].copy_(raw)
                 finite = torch.isfinite(rounded).all(dim=1)
                 for row in (~finite).nonzero().flatten().tolist():
-                    broken[layer][done + row] = raw[row].abs().max().item()
+                    bad[layer][done + row] = raw[row].abs().max().item()
             done += int(mask[first : first + step].sum())
-        return rows, broken
+        return rows, bad
 
-    def _first_bad(self, order: Tensor, broken: dict[int, float]) -> tuple[int, str] | None:
-        """Return the first batch with a bad row, and what is wrong with it."""
-        if not broken:
+    def _first_bad(
+        self, order: Int[Tensor, "steps batch"], bad_rows: dict[int, float]
+    ) -> tuple[int, str] | None:
+        """Return the first batch with a bad row, and the problem with it; None if no batch has one."""
+        if not bad_rows:
             return None
-        rows = torch.tensor(sorted(broken))
-        place = int(torch.isin(order, rows).nonzero()[0])
-        value = broken[int(order[place])]
-        kind = str(self.dtype).removeprefix("torch.")
+        found = torch.isin(order, torch.tensor(sorted(bad_rows))).nonzero().tolist()
+        if not found:
+            return None
+        batch, place = found[0]
+        value = bad_rows[int(order[batch, place])]
+        kind = dtype_name(self.dtype)
         if math.isfinite(value):
-            problem = f"activation {value:g} overflows {kind}: set activations.dtype=float32 or bfloat16"
-        else:
-            problem = "NaN or inf in the activations: try model.dtype=float32, or another model"
-        return place // self._config.batch, problem
+            return batch, f"activation {value:g} overflows {kind}: set activations.dtype=float32 or bfloat16"
+        return batch, "NaN or inf in the activations: try model.dtype=float32, or another model"
 
 
-def activation_dtype(config: Config, lm: LanguageModel) -> torch.dtype:
-    """What `activations.dtype` means for a loaded model."""
+def activation_dtype(config: RunConfig, lm: LanguageModel) -> torch.dtype:
+    """Return the dtype that `activations.dtype` means; auto is the language model's."""
     wanted = config.activations.dtype
     return lm.dtype if wanted == "auto" else lm_dtype(wanted, lm.device)
 
 
 def _mix(seed: int, number: int) -> int:
-    """One seed of 63 bits from two numbers."""
+    """Combine two numbers into one seed of 63 bits."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""Matching of dictionaries, evaluation on held-out text, comparison of many SAEs; torch alone is enough."""
+"""Matching of dictionaries, evaluation on held-out text, comparison of many SAEs; torch is all it needs."""
 
 from sae_sweep.analysis.bootstrap import bootstrap_interval, bootstrap_means
 from sae_sweep.analysis.comparison import Comparison, compare

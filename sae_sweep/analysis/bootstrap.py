@@ -15,8 +15,8 @@ def bootstrap_means(
 ) -> Float[Tensor, "resamples columns"]:
     """Means of every column over features drawn with replacement; one draw serves all columns.
 
-    Columns are several measurements of the same features, so what they share stays shared: averages and
-    differences of columns keep the right spread.
+    Columns are several measurements of the same features. They share the draws and so stay correlated:
+    averages and differences of columns have the right spread.
     """
     n = len(values)
     if n == 0:
@@ -31,7 +31,7 @@ def bootstrap_means(
 
 
 def _draws(n: int, rows: int, generator: torch.Generator) -> Float[Tensor, "rows n"]:
-    """How often each of n features is drawn, n times with replacement, in each of `rows` resamples."""
+    """Counts of each feature among n draws with replacement, one row per resample."""
     chosen = torch.randint(n, (rows, n), generator=generator)
     return torch.zeros(rows, n).scatter_add_(1, chosen, torch.ones(1).expand(rows, n))
 
@@ -39,15 +39,15 @@ def _draws(n: int, rows: int, generator: torch.Generator) -> Float[Tensor, "rows
 def bootstrap_interval(
     values: Float[Tensor, " n"], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `values`, one value a feature.
+    """95 % percentile interval of the mean of `values`, one value per feature.
 
-    It says how much the mean owes to which features the dictionary happens to have; it does not cover
-    what another training run of the same SAE would give. Where all values are equal its width is 0.
+    It covers the choice of features, not what another training run of the same SAE would give. If all
+    values are equal, its width is 0.
     """
     return percentile_interval(bootstrap_means(values[:, None], seed=seed, resamples=resamples)[:, 0])
 
 
 def percentile_interval(resampled: Float[Tensor, " resamples"]) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile."""
+    """2.5th and 97.5th percentile."""
     low, high = torch.quantile(resampled.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

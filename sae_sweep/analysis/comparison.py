@@ -1,8 +1,8 @@
-"""Every SAE of a sweep against every other.
+"""Comparison of every SAE of a sweep with every other.
 
 Intervals are 95 % percentile bootstraps over features: the features of each SAE are redrawn once per
-resample, and that one draw serves every pair the SAE is in, so that pairs sharing an SAE stay correlated.
-They describe these SAEs; the spread between training runs shows in the range over pairs, not in them.
+resample, and all its pairs use this draw, so that pairs that share an SAE stay correlated. The intervals
+describe these SAEs; how much training runs differ shows in the range over pairs.
 """
 
 from collections import Counter
@@ -39,15 +39,15 @@ class Comparison:
     keys: tuple[Mapping[str, Any], ...]
     """Swept keys of each SAE."""
     rows: tuple[PairRow, ...]
-    """One for every pair with equal d_in, in the order of `names`."""
+    """One per pair with equal d_in, in the order of `names`."""
     ratios: Float[np.ndarray, "k k"]
     """[i, j]: share of the features of SAE i that have a match in SAE j; NaN where they were not compared."""
     summaries: tuple[KeySummary, ...]
-    """One for each key that alone tells some pairs apart, the one that moves features most first."""
+    """One per key that is the only difference of some pairs; the key that moves features most comes first."""
     contrasts: tuple[KeyContrast, ...]
-    """Every two of those keys against each other."""
+    """One for every two of those keys."""
     histogram: tuple[int, ...]
-    """Top-1 cosines of all pairs, both directions, between `COSINE_EDGES`."""
+    """Counts of the top-1 cosines of all pairs, both directions, between `COSINE_EDGES`."""
     threshold: float
     undertrained_above: float
 
@@ -66,8 +66,8 @@ def compare(
         entries: the trained SAEs.
         config: thresholds.
         device: where the cosines are computed; by default where the decoders are.
-        seed: of the bootstrap.
-        progress: called with (pairs done, pairs in all).
+        seed: seed of the bootstrap.
+        progress: called with (pairs done, pairs in total).
 
     Raises:
         SaeSweepError: if two entries share a name, or a decoder cannot be compared.

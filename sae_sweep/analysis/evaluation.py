@@ -1,9 +1,9 @@
-"""What an SAE keeps of a language model, measured on held-out text.
+"""Evaluation of an SAE on held-out text: reconstruction, features, and the language model's loss.
 
-One policy for special tokens: a masked position keeps its original activation when the residual stream is
-patched, and is left out of every average. The loss of predicting the next token from position t counts if
-and only if t is unmasked; whether the token to be predicted is special plays no part. The last position of
-a sequence predicts nothing, so it counts in every average but those of the loss.
+Special tokens are treated alike everywhere: a masked position keeps its original activation when the
+residual stream is patched, and is left out of every average. The next-token loss at position t counts if
+and only if t is unmasked, whether or not the next token is special. The last position of a sequence
+predicts nothing, so it counts in every average except those of the loss.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from sae_sweep.analysis.statistics import FeatureStatistics, Histogram, Reconstr
 from sae_sweep.config import KEPT_RESIDUALS_BYTES, EvaluationConfig, SaeSweepError
 
 _BATCH_TOKENS = 2048
-"""LM positions a batch: their logits are the largest tensor (400 MB at GPT-2's vocabulary)."""
+"""LM positions per batch: their logits are the largest tensor (400 MB at GPT-2's vocabulary)."""
 
 
 class NormalisedInput(Protocol):
-    """A batch in SAE-input space, with the way back."""
+    """A batch in SAE-input space, and how to undo the normalisation."""
 
     @property
     def x(self) -> Tensor: ...
@@ -32,7 +32,7 @@ class NormalisedInput(Protocol):
 
 
 class Autoencoder(Protocol):
-    """What the evaluation asks of an SAE."""
+    """The part of an SAE that the evaluation uses."""
 
     @property
     def W_dec(self) -> Tensor: ...  # noqa: N802  (the field's own name)
@@ -49,7 +49,7 @@ class Autoencoder(Protocol):
 
 
 class LanguageModelLosses(Protocol):
-    """What the evaluation asks of a language model."""
+    """The part of a language model that the evaluation uses."""
 
     def losses(
         self,
@@ -60,23 +60,23 @@ class LanguageModelLosses(Protocol):
     ) -> Tensor:
         """Next-token cross-entropy [b, s - 1] with the residual [b, s, d] of `layer` replaced.
 
-        `replace` may be called several times, for consecutive parts of the batch. The residual is handed in
-        where an earlier pass over the same batch has shown it.
+        `replace` may be called several times, for consecutive parts of the batch. `residual` is given if an
+        earlier pass over the same batch has computed it.
         """
         ...
 
 
 class Baselines(NamedTuple):
-    """What the language model does without the SAE: the same for every SAE at one hook."""
+    """Losses of the language model without an SAE, the same for every SAE at one hook."""
 
     ce_clean: float
     """Mean next-token cross-entropy in nats."""
     ce_zero: float
-    """The same with the unmasked residuals set to 0."""
+    """Mean cross-entropy with the unmasked residuals set to 0."""
     ce_mean: float
-    """The same with the unmasked residuals set to their mean over all unmasked held-out tokens."""
+    """Mean cross-entropy with the unmasked residuals set to their mean."""
     residuals: Float[Tensor, "n seq d_model"] | None = None
-    """Of the untouched model; None at layer 0, above 1 GiB, and once they are let go."""
+    """Residuals of the untouched model; None at layer 0, above 1 GiB, and after they are freed."""
 
 
 @dataclass(frozen=True)
@@ -94,26 +94,26 @@ class Evaluation:
     explained_variance, ..._zero_latents: R² pooled over tokens in SAE-input space, and what the SAE's bias
         explains with every latent at 0.
     explained_variance_raw, ..._raw_zero_latents: the same on raw residuals, where a few massive tokens
-        hold most of the variance, and the normalisation's mean and scale, handed past the latents, explain
+        hold most of the variance and the normalisation's mean and scale, which bypass the latents, explain
         much of it.
     mse, mse_sum: squared error in SAE-input space, averaged and summed over d_in. mse_raw, mse_raw_sum: raw.
-    cosine, cosine_raw: of input and reconstruction.
-    l0, l1: of the latents in inference mode.
-    alive, dead, dense, ultra_rare: numbers of features that fire, that never do, on more than
-        `evaluation.dense` of the tokens, and on fewer than `evaluation.ultra_rare` but some.
-    density_floor: 1 / tokens, the smallest density that can be seen; above `evaluation.ultra_rare` no
-        feature can count as ultra-rare.
+    cosine, cosine_raw: cosine of input and reconstruction.
+    l0, l1: norms of the latents in inference mode.
+    alive, dead, dense, ultra_rare: numbers of features that fire, that never fire, whose density is above
+        `evaluation.dense`, and whose density is above 0 but below `evaluation.ultra_rare`.
+    density_floor: 1 / tokens, the smallest density that can be measured; if it is above
+        `evaluation.ultra_rare`, no feature counts as ultra-rare.
     tokens: unmasked held-out tokens.
     """
     densities: Float[Tensor, " d_sae"]
     """Share of tokens on which each feature fires."""
     mean_activations: Float[Tensor, " d_sae"]
-    """Mean activation of each feature where it fires; 0 for dead ones."""
+    """Mean activation of each feature over the tokens on which it fires; 0 for dead ones."""
     max_activations: Float[Tensor, " d_sae"]
     density_histogram: Histogram
-    """Features over log10(density); the first bin, below the floor of 1 / tokens, holds the dead ones."""
+    """Histogram of log10(density); the first bin, below the floor of 1 / tokens, holds the dead features."""
     activation_histogram: Histogram
-    """Non-zero activations, in log-spaced bins."""
+    """Histogram of non-zero activations, in log-spaced bins."""
 
     @property
     def tokens(self) -> int:
@@ -133,10 +133,10 @@ def evaluate(
     """Evaluate an SAE, in inference mode, with one pass of the language model over held-out text.
 
     Args:
-        sae: on the device where everything is computed.
-        lm: on the same device.
+        sae: the SAE; everything is computed on its device.
+        lm: the language model, on the same device.
         tokens: packed held-out sequences.
-        layer: whose residual stream the SAE was trained on.
+        layer: the layer whose residual stream the SAE was trained on.
         mask: True where a position counts, False at special tokens.
         config: thresholds for dense and ultra-rare features.
         baselines: from `language_model_baselines`, shared by all SAEs at this hook; computed (three more
@@ -182,14 +182,14 @@ def language_model_baselines(
 ) -> Baselines:
     """Losses of the untouched model and of both ablations: three passes, shared by all SAEs at this hook.
 
-    The first keeps the residuals, so that the others, and those of the SAEs, can begin at the hook.
+    The first pass keeps the residuals, so that the others, and those of the SAEs, can start at the hook.
     """
     _check_tokens(tokens, mask)
     total: list[Tensor] = []
     residuals: Tensor | None = None
     done = 0
 
-    def watch(x: Tensor, keep: Tensor) -> Tensor:
+    def record(x: Tensor, keep: Tensor) -> Tensor:
         nonlocal residuals, done
         total.append(x[keep].cpu().double().sum(0))
         if not done and layer and tokens.size * x.shape[-1] * x.element_size() <= KEPT_RESIDUALS_BYTES:
@@ -199,7 +199,7 @@ def language_model_baselines(
         done += len(x)
         return x
 
-    clean = _mean_loss(lm, tokens, layer, mask, device, watch)
+    clean = _mean_loss(lm, tokens, layer, mask, device, record)
     mean = (torch.stack(total).sum(0) / int(mask.sum())).to(device, torch.float32)
 
     def ablated(value: Tensor) -> float:
@@ -217,7 +217,7 @@ def _mean_loss(
     replace: Callable[[Tensor, Tensor], Tensor],
     residuals: Tensor | None = None,
 ) -> float:
-    """Mean of the losses that count, in float64; `replace` gets the residuals and where to patch them."""
+    """Mean loss over unmasked positions, in float64; `replace` gets the residuals and their mask."""
     total, count = 0.0, 0
     size = max(1, _BATCH_TOKENS // tokens.shape[1])
     with torch.no_grad():
@@ -235,7 +235,7 @@ def _mean_loss(
 def _in_parts(
     replace: Callable[[Tensor, Tensor], Tensor], keep: Bool[Tensor, "b s"]
 ) -> Callable[[Tensor], Tensor]:
-    """Hand `replace` the mask of the sequences in hand: the LM may run a batch in consecutive parts."""
+    """Pass `replace` the mask of the sequences it gets: the LM may run a batch in consecutive parts."""
     done = 0
 
     def patch(x: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ def _in_parts(
 
 
 def _patch(x: Float[Tensor, "b s d"], keep: Bool[Tensor, "b s"], values: Tensor) -> Float[Tensor, "b s d"]:
-    """Put `values` ([kept, d], or one [d] for all) at the kept positions; the others stay as they are."""
+    """x with `values` ([kept, d], or one [d] for all) at the positions in `keep`."""
     patched = x.clone()
     patched[keep] = values.to(x.dtype)
     return patched
@@ -261,16 +261,16 @@ def _reconstruct(
     normalised: ReconstructionError,
     raw: ReconstructionError,
 ) -> Float[Tensor, "tokens d_in"]:
-    """The raw reconstruction of raw residuals; what is seen on the way is accumulated."""
+    """Reconstruct raw residuals, and add the batch to the three accumulators."""
     if len(x) == 0:
         return x
-    entered, latents = sae.normalise(x), sae.encode(x)
+    inputs, latents = sae.normalise(x), sae.encode(x)
     out = sae.decode_normalised(latents)
     out_of_zero = sae.decode_normalised(torch.zeros_like(latents[:1])).expand_as(out)
-    x_hat = entered.undo(out)
+    x_hat = inputs.undo(out)
     features.update(latents)
-    normalised.update(entered.x, out, out_of_zero)
-    raw.update(x, x_hat, entered.undo(out_of_zero))
+    normalised.update(inputs.x, out, out_of_zero)
+    raw.update(x, x_hat, inputs.undo(out_of_zero))
     return x_hat
 
 
@@ -325,7 +325,7 @@ def _check_tokens(tokens: np.ndarray, mask: np.ndarray) -> None:
 
 
 def _check_finite(metrics: dict[str, float], layer: int) -> None:
-    """Undefined ratios are NaN and allowed; sums that are not finite mean broken weights or activations."""
+    """Refuse sums that are not finite: weights or activations are broken. Undefined ratios may be NaN."""
     sums = ("ce_clean", "ce_sae", "ce_zero", "ce_mean", "mse", "mse_raw", "l1")
     broken = [name for name in sums if not np.isfinite(metrics[name])]
     if broken:

@@ -1,8 +1,8 @@
-"""How much of one dictionary is found in another: top-1 cosine of decoder rows.
+"""Matching of two dictionaries by the top-1 cosine of their decoder rows.
 
-The ratio is the study's: r(B -> A) = mean over features j of B of 1(max_i cos(a_i, b_j) > threshold),
-strictly above, the denominator being B's size. It is not symmetric. "B in A" reads the same way. MMCS is
-the mean of the same maxima (Sharkey et al. 2022), with the signed cosine.
+The ratio is the study's: r(B -> A), or "B in A", is the mean over features j of B of
+1(max_i cos(a_i, b_j) > threshold), strictly above. It is not symmetric. MMCS is the mean of the same
+maxima (Sharkey et al. 2022), with the signed cosine.
 """
 
 from typing import NamedTuple, Protocol
@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.saes import init_seed, initial_decoder
 
 _CHUNK_ELEMENTS = 1 << 24
-"""Cosines held at once: 64 MiB of float32."""
+"""Cosines in memory at once: 64 MiB of float32."""
 
 
 class HasDecoder(Protocol):
@@ -25,7 +26,7 @@ class HasDecoder(Protocol):
 
 
 class MatchResult(NamedTuple):
-    """What two dictionaries have in common. A ratio counts features of the SAE that is named first."""
+    """Result of `match`; `b_in_a` counts features of b, `a_in_b` those of a."""
 
     ratio_b_in_a: float
     """Share of b's features whose best cosine among a's rows is above the threshold: r(b -> a)."""
@@ -43,7 +44,7 @@ class MatchResult(NamedTuple):
     n_b: int
     threshold: float
     live_ratio_b_in_a: float | None = None
-    """The ratio with the dead features of both left out; None without densities, NaN where none lives."""
+    """`ratio_b_in_a` without the dead features of both; None without densities, NaN if all of b are dead."""
     live_ratio_a_in_b: float | None = None
     n_live_a: int | None = None
     n_live_b: int | None = None
@@ -63,7 +64,7 @@ def match(
     """Compare two dictionaries by the cosine of their decoder rows, in both directions.
 
     Args:
-        a: an SAE, or its `W_dec` [n_a, d_in]. Computed on the device it is on.
+        a: an SAE, or its `W_dec` [n_a, d_in]; everything is computed on its device.
         b: likewise, [n_b, d_in].
         threshold: a feature is matched when its best cosine is strictly above this; between 0 and 1.
         densities_a: share of tokens on which each of a's features fires; one of 0 is dead.
@@ -97,18 +98,27 @@ def match(
 def match_to_init(
     decoder: Float[Tensor, "d_sae d_in"], initial: Float[Tensor, "n_init d_in"], threshold: float = 0.7
 ) -> float:
-    """Share of features that lie within `threshold` of some row of the SAE's own initial dictionary.
+    """Share of features whose cosine with some row of the SAE's own initial dictionary is above `threshold`.
 
-    SAEs that start from one dictionary match each other for that reason alone until they have left it, so
-    this number stands beside every comparison.
+    SAEs that start from the same dictionary match for that reason alone until training has moved them away
+    from it, so this number stands beside every comparison.
     """
     return match(initial, decoder, threshold).ratio_b_in_a
 
 
-def unit_rows(rows: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
-    """Rows at length 1, all-zero rows left at 0.
+def match_to_own_start(
+    decoder: Float[Tensor, "d_sae d_in"], config: RunConfig, run_id: str, threshold: float
+) -> float:
+    """`match_to_init` for the dictionary that a run drew from its seed."""
+    d_sae, d_in = decoder.shape
+    start = initial_decoder(d_in, d_sae, init_seed(config, run_id))
+    return match_to_init(decoder.detach().cpu(), start, threshold)
 
-    Scaled by the largest entry first, so that no square over- or underflows.
+
+def unit_rows(rows: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+    """Rows scaled to length 1; all-zero rows stay 0.
+
+    They are divided by their largest entry first, so that no square over- or underflows.
     """
     largest = rows.abs().amax(dim=1, keepdim=True)
     scaled = rows / torch.where(largest > 0, largest, 1)
@@ -121,7 +131,7 @@ def top1_cosines(
 ) -> tuple[Float[Tensor, " n_a"], Float[Tensor, " n_b"]]:
     """Best cosine of every row in the other matrix, both directions from one pass over row chunks.
 
-    Where the other matrix has no rows the best is -1.
+    If the other matrix has no rows, the best cosine is -1.
     """
     best_a = torch.full((len(unit_a),), -1.0, device=unit_a.device)
     best_b = torch.full((len(unit_b),), -1.0, device=unit_b.device)
@@ -136,14 +146,14 @@ def top1_cosines(
 
 
 def share_above(top1: Float[Tensor, " n"], threshold: float) -> float:
-    """Share of features strictly above the threshold; NaN of no features."""
+    """Share of features strictly above the threshold; NaN if there are none."""
     return (top1 > threshold).sum().item() / len(top1) if len(top1) else float("nan")
 
 
 def _top1_with_live(
     unit_a: Tensor, unit_b: Tensor, live_a: Bool[Tensor, " n_a"], live_b: Bool[Tensor, " n_b"]
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Top-1 among all features, and among live ones only, for the cost of one: block by block."""
+    """Top-1 cosines among all features and among live ones; every cosine is computed once."""
     lives_a, lives_b = unit_a[live_a], unit_b[live_b]
     deads_a, deads_b = unit_a[~live_a], unit_b[~live_b]
     live_live_a, live_live_b = top1_cosines(lives_a, lives_b)

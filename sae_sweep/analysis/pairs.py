@@ -1,4 +1,4 @@
-"""Pairs of SAEs: what goes into a comparison, what is kept of each pair, and the row it becomes."""
+"""Pairs of SAEs: the entries of a comparison, what is kept per pair, and its row of results."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,14 +15,14 @@ from sae_sweep.analysis.matching import MatchResult, match
 from sae_sweep.config import MatchingConfig, SaeSweepError
 
 COSINE_EDGES = tuple(round(-1 + i * 0.02, 2) for i in range(101))
-"""Bins of the top-1 cosine histograms; 0.7 is an edge."""
+"""Bin edges of the top-1 cosine histograms; 0.7 is one of them."""
 Pair = tuple[int, int]
-"""Positions of two entries."""
+"""Indices of two entries."""
 
 
 @dataclass(frozen=True)
 class ComparisonEntry:
-    """One trained SAE."""
+    """A trained SAE to be compared."""
 
     name: str
     """The run's name, unique in the comparison."""
@@ -38,7 +38,7 @@ class ComparisonEntry:
 
 @dataclass(frozen=True)
 class PairRow:
-    """Two SAEs. `x_in_y` is the share of x's features that have a match among y's."""
+    """Results for two SAEs; `x_in_y` is the share of x's features that have a match among y's."""
 
     a: str
     b: str
@@ -52,7 +52,7 @@ class PairRow:
     ratio_a_in_b_low: float
     ratio_a_in_b_high: float
     live_ratio_b_in_a: float | None
-    """With the dead features of both left out; None where densities are not known."""
+    """`ratio_b_in_a` without the dead features of both; None if densities are unknown."""
     live_ratio_a_in_b: float | None
     mmcs_a_to_b: float
     """Mean over a's features of the best cosine among b's."""
@@ -68,7 +68,7 @@ class PairRow:
 
 
 class PairStore:
-    """What is kept of each pair: a row's numbers, one bit a feature, and a histogram; never its cosines."""
+    """Keeps per pair its ratios, one bit per feature and a histogram, but not the cosines."""
 
     def __init__(self, entries: Sequence[ComparisonEntry]) -> None:
         self.results: dict[Pair, MatchResult] = {}
@@ -86,7 +86,7 @@ class PairStore:
         )
 
     def resampled(self, seed: int) -> dict[Pair, Float[Tensor, " resamples"]]:
-        """[i, j]: the ratio "i in j" in every resample of i's features."""
+        """Resampled ratios: [i, j] is the ratio "i in j" in each resample of i's features."""
         ratios: dict[Pair, Tensor] = {}
         for i, matched in enumerate(self._matched):
             if matched:
@@ -101,6 +101,7 @@ def match_pairs(
     device: torch.device | None,
     progress: Callable[[int, int], None] | None,
 ) -> PairStore:
+    """Match every pair of entries with equal d_in."""
     pairs = PairStore(entries)
     chosen = [
         (i, j)
@@ -132,6 +133,7 @@ def make_row(
     resampled: Mapping[Pair, Tensor],
     config: MatchingConfig,
 ) -> PairRow:
+    """The row of results of one pair."""
     i, j = pair
     a, b = entries[i], entries[j]
     a_low, a_high = percentile_interval(resampled[i, j])
@@ -163,8 +165,8 @@ def make_row(
 def varied_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
     """Keys in which two runs differ.
 
-    A key that only one of them has (`k` beside `l0_coefficient`) follows from another difference, the
-    architecture, and counts only if there is no other.
+    A key that only one run has (`k` beside `l0_coefficient`) follows from a difference in another key, the
+    architecture, so it counts only if no other key differs.
     """
     shared = [key for key in a if key in b and a[key] != b[key]]
     return tuple(shared or [key for key in {**a, **b} if (key in a) != (key in b)])

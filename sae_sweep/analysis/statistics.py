@@ -1,4 +1,4 @@
-"""Accumulators of the evaluation: what is summed, batch after batch, in float64."""
+"""Accumulators of the evaluation: sums over batches, in float64."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 ACTIVATION_EDGES = tuple(10 ** (exponent / 20) for exponent in range(-80, 81))
-"""Bins of the activation histogram: 20 a decade from 1e-4 to 1e4, the outer ones taking what lies beyond."""
+"""Bin edges of the activation histogram: 20 bins per decade; the outer bins also count what lies beyond."""
 _BINS_PER_DECADE = 5
-"""Of the density histogram: fine enough for its modes, coarse enough that counts 1, 2, 3 leave no comb."""
+"""Bins of the density histogram, wide enough that the counts 1, 2, 3 leave no empty bins between them."""
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,17 @@ class Histogram:
     """Counts between edges."""
 
     counts: tuple[int, ...]
-    """Of length n."""
+    """n counts."""
     edges: tuple[float, ...]
-    """Of length n + 1, ascending."""
+    """n + 1 edges, ascending."""
 
 
 class ReconstructionError:
     """Explained variance, squared error and cosine in one space (SAE input, or raw residual).
 
     Explained variance is R² pooled over all tokens, 1 - E||e||² / (E||x||² - ||E x||²), as SAELens 6.54
-    computes it. Sums are float64 and x is taken relative to the mean of the first batch: the variance is
-    then no small difference of large numbers, also where a few dimensions are huge.
+    computes it. The sums are of x minus the mean of the first batch, in float64, so that the variance is
+    not a small difference of large numbers even if a few dimensions are huge.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class ReconstructionError:
         x_hat: Float[Tensor, "tokens d_in"],
         zero_hat: Float[Tensor, "tokens d_in"],
     ) -> None:
-        """Add tokens: the input, its reconstruction, and what the SAE decodes from no latent at all."""
+        """Add a batch: the input, its reconstruction, and what the SAE decodes with every latent at 0."""
         x, x_hat, zero_hat = _float64(x), _float64(x_hat), _float64(zero_hat)
         if self._shift is None or self._sum is None:
             self._shift, self._sum, self._d_in = x.mean(0), torch.zeros_like(x[0]), x.shape[1]
@@ -73,7 +73,7 @@ class ReconstructionError:
 
     @property
     def explained_variance_zero_latents(self) -> float:
-        """What bias and normalisation explain on their own, with every latent at 0."""
+        """Explained variance of bias and normalisation alone, with every latent at 0."""
         return 1 - divide(self._error_of_zero_latents / self.tokens, self.variance)
 
     @property
@@ -88,7 +88,7 @@ class ReconstructionError:
 
     @property
     def cosine(self) -> float:
-        """cos(x, x_hat) averaged over tokens; 0 where either is zero."""
+        """cos(x, x_hat) averaged over tokens; 0 for a token where either is zero."""
         return self._cosine / self.tokens
 
 
@@ -104,7 +104,7 @@ class FeatureStatistics:
         self._counts = torch.zeros(len(ACTIVATION_EDGES) - 1, dtype=torch.int64, device=device)
 
     def update(self, f: Float[Tensor, "tokens d_sae"]) -> None:
-        """Add the activations of tokens."""
+        """Add the activations of a batch."""
         fired = f != 0
         size = f.abs()
         self._fired += fired.sum(0)
@@ -121,7 +121,7 @@ class FeatureStatistics:
 
     @property
     def mean_activations(self) -> Float[Tensor, " d_sae"]:
-        """Mean size over the tokens on which the feature fires; 0 for a dead one."""
+        """Mean activation over the tokens on which each feature fires; 0 for a dead one."""
         return self._sum.cpu().double() / self._fired.cpu().clamp(min=1)
 
     @property
@@ -130,16 +130,16 @@ class FeatureStatistics:
 
     @property
     def l0(self) -> float:
-        """Features that fire on a token, averaged over tokens."""
+        """Mean number of features that fire per token."""
         return self._fired.sum().item() / self.tokens
 
     @property
     def l1(self) -> float:
-        """Sum of a token's activations, averaged over tokens."""
+        """Mean sum of activations per token."""
         return self._sum.sum().item() / self.tokens
 
     def activation_histogram(self) -> Histogram:
-        """Of all non-zero activations, in log-spaced bins; empty bins at either end are cut off."""
+        """Histogram of all non-zero activations in log-spaced bins, without the empty bins at either end."""
         filled = self._counts.nonzero().flatten().tolist()
         first, last = (filled[0], filled[-1]) if filled else (0, len(self._counts) - 1)
         return Histogram(
@@ -147,10 +147,10 @@ class FeatureStatistics:
         )
 
     def density_histogram(self) -> Histogram:
-        """One count per feature, over log10(density).
+        """Histogram of log10(density), one count per feature.
 
-        A density of N tokens cannot be told apart below its floor 1/N. The bins from log10(1/N) to 0 hold
-        the features that fired; the first bin, below the floor, holds the dead ones.
+        The smallest density above 0 is the floor 1/N, N being the number of tokens. The bins from
+        log10(1/N) to 0 hold the features that fired; the first bin, below the floor, holds the dead ones.
         """
         floor = -math.log10(self.tokens)
         bins = max(1, math.ceil(-floor * _BINS_PER_DECADE))
@@ -164,7 +164,7 @@ class FeatureStatistics:
 
 
 def divide(numerator: float, denominator: float) -> float:
-    """NaN where the quotient is undefined."""
+    """Quotient; NaN if the denominator is 0."""
     return numerator / denominator if denominator else math.nan
 
 
@@ -173,5 +173,5 @@ def _widest(device: torch.device) -> torch.dtype:
 
 
 def _float64(x: Tensor) -> Tensor:
-    """Apple's GPUs know no float64: there the sums are taken on the CPU."""
+    """x in float64, moved to the CPU from an Apple GPU, which has no float64."""
     return (x.cpu() if x.device.type == "mps" else x).double()

@@ -1,4 +1,4 @@
-"""Which swept key moves the feature set most: pairs of SAEs that differ in one key and no other."""
+"""Which swept key moves features most: a summary per key, over the pairs that differ in this key alone."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,56 +13,56 @@ from sae_sweep.analysis.bootstrap import percentile_interval
 from sae_sweep.analysis.pairs import ComparisonEntry, Pair, PairRow, total_histogram
 
 SEVERAL = "several"
-"""Group of the pairs that differ in more than one key."""
+"""In the place of a key: the pairs that differ in more than one."""
 
 
 @dataclass(frozen=True)
 class KeySummary:
-    """All pairs that differ in one swept key and no other."""
+    """Summary of all pairs that differ in one swept key alone."""
 
     key: str
-    """Or `SEVERAL`: the pairs that differ in more than one."""
+    """The swept key; `SEVERAL` for the pairs that differ in more than one."""
     values: tuple[str, ...]
     """Values of the key in these pairs; empty for `SEVERAL`."""
     pairs: int
     undertrained: int
-    """How many of the pairs are marked undertrained."""
+    """Number of pairs that are marked undertrained."""
     ratio: float
     """Mean over pairs of the mean of both directions."""
     low: float
-    """Of the 95 % interval of that mean."""
+    """Lower end of the 95 % interval of `ratio`."""
     high: float
     lowest: float
-    """Smallest mean of both directions of any pair."""
+    """Smallest over pairs of the mean of both directions."""
     highest: float
     live_ratio: float | None
-    """`ratio` with dead features left out; None where densities are not known."""
+    """`ratio` without dead features; None if densities are unknown."""
     mmcs: float
-    """Mean over pairs and directions."""
+    """MMCS, averaged over pairs and directions."""
     histogram: tuple[int, ...]
-    """Top-1 cosines of the pairs, both directions, between `COSINE_EDGES`."""
+    """Counts of the top-1 cosines of the pairs, both directions, between `COSINE_EDGES`."""
 
 
 @dataclass(frozen=True)
 class KeyContrast:
-    """How much more the pairs of one group match than those of another."""
+    """Contrast of two keys: how many more features match when `key` differs than when `other` does."""
 
     key: str
     other: str
     difference: float
     """Ratio of `key` minus ratio of `other`; never negative."""
     low: float
-    """Of the 95 % interval of the difference; below 0 where it may be chance."""
+    """Lower end of the 95 % interval of the difference; if it is below 0, the difference may be chance."""
     high: float
 
 
-def group_by_key(rows: Mapping[Pair, PairRow]) -> dict[str, list[Pair]]:
+def _pairs_by_key(rows: Mapping[Pair, PairRow]) -> dict[str, list[Pair]]:
     """Pairs by the one key in which they differ; those that differ in more under `SEVERAL`."""
-    groups: dict[str, list[Pair]] = {}
+    by_key: dict[str, list[Pair]] = {}
     for pair, row in rows.items():
         if row.varied:
-            groups.setdefault(row.varied[0] if len(row.varied) == 1 else SEVERAL, []).append(pair)
-    return groups
+            by_key.setdefault(row.varied[0] if len(row.varied) == 1 else SEVERAL, []).append(pair)
+    return by_key
 
 
 def summarise(
@@ -71,13 +71,13 @@ def summarise(
     resampled: Mapping[Pair, Float[Tensor, " resamples"]],
     histograms: Mapping[Pair, Int[np.ndarray, " bins"]],
 ) -> tuple[tuple[KeySummary, ...], tuple[KeyContrast, ...]]:
-    """A summary of each key, what moves features most first, then `SEVERAL`; and every two keys compared."""
-    groups = group_by_key(rows)
-    draws = {key: _resampled_mean(group, resampled) for key, group in groups.items()}
+    """A summary per key, the strongest key first and `SEVERAL` last, and a contrast of every two keys."""
+    by_key = _pairs_by_key(rows)
+    draws = {key: _resampled_mean(pairs, resampled) for key, pairs in by_key.items()}
     summaries = [
-        _summary(key, _values(key, group, entries), [rows[pair] for pair in group], draws[key],
-                 total_histogram(histograms[pair] for pair in group))
-        for key, group in groups.items()
+        _summary(key, _values(key, pairs, entries), [rows[pair] for pair in pairs], draws[key],
+                 total_histogram(histograms[pair] for pair in pairs))
+        for key, pairs in by_key.items()
     ]  # fmt: skip
     summaries.sort(key=lambda summary: (summary.key == SEVERAL, summary.ratio))
     alone = [summary for summary in summaries if summary.key != SEVERAL]
@@ -85,9 +85,9 @@ def summarise(
     return tuple(summaries), tuple(contrasts)
 
 
-def _resampled_mean(group: Sequence[Pair], resampled: Mapping[Pair, Tensor]) -> Float[Tensor, " resamples"]:
-    """Mean over the pairs, both directions, in every resample."""
-    return torch.stack([resampled[i, j] + resampled[j, i] for i, j in group]).mean(0) / 2
+def _resampled_mean(pairs: Sequence[Pair], resampled: Mapping[Pair, Tensor]) -> Float[Tensor, " resamples"]:
+    """Mean over pairs and directions in each resample."""
+    return torch.stack([resampled[i, j] + resampled[j, i] for i, j in pairs]).mean(0) / 2
 
 
 def _summary(
@@ -117,10 +117,10 @@ def _contrast(high: KeySummary, low: KeySummary, draws: Mapping[str, Tensor]) ->
     return KeyContrast(high.key, low.key, high.ratio - low.ratio, *interval)
 
 
-def _values(key: str, group: Sequence[Pair], entries: Sequence[ComparisonEntry]) -> tuple[str, ...]:
+def _values(key: str, pairs: Sequence[Pair], entries: Sequence[ComparisonEntry]) -> tuple[str, ...]:
     if key == SEVERAL:
         return ()
-    members = sorted(set(itertools.chain.from_iterable(group)))
+    members = sorted(set(itertools.chain.from_iterable(pairs)))
     return tuple(dict.fromkeys(str(entries[i].keys[key]) for i in members if key in entries[i].keys))
 
 

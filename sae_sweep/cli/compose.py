@@ -2,10 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
@@ -13,36 +12,24 @@ from omegaconf import DictConfig, OmegaConf
 from sae_sweep.cli.composer import Composed, Composer
 from sae_sweep.cli.diagnose import check
 from sae_sweep.cli.grids import Grid, Point, read_grids, union
-from sae_sweep.cli.narrow import SPARSITY_KEYS, narrow
+from sae_sweep.cli.narrow import narrow
 from sae_sweep.cli.overrides import Command, read_command
-from sae_sweep.cli.schema import conf_folder
-from sae_sweep.config import ARCHITECTURES, Config, ConfigError, digest
-from sae_sweep.config.checks import one_of
+from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, CommandConfig, ConfigError, RunConfig, digest
+from sae_sweep.plan import Request, WantedRun
+from sae_sweep.tasks import command_class
 
 log = logging.getLogger(__name__)
 
 REFERENCE_GROUPS = ("model", "dataset", "architecture", "numerics", "activations")
-"""Choices whose own defaults a run's name is compared with."""
+"""Groups whose chosen defaults a run's name is compared with."""
 REQUIRED = {"dataset=files": "dataset.path=given"}
-"""What a choice needs before its defaults make a valid config."""
-BUDGETS = ("equal", "published")
-PUBLISHED_TOKENS = 1_000_000_000
-"""What the study's checkpoint names imply for OpenWebText."""
+"""Overrides that a choice needs before its defaults make a valid config."""
+Launch = Callable[[list[list[str]]], Any]
 
 
-class ComposedRun(NamedTuple):
-    """One run of the command; two of them may turn out to be the same."""
-
-    config: Config
-    reference: Config
-    """The defaults that its name is compared with."""
-    grids: tuple[str, ...]
-    """Names of the grids that ask for it."""
-    union: str | None
-    """Names the whole union of grids that the command selects from; None where there are no grids."""
-
-
-def compose(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) -> list[ComposedRun]:
+def compose(
+    arguments: Sequence[str], master: DictConfig, loader: ConfigLoader, launch: Launch | None = None
+) -> Request:
     """Every run of the command, in the order the grids and comma lists have them.
 
     Comma lists multiply. With grids, a value for a key that a grid holds selects among their runs; every
@@ -51,29 +38,36 @@ def compose(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) 
     Raises:
         ConfigError: all problems of all runs at once.
     """
-    grids = read_grids(master, partial(check, conf=conf_folder()))
+    grids = read_grids(master, check)
     command = read_command(arguments, loader, held={key for grid in grids for key in grid.held})
-    composer = Composer(master, loader, command.plain)
+    composer = Composer(master, loader)
     points = [
         Point({**point.values, **typed}, point.grids)
         for point in (union(grids) if grids else [Point({})])
         for typed in command.swept_points()
     ]
-    everything = [composer.compose(point) for point in points]
+    everything = [composer.compose(command, point) for point in points]
     composed = narrow(everything, command.wanted)
-    configs, problems = _typed(composed)
+    keys, problems = _command(composed[0].values)
+    runs: list[RunConfig] = []
+    for one in composed:
+        try:
+            runs.append(to_run(one.values, keys))
+        except ConfigError as error:
+            problems += error.problems
     problems = problems or _meaningless(grids, command, everything, composed)
-    if problems:
+    if problems or keys is None:
         raise ConfigError(problems)
-    references = _References(composer)
-    whole = _name_of_all(everything) if grids else None
-    return [
-        ComposedRun(config, references.of(one), one.point.grids, whole)
-        for config, one in zip(configs, composed, strict=True)
+    wanted = [
+        WantedRun(run, _reference(composer, one, keys), one.point.grids)
+        for run, one in zip(runs, composed, strict=True)
     ]
+    return Request(keys, wanted, _union_digest(everything, keys) if grids else None, launch)
 
 
-def compose_first(arguments: Sequence[str], master: DictConfig, loader: ConfigLoader) -> Config:
+def compose_first(
+    arguments: Sequence[str], master: DictConfig, loader: ConfigLoader, launch: Launch | None = None
+) -> Request:
     """One run alone, with what all runs of the command share; what the grids vary stays at its default.
 
     Raises:
@@ -81,70 +75,67 @@ def compose_first(arguments: Sequence[str], master: DictConfig, loader: ConfigLo
     """
     command = read_command(arguments, loader, held=())
     first = next(command.swept_points())
-    return to_config(Composer(master, loader, command.plain).compose(Point(first)).values)
+    run, keys = to_configs(Composer(master, loader).compose(command, Point(first)).values)
+    return Request(keys, [WantedRun(run, run)], launch=launch)
 
 
-def _name_of_all(everything: Sequence[Composed]) -> str:
-    """Of all runs that the grids hold, by what determines their weights; a folder may hold any of them."""
-    known = []
-    for one in everything:
-        with suppress(ConfigError):  # narrowed away: those that stay are all valid
-            known.append(digest(to_config(one.values).identity()))
-    return digest(sorted(set(known)))
+def to_configs(values: DictConfig) -> tuple[RunConfig, CommandConfig]:
+    """A composed run, and the command's keys beside it.
+
+    Raises:
+        ConfigError: all problems of both.
+    """
+    keys, problems = _command(values)
+    try:
+        run = to_run(values, keys)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems or keys is None:
+        raise ConfigError(problems)
+    return run, keys
 
 
-def _typed(composed: Sequence[Composed]) -> tuple[list[Config], list[str]]:
-    configs: list[Config] = []
-    problems: list[str] = []
-    for one in composed:
-        try:
-            configs.append(to_config(one.values))
-        except ConfigError as error:
-            problems += error.problems
-    return configs, problems
+def _command(values: DictConfig) -> tuple[CommandConfig | None, list[str]]:
+    cls = command_class()
+    try:
+        return cls(**_objects(values, cls)), []
+    except ConfigError as error:
+        return None, list(error.problems)
 
 
-def to_config(composed: DictConfig) -> Config:
-    """The typed config of one run; keys without meaning for its architecture become null.
+def to_run(values: DictConfig, command: CommandConfig | None) -> RunConfig:
+    """The typed config of one run, as the command adapts it.
 
     Raises:
         ConfigError: all problems of the run.
     """
-    problems: list[str] = []
-    one_of(problems, "budget", composed.budget, BUDGETS)
-    own = OmegaConf.masked_copy(composed, [field.name for field in dataclasses.fields(Config)])
-    parts: Any = OmegaConf.to_object(own)
-    uses = parts["architecture"].uses
-    unused = {key: None for key in SPARSITY_KEYS if key not in uses}
-    if composed.budget == "published":
-        parts["tokens"] = _published_tokens(parts)
-    try:
-        config = Config(**{**parts, **unused})
-    except ConfigError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return config
+    run = RunConfig(**_objects(values, RunConfig))
+    return command.adapt(run) if command else run
 
 
-def _published_tokens(parts: Mapping[str, Any]) -> int:
-    stands_for_owt = parts["study"].datasets.get("owt", "owt")
-    return PUBLISHED_TOKENS if parts["dataset"].name == stands_for_owt else parts["tokens"]
+def _objects(values: DictConfig, cls: type) -> Any:
+    """The keys of a config class, interpolations between all keys resolved, its parts as typed objects."""
+    nodes = {key.name: values[key.name] for key in dataclasses.fields(cls)}
+    return {
+        key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()
+    }
 
 
-class _References:
-    """The defaults of each combination of choices, composed once."""
+def _reference(composer: Composer, run: Composed, command: CommandConfig) -> RunConfig:
+    """The defaults of the run's choices; the composer remembers each combination."""
+    chosen = [f"{group}={run.choices[group]}" for group in REFERENCE_GROUPS]
+    required = [REQUIRED[choice] for choice in chosen if choice in REQUIRED]
+    values, _ = composer.load([*chosen, *required])
+    return RunConfig(**_objects(values, RunConfig))
 
-    def __init__(self, composer: Composer) -> None:
-        self._composer = composer
-        self._known: dict[tuple[str, ...], Config] = {}
 
-    def of(self, run: Composed) -> Config:
-        choices = tuple(f"{group}={run.choices[group]}" for group in REFERENCE_GROUPS)
-        if choices not in self._known:
-            required = [REQUIRED[choice] for choice in choices if choice in REQUIRED]
-            self._known[choices] = to_config(self._composer.load([*choices, *required]))
-        return self._known[choices]
+def _union_digest(everything: Sequence[Composed], command: CommandConfig) -> str:
+    """Digest of all runs that the grids hold; a sweep's folder may hold any of them."""
+    known = []
+    for one in everything:
+        with suppress(ConfigError):  # narrowed away: those that stay are all valid
+            known.append(digest(to_run(one.values, command).identity()))
+    return digest(sorted(set(known)))
 
 
 def _meaningless(

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sae_sweep.cli.grids import Point
-from sae_sweep.cli.schema import Schema, conf_folder
-from sae_sweep.config import ConfigError
+from sae_sweep.cli.overrides import Command
+from sae_sweep.cli.schema import Schema, choices
+from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, ConfigError, first_line
 
 
 class Composed(NamedTuple):
@@ -33,46 +34,47 @@ class Composer:
     composition by Hydra, and each sets its values in a copy of it.
     """
 
-    def __init__(self, master: DictConfig, loader: ConfigLoader, plain: Sequence[str]) -> None:
+    def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
         self._master = master
         self._loader = loader
-        self._plain = tuple(plain)
         self._known: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
 
-    def load(self, overrides: Sequence[str]) -> DictConfig:
-        """What Hydra itself composes from the overrides."""
-        # not load_sweep_config: it would overwrite the run's own group choices with the master's
-        return self._loader.load_configuration(
-            config_name=self._master.hydra.job.config_name,
-            overrides=[*self._master.hydra.overrides.hydra, *overrides],
-            run_mode=RunMode.RUN,
-        )
+    def load(self, overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str]]:
+        """The keys of `Schema` as Hydra composes them from the overrides, and the choice of each group."""
+        key = tuple(overrides)
+        if key not in self._known:
+            # not load_sweep_config: it would overwrite the run's own group choices with the master's
+            whole = self._loader.load_configuration(
+                config_name=self._master.hydra.job.config_name,
+                overrides=[*self._master.hydra.overrides.hydra, *overrides],
+                run_mode=RunMode.RUN,
+            )
+            own = OmegaConf.masked_copy(whole, [field.name for field in dataclasses.fields(Schema)])
+            self._known[key] = own, dict(whole.hydra.runtime.choices)
+        return self._known[key]
 
-    def compose(self, point: Point) -> Composed:
+    def compose(self, command: Command, point: Point) -> Composed:
         """One run: the command's plain overrides and the values of the point.
 
         Raises:
             ConfigError: naming the grids that ask for a value that cannot be set.
         """
-        groups = [f"{key}={value}" for key, value in point.values.items() if _is_group(key)]
+        groups = [f"{key}={value}" for key, value in point.values.items() if choices(key)]
         where = f"{', '.join(point.grids)}: " if point.grids else ""
         try:
-            base, choices = self._base(tuple(groups))
+            base, chosen = self.load([*command.plain, *groups])
             values = copy.deepcopy(base)
             for key, value in point.values.items():
-                if not _is_group(key):
+                if not choices(key):
                     OmegaConf.update(values, key, value)
+            _set_sparsity(values, chosen["architecture"], {*command.keys, *point.values})
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError([where + str(error).splitlines()[0]]) from error
-        return Composed(point, values, choices)
-
-    def _base(self, groups: tuple[str, ...]) -> tuple[DictConfig, Mapping[str, str]]:
-        if groups not in self._known:
-            whole = self.load([*self._plain, *groups])
-            own = OmegaConf.masked_copy(whole, [field.name for field in dataclasses.fields(Schema)])
-            self._known[groups] = own, dict(whole.hydra.runtime.choices)
-        return self._known[groups]
+            raise ConfigError([where + first_line(error)]) from error
+        return Composed(point, values, chosen)
 
 
-def _is_group(key: str) -> bool:
-    return (conf_folder() / key).is_dir()
+def _set_sparsity(values: DictConfig, architecture: str, given: set[str]) -> None:
+    """`k=32` is `architecture.k=32`, also in an experiment that sets the latter."""
+    for key in SPARSITY_KEYS:
+        if key in given and key in ARCHITECTURES[architecture].uses:
+            OmegaConf.update(values, f"architecture.{key}", values[key])

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,18 +11,17 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, open_schema
+from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, choices, open_schema
 from sae_sweep.config import ARCHITECTURES
 
 HYDRA_KEYS = ("hydra",)
 
 
-def diagnose(overrides: Iterable[str], conf: Path) -> list[str]:
-    """What is wrong with each override, alone; empty where only Hydra can tell more.
+def diagnose(overrides: Iterable[str]) -> list[str]:
+    """Problems of each override by itself; empty if only Hydra can tell more.
 
     Args:
         overrides: as typed, for example `["seed=42,49", "dataset=owt"]`.
-        conf: the folder with the config groups.
     """
     parser = OverridesParser.create()
     problems: list[str] = []
@@ -33,32 +31,32 @@ def diagnose(overrides: Iterable[str], conf: Path) -> list[str]:
         except HydraException:
             problems.append(f"{text}: not of the form key=value (see --help)")
             continue
-        problems += _check(override, text, conf)
+        problems += _check(override, text)
     return problems
 
 
-def _check(override: Override, text: str, conf: Path) -> list[str]:
+def _check(override: Override, text: str) -> list[str]:
     key = override.key_or_group
     if key.split(".")[0].split("/")[0] in HYDRA_KEYS:
         return []
     if override.is_delete():
         return [f"{text}: no key can be deleted; give it a value, or null"]
-    if override.is_add() and not (conf / key).is_dir() and not _schemas(key):
+    if override.is_add() and not choices(key) and not _schemas(key):
         return [f"{text}: keys cannot be added; {_unknown(key)}"]
-    return check(key, _values(override), conf)
+    return check(key, _values(override))
 
 
-def check(key: str, values: Sequence[Any], conf: Path) -> list[str]:
-    """What is wrong with each of the values of a key or group, whoever gives them."""
-    if (conf / key).is_dir():
-        return _check_choices(key, values, conf)
+def check(key: str, values: Sequence[Any]) -> list[str]:
+    """Problems of the values of a key or group, from the command line or a grid."""
+    if choices(key):
+        return _check_choices(key, values)
     if not _schemas(key):
         return [_unknown(key)]
     return _check_values(key, values)
 
 
-def _check_choices(group: str, values: Sequence[Any], conf: Path) -> list[str]:
-    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+def _check_choices(group: str, values: Sequence[Any]) -> list[str]:
+    options = choices(group)
     wrong = [value for value in values if value is not None and str(value) not in options]
     return [
         f"{group}={value}: not one of {', '.join(options)}{_hint(str(value), options)}" for value in wrong

@@ -8,6 +8,7 @@ grids:
     exclude: [{dataset: owt, k: 32}]    # points that fit all keys of an entry are dropped
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sae_sweep.config import ConfigError
+from sae_sweep.config import ConfigError, short_key
+from sae_sweep.tasks import command_class
 
 Values = Mapping[str, Sequence[Any]]
 Check = Callable[[str, Sequence[Any]], list[str]]
 """(key, values) -> what is wrong with them, in the words of the command line."""
 
-NOT_SWEPT = (
-    *("launcher", "experiment", "task", "action", "stream", "sweep", "tracking", "matching", "paths"),
-    *("plan", "format", "study", "budget", "grids", "common"),
-)
+NOT_SWEPT = ("grids", "common", *(key.name for key in dataclasses.fields(command_class())))
 """Keys that belong to the sweep as a whole."""
 RESERVED = ("name", "zip", "exclude")
 
@@ -131,7 +130,7 @@ def _read_grid(name: str, raw: Mapping[str, Any], common: Values, check: Check, 
 
 def _read_axes(raw: Mapping[str, Any], check: Check, where: str, problems: list[str]) -> Values:
     """Key -> list of values, whether one or several were written."""
-    axes = {str(key): value if isinstance(value, list) else [value] for key, value in raw.items()}
+    axes = {short_key(str(key)): value if isinstance(value, list) else [value] for key, value in raw.items()}
     for key, values in axes.items():
         found = _problems_of(key, values, check)
         problems += [f"{where}: {problem}" if where else problem for problem in found]
@@ -165,7 +164,7 @@ def _read_exclude(raw: Any, held: Values, problems: list[str]) -> list[Values]:
         problems.append("exclude must be a list of mappings of keys to values")
         return []
     entries: list[Values] = [
-        {str(key): value if isinstance(value, list) else [value] for key, value in entry.items()}
+        {short_key(str(key)): value if isinstance(value, list) else [value] for key, value in entry.items()}
         for entry in raw
     ]
     problems += [

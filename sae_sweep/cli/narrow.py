@@ -7,9 +7,8 @@ from omegaconf import OmegaConf
 
 from sae_sweep.cli.composer import Composed
 from sae_sweep.cli.grids import same
-from sae_sweep.config import ARCHITECTURES, ConfigError
+from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, ConfigError
 
-SPARSITY_KEYS = tuple(dict.fromkeys(key for cls in ARCHITECTURES.values() for key in cls.uses))
 NO_MEANING = object()
 """The value of a key in a run that has no use for it: no value selects it."""
 
@@ -51,6 +50,8 @@ def value_of(run: Composed, key: str) -> Any:
     """The run's choice of a group, or its value of a key, given or default; NO_MEANING where it has none."""
     if key in run.choices:
         return run.choices[key]
-    if key in SPARSITY_KEYS and key not in ARCHITECTURES[run.choices["architecture"]].uses:
-        return NO_MEANING
+    if key in SPARSITY_KEYS:
+        if key not in ARCHITECTURES[run.choices["architecture"]].uses:
+            return NO_MEANING
+        key = f"architecture.{key}"
     return OmegaConf.select(run.values, key, default=NO_MEANING)

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
 from sae_sweep.cli.grids import NOT_SWEPT
-from sae_sweep.config import ConfigError
+from sae_sweep.config import ConfigError, short_key
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,39 @@ def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collectio
     """
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     problems = [problem for override in overrides if (problem := _unsweepable(override))]
+    problems += _two_spellings(overrides)
     if problems:
         raise ConfigError(problems)
-    keys = [override.key_or_group for override in overrides]
-    values = {override.key_or_group: _values(override) for override in overrides}
-    lists = {override.key_or_group for override in overrides if override.is_sweep_override()} - set(held)
+    keys = [short_key(override.key_or_group) for override in overrides]
+    values = {key: _values(override) for key, override in zip(keys, overrides, strict=True)}
+    swept = {key for key, override in zip(keys, overrides, strict=True) if override.is_sweep_override()}
+    lists = swept - set(held)
     return Command(
         plain=[
-            override.input_line or f"{override.get_key_element()}={override.get_value_element_as_str()}"
-            for override in overrides
-            if override.key_or_group not in lists and override.key_or_group not in held
+            _text(key, override)
+            for key, override in zip(keys, overrides, strict=True)
+            if key not in lists and key not in held
         ],
         swept={key: values[key] for key in values if key in lists},
         wanted={key: values[key] for key in values if key in held},
         keys=frozenset(keys),
     )
+
+
+def _text(key: str, override: Override) -> str:
+    if key == override.key_or_group and override.input_line:
+        return override.input_line
+    element = override.get_key_element().replace(override.key_or_group, key)
+    return f"{element}={override.get_value_element_as_str()}"
+
+
+def _two_spellings(overrides: Sequence[Override]) -> list[str]:
+    given = {override.key_or_group for override in overrides}
+    return [
+        f"{short_key(key)} and {key} are one key: give one of them"
+        for key in sorted(given)
+        if short_key(key) != key and short_key(key) in given
+    ]
 
 
 def _unsweepable(override: Override) -> str | None:

@@ -1,5 +1,7 @@
-"""The typed schemas that Hydra checks every config against."""
+"""The typed schemas that Hydra checks every config against, and the folder of the config groups."""
 
+import dataclasses
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,21 +9,39 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from sae_sweep.config import ARCHITECTURES, Config, EmbeddedDataset, FilesDataset, HubDataset
+from sae_sweep.config import (
+    ARCHITECTURES,
+    EmbeddedDataset,
+    FilesDataset,
+    HubDataset,
+    JumpReLUConfig,
+    ReLUConfig,
+    RunConfig,
+    TopKConfig,
+)
+from sae_sweep.tasks import TASKS, command_class
+
+DATASET_SCHEMAS = {"embedded": EmbeddedDataset, "hub": HubDataset, "files": FilesDataset}
 
 
 @dataclass(frozen=True)
-class Schema(Config):
-    """What a command may hold: the keys of a run, and what makes many runs of them."""
+class GridKeys:
+    """Keys that only the command line has: names of sparsity keys, and what makes many runs of one."""
 
+    k: int = TopKConfig.k
+    """Active features per token (topk, batchtopk): `architecture.k`."""
+    l0_coefficient: float = JumpReLUConfig.l0_coefficient
+    """Sparsity weight (jumprelu): `architecture.l0_coefficient`."""
+    l1_coefficient: float = ReLUConfig.l1_coefficient
+    """Sparsity weight (relu): `architecture.l1_coefficient`."""
     common: dict[str, Any] = field(default_factory=dict)
     """Keys with a value or a list of values that every grid has."""
-
     grids: list[dict[str, Any]] = field(default_factory=list)
     """Each maps keys to a value or a list of values; the sweep is the union of their products."""
-    budget: str = "equal"
-    """equal: `tokens` for every run. published: what the study's checkpoints imply, 10^9 tokens on
-    OpenWebText, or on what is read in its place, and `tokens` elsewhere."""
+
+
+Schema = dataclasses.make_dataclass("Schema", [], bases=(GridKeys, RunConfig, command_class()), frozen=True)
+"""Every key of a run and of a command, as the command line has them."""
 
 
 def conf_folder() -> Path:
@@ -34,15 +54,33 @@ def conf_folder() -> Path:
 def register_schemas() -> None:
     """Put the root schema and the variants of `architecture` and `dataset` into the ConfigStore.
 
-    Experiments may scale a number: `${times:0.0018,${study.l0_scale}}`.
+    Config files may use resolvers: `${times:0.0018,${study.l0_scale}}` multiplies; `--help` is made with
+    `${group_help:}` and `${task_help:}`.
     """
     OmegaConf.register_new_resolver("times", _times, replace=True)
+    OmegaConf.register_new_resolver("group_help", _group_help, replace=True)
+    OmegaConf.register_new_resolver("task_help", _task_help, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=open_schema(Schema))
     for kind, architecture in ARCHITECTURES.items():
         store.store(group="schema/architecture", name=kind, node=open_schema(architecture))
     for name, dataset in DATASET_SCHEMAS.items():
         store.store(group="schema/dataset", name=name, node=open_schema(dataset))
+
+
+@functools.cache
+def choices(group: str) -> tuple[str, ...]:
+    """The choices of a config group; empty if there is no such group."""
+    return tuple(sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")))
+
+
+def _group_help() -> str:
+    groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
+    return "\n".join(f"{group}: {', '.join(choices(group))}" for group in groups)
+
+
+def _task_help() -> str:
+    return "\n".join(f"task={name:<8} {task.summary}" for name, task in TASKS.items())
 
 
 def open_schema(cls: type) -> DictConfig:
@@ -66,6 +104,3 @@ def _unlock(node: Any) -> None:
 
 def _times(one: float, other: float) -> float:
     return float(f"{one * other:.12g}")  # 0.0018 x 6 is 0.0108, not 0.010799999999999999
-
-
-DATASET_SCHEMAS = {"embedded": EmbeddedDataset, "hub": HubDataset, "files": FilesDataset}

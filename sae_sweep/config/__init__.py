@@ -5,11 +5,22 @@ No framework is imported here: the command line reads this before anything heavy
 
 from sae_sweep.config.architecture import (
     ARCHITECTURES,
+    SPARSITY_KEYS,
     ArchitectureConfig,
     BatchTopKConfig,
     JumpReLUConfig,
     ReLUConfig,
     TopKConfig,
+    short_key,
+)
+from sae_sweep.config.command import (
+    CommandConfig,
+    LauncherConfig,
+    MatchingConfig,
+    PathsConfig,
+    PlanConfig,
+    SlurmConfig,
+    TrackingConfig,
 )
 from sae_sweep.config.data import (
     KNOWN_MODELS,
@@ -22,30 +33,24 @@ from sae_sweep.config.data import (
 )
 from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError, first_line
 from sae_sweep.config.plain import digest, flatten
-from sae_sweep.config.run import Config, config_from_dict, needs_plan
+from sae_sweep.config.run import RunConfig, config_from_plain, run_from_dict
 from sae_sweep.config.training import (
     KEPT_RESIDUALS_BYTES,
     ActivationsConfig,
     EvaluationConfig,
     InitConfig,
-    LauncherConfig,
-    MatchingConfig,
     OptimizerConfig,
-    PathsConfig,
-    PlanConfig,
-    SlurmConfig,
-    StudyConfig,
-    TrackingConfig,
 )
 
 __all__ = [
     "ARCHITECTURES",
     "KEPT_RESIDUALS_BYTES",
     "KNOWN_MODELS",
+    "SPARSITY_KEYS",
     "ActivationsConfig",
     "ArchitectureConfig",
     "BatchTopKConfig",
-    "Config",
+    "CommandConfig",
     "ConfigError",
     "DatasetConfig",
     "EmbeddedDataset",
@@ -63,14 +68,15 @@ __all__ = [
     "PathsConfig",
     "PlanConfig",
     "ReLUConfig",
+    "RunConfig",
     "SaeSweepError",
     "SlurmConfig",
-    "StudyConfig",
     "TopKConfig",
     "TrackingConfig",
-    "config_from_dict",
+    "config_from_plain",
     "digest",
     "first_line",
     "flatten",
-    "needs_plan",
+    "run_from_dict",
+    "short_key",
 ]

@@ -8,19 +8,19 @@ from sae_sweep.config.checks import at_least, fraction
 
 @dataclass(frozen=True)
 class ArchitectureConfig:
-    """What all architectures share; one subclass per architecture."""
+    """An architecture; one subclass for each."""
 
     kind: ClassVar[str] = ""
     uses: ClassVar[tuple[str, ...]] = ()
-    """Top-level keys (k, l0_coefficient, l1_coefficient) that mean something to it."""
+    """Which of `SPARSITY_KEYS` it has."""
 
     @property
     def sparsity_label(self) -> str:
-        """The part of a run's name that says how sparse it is, for example `k16`."""
+        """Sparsity in a run's name, for example `k16`."""
         raise NotImplementedError
 
     def problems(self, d_sae: int | None) -> list[str]:
-        """What cannot work with a dictionary of `d_sae` features (None: not known yet)."""
+        """Contradictions, given a dictionary of `d_sae` features (None: not known yet)."""
         del d_sae
         return []
 
@@ -32,7 +32,7 @@ class TopKConfig(ArchitectureConfig):
     kind: ClassVar[str] = "topk"
     uses: ClassVar[tuple[str, ...]] = ("k",)
     k: int = 16
-    """Active features a token."""
+    """Active features per token."""
     aux_coefficient: float = 1 / 32
     """Weight of AuxK, the loss that revives dead features."""
 
@@ -55,7 +55,7 @@ class BatchTopKConfig(TopKConfig):
 
     kind: ClassVar[str] = "batchtopk"
     threshold_momentum: float = 0.99
-    """Of the running mean of the batch minimum that becomes the inference threshold."""
+    """Momentum of the running mean of the batch minimum, which becomes the inference threshold."""
 
     def problems(self, d_sae: int | None) -> list[str]:
         found = super().problems(d_sae)
@@ -122,3 +122,12 @@ class ReLUConfig(ArchitectureConfig):
 ARCHITECTURES: dict[str, type[ArchitectureConfig]] = {
     cls.kind: cls for cls in (TopKConfig, BatchTopKConfig, JumpReLUConfig, ReLUConfig)
 }
+
+SPARSITY_KEYS = tuple(dict.fromkeys(key for cls in ARCHITECTURES.values() for key in cls.uses))
+"""Keys of architectures that have a short name on the command line: `k=32` is `architecture.k=32`."""
+
+
+def short_key(key: str) -> str:
+    """`architecture.k` -> `k`; every other key stays as it is."""
+    head, _, rest = key.partition(".")
+    return rest if head == "architecture" and rest in SPARSITY_KEYS else key

@@ -1,11 +1,11 @@
-"""What can go wrong, or be asked to stop."""
+"""Errors that the user can fix, and the request to stop."""
 
 import signal
 from collections.abc import Iterable
 
 
 class SaeSweepError(Exception):
-    """Anything a user can mend; the message says what was wrong, where, and what to do."""
+    """An error the user can fix; the message says what was wrong, where, and what to do."""
 
 
 class ConfigError(SaeSweepError):
@@ -16,7 +16,7 @@ class ConfigError(SaeSweepError):
         super().__init__("\n".join(self.problems))
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to stop and can be resumed
+class Interrupted(BaseException):
     """A signal asked to stop and the state is on disk; whoever catches it exits with 128 + `signum`."""
 
     def __init__(self, signum: int, what_now: str = "launch the same command again to resume") -> None:
@@ -25,5 +25,5 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says in one line; its type where it says nothing."""
+    """The first line of another library's error; its type if it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

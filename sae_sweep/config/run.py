@@ -1,9 +1,8 @@
-"""One run, whole: every key, its checks, and what of it determines the weights."""
+"""One run: what determines the weights of an SAE and its evaluation, each value once."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sae_sweep.config.architecture import ARCHITECTURES, ArchitectureConfig
@@ -15,57 +14,38 @@ from sae_sweep.config.training import (
     ActivationsConfig,
     EvaluationConfig,
     InitConfig,
-    LauncherConfig,
-    MatchingConfig,
     OptimizerConfig,
-    PathsConfig,
-    PlanConfig,
-    StudyConfig,
-    TrackingConfig,
 )
 
 NUMERICS_VERSION = 3
 """Raised whenever the same config would give other weights; part of every run id."""
 
-TASKS = ("train", "match", "plan", "report", "status", "cache")
-CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
 SITES = ("resid_pre",)
 NUMERICS = ("modern", "study")
 
 
-def needs_plan(task: str, action: str) -> bool:
-    """Whether a task is about the runs that a command composes; the others are about what is on disk."""
-    return task in ("train", "plan") or (task == "cache" and action == "fill")
-
-
 @dataclass(frozen=True)
-class Config:
-    """One run, whole; the defaults are the study's baseline."""
+class RunConfig:
+    """One run; the defaults are the study's baseline."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
     dictionary: int = 16
     """Expansion factor: d_sae = dictionary x d_in."""
-    k: int | None = 16
-    """Active features a token (topk, batchtopk); null where the architecture has no use for it."""
-    l0_coefficient: float | None = 0.0018
-    """Sparsity weight (jumprelu); null where the architecture has no use for it."""
-    l1_coefficient: float | None = 0.002
-    """Sparsity weight (relu); null where the architecture has no use for it."""
     layer: int = 8
     """Layer whose residual stream is read, from 0."""
     site: str = "resid_pre"
     seed: int = 49
-    """Of the SAE's initialisation."""
+    """Seed for SAE initialisation."""
     data_seed: int = 0
-    """Of the order of the documents."""
+    """Seed for the order of the documents."""
     shuffle_seed: int | None = None
-    """Of the shuffle inside the buffer; null: data_seed."""
+    """Seed for the shuffle inside each buffer; null: data_seed."""
     tokens: int = 100_000_000
-    """SAE inputs a run, after masking."""
+    """SAE inputs per run, after masking."""
     batch: int = 4096
-    """SAE inputs a step."""
+    """SAE inputs per step."""
     numerics: str = "modern"
     """modern, or study: the study's trainer to the letter."""
     device: str = "auto"
@@ -78,26 +58,6 @@ class Config:
     init: InitConfig = field(default_factory=InitConfig)
     activations: ActivationsConfig = field(default_factory=ActivationsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    matching: MatchingConfig = field(default_factory=MatchingConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    launcher: LauncherConfig = field(default_factory=LauncherConfig)
-    paths: PathsConfig = field(default_factory=PathsConfig)
-    plan: PlanConfig = field(default_factory=PlanConfig)
-    study: StudyConfig = field(default_factory=StudyConfig)
-    task: str = "train"
-    """train: train and compare. plan: show what would run, and its cost. cache: see `action`. Of the runs
-    of `sweep`: match compares them again, report writes the study's tables, status says how far they are."""
-    format: str = "text"
-    """How plan and status are printed: text, or json (and nothing else on standard output)."""
-    action: str = "fill"
-    """Of task=cache. fill: compute what the runs will read, without training. Of all that is cached: list;
-    verify the checksums; prune what is damaged, unfinished or of another version; remove one `stream`."""
-    stream: str | None = None
-    """The cached stream that task=cache verifies, prunes or removes, as listed; null: every one."""
-    sweep: str | None = None
-    """Folder name of the sweep; null: the experiment's name, else a hash of the run ids."""
-    experiment: str | None = None
-    """Set by `experiment=NAME`."""
 
     def __post_init__(self) -> None:
         problems = self.problems()
@@ -105,13 +65,8 @@ class Config:
             raise ConfigError(problems)
 
     def problems(self) -> list[str]:
-        """Every contradiction of the config, in plain words."""
+        """Every contradiction of the run, in plain words."""
         found: list[str] = []
-        one_of(found, "task", self.task, TASKS)
-        one_of(found, "action", self.action, CACHE_ACTIONS)
-        if self.task == "cache" and self.action == "remove" and self.stream is None:
-            found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
-        one_of(found, "format", self.format, ("text", "json"))
         one_of(found, "site", self.site, SITES)
         one_of(found, "numerics", self.numerics, NUMERICS)
         one_of(found, "device", self.device, ("auto", "cpu", "cuda", "mps"))
@@ -127,8 +82,6 @@ class Config:
         shape = self.model.shape
         if shape is not None and self.layer >= shape[0]:
             found.append(f"layer={self.layer}: {self.model.label} has layers 0 to {shape[0] - 1}")
-        if self.sweep is not None and Path(self.sweep).name != self.sweep:
-            found.append(f"sweep={self.sweep}: must be a plain folder name")
         found += self.architecture.problems(self.dictionary * shape[1] if shape else None)
         for part in dataclasses.fields(self):
             value = getattr(self, part.name)
@@ -147,7 +100,7 @@ class Config:
         return f"blocks.{self.layer}.hook_{self.site}"
 
     def stream_identity(self) -> dict[str, Any]:
-        """Everything that determines the sequence of tokens and activations, but for the layer."""
+        """Everything that determines the sequence of tokens and activations, except the layer."""
         return {
             "model": _identity(self.model),
             "dataset": _identity(self.dataset),
@@ -175,12 +128,12 @@ class Config:
         }
 
     def run_id(self, fingerprints: Mapping[str, str]) -> str:
-        """Hash of all that determines the weights: config, corpus and LM weights, numerics version."""
+        """Hash of everything that determines the weights: config, corpus, LM weights, numerics version."""
         whole = {"config": self.identity(), "numerics_version": NUMERICS_VERSION, **fingerprints}
         return digest(whole)
 
     def base_name(self) -> str:
-        """The part of the run's name that every run has."""
+        """The first part of a run's name, such as `gpt2-small_L8_owt_topk_x16_k16_s49`."""
         arch = self.architecture
         return (
             f"{self.model.label}_L{self.layer}_{self.dataset.name}_{arch.kind}"
@@ -195,8 +148,8 @@ class Config:
         return plain
 
 
-def config_from_dict(plain: Mapping[str, Any]) -> Config:
-    """The inverse of `Config.as_dict`: how a frozen `config.yaml` is read back.
+def run_from_dict(plain: Mapping[str, Any]) -> RunConfig:
+    """Read back what `RunConfig.as_dict` gave: `config.yaml`, or a run in `plan.json`.
 
     Raises:
         ConfigError: naming every key that this version does not know.
@@ -205,18 +158,19 @@ def config_from_dict(plain: Mapping[str, Any]) -> Config:
     architecture = dict(values.pop("architecture"))
     dataset = dict(values.pop("dataset"))
     parts = {
-        "architecture": _build(ARCHITECTURES[architecture.pop("kind")], architecture),
-        "dataset": _build(DATASETS[dataset.pop("kind")], dataset),
+        "architecture": config_from_plain(ARCHITECTURES[architecture.pop("kind")], architecture),
+        "dataset": config_from_plain(DATASETS[dataset.pop("kind")], dataset),
     }
-    return _build(Config, {**values, **parts})
+    return config_from_plain(RunConfig, {**values, **parts})
 
 
-def _build(cls: Any, values: Mapping[str, Any]) -> Any:
+def config_from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
+    """A config dataclass from plain nested values. Raises ConfigError for unknown keys."""
     unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise ConfigError(f"{cls.__name__}: unknown key {key}" for key in sorted(unknown))
     nested = {
-        part.name: _build(part.default_factory, values[part.name])
+        part.name: config_from_plain(part.default_factory, values[part.name])
         for part in dataclasses.fields(cls)
         if dataclasses.is_dataclass(part.default_factory) and isinstance(values.get(part.name), Mapping)
     }
@@ -224,7 +178,7 @@ def _build(cls: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _identity(part: Any) -> dict[str, Any]:
-    """A part of the config without what is only a label."""
+    """A part of the config without its labels."""
     values = dataclasses.asdict(part)
     if isinstance(part, ModelConfig):
         values.pop("name")

@@ -1,44 +1,48 @@
-"""When a run's training has ended: evaluate it, keep it, and say how it went."""
+"""What follows a run's training: evaluate the SAE, write it, and record how the run went."""
 
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from sae_sweep import logs
-from sae_sweep.activations import LanguageModel, token_mask
+from sae_sweep.activations import LanguageModel
 from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, language_model_baselines
-from sae_sweep.analysis.matching import match_to_init
-from sae_sweep.config import Config, SaeSweepError, first_line
+from sae_sweep.analysis.matching import match_to_own_start
+from sae_sweep.config import RunConfig, SaeSweepError, first_line
 from sae_sweep.plan.plan import PlannedRun
 from sae_sweep.report import run_figures, write_features
-from sae_sweep.saes import SAE, init_seed, initial_decoder, save_sae
+from sae_sweep.saes import SAE, save_sae
 from sae_sweep.store import write_json
 from sae_sweep.store.status import provenance, set_state
-from sae_sweep.text import TextSource, held_out_sequences
+from sae_sweep.text import TextSource, held_out_sequences, token_mask
 from sae_sweep.training import Outcome, discard_checkpoint, out_of_memory
 
 log = logging.getLogger(__name__)
 
 
 class Finisher:
-    """Called with the outcome of each member of a group, as soon as it is known."""
+    """Finishes the members of a group as their training ends; they share text and LM baselines."""
 
-    def __init__(self, runs: Mapping[str, PlannedRun], lm: LanguageModel, source: TextSource) -> None:
-        self._runs = runs
+    def __init__(self, lm: LanguageModel, source: TextSource, threshold: float) -> None:
+        """`threshold`: cosine above which a feature still matches its initial dictionary."""
         self._lm = lm
         self._source = source
+        self._threshold = threshold
         self._held_out: tuple[np.ndarray, np.ndarray] | None = None
         self._baselines: dict[int, Baselines] = {}
 
-    def __call__(self, outcome: Outcome) -> None:
-        run = self._runs[outcome.member.name]
+    def finish(self, outcome: Outcome, lm_use: Mapping[str, Any]) -> None:
+        """Evaluate and write the SAE, or record why there is none; `lm_use` is kept in the status."""
+        run = outcome.member.run
+        details = {"tokens": outcome.tokens, "seconds": outcome.seconds, "lm": dict(lm_use)}
         with logs.about(run.name):
             error = outcome.failed
             if error is None:
                 try:
-                    self._keep(run, outcome)
+                    self._keep(run, outcome, details)
                 except SaeSweepError as problem:
                     error = str(problem)
                 except RuntimeError as problem:
@@ -50,18 +54,19 @@ class Finisher:
                     )
             if error is not None:
                 log.error("%s: %s", run.name, error)
-                set_state(run, "failed", error=error, tokens=outcome.tokens, seconds=outcome.seconds)
+                set_state(run, "failed", error=error, **details)
             outcome.member.sink.finish(failed=error is not None)
 
-    def _keep(self, run: PlannedRun, outcome: Outcome) -> None:
-        """Write everything but the status, then the status: a run is done only when its files are there."""
+    def _keep(self, run: PlannedRun, outcome: Outcome, details: Mapping[str, Any]) -> None:
+        """Write all files, the status last: a run is done only when its files are there."""
         sae, sink = outcome.sae, outcome.member.sink
         if sae is None:
             raise SaeSweepError(f"{run.name}: no SAE came out of training")
         evaluation = self._evaluate(sae, run.config)
         metrics = {
             **evaluation.metrics,
-            "init_match": _init_match(sae, run),
+            "init_match": match_to_own_start(sae.W_dec, run.config, run.run_id, self._threshold),
+            "init_match_threshold": self._threshold,
             "trained_tokens": outcome.tokens,
             "seconds": outcome.seconds,
         }
@@ -78,14 +83,14 @@ class Finisher:
             sink.image(figure.stem, figure)
         sink.summary({f"eval/{key}": float(value) for key, value in metrics.items()})
         sink.artifact(run.name, run.folder.sae)
-        set_state(run, "done", tokens=outcome.tokens, seconds=outcome.seconds)
+        set_state(run, "done", **details)
         discard_checkpoint(run.folder)
         log.info(
             "%s: done, explained variance %.3f, CE recovered %.3f, L0 %.1f",
             *(run.name, metrics["explained_variance"], metrics["ce_recovered_zero"], metrics["l0"]),
         )
 
-    def _evaluate(self, sae: SAE, config: Config) -> Evaluation:
+    def _evaluate(self, sae: SAE, config: RunConfig) -> Evaluation:
         if self._held_out is None:
             tokenizer = self._lm.tokenizer
             tokens = held_out_sequences(self._source, config.packing, tokenizer, config.evaluation.tokens)
@@ -100,11 +105,6 @@ class Finisher:
         return evaluate(
             sae, self._lm, tokens, layer, mask, config.evaluation, baselines=self._baselines[layer]
         )
-
-
-def _init_match(sae: SAE, run: PlannedRun) -> float:
-    start = initial_decoder(sae.d_in, sae.d_sae, init_seed(run.config, run.run_id))
-    return match_to_init(sae.W_dec.detach().cpu(), start, run.config.matching.threshold)
 
 
 def _metadata(run: PlannedRun) -> dict[str, object]:

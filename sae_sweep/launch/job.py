@@ -8,16 +8,12 @@ from pathlib import Path
 
 from sae_sweep import logs
 from sae_sweep.config import ConfigError, Interrupted
-from sae_sweep.launch.jobs import read_group
-from sae_sweep.launch.ledger import Ledger, ledger_file
-from sae_sweep.launch.stopping import stopped_by
-from sae_sweep.plan.plan import Plan
-from sae_sweep.store import SweepFolder, hold
-from sae_sweep.store.status import set_state, unsettled
+from sae_sweep.launch.frozen import read_group
+from sae_sweep.plan import Plan
+from sae_sweep.signals import StopRequest, stop_signals
+from sae_sweep.store import SweepFolder, hold, set_state, unsettled
 
 log = logging.getLogger(__name__)
-
-_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 def run_job(folder: Path, number: int) -> None:
@@ -32,23 +28,23 @@ def run_job(folder: Path, number: int) -> None:
     """
     requeue = signal.getsignal(signal.SIGUSR2)
     try:
-        with stopped_by(_STOP), ExitStack() as stack:
-            plan = read_group(SweepFolder(folder), number)
+        with stop_signals() as stop, ExitStack() as stack:
+            plan, sharers = read_group(SweepFolder(folder), number)
             for run in plan.runs:
                 stack.enter_context(hold(run.folder))
-            _train(plan, Ledger(ledger_file(plan.folder, number)))
-    except Interrupted as stop:
-        log.info("%s", stop)
-        if stop.signum == signal.SIGUSR2 and callable(requeue):
-            requeue(stop.signum, None)
-        raise SystemExit(128 + stop.signum) from None
+            _train(plan, stop, sharers)
+    except Interrupted as interrupted:
+        log.info("%s", interrupted)
+        if interrupted.signum == signal.SIGUSR2 and callable(requeue):
+            requeue(interrupted.signum, None)
+        raise SystemExit(128 + interrupted.signum) from None
 
 
-def _train(plan: Plan, ledger: Ledger) -> None:
+def _train(plan: Plan, stop: StopRequest, sharers: int) -> None:
     try:
-        from sae_sweep.launch.inprocess import train_groups  # takes seconds to load: stopped like the rest
+        from sae_sweep.launch.group import train_runs  # takes seconds to load: stopped like the rest
 
-        train_groups(plan, unsettled(plan.runs), ledger)
+        train_runs(plan, unsettled(plan.runs), stop, sharers)
     except Interrupted:
         for run in unsettled(plan.runs):
             set_state(run, "pending")

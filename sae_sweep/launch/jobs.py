@@ -1,128 +1,220 @@
-"""What a job in another process is given: the frozen runs of one group, as a file."""
+"""The launcher whose groups are jobs of their own: it submits them, and waits for what their files say."""
 
 import dataclasses
-import itertools
+import logging
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
-from sae_sweep.config import config_from_dict
-from sae_sweep.plan.plan import Plan, PlannedRun
-from sae_sweep.store import SweepFolder, read_json, write_json
+from sae_sweep.config import Interrupted, SaeSweepError
+from sae_sweep.launch.frozen import FrozenGroup, freeze_group
+from sae_sweep.plan import Plan
+from sae_sweep.signals import StopRequest
+from sae_sweep.store import (
+    PlannedRun,
+    SweepFolder,
+    hold,
+    prepare,
+    read_json,
+    read_status,
+    set_state,
+    state,
+    unsettled,
+    write_json,
+)
 
-Work = Callable[[Path, int], object]
-"""What a job does: called with the sweep's folder and the number of the frozen group."""
-
-
-class Submitted(NamedTuple):
-    """Where a job can be found."""
-
-    id: str
-    """For the cluster, and for people: `4711_3`, or the number of a worker's job."""
-    log: Path
-    """What the job wrote on standard error."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A job that was submitted, and what for."""
+    """A submitted job, and the runs it trains."""
 
     number: int
-    """Of the frozen group."""
+    """Number of the frozen group."""
     id: str
+    """For the cluster, and for people: `4711_3`, or the number of a worker's job."""
     log: str
+    """File with what the job wrote on standard error."""
     run_ids: tuple[str, ...]
-
-
-def task_command(task: str, folder: SweepFolder) -> str:
-    """What to type for a task about a sweep; where its folder is, if that is not the usual place."""
-    usual = folder.root.parent == Path("multirun").resolve()
-    place = "" if usual else f" paths.output={folder.root.parent}"
-    return f"python -m sae_sweep task={task} sweep={folder.root.name}{place}"
 
 
 class Cluster(Protocol):
     """Where jobs are carried out."""
 
+    word: str
+    """What a job is called, for example `SLURM job`."""
     poll_s: float
     """Seconds between two looks at the jobs."""
     lost_after_s: float
     """Seconds after which a job that ended without a result is lost."""
-    word: str
-    """What a job is called, for example `SLURM job`."""
+    sharers: int
+    """Jobs at once that divide the memory of a machine."""
 
-    def submit(self, numbers: Sequence[int]) -> list[Submitted]:
+    def going_on(self) -> list[Ticket]:
+        """Jobs of earlier commands for this sweep that have not ended."""
+        ...
+
+    def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
         """One job for each frozen group. Raises SaeSweepError, with the cluster's own words, if refused."""
+        ...
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """How those jobs ended that will not go on; empty where the cluster cannot be asked just now."""
+        """How those jobs ended that will not go on; empty if the cluster cannot be asked just now."""
+        ...
 
     def close(self) -> None:
-        """All runs are settled: nothing is left to wait for but the jobs' own ends."""
+        """All runs are settled: wait for nothing except the jobs' own ends."""
 
     def leave(self, tickets: Sequence[Ticket]) -> str:
-        """The command was told to stop: what becomes of its jobs, and what to do next."""
+        """Stop, or leave the jobs to themselves; returns what becomes of them, and what to do next."""
+        ...
 
 
-def freeze_group(plan: Plan, runs: Sequence[PlannedRun]) -> int:
-    """Write runs of one group for a job to read; returns the number that the file is named for."""
-    number = _free_number(plan.folder)
-    frozen = [
-        {
-            "name": run.name,
-            "id": run.run_id,
-            "group": run.group,
-            "grids": list(run.grids),
-            "fingerprints": dict(run.fingerprints),
-            "config": run.config.as_dict(),
-        }
-        for run in runs
-    ]
-    write_json(_file(plan.folder, number), {"sweep": plan.sweep, "runs": frozen})
-    return number
+class Jobs:
+    """One job for each group that has something left to train.
+
+    Jobs of an earlier command that still go on are waited for like those submitted now; with
+    `launcher.detach` nothing is waited for.
+    """
+
+    def __init__(self, open_cluster: Callable[[Plan], Cluster]) -> None:
+        self._open_cluster = open_cluster
+
+    def train(self, plan: Plan, stop: StopRequest) -> bool:
+        cluster = self._open_cluster(plan)
+        tickets: list[Ticket] = []
+        try:
+            with stop.deferred():
+                tickets += submit(plan, cluster)
+            if plan.command.launcher.detach:
+                _print_how_to_follow(plan, tickets, cluster)
+                return False
+            if tickets:
+                log.info("check progress with: %s", task_command("status", plan.folder))
+            _Watch(plan, cluster, tickets).wait()
+            cluster.close()
+        except Interrupted as interrupted:
+            raise Interrupted(interrupted.signum, cluster.leave(tickets)) from None
+        except BaseException:
+            cluster.leave(tickets)
+            raise
+        return True
 
 
-def _free_number(folder: SweepFolder) -> int:
-    """One that no other command has, nor takes at the same moment."""
-    folder.jobs.mkdir(parents=True, exist_ok=True)
-    taken = [int(path.stem) for path in folder.jobs.glob("*.json") if path.stem.isdigit()]
-    return next(n for n in itertools.count(max(taken, default=-1) + 1) if _take(_file(folder, n)))
-
-
-def _take(path: Path) -> bool:
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
-def read_group(folder: SweepFolder, number: int) -> Plan:
-    """The runs as they were frozen, whatever happened to the config files since.
+def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
+    """Freeze what is to be trained and submit it; returns the jobs that the sweep now waits for.
 
     Raises:
-        SaeSweepError: if the file is missing or damaged.
-        ConfigError: naming the keys that this version does not know.
+        SaeSweepError: if a folder is held or holds another run, or the cluster refuses; the runs then say so.
     """
-    frozen = read_json(_file(folder, number))
-    return Plan(frozen["sweep"], folder, tuple(_thaw(folder, run) for run in frozen["runs"]))
-
-
-def _thaw(folder: SweepFolder, run: Mapping[str, Any]) -> PlannedRun:
-    return PlannedRun(
-        name=run["name"],
-        run_id=run["id"],
-        group=run["group"],
-        config=config_from_dict(run["config"]),
-        folder=folder.run(run["name"]),
-        fingerprints=run["fingerprints"],
-        grids=tuple(run["grids"]),
+    plan.refuse_another()
+    our_ids = {run.run_id for run in plan.runs}
+    going_on = [ticket for ticket in cluster.going_on() if our_ids & set(ticket.run_ids)]
+    taken = {run_id for ticket in going_on for run_id in ticket.run_ids}
+    ours = [run for run in plan.runs if run.run_id not in taken]  # the others' folders belong to their jobs
+    waiting = [run for run in ours if state(run.folder) != "done"]
+    prepare(ours)
+    plan.save()
+    groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
+    log.info(
+        "%s: %d runs, %d already done, %d in jobs that go on; %d new jobs",
+        *(
+            plan.folder.root,
+            len(plan.runs),
+            len([run for run in plan.runs if state(run.folder) == "done"]),
+            len(plan.runs) - len(ours),
+            len(groups),
+        ),
     )
+    return going_on + (_submit_groups(plan, cluster, groups) if groups else [])
 
 
-def _file(folder: SweepFolder, number: int) -> Path:
-    return folder.jobs / f"{number}.json"
+def _submit_groups(plan: Plan, cluster: Cluster, groups: Sequence[Sequence[PlannedRun]]) -> list[Ticket]:
+    frozen = [freeze_group(plan, group, cluster.sharers) for group in groups]
+    try:
+        tickets = cluster.submit(frozen)
+    except SaeSweepError as error:
+        for run in (run for group in groups for run in group):
+            set_state(run, "failed", error=str(error))
+        raise
+    for ticket in tickets:
+        log.info("%s %s: %d runs, log %s", cluster.word, ticket.id, len(ticket.run_ids), ticket.log)
+    return tickets
+
+
+def _print_how_to_follow(plan: Plan, tickets: Sequence[Ticket], cluster: Cluster) -> None:
+    if tickets:
+        sys.stdout.write(f"{plan.sweep}: {len(tickets)} {cluster.word}s; {cluster.leave(tickets)}\n")
+        sys.stdout.write(f"when they are done, compare with `{task_command('match', plan.folder)}`\n")
+    else:
+        sys.stdout.write(f"{plan.sweep}: nothing left to train\n")
+
+
+def task_command(task: str, folder: SweepFolder) -> str:
+    """The command line of a task on a sweep; it names the folder unless that is in the usual place."""
+    usual = folder.root.parent == Path("multirun").resolve()
+    place = "" if usual else f" paths.output={folder.root.parent}"
+    return f"python -m sae_sweep task={task} sweep={folder.root.name}{place}"
+
+
+class _Watch:
+    """Waits until each run of some jobs is settled, or its job is lost."""
+
+    def __init__(self, plan: Plan, cluster: Cluster, tickets: Sequence[Ticket]) -> None:
+        self._cluster = cluster
+        self._runs = {run.run_id: run for run in plan.runs}
+        self._open = {ticket.id: ticket for ticket in tickets}
+        self._ended_at: dict[str, float] = {}
+        self._logged = {run.run_id for run in plan.runs if run not in unsettled(plan.runs)}
+
+    def wait(self) -> None:
+        while self._open:
+            ended = self._cluster.ended(list(self._open))  # before the files: they are the later word
+            for ticket in list(self._open.values()):
+                self._look(ticket, ended.get(ticket.id))
+            if self._open:
+                time.sleep(self._cluster.poll_s)
+
+    def _look(self, ticket: Ticket, ended: str | None) -> None:
+        runs = [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
+        if ended is None:
+            self._ended_at.pop(ticket.id, None)  # a job that is requeued ends more than once
+        elif unsettled(runs):
+            since = time.monotonic() - self._ended_at.setdefault(ticket.id, time.monotonic())
+            if since >= self._cluster.lost_after_s:
+                mark_lost(
+                    runs,
+                    f"{self._cluster.word} {ticket.id} ended ({ended}) before this run: see {ticket.log}",
+                )
+                del self._open[ticket.id]
+        for run in runs:
+            self._log_settled(run)
+        if not unsettled(runs):
+            self._open.pop(ticket.id, None)
+
+    def _log_settled(self, run: PlannedRun) -> None:
+        if run.run_id in self._logged or unsettled([run]):
+            return
+        self._logged.add(run.run_id)
+        status = read_status(run.folder)
+        if status["state"] == "done":
+            log.info("%s: done (%d of %d)", run.name, len(self._logged), len(self._runs))
+        else:
+            log.error("%s: %s", run.name, status.get("error"))
+
+
+def mark_lost(runs: Sequence[PlannedRun], why: str) -> None:
+    """Mark the runs that a lost job left unsettled as failed."""
+    for run in unsettled(runs):
+        try:
+            with hold(run.folder):
+                set_state(run, "failed", error=why)
+        except SaeSweepError as error:  # another process trains it: its state is not ours to write
+            log.error("%s: %s; %s", run.name, why, error)
 
 
 def write_tickets(folder: SweepFolder, tickets: Sequence[Ticket]) -> None:

@@ -1,13 +1,18 @@
-"""This machine as a cluster: plain worker processes, each with a GPU of its own where there are any."""
+"""This machine as a cluster: worker processes, each with a GPU of its own if there are any."""
 
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sae_sweep.launch.jobs import Submitted, Ticket
-from sae_sweep.store import SweepFolder
+from sae_sweep.launch import job
+from sae_sweep.launch.frozen import FrozenGroup
+from sae_sweep.launch.jobs import Ticket
+from sae_sweep.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 class _Worker(NamedTuple):
@@ -23,31 +28,28 @@ class Local:
     poll_s = 0.2
     lost_after_s = 0.0  # a process that has ended wrote all that it ever will
 
-    def __init__(self, folder: SweepFolder, module: str, slots: Sequence[str | None], threads: int) -> None:
-        """What workers there may be.
-
-        Args:
-            folder: the sweep's.
-            module: what a worker runs.
-            slots: for each worker the GPU that it sees, in the words of CUDA_VISIBLE_DEVICES; None: all, and
-                its share of the threads.
-            threads: of all workers together; a user's OMP_NUM_THREADS is left as it is.
-        """
-        self._folder = folder
-        self._module = module
-        self._slots = list(slots)
-        self._threads = threads
+    def __init__(self, plan: Plan) -> None:
+        self._folder = plan.folder
+        self._slots = _slots(plan)
         self._waiting: list[int] = []
         self._workers: list[_Worker] = []
         self._ended: dict[str, str] = {}
+        self.sharers = plan.command.launcher.workers or 2
 
-    def submit(self, numbers: Sequence[int]) -> list[Submitted]:
-        self._waiting += numbers
-        self._slots = self._slots[: len(numbers)]  # threads are shared by workers that have something to do
-        return [Submitted(str(number), self._folder.jobs / f"{number}.log") for number in numbers]
+    def going_on(self) -> list[Ticket]:
+        """None: workers end with their command."""
+        return []
+
+    def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
+        self._waiting += [group.number for group in groups]
+        self._slots = self._slots[: len(groups)]  # threads are shared by workers that have something to do
+        return [
+            Ticket(number, str(number), str(self._folder.jobs / f"{number}.log"), run_ids)
+            for number, run_ids in groups
+        ]
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """Also starts the next jobs where workers have become free."""
+        """Also starts the next jobs if workers have become free."""
         for worker in list(self._workers):
             code = worker.process.poll()
             if code is not None:
@@ -73,19 +75,44 @@ class Local:
 
     def _start(self) -> None:
         busy = {worker.slot for worker in self._workers}
-        for slot, device in enumerate(self._slots):
+        for slot, gpu in enumerate(self._slots):
             if slot not in busy and self._waiting:
                 number = self._waiting.pop(0)
-                self._workers.append(_Worker(number, slot, self._launch(number, device)))
+                self._workers.append(_Worker(number, slot, self._launch(number, gpu)))
 
-    def _launch(self, number: int, device: str | None) -> subprocess.Popen[bytes]:
-        if device is not None:
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device}
+    def _launch(self, number: int, gpu: str | None) -> subprocess.Popen[bytes]:
+        if gpu is not None:
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
         else:  # with every core to each, they would wait for one another at every step of a product
-            share = max(1, self._threads // len(self._slots))
+            share = max(1, _threads() // len(self._slots))
             environment = {"OMP_NUM_THREADS": str(share), **os.environ}
-        command = [sys.executable, "-m", self._module, str(self._folder.root), str(number)]
-        with (self._folder.jobs / f"{number}.log").open("ab") as log:
+        command = [sys.executable, "-m", job.__name__, str(self._folder.root), str(number)]
+        with (self._folder.jobs / f"{number}.log").open("ab") as file:
             return subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
             )
+
+
+def _slots(plan: Plan) -> list[str | None]:
+    """The GPU of each worker, as CUDA_VISIBLE_DEVICES names it; None for each that works on the CPU."""
+    workers = plan.command.launcher.workers
+    gpus = _gpus() if plan.runs[0].config.device in ("auto", "cuda") else []
+    if not gpus:
+        return [None] * (workers or 2)
+    if workers and workers > len(gpus):
+        log.warning("launcher.workers=%d: only %d at once, one per GPU", workers, len(gpus))
+    return list(gpus[: workers or len(gpus)])
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return visible.split(",")[:count] if visible else [str(index) for index in range(count)]
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()

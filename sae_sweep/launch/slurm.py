@@ -1,4 +1,4 @@
-"""SLURM as a cluster: submitit submits; what became of a job is asked of squeue, and of the runs' own files.
+"""SLURM as a cluster: submitit submits; how a job ended is asked of squeue, and of the runs' own files.
 
 submitit's own view of a job is not used: without SLURM's accounting it waits for ever for one that is killed.
 """
@@ -6,65 +6,87 @@ submitit's own view of a job is not used: without SLURM's accounting it waits fo
 import contextlib
 import io
 import logging
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import submitit
+from typing import Any
 
 from sae_sweep.config import SaeSweepError, SlurmConfig
-from sae_sweep.launch.jobs import Submitted, Ticket, Work, task_command
-from sae_sweep.launch.squeue import arrays, ended, one_line
+from sae_sweep.launch.frozen import FrozenGroup
+from sae_sweep.launch.job import run_job_alone
+from sae_sweep.launch.jobs import Ticket, read_tickets, task_command, write_tickets
+from sae_sweep.plan import Plan
 from sae_sweep.store import SweepFolder
 
 log = logging.getLogger(__name__)
 
 _REQUEUES = 1_000_000
 """As often as it takes: submitit gives up after three, and counts each signal to a short job as a timeout."""
+_ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("PREEMPTED", "REVOKED", "TIMEOUT"),
+}
 
 
 @dataclass(frozen=True)
 class GroupJob:
-    """What submitit pickles: a function by its name, a path and a number."""
+    """The callable that submitit pickles: a path and a number."""
 
-    work: Work
     folder: Path
     number: int
 
     def __call__(self) -> None:
-        self.work(self.folder, self.number)
+        run_job_alone(self.folder, self.number)
 
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What a requeued job starts with: the same again, for the runs know how far they are."""
-        return submitit.helpers.DelayedSubmission(self)
+    def checkpoint(self) -> Any:
+        """The job of a requeue: the same again, for the runs know how far they are."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
 
 
 class Slurm:
-    """The jobs of one sweep."""
+    """The SLURM jobs of one sweep."""
 
     word = "SLURM job"
+    sharers = 1
 
-    def __init__(self, config: SlurmConfig, folder: SweepFolder, sweep: str, work: Work) -> None:
-        self._config = config
-        self._folder = folder
-        self._sweep = sweep
-        self._work = work
+    def __init__(self, plan: Plan) -> None:
+        self._config = plan.command.launcher.slurm
+        self._folder = plan.folder
+        self._sweep = plan.sweep
         self._silent = False
-        self.poll_s = config.poll_s
-        self.lost_after_s = config.lost_after_s
+        self.poll_s = self._config.poll_s
+        self.lost_after_s = self._config.lost_after_s
 
-    def submit(self, numbers: Sequence[int]) -> list[Submitted]:
-        jobs = [GroupJob(self._work, self._folder.root, number) for number in numbers]
+    def going_on(self) -> list[Ticket]:
+        tickets = read_tickets(self._folder)
+        ended = self.ended([ticket.id for ticket in tickets]) if tickets else {}
+        return [ticket for ticket in tickets if ticket.id not in ended]
+
+    def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
+        alive = self.going_on()  # whichever runs they train: they are followed later on
+        jobs = self._submit([GroupJob(self._folder.root, group.number) for group in groups])
+        tickets = [
+            Ticket(number, job.job_id, str(job.paths.stderr), run_ids)
+            for (number, run_ids), job in zip(groups, jobs, strict=True)
+        ]
+        write_tickets(self._folder, [*alive, *tickets])
+        return tickets
+
+    def _submit(self, jobs: Sequence[GroupJob]) -> Sequence[Any]:
+        import submitit
+
         try:
             executor = submitit.AutoExecutor(
                 self._folder.jobs / "slurm", cluster="slurm", slurm_max_num_timeout=_REQUEUES
             )
             executor.update_parameters(**_parameters(self._config, self._sweep))
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it also raises
-                submitted = executor.submit_array(jobs)
+                return executor.submit_array(jobs)
         except (RuntimeError, OSError) as error:  # all of submitit's own are the former
-            raise SaeSweepError(f"SLURM took no job: {one_line(error)}") from error
-        return [Submitted(job.job_id, job.paths.stderr) for job in submitted]
+            raise SaeSweepError(f"SLURM took no job: {_one_line(error)}") from error
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
         try:
@@ -81,13 +103,54 @@ class Slurm:
         """Jobs end by themselves."""
 
     def leave(self, tickets: Sequence[Ticket]) -> str:
-        return f"the SLURM jobs go on: {follow(self._folder, tickets)}"
+        cancel = " ".join(["scancel", *_arrays([ticket.id for ticket in tickets])])
+        return f"check progress with `{task_command('status', self._folder)}`, cancel with `{cancel}`"
 
 
-def follow(folder: SweepFolder, tickets: Sequence[Ticket]) -> str:
-    """How to see what becomes of jobs, and how to cancel them."""
-    cancel = " ".join(["scancel", *arrays([ticket.id for ticket in tickets])])
-    return f"follow them with `{task_command('status', folder)}`, cancel them with `{cancel}`"
+def jobs_going_on(folder: SweepFolder) -> list[Ticket]:
+    """SLURM's jobs for a sweep that have not ended; all of them, if SLURM cannot be asked."""
+    tickets = read_tickets(folder)
+    if not tickets:
+        return []
+    try:
+        gone = ended([ticket.id for ticket in tickets])
+    except SaeSweepError:
+        return tickets
+    return [ticket for ticket in tickets if ticket.id not in gone]
+
+
+def ended(ids: Sequence[str]) -> Mapping[str, str]:
+    """How those of the jobs ended that will not go on.
+
+    Raises:
+        SaeSweepError: if SLURM cannot be asked.
+    """
+    states = _squeue(ids)
+    found = {job: states.get(job, "no longer known to SLURM") for job in ids}
+    return {job: state for job, state in found.items() if job not in states or state in _ENDED}
+
+
+def _squeue(ids: Sequence[str]) -> dict[str, str]:
+    """Job id -> state, for the jobs that SLURM still knows; it forgets them some minutes after their end."""
+    command = ["squeue", "-h", "-r", "-t", "all", "-j", ",".join(_arrays(ids)), "-o", "%i|%T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SaeSweepError(f"cannot ask SLURM: {error}") from error
+    if done.returncode and "Invalid job id" not in done.stderr:  # its word for a job it has forgotten
+        raise SaeSweepError(f"cannot ask SLURM: {_one_line(done.stderr)}")
+    return dict(line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)
+
+
+def _arrays(ids: Sequence[str]) -> list[str]:
+    """`4711_0, 4711_1, 4712` -> `4711, 4712`."""
+    return list(dict.fromkeys(job.split("_")[0] for job in ids))
+
+
+def _one_line(error: object) -> str:
+    """SLURM's own words, without the name of its program."""
+    lines = [line.removeprefix("sbatch: error: ").strip() for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line) or "no reason given"
 
 
 def _parameters(config: SlurmConfig, sweep: str) -> dict[str, object]:

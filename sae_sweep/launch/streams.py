@@ -1,33 +1,35 @@
-"""Where the activations of a group come from: computed as they are needed, or from the cache."""
+"""Activation streams of a group: computed as they are needed, or read from the cache."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from sae_sweep.activations import ActivationStream, LanguageModel
 from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
 from sae_sweep.activations.stream import activation_dtype
-from sae_sweep.plan.plan import PlannedRun
-from sae_sweep.signals import stop_at_once
-from sae_sweep.store import cache_folder
-from sae_sweep.text import SequenceStream, TextSource
+from sae_sweep.store import PlannedRun
+from sae_sweep.text import TextSource, TrainingSequences
 from sae_sweep.training.data import Stream
 
 StreamMaker = Callable[[Sequence[int]], Stream]
-"""Gives a stream of some layers, at its beginning."""
+"""Makes a stream of some layers, at its beginning."""
 
 
-def stream_maker(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun]) -> StreamMaker:
-    """What makes the stream of some layers of a group; `activations=cache` fills the cache first."""
+def stream_maker(
+    lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path
+) -> StreamMaker:
+    """The maker of a group's streams; `activations=cache` fills the cache first."""
     if runs[0].config.activations.source == "cache":
-        folder = fill_cache(lm, source, runs)
+        folder = fill_cache(lm, source, runs, cache)
         return lambda layers: CachedStream(folder, layers, lm.device)
     return _computed(lm, source, runs[0])
 
 
-def fill_cache(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun]) -> CacheFolder:
+def fill_cache(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path) -> CacheFolder:
     """Cache every layer of a group as far as its longest run goes; returns where.
 
+    It may be cut anywhere: the shards that are complete stay.
+
     Raises:
-        Interrupted: if a signal asks to stop; the shards that are complete stay.
         SaeSweepError: if the disk is too small, or the cache cannot be used.
     """
     shared = runs[0]
@@ -35,17 +37,16 @@ def fill_cache(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun]
     identity = cache_identity(
         shared.config, shared.fingerprints, lm_dtype=lm.dtype, attention=lm.attention, dtype=dtype
     )
-    folder = locate(cache_folder(shared.config.paths.cache), identity)
+    folder = locate(cache, identity)
     steps = max(run.config.steps for run in runs)
-    with stop_at_once():
-        fill(
-            folder,
-            identity,
-            {run.config.layer: steps for run in runs},
-            _computed(lm, source, shared),
-            d_in=lm.d_model,
-            batch=shared.config.batch,
-        )
+    fill(
+        folder,
+        identity,
+        {run.config.layer: steps for run in runs},
+        _computed(lm, source, shared),
+        d_in=lm.d_model,
+        batch=shared.config.batch,
+    )
     return folder
 
 
@@ -54,7 +55,7 @@ def _computed(
 ) -> Callable[[Sequence[int]], ActivationStream]:
     def make(layers: Sequence[int]) -> ActivationStream:
         config = shared.config
-        sequences = SequenceStream(source, config.packing, lm.tokenizer, config.data_seed)
+        sequences = TrainingSequences(source, config.packing, lm.tokenizer, config.data_seed)
         return ActivationStream(lm, sequences, config, layers)
 
     return make

@@ -1,20 +1,30 @@
-"""The sparse products of a training step, in kernels that are fast and equal to their dense definitions."""
+"""Sparse kernels of a training step: each backend computes what the dense definitions do, and faster."""
 
 from sae_sweep.ops.choose import choose_kernels
-from sae_sweep.ops.code import AdamUpdate, Code, Estimates, Found, Kernels
-from sae_sweep.ops.functions import Sparse, decode, mean_square, pre_activations, spread, total_variance
+from sae_sweep.ops.csr import CSR
+from sae_sweep.ops.functions import (
+    SparseMatrix,
+    SparsePattern,
+    decode,
+    gather_columns,
+    mean_square,
+    pre_activations,
+    total_variance,
+)
+from sae_sweep.ops.interface import AdamUpdate, Encoded, Estimates, Kernels
 
 __all__ = [
+    "CSR",
     "AdamUpdate",
-    "Code",
+    "Encoded",
     "Estimates",
-    "Found",
     "Kernels",
-    "Sparse",
+    "SparseMatrix",
+    "SparsePattern",
     "choose_kernels",
     "decode",
+    "gather_columns",
     "mean_square",
     "pre_activations",
-    "spread",
     "total_variance",
 ]

@@ -1,4 +1,4 @@
-"""Which kernels a training uses."""
+"""Which kernels a training run uses."""
 
 import logging
 from functools import cache
@@ -7,36 +7,43 @@ from pathlib import Path
 import torch
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops.code import Kernels
+from sae_sweep.ops.interface import Kernels
 
 logger = logging.getLogger(__name__)
 
+_DEVICES = {"cpu": "cpu", "triton": "cuda"}
+"""The device type that each backend runs on."""
+
 
 def choose_kernels(backend: str, device: torch.device, folder: Path) -> Kernels | None:
-    """The kernels for a device; None: the plain dense formulas.
+    """The kernels for a device, or None for the dense formulas in torch.
 
     Args:
-        backend: reference; cpu or triton; or auto: what the device can have, else the reference, said once.
-        device: where the SAE is.
-        folder: the cache folder, which keeps compiled kernels.
+        backend: reference (the dense formulas), cpu, triton, or auto: the device's own backend, else the
+            dense formulas with one warning.
+        device: the device that holds the SAE.
+        folder: the cache folder, for compiled kernels.
 
     Raises:
-        SaeSweepError: if a backend that was asked for by name is not to be had, or not on this device.
+        SaeSweepError: if a backend that was named is not available, or does not run on this device.
     """
-    wanted = {"cpu": "cpu", "cuda": "triton"}.get(device.type) if backend == "auto" else backend
-    if wanted is None or wanted == "reference":
+    if backend == "auto":
+        fast = next((name for name, kind in _DEVICES.items() if kind == device.type), None)
+        return None if fast is None else _load_or_warn(fast, folder)
+    if backend == "reference":
         return None
-    needs = {"cpu": "cpu", "triton": "cuda"}[wanted]
-    if device.type != needs:
+    if device.type != _DEVICES[backend]:
         raise SaeSweepError(
-            f"backend={wanted} runs on {needs}, and device is {device.type}: set backend=auto"
+            f"backend={backend} runs on {_DEVICES[backend]}, and device is {device.type}: set backend=auto"
         )
+    return _load(backend, folder)
+
+
+def _load_or_warn(backend: str, folder: Path) -> Kernels | None:
     try:
-        return _load(wanted, folder)
+        return _load(backend, folder)
     except SaeSweepError as error:
-        if backend != "auto":
-            raise
-        _say_once(str(error))
+        _warn_once(str(error))
         return None
 
 
@@ -52,5 +59,5 @@ def _load(backend: str, folder: Path) -> Kernels:
 
 
 @cache
-def _say_once(problem: str) -> None:
+def _warn_once(problem: str) -> None:
     logger.warning("training without fast kernels, several times slower: %s", problem)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sae_sweep.config import Config, ModelConfig
-from sae_sweep.plan.plan import Plan, PlannedRun
+from sae_sweep.config import ModelConfig, RunConfig
+from sae_sweep.plan.plan import Plan
+from sae_sweep.store import PlannedRun
 
 TERA = 10**12
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -124,7 +125,7 @@ def group_cost(runs: Sequence[PlannedRun], auto_dtype: str) -> GroupCost:
     )
 
 
-def lm_tokens(config: Config) -> int:
+def lm_tokens(config: RunConfig) -> int:
     """Tokens the LM reads for a run: its budget, and the masked BOS of every sequence.
 
     Document separators and what is left over of the last buffer come on top.
@@ -135,7 +136,7 @@ def lm_tokens(config: Config) -> int:
     return round(config.tokens * packing.seq_len / (packing.seq_len - 1))
 
 
-def lm_flops_per_token(config: Config) -> int | None:
+def lm_flops_per_token(config: RunConfig) -> int | None:
     """Of a forward pass up to `config.layer`; None where the model's width is not known."""
     if config.model.shape is None:
         return None
@@ -149,13 +150,13 @@ def assumed_block_parameters(model: ModelConfig) -> int:
     return 12 * model.shape[1] ** 2 if model.shape else 0
 
 
-def sae_flops(config: Config) -> int | None:
+def sae_flops(config: RunConfig) -> int | None:
     """Of all training steps of a run; None where d_in is not known."""
     shape = sae_shape(config)
     return None if shape is None else 12 * shape.d_in * shape.d_sae * config.tokens
 
 
-def sae_shape(config: Config) -> SaeShape | None:
+def sae_shape(config: RunConfig) -> SaeShape | None:
     """None where d_in is not known before the model loads."""
     if config.model.shape is None:
         return None
@@ -163,7 +164,7 @@ def sae_shape(config: Config) -> SaeShape | None:
     return SaeShape(config.architecture.kind, config.numerics, d_in, config.dictionary * d_in)
 
 
-def cache_dtype(config: Config, auto_dtype: str) -> str:
+def cache_dtype(config: RunConfig, auto_dtype: str) -> str:
     """What activations are rounded to: `activations.dtype`, else that of the LM."""
     chosen = (config.activations.dtype, config.model.dtype)
     return next((dtype for dtype in chosen if dtype != "auto"), auto_dtype)

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
+from sae_sweep.config import RunConfig
 from sae_sweep.config.plain import digest, flatten
-from sae_sweep.config.run import Config
 
 _IN_BASE_NAME = {
     *("architecture.kind", "architecture.k", "architecture.l0_coefficient", "architecture.l1_coefficient"),
@@ -13,7 +13,7 @@ _IN_BASE_NAME = {
 _LONGEST_NAME = 120
 
 
-def run_name(config: Config, reference: Config) -> str:
+def run_name(config: RunConfig, reference: RunConfig) -> str:
     """`gpt2-small_L8_owt_topk_x16_k16_s49`, then every key that moves the weights and differs.
 
     Args:

@@ -1,61 +1,39 @@
 """Which runs a sweep has, what they are called, and which of them share an LM pass."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sae_sweep.config import Config, SaeSweepError, digest
+from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, digest
 from sae_sweep.plan.naming import run_name
-from sae_sweep.store import RunFolder, SweepFolder, hold_sweep, read_plan, write_json
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One SAE to train."""
-
-    name: str
-    """Folder name inside the sweep."""
-    run_id: str
-    """Hash of all that determines the weights."""
-    group: str
-    """Runs of equal group can share each LM pass."""
-    config: Config
-    folder: RunFolder
-    fingerprints: Mapping[str, str]
-    """What the run id holds beside the config: the text, the LM's weights and their dtype."""
-    grids: tuple[str, ...] = ()
-    """Names of the sub-grids of the experiment that ask for this run."""
+from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, hold_sweep, read_plan, write_json
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep: its folder and its runs, in the order they were asked for."""
+    """A sweep: its folder, its runs in the order they were asked for, and the command that asks for them."""
 
     sweep: str
     folder: SweepFolder
     runs: tuple[PlannedRun, ...]
+    command: CommandConfig
     union: str | None = None
-    """Names the union of grids that these runs were selected from; None where there are no grids."""
-
-    @property
-    def config(self) -> Config:
-        """Carries what all runs share (task, launcher, tracking, matching, paths)."""
-        return self.runs[0].config
+    """Digest of all runs of the grids that these were selected from; None for a command without grids."""
 
     def groups(self) -> list[list[PlannedRun]]:
-        """The runs that are trained together: by LM pass, at most `launcher.max_group`; or one by one."""
+        """Runs trained together: at most `launcher.max_group` that share an LM pass, or each alone."""
         groups: dict[str, list[PlannedRun]] = {}
         for run in self.runs:
-            key = run.name if run.config.launcher.kind == "solo" else run.group
-            groups.setdefault(key, []).append(run)
-        most = self.config.launcher.max_group or len(self.runs)
+            groups.setdefault(run.group if self.command.fuse else run.name, []).append(run)
+        most = self.command.launcher.max_group or len(self.runs)
         return [
             group[first : first + most] for group in groups.values() for first in range(0, len(group), most)
         ]
 
     def refuse_another(self) -> None:
-        """Let a sweep grow or be narrowed, also one way after the other, but not be mixed with another one.
+        """Let a sweep grow or be narrowed, also one after the other, but not be mixed with another one.
 
         Raises:
             SaeSweepError: if `plan.json` lacks some of these runs and has others instead, or is damaged.
@@ -86,77 +64,88 @@ class Plan:
             SaeSweepError: if it is damaged.
         """
         with hold_sweep(self.folder):
-            self._save()
-
-    def _save(self) -> None:
-        on_disk = self._on_disk()
-        runs = {run["id"]: run for run in on_disk.get("runs", [])}
-        for run in self.runs:
-            before = runs.get(run.run_id, {}).get("grids", [])
-            runs[run.run_id] = {
-                "name": run.name,
-                "id": run.run_id,
-                "group": run.group,
-                "grids": list(dict.fromkeys([*before, *run.grids])),
-                "config": run.config.as_dict(),
-            }
-        union = self.union or on_disk.get("union")
-        plan = {"sweep": self.sweep, "union": union, "runs": list(runs.values())}
-        write_json(self.folder.plan, plan)
+            on_disk = self._on_disk()
+            runs = {run["id"]: run for run in on_disk.get("runs", [])}
+            for run in self.runs:
+                before = runs.get(run.run_id, {}).get("grids", [])
+                grids = list(dict.fromkeys([*before, *run.grids]))
+                runs[run.run_id] = {**run.record(), "grids": grids}
+            union = self.union or on_disk.get("union")
+            plan = {"sweep": self.sweep, "union": union, **self.command.kept(), "runs": list(runs.values())}
+            write_json(self.folder.plan, plan)
 
 
-def make_plan(
-    configs: Sequence[Config],
-    references: Sequence[Config],
-    fingerprints: Callable[[Config], Mapping[str, str]],
-    grids: Sequence[tuple[str, ...]] | None = None,
-    union: str | None = None,
-) -> Plan:
+class WantedRun(NamedTuple):
+    """One run that a command asks for; two of them may turn out to be the same."""
+
+    config: RunConfig
+    reference: RunConfig
+    """Defaults of its model, dataset, architecture and numerics: its name says where it differs."""
+    grids: tuple[str, ...] = ()
+    """Names of the grids that ask for it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for, as a task receives it."""
+
+    command: CommandConfig
+    runs: Sequence[WantedRun]
+    """In order; for a task about what is on disk, one alone, which holds the command's other keys."""
+    union: str | None = None
+    """Digest of all runs of the grids that these were selected from; None for a command without grids."""
+    launch: Callable[[list[list[str]]], Any] | None = None
+    """Carries out jobs, given a list of overrides for each, through one of Hydra's own launchers; None: the
+    command's `launcher` says where."""
+
+
+Fingerprints = Callable[[RunConfig], Mapping[str, str]]
+"""Fingerprints of the text and the LM that a run reads: the part of a run id that is content."""
+
+
+def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Plan:
     """Name the runs, merge those that are the same, and place the sweep.
 
-    Args:
-        configs: one a run, in order.
-        references: for each, the defaults of its model, dataset, architecture and numerics.
-        fingerprints: of the text and the LM that a config reads.
-        grids: for each, the names of the grids that ask for it; None: the command has no grids.
-        union: names the union of grids that the runs were selected from.
-
     Raises:
-        SaeSweepError: if two different runs would share a name.
+        SaeSweepError: if two different runs would share a name, or text or weights cannot be read.
     """
-    found: dict[str, tuple[str, Config, Mapping[str, str]]] = {}
-    asked_by: dict[str, dict[str, None]] = {}
-    for config, reference, names in zip(configs, references, grids or [()] * len(configs), strict=True):
-        prints = fingerprints(config)
-        run_id = config.run_id(prints)
-        found.setdefault(run_id, (run_name(config, reference), config, prints))
-        asked_by.setdefault(run_id, {}).update(dict.fromkeys(names))
-    sweep = _sweep_name(configs[0], list(found))
-    folder = SweepFolder(Path(configs[0].paths.output).expanduser().resolve() / sweep)
-    runs = tuple(
-        PlannedRun(
-            name, run_id, _group(config, prints), config, folder.run(name), prints, tuple(asked_by[run_id])
+    command = request.command
+    fingerprints = fingerprints or _fingerprints(cache_folder(command.paths.cache))
+    found: dict[str, tuple[WantedRun, Mapping[str, str]]] = {}
+    grids: dict[str, dict[str, None]] = {}
+    for one in request.runs:
+        prints = fingerprints(one.config)
+        run_id = one.config.run_id(prints)
+        found.setdefault(run_id, (one, prints))
+        grids.setdefault(run_id, {}).update(dict.fromkeys(one.grids))
+    sweep = command.sweep or command.experiment or digest(sorted(found))
+    folder = SweepFolder(Path(command.paths.output).expanduser().resolve() / sweep)
+    runs = []
+    for run_id, (one, prints) in found.items():
+        name = run_name(one.config, one.reference)
+        group = digest({"stream": one.config.stream_identity(), **prints})
+        runs.append(
+            PlannedRun(name, run_id, group, one.config, folder.run(name), prints, tuple(grids[run_id]))
         )
-        for run_id, (name, config, prints) in found.items()
-    )
     _refuse_equal_names(runs)
-    return Plan(sweep, folder, runs, union)
+    return Plan(sweep, folder, tuple(runs), command, request.union)
 
 
-def _sweep_name(config: Config, run_ids: list[str]) -> str:
-    return config.sweep or config.experiment or digest(sorted(run_ids))
+def _fingerprints(cache: Path) -> Fingerprints:
+    """Compute each fingerprint once per command: the files may be large."""
+    from sae_sweep.activations import weights_fingerprint
+    from sae_sweep.text import fingerprint
 
-
-def _group(config: Config, fingerprints: Mapping[str, str]) -> str:
-    return digest({"stream": config.stream_identity(), **fingerprints})
+    corpus = functools.cache(lambda dataset: fingerprint(dataset, cache))
+    weights = functools.cache(weights_fingerprint)
+    return lambda run: {"corpus": corpus(run.dataset), "model": weights(run.model)}
 
 
 def _refuse_equal_names(runs: Sequence[PlannedRun]) -> None:
-    seen: dict[str, Any] = {}
-    for run in runs:
-        if run.name in seen:
+    names = [run.name for run in runs]
+    for name in names:
+        if names.count(name) > 1:
             raise SaeSweepError(
-                f"two different runs would both be called {run.name}: "
+                f"two different runs would both be called {name}: "
                 "give their models or datasets distinct names (model.name, dataset.name)"
             )
-        seen[run.name] = run

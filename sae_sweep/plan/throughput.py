@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 
 from sae_sweep.activations import lm_dtype, pick_device
-from sae_sweep.config import Config
+from sae_sweep.config import RunConfig
 from sae_sweep.plan.cost import TERA, SaeShape, Throughput, sae_flops, sae_shape
 from sae_sweep.saes import Learner, build_sae
 
@@ -21,13 +21,13 @@ _LARGEST_SAE = 2**24
 """Weights of an encoder that is timed; larger dictionaries are taken to be as fast as one of this size."""
 
 
-def given(tflops: float, configs: Iterable[Config]) -> Throughput:
+def given(tflops: float, configs: Iterable[RunConfig]) -> Throughput:
     """One figure for everything."""
     shapes = [shape for config in configs if (shape := sae_shape(config))]
     return Throughput("given", dict.fromkeys(shapes, tflops), {shape.d_in: tflops for shape in shapes})
 
 
-def measure(configs: Iterable[Config], seconds: float = 8.0) -> Throughput:
+def measure(configs: Iterable[RunConfig], seconds: float = 8.0) -> Throughput:
     """Time training steps of the SAE shapes, and LM products of every width, on random numbers.
 
     Args:
@@ -36,7 +36,7 @@ def measure(configs: Iterable[Config], seconds: float = 8.0) -> Throughput:
             those measured, so the ones with most work ahead come first.
     """
     work: dict[SaeShape, int] = {}
-    examples: dict[SaeShape, Config] = {}
+    examples: dict[SaeShape, RunConfig] = {}
     for config in configs:
         if shape := sae_shape(config):
             work[shape] = work.get(shape, 0) + (sae_flops(config) or 0)
@@ -64,10 +64,10 @@ def _like(shape: SaeShape, measured: Mapping[SaeShape, float]) -> float:
     return sum(rates) / len(rates)
 
 
-def _sae_rate(config: Config, shape: SaeShape, seconds: float) -> float:
+def _sae_rate(config: RunConfig, shape: SaeShape, seconds: float) -> float:
     """TFLOP/s of the project's own training step at the run's batch."""
     device = pick_device(config.device)
-    d_sae = max(config.k or 1, min(shape.d_sae, _LARGEST_SAE // shape.d_in))
+    d_sae = max(getattr(config.architecture, "k", 1), min(shape.d_sae, _LARGEST_SAE // shape.d_in))
     sae = build_sae(config.architecture, shape.d_in, d_sae, seed=config.seed, numerics=config.numerics)
     plain = dataclasses.replace(config, init=dataclasses.replace(config.init, b_dec="zero"))
     learner = Learner(sae, plain, device)
@@ -78,7 +78,7 @@ def _sae_rate(config: Config, shape: SaeShape, seconds: float) -> float:
     return _tokens_per_s(step, config.batch, seconds, device) * 12 * shape.d_in * d_sae / TERA
 
 
-def _lm_rate(config: Config, width: int) -> float:
+def _lm_rate(config: RunConfig, width: int) -> float:
     """TFLOP/s of the two products of an MLP, in the LM's dtype."""
     device = pick_device(config.device)
     dtype = lm_dtype(config.model.dtype, device)

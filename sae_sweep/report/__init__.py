@@ -1,6 +1,6 @@
-"""Figures and tables, from results that are given or on disk; nothing is computed anew.
+"""Figures, tables and terminal text, from results in memory or on disk; no result is computed here.
 
-Importing this package is cheap; torch and matplotlib come with the first name that needs them.
+Importing this package is cheap; torch and matplotlib are loaded with the first name that needs them.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Per-feature statistics of a run on disk: one row a feature, and the two histograms."""
+"""Per-feature statistics of a run on disk: one row per feature, and the two histograms."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +17,10 @@ _STATISTICS = "statistics.parquet"
 
 
 class FeatureFiles(NamedTuple):
-    """Where the feature statistics of a run are."""
+    """Files with the feature statistics of a run."""
 
     statistics: Path
-    """One row a feature: feature, density, mean_activation (where it fires), max_activation."""
+    """One row per feature: feature, density, mean_activation (over tokens where it fires), max_activation."""
     histograms: Path
     """JSON: `density` and `activations`, each with counts and edges."""
 
@@ -38,12 +38,12 @@ def write_features(folder: Path, evaluation: Evaluation) -> FeatureFiles:
     files = FeatureFiles(folder / _STATISTICS, folder / "histograms.json")
     write_atomic(files.statistics, lambda temporary: parquet.write_table(table, temporary))
     histograms = {"density": evaluation.density_histogram, "activations": evaluation.activation_histogram}
-    write_json(files.histograms, {name: _plain(histogram) for name, histogram in histograms.items()})
+    write_json(files.histograms, {name: _as_dict(histogram) for name, histogram in histograms.items()})
     return files
 
 
 def read_densities(folder: Path) -> Float[Tensor, " d_sae"]:
-    """Densities that `write_features` put into `folder`.
+    """Read the densities that `write_features` wrote into `folder`.
 
     Raises:
         SaeSweepError: naming the file, if it is missing or damaged.
@@ -56,5 +56,5 @@ def read_densities(folder: Path) -> Float[Tensor, " d_sae"]:
     return torch.from_numpy(column.to_numpy().copy())
 
 
-def _plain(histogram: Histogram) -> dict[str, list[float]]:
+def _as_dict(histogram: Histogram) -> dict[str, list[float]]:
     return {"counts": list(histogram.counts), "edges": list(histogram.edges)}

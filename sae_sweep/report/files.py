@@ -1,4 +1,4 @@
-"""A comparison on disk: tables as CSV and Parquet, and its two figures."""
+"""Files of a comparison: tables as CSV and Parquet, and its two figures."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,8 +9,7 @@ import pyarrow
 from pyarrow import csv, parquet
 
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
-from sae_sweep.report.cosine_figure import cosine_figure
-from sae_sweep.report.matrix_figure import matrix_figure
+from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
 from sae_sweep.report.style import save
 from sae_sweep.store import write_atomic
 
@@ -23,22 +22,22 @@ _TYPES = {
     float | None: pyarrow.float64(),
     tuple[str, ...]: pyarrow.string(),
 }
-"""Column types; a table without rows, or a column without values, has them too."""
+"""Column types, set even for a table without rows and a column without values."""
 
 
 class ComparisonFiles(NamedTuple):
-    """Where a comparison is."""
+    """Files of a comparison."""
 
     pairs_csv: Path
-    """One row a pair of SAEs: the fields of `PairRow`."""
+    """One row per pair of SAEs: the fields of `PairRow`."""
     pairs_parquet: Path
     matrix_csv: Path
-    """Row and column for every SAE: share of the row's features that have a match in the column."""
+    """One row and one column per SAE: share of the row's features that have a match in the column."""
     matrix_parquet: Path
     keys_csv: Path
-    """One row a swept key: the fields of `KeySummary`, but for the histogram."""
+    """One row per swept key: the fields of `KeySummary` except the histogram."""
     contrasts_csv: Path
-    """Every two swept keys against each other: the fields of `KeyContrast`."""
+    """One row for every two swept keys: the fields of `KeyContrast`."""
     matrix_figure: Path
     cosine_figure: Path
 
@@ -64,11 +63,11 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
 
 
 def _table(kind: type, rows: Sequence[Any], left_out: set[str] | None = None) -> pyarrow.Table:
-    """Dataclasses as a table; several words in one cell are joined by `+`."""
+    """Dataclasses as a table; the words of a tuple are joined by `+`."""
     fields = [field for field in dataclasses.fields(kind) if field.name not in (left_out or ())]
     schema = pyarrow.schema([(field.name, _TYPES[field.type]) for field in fields])  # type: ignore[index]
-    plain = [{field.name: _cell(getattr(row, field.name)) for field in fields} for row in rows]
-    return pyarrow.Table.from_pylist(plain, schema=schema)
+    records = [{field.name: _cell(getattr(row, field.name)) for field in fields} for row in rows]
+    return pyarrow.Table.from_pylist(records, schema=schema)
 
 
 def _cell(value: Any) -> Any:

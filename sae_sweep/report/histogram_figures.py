@@ -1,4 +1,4 @@
-"""Two figures a run: how often its features fire, and how strongly."""
+"""Two figures per run: how often its features fire, and how strongly."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from sae_sweep.report.style import INK, MUTED, SERIES, new_figure, save, tidy
 
 
 class RunFigures(NamedTuple):
-    """Where the figures of a run are."""
+    """Files of a run's figures."""
 
     density: Path
     activations: Path
@@ -27,9 +27,9 @@ def run_figures(
 
     Args:
         folder: the run's `features/`.
-        evaluation: whose histograms are drawn.
-        name: of the run, for the titles.
-        config: the limits that count as dense and ultra-rare, drawn as lines.
+        evaluation: the histograms to draw.
+        name: name of the run, for the titles.
+        config: limits of dense and ultra-rare features, drawn as lines.
     """
     config = config or EvaluationConfig()
     return RunFigures(
@@ -39,7 +39,7 @@ def run_figures(
 
 
 def density_figure(evaluation: Evaluation, config: EvaluationConfig, name: str) -> Figure:
-    """Features over the share of tokens on which they fire; the dead, often most, are a number."""
+    """Histogram of densities; the number of dead features, often most of them, is written above it."""
     counts = np.array(evaluation.density_histogram.counts)
     edges = np.array(evaluation.density_histogram.edges)
     figure = new_figure(5.6, 3.4)
@@ -70,7 +70,7 @@ def density_figure(evaluation: Evaluation, config: EvaluationConfig, name: str) 
 
 
 def activation_figure(evaluation: Evaluation, name: str) -> Figure:
-    """All non-zero activations, in log-spaced bins."""
+    """Histogram of all non-zero activations, in log-spaced bins."""
     counts, edges = np.array(evaluation.activation_histogram.counts), evaluation.activation_histogram.edges
     figure = new_figure(5.6, 3.4)
     axes = figure.subplots()
@@ -83,7 +83,7 @@ def activation_figure(evaluation: Evaluation, name: str) -> Figure:
     axes.set_title(_title("How strongly features fire", name), fontsize=10, color=INK)
     l0 = evaluation.metrics["l0"]
     axes.annotate(
-        f"{counts.sum():,} activations\n{l0:.1f} a token", (0.02, 0.97), xycoords="axes fraction",
+        f"{counts.sum():,} activations\n{l0:.1f} per token", (0.02, 0.97), xycoords="axes fraction",
         va="top", fontsize=8, color=MUTED,
     )  # fmt: skip
     tidy(axes)

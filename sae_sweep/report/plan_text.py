@@ -1,12 +1,11 @@
-"""`task=plan` on the terminal: a table for each LM pass, then what all of it costs."""
+"""`task=plan` on the terminal: a table per LM pass, then the cost of the whole sweep."""
 
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_sweep.report.text_table import TextTable
-from sae_sweep.report.units import count, flop, gib, hours
+from sae_sweep.report.formatting import TextTable, count, flop, gib, hours
 
 _UNKNOWN = "not known"
 _WIDEST = 200
@@ -17,7 +16,7 @@ def describe_plan(document: Mapping[str, Any], *, width: int | None = None) -> s
 
     Args:
         document: what `task=plan format=json` prints.
-        width: characters; by default the terminal's, or enough for every name where there is none.
+        width: in characters; by default the terminal's, or 200 if there is none.
     """
     width = max(60, width or shutil.get_terminal_size(fallback=(_WIDEST, 24)).columns)
     runs = {run["name"]: run for run in document["runs"]}
@@ -54,7 +53,7 @@ def _totals(document: Mapping[str, Any], width: int) -> str:
     cost = document["cost"]
     title = (
         f"{_counted(len(document['runs']), 'run')} in {_counted(cost['lm_passes'], 'LM pass', 'LM passes')} "
-        f"(sweep {document['sweep']}, launcher={document['launcher']})"
+        f"(sweep {document['sweep']}, fuse={str(document['fuse']).lower()})"
     )
     table = TextTable(["cost", "", ""], left={0, 1, 2})
     table.add(["LM tokens", f"about {count(cost['lm_tokens'])}", _solo(cost)])

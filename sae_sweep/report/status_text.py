@@ -1,13 +1,11 @@
-"""`task=status` on the terminal: one line a run, what failed and why, and the totals."""
+"""`task=status` on the terminal: one line per run, the reason of each failure, and the totals."""
 
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_sweep.report.labels import short_labels
-from sae_sweep.report.text_table import TextTable
-from sae_sweep.report.units import count, span
+from sae_sweep.report.formatting import TextTable, count, short_labels, span
 
 _WIDEST = 200
 
@@ -17,7 +15,7 @@ def describe_status(document: Mapping[str, Any], *, width: int | None = None) ->
 
     Args:
         document: what `task=status format=json` prints.
-        width: characters; by default the terminal's, or enough for every name where there is none.
+        width: in characters; by default the terminal's, or 200 if there is none.
     """
     width = max(60, width or shutil.get_terminal_size(fallback=(_WIDEST, 24)).columns)
     runs = document["runs"]
@@ -29,7 +27,7 @@ def describe_status(document: Mapping[str, Any], *, width: int | None = None) ->
     parts = ["\n".join([document["folder"], *table.lines(width, drop=(4, 2))])]
     parts += [_failure(run, width) for run in runs if run["state"] == "failed"]
     if document["counts"]["interrupted"]:
-        hint = "interrupted: no process works on it; the command that started it, typed again, resumes it."
+        hint = "interrupted: no process works on it; run the command that started it again to resume it."
         parts.append("\n".join(textwrap.wrap(hint, min(width, 100))))
     return "\n\n".join([*parts, _totals(document["counts"])])
 

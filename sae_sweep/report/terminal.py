@@ -1,4 +1,4 @@
-"""What the terminal shows at the end of a sweep: the runs, what moves the features, and the matrix."""
+"""Summary on the terminal at the end of a sweep: the runs, what moves the features, and the matrix."""
 
 import math
 import shutil
@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
-from sae_sweep.report.labels import short_labels, shorten
-from sae_sweep.report.text_table import TextTable
-from sae_sweep.report.units import count
+from sae_sweep.report.formatting import TextTable, count, short_labels, shorten
 
 _MOST_IN_MATRIX = 12
 _UNKNOWN = "-"
@@ -17,7 +15,7 @@ _UNKNOWN = "-"
 
 @dataclass(frozen=True)
 class RunLine:
-    """One run, as far as it got."""
+    """A run in the summary, finished or not."""
 
     name: str
     status: str
@@ -25,7 +23,7 @@ class RunLine:
     tokens: int | None = None
     """SAE inputs it was trained on."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Of the final evaluation; empty if there was none."""
+    """Metrics of the final evaluation; empty if there was none."""
     init_match: float | None = None
     """Share of features that match the SAE's own initial dictionary."""
 
@@ -37,8 +35,8 @@ def terminal_summary(
 
     Args:
         runs: in the order of the table.
-        comparison: of those that are done; None if there are no two of them.
-        width: characters; by default the terminal's, or 100 where there is none.
+        comparison: comparison of the finished runs; None if there are fewer than two.
+        width: in characters; by default the terminal's, or 100 if there is none.
     """
     width = max(60, width or shutil.get_terminal_size(fallback=(100, 24)).columns)
     parts = [_runs(runs, comparison, width)]
@@ -62,7 +60,7 @@ def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) ->
         "init: share of features still within the threshold of the run's own initial dictionary."
     ]
     if any((run.init_match or 0) > limit for run in runs):
-        notes.append(f"* undertrained: init above {limit:.0%}; what such a run matches may be its start.")
+        notes.append(f"* undertrained: init above {limit:.0%}; the run may match only due to its start.")
     return "\n".join(["Runs", *table.lines(width, drop=(1, 4, 5)), *_notes(notes, width)])
 
 
@@ -92,10 +90,12 @@ def _summaries(comparison: Comparison, width: int) -> str:
     title = f"What moves the features (matched: cosine > {comparison.threshold:g}, both directions averaged)"
     notes = [_sentence(contrast) for contrast in _contrasts(comparison)]
     notes.append(
-        "Intervals: bootstrap over the features of these SAEs; how training runs differ shows in the range."
+        "Intervals: bootstrap over the features of these SAEs; the range shows how training runs differ."
     )
     if any(summary.undertrained for summary in comparison.summaries):
-        notes.append("* with undertrained runs: what they match may be the dictionary they started from.")
+        notes.append(
+            "* with undertrained runs, which may match only because of the dictionary they started from."
+        )
     return "\n".join(
         [shorten(title, width), *table.lines(width, drop=(len(heads) + live, 5, 4, 3)), *_notes(notes, width)]
     )
@@ -117,7 +117,7 @@ def _summary_cells(summary: KeySummary, live: bool) -> list[str]:
 
 
 def _contrasts(comparison: Comparison) -> list[KeyContrast]:
-    """Every two keys against each other; of many, each against the next (the rest is on disk)."""
+    """All contrasts; with more than three keys, only each key against the next (the rest is on disk)."""
     keys = [summary.key for summary in comparison.summaries if summary.key != SEVERAL]
     if len(keys) <= 3:
         return list(comparison.contrasts)

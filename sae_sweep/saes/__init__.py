@@ -1,8 +1,8 @@
-"""Sparse autoencoders: four architectures, how they are trained, and how they are kept."""
+"""Sparse autoencoders: four architectures, their training, and their files."""
 
 from sae_sweep.saes.base import SAE, Normalised
+from sae_sweep.saes.build import build_sae, init_seed, initial_decoder
 from sae_sweep.saes.disk import load_sae, save_sae
-from sae_sweep.saes.init import build_sae, init_seed, initial_decoder
 from sae_sweep.saes.learner import Learner
 
 __all__ = [

@@ -11,7 +11,7 @@ from sae_sweep.saes.base import SAE
 
 
 def keep_top(z: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
-    """The k largest entries along the last dimension, those above zero; zero elsewhere."""
+    """Keep the k largest values along the last dimension, if above 0; zero elsewhere."""
     top = z.topk(k, dim=-1, sorted=False)
     return torch.zeros_like(z).scatter(-1, top.indices, top.values.relu())
 
@@ -26,8 +26,8 @@ class TopK(SAE):
 class BatchTopK(SAE):
     """At inference f = z·1(z > θ), with one θ for all features (Bussmann et al. 2024, arXiv 2412.06410).
 
-    Training keeps the k·batch largest of a batch instead; `threshold` is what that amounts to on
-    average, so that a token's latents do not depend on its neighbours. Zero until the first step.
+    Training keeps the k·batch largest of a batch instead. `threshold` approximates that on average, so that
+    a token's latents do not depend on the other tokens; it is 0 until the first step.
     """
 
     threshold: Float[Tensor, ""]
@@ -41,9 +41,9 @@ class BatchTopK(SAE):
 
 
 class JumpReLU(SAE):
-    """f = z·1(z > θ), with a trained θ >= 0 for each feature (Rajamanoharan et al. 2024, arXiv 2407.14435).
+    """f = z·1(z > θ), with a trained θ >= 0 per feature (Rajamanoharan et al. 2024, arXiv 2407.14435).
 
-    Neither preset subtracts `b_dec` from the input: the encoder has a bias of its own.
+    Neither preset subtracts `b_dec` from the input, because the encoder has its own bias.
     """
 
     subtracts_b_dec = False
@@ -67,4 +67,4 @@ class ReLU(SAE):
 
 
 SAES: dict[str, type[SAE]] = {"topk": TopK, "batchtopk": BatchTopK, "jumprelu": JumpReLU, "relu": ReLU}
-"""By `ArchitectureConfig.kind`."""
+"""SAE classes by `ArchitectureConfig.kind`."""

@@ -1,4 +1,4 @@
-"""What every SAE here has in common: its parameters, the normalisation of its input, and inference."""
+"""The base class of all SAEs: parameters, input normalisation and inference."""
 
 from typing import ClassVar, NamedTuple
 
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from sae_sweep.config import ArchitectureConfig
 
 NORMALISATION_EPS = 1e-5
-"""Added to the standard deviation of a token (definitions.md 1.7; SAELens `layer_norm` uses the same)."""
+"""Added to a token's standard deviation (definitions.md 1.7; the same as in SAELens's `layer_norm`)."""
 
 
 class Normalised(NamedTuple):
-    """Activations in SAE-input space, with what it takes to go back."""
+    """Activations in SAE-input space, with the statistics that undo the normalisation."""
 
     x: Float[Tensor, "*batch d_in"]
-    """Zero mean and about unit variance over d_in, for every token."""
+    """Normalised tokens: mean 0 and variance close to 1 over d_in."""
     mean: Float[Tensor, "*batch 1"]
-    """Mean of the raw token over d_in."""
+    """Mean of each raw token over d_in."""
     std: Float[Tensor, "*batch 1"]
-    """Unbiased standard deviation of the raw token over d_in, without the epsilon."""
+    """Unbiased standard deviation of each raw token over d_in, without the epsilon."""
 
     def undo(self, y: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Map `y`, a reconstruction of `x`, back to the raw residual stream."""
@@ -28,16 +28,16 @@ class Normalised(NamedTuple):
 
 
 class SAE(nn.Module):
-    """A sparse autoencoder for inference; how one is trained is the business of `Learner`.
+    """A sparse autoencoder at inference; `Learner` trains one.
 
     Parameters are `W_enc` [d_in, d_sae], `W_dec` [d_sae, d_in] (a row is a feature), `b_dec` [d_in], and
     `b_enc` [d_sae] or None. All start at zero: `build_sae` or `load_sae` fills them.
     """
 
     subtracts_b_dec: ClassVar[bool] = True
-    """Whether `b_dec` is taken off the input before encoding."""
+    """Whether `b_dec` is subtracted from the input before encoding."""
     biased_in_study: ClassVar[bool] = False
-    """Whether the study's trainer uses an encoder bias; modern numerics always does."""
+    """Whether the encoder has a bias with `numerics=study`; with modern it always has."""
 
     def __init__(self, architecture: ArchitectureConfig, d_in: int, d_sae: int, numerics: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class SAE(nn.Module):
         self.d_in = d_in
         self.d_sae = d_sae
         self.numerics = numerics
-        # in memory a row is a feature here too: kernels read and update whole features
+        # in memory, rows of W_enc are features too: kernels read and update whole features
         self.W_enc = nn.Parameter(torch.zeros(d_sae, d_in).t())
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
@@ -53,18 +53,18 @@ class SAE(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(d_sae)) if biased else None
 
     def activate(self, z: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
-        """Turn pre-activations into latents, the way inference does."""
+        """Latents at inference, from pre-activations."""
         raise NotImplementedError
 
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Normalised:
-        """Raw residuals to SAE-input space: (x - mean) / (std + 1e-5) for each token (DESIGN.md §5)."""
+        """Map raw residuals to SAE-input space: (x - mean) / (std + 1e-5) per token (DESIGN.md §5)."""
         mean = x.mean(dim=-1, keepdim=True)
         centred = x - mean
         std = centred.std(dim=-1, keepdim=True)
         return Normalised(centred / (std + NORMALISATION_EPS), mean, std)
 
     def pre_activations(self, xn: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """The encoder's linear part, on an input in SAE-input space."""
+        """Pre-activations of an input in SAE-input space."""
         z = (xn - self.b_dec if self.subtracts_b_dec else xn) @ self.W_enc
         return z if self.b_enc is None else z + self.b_enc
 
@@ -83,10 +83,10 @@ class SAE(nn.Module):
     def decode(
         self, f: Float[Tensor, "*batch d_sae"], normalised: Normalised
     ) -> Float[Tensor, "*batch d_in"]:
-        """Raw reconstruction from latents and the normalisation of the tokens they came from."""
+        """Raw reconstruction from latents and the normalisation of their tokens."""
         return normalised.undo(self.decode_normalised(f))
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Raw residuals in, raw reconstruction out."""
+        """Raw reconstruction of raw residuals."""
         normalised = self.normalise(x)
         return self.decode(self.encode_normalised(normalised.x), normalised)

@@ -1,8 +1,9 @@
 """SAEs on disk, in the layout of SAELens 6: `cfg.json` and `sae_weights.safetensors`.
 
-SAELens reads them as they are and gives the same features and reconstructions: its `layer_norm` is our
-normalisation; an SAE without encoder bias gets one of zeros; and BatchTopK, which at inference is a JumpReLU
-with one threshold for all features, is written as that. `metadata.sae_sweep` in cfg.json says what it was.
+SAELens reads them unchanged, with the same features and reconstructions: its `layer_norm` is our
+normalisation, a missing encoder bias is written as zeros, and BatchTopK is written as what it is at
+inference, a JumpReLU with one threshold for all features. `metadata.sae_sweep` in cfg.json keeps the
+original architecture.
 """
 
 import dataclasses
@@ -19,24 +20,24 @@ from torch import Tensor
 from sae_sweep.config import ARCHITECTURES, ArchitectureConfig, SaeSweepError, TopKConfig
 from sae_sweep.saes.architectures import SAES, BatchTopK
 from sae_sweep.saes.base import SAE
-from sae_sweep.saes.presets import RULES
+from sae_sweep.saes.build import RULES
 from sae_sweep.store import read_json, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 LAYOUT_VERSION = "6.0.0"
-"""Of SAELens: it converts the config of anything older before reading it."""
+"""SAELens's version of the layout; it would convert the config of an older one first."""
 
 _SAELENS_ARCHITECTURE = {"topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "relu": "standard"}
 
 
 def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
-    """Write `sae` to `folder`, which appears whole and replaces an earlier one.
+    """Write `sae` to `folder` atomically, replacing an earlier one.
 
     Args:
         sae: any SAE of this package.
-        folder: the folder that will hold the two files.
-        metadata: JSON-able facts for whoever reads the file, in SAELens's names where it has one:
+        folder: will hold the two files.
+        metadata: JSON values for readers of the file, under SAELens's names if it has one:
             `model_name`, `hook_name`, `context_size`, `dataset_path`, `prepend_bos`.
     """
 
@@ -75,7 +76,7 @@ def _weights(sae: SAE) -> dict[str, Tensor]:
 
 
 def load_sae(path: Path | str) -> SAE:
-    """Read what `save_sae` wrote, bit for bit, onto the CPU.
+    """Load an SAE that `save_sae` wrote, bit for bit, on the CPU.
 
     Args:
         path: a run folder, or the `sae/` folder inside it.
@@ -126,9 +127,9 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _refuse_other_shapes(sae: SAE, weights: Mapping[str, Tensor], file: Path) -> None:
-    wanted = {name: tuple(value.shape) for name, value in sae.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in sae.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
         raise SaeSweepError(
             f"{file} is damaged or belongs to another {CONFIG_FILE}: {', '.join(wrong)} do not fit"

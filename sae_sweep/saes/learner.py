@@ -1,38 +1,41 @@
-"""The whole training step of one SAE, without any framework."""
+"""The complete training step of one SAE, without a framework."""
+
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_sweep.config import Config, SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError
 from sae_sweep.ops import choose_kernels, total_variance
 from sae_sweep.saes.base import NORMALISATION_EPS, SAE
-from sae_sweep.saes.init import initial_b_dec
-from sae_sweep.saes.objectives import Outcome
-from sae_sweep.saes.optimizer import Optimizer
-from sae_sweep.saes.presets import RULES, build_objective
-from sae_sweep.saes.schedule import learning_rate
+from sae_sweep.saes.build import RULES, build_objective, initial_b_dec
+from sae_sweep.saes.objectives import Losses
+from sae_sweep.saes.optimizer import Optimizer, learning_rate
 from sae_sweep.store import cache_folder
 
 
 class Learner:
     """One SAE in training, with its Adam, schedules, silence counters and threshold.
 
-    A step is: normalise, loss, backward, clip, Adam with the preset's work on the decoder rows, and the
-    threshold's. What a preset does is in `modern.py` and `study.py`.
+    A step is: normalise, loss, backward, clip, Adam with decoder-row normalisation, threshold update. The
+    presets are in `modern.py` and `study.py`.
     """
 
-    def __init__(self, sae: SAE, config: Config, device: torch.device | str) -> None:
+    def __init__(
+        self, sae: SAE, config: RunConfig, device: torch.device | str, cache: Path | None = None
+    ) -> None:
+        """`cache`: folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder."""
         self.sae = sae.to(device)
         self.steps = 0
-        """Steps done."""
+        """Training steps completed."""
         self.tokens = 0
-        """SAE inputs seen."""
+        """SAE inputs trained on."""
         self._config = config
         self._device = torch.device(device)
-        self._kernels = None  # they compute in float32
+        self._kernels = None  # kernels compute in float32 only
         if sae.W_dec.dtype is torch.float32:
-            self._kernels = choose_kernels(config.backend, self._device, cache_folder(config.paths.cache))
+            self._kernels = choose_kernels(config.backend, self._device, cache or cache_folder(None))
         self._objective = build_objective(self.sae, config, self._kernels).to(device)
         self._optimizer = Optimizer(
             {name: p for name, p in self._objective.named_parameters() if p.requires_grad},
@@ -46,41 +49,39 @@ class Learner:
         """Train on one batch of raw residuals.
 
         Returns:
-            0-d tensors on the device, detached: loss, mse, aux (before its coefficient), l0 (as trained),
-            dead (features), explained_variance (of this batch, in SAE-input space) and lr; for BatchTopK also
-            threshold and l0_inference, what l0 would have been with it.
+            0-d detached tensors on the device: loss, mse, aux (before its coefficient), l0 (in training),
+            dead (number of features), explained_variance (of this batch, in SAE-input space) and lr; for
+            BatchTopK also threshold and l0_inference, the l0 with that threshold.
         """
-        xn = self._normalise(x)
+        if self._kernels is None:
+            xn = self.sae.normalise(x).x
+        else:
+            xn = self._kernels.normalise(x.float().contiguous(), NORMALISATION_EPS)
         if self.steps == 0 and self._config.init.b_dec != "zero":
             self.sae.b_dec.data.copy_(initial_b_dec(xn, self._config.init.b_dec))
         rate = learning_rate(self.steps, self._config)
-        outcome = self._objective(xn, self.steps)
-        self._optimizer.update(outcome.loss, rate)
+        losses: Losses = self._objective(xn, self.steps)
+        self._optimizer.update(losses.loss, rate)
         self._objective.after_step()
         self.steps += 1
         self.tokens += len(x)
-        return self._metrics(xn, outcome, rate)
-
-    def _normalise(self, x: Tensor) -> Tensor:
-        if self._kernels is None:
-            return self.sae.normalise(x).x
-        return self._kernels.normalise(x.float().contiguous(), NORMALISATION_EPS)
+        return self._metrics(xn, losses, rate)
 
     @torch.no_grad()
-    def _metrics(self, xn: Tensor, outcome: Outcome, rate: float) -> dict[str, Tensor]:
+    def _metrics(self, xn: Tensor, losses: Losses, rate: float) -> dict[str, Tensor]:
         return {
-            "loss": outcome.loss.detach(),
-            "mse": outcome.mse.detach(),
-            "aux": outcome.aux.detach(),
-            "l0": (outcome.seen.f > 0).sum() / len(xn),
-            "dead": outcome.seen.dead.sum(),
-            "explained_variance": 1 - outcome.mse.detach() / total_variance(xn),
+            "loss": losses.loss.detach(),
+            "mse": losses.mse.detach(),
+            "aux": losses.aux.detach(),
+            "l0": (losses.output.f > 0).sum() / len(xn),
+            "dead": losses.output.dead.sum(),
+            "explained_variance": 1 - losses.mse.detach() / total_variance(xn),
             "lr": torch.tensor(rate),
-            **self._objective.extra_metrics(outcome.seen),
+            **self._objective.extra_metrics(losses.output),
         }
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, as contiguous CPU tensors that share no memory with training."""
+        """All state that the next step depends on, as contiguous copies on the CPU."""
         tensors = {f"objective.{name}": value for name, value in self._objective.state_dict().items()}
         tensors |= {f"adam.{name}": value for name, value in self._optimizer.state().items()}
         tensors["steps"] = torch.tensor(self.steps)
@@ -88,10 +89,10 @@ class Learner:
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue bit for bit where `state` was taken.
+        """Continue from `state`, bit for bit.
 
         Raises:
-            SaeSweepError: if `state` is not one of an SAE of this architecture, size and numerics.
+            SaeSweepError: if `state` is of an SAE of another architecture, size or numerics.
         """
         weights = {
             name.removeprefix("objective."): value

@@ -1,22 +1,39 @@
-"""Adam, and what is done to the decoder's rows around its step: in torch, or in one pass over each matrix."""
+"""Adam with its learning-rate schedule and the normalisation of decoder rows around each step."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sae_sweep.config import OptimizerConfig
+from sae_sweep.config import OptimizerConfig, RunConfig
 from sae_sweep.ops import AdamUpdate, Kernels
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps for each parameter, in torch's names."""
+"""Adam's state of each parameter, in torch's names."""
+
+
+def ramp(step: int, over: float) -> float:
+    """Linear rise to 1, reached at step `over`; `step` counts from 0."""
+    return 1.0 if over <= 0 else min(1.0, (step + 1) / over)
+
+
+def learning_rate(step: int, config: RunConfig) -> float:
+    """Learning rate of `step` (from 0): linear warm-up, constant, linear decay to 0 just after the last step.
+
+    Constant if both fractions are 0, as in the study.
+    """
+    optimizer, steps = config.optimizer, config.steps
+    up = ramp(step, optimizer.warmup_fraction * steps)
+    down = ramp(steps - step - 1, optimizer.decay_fraction * steps)
+    return optimizer.lr * max(0.0, min(up, down))
 
 
 class Optimizer:
-    """One SAE's Adam.
+    """Adam for one SAE, in torch or, with kernels, in one pass over each parameter.
 
-    The gradient along a decoder row is taken out in both presets; rows are set to norm 1 before the step or
-    after it. The state has torch's names, and is the same with kernels and without.
+    Both presets remove the gradient along each decoder row, and set rows to norm 1 before or after the
+    step. The state is the same with and without kernels.
     """
 
     def __init__(
@@ -24,7 +41,7 @@ class Optimizer:
         parameters: Mapping[str, nn.Parameter],
         decoder: nn.Parameter,
         config: OptimizerConfig,
-        unit_rows: str,
+        unit_rows: Literal["before", "after"],
         kernels: Kernels | None,
     ) -> None:
         self._parameters = dict(parameters)
@@ -37,17 +54,17 @@ class Optimizer:
         )
 
     def update(self, loss: Tensor, rate: float) -> None:
-        """Backward, clip, and one step at learning rate `rate`; the gradients are given up."""
+        """Backward, clip, and one step at learning rate `rate`; clears the gradients."""
         loss.backward()
         if self._kernels is None:
-            self._update_plainly(rate)
+            self._step_in_torch(rate)
         else:
-            self._update_with(self._kernels, rate)
+            self._step_with(self._kernels, rate)
         for parameter in self._parameters.values():
             parameter.grad = None
 
     @torch.no_grad()
-    def _update_plainly(self, rate: float) -> None:
+    def _step_in_torch(self, rate: float) -> None:
         if self._config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters.values(), self._config.clip_norm)
         W_dec, gradient = self._decoder, self._decoder.grad
@@ -61,28 +78,28 @@ class Optimizer:
             W_dec.div_(W_dec.norm(dim=-1, keepdim=True))
 
     @torch.no_grad()
-    def _update_with(self, kernels: Kernels, rate: float) -> None:
-        shrink = self._shrink()
+    def _step_with(self, kernels: Kernels, rate: float) -> None:
+        gradient_scale = self._gradient_scale()
         for parameter in self._parameters.values():
             if parameter.grad is None:
                 continue
             state = self._state_of(parameter)
             state["step"] += 1
             update = AdamUpdate(
-                rate=rate,
+                lr=rate,
                 betas=(self._config.beta1, self._config.beta2),
                 eps=self._config.eps,
                 step=int(state["step"]),
-                shrink=shrink,
+                gradient_scale=gradient_scale,
                 tangent=parameter is self._decoder,
-                unit=self._unit_rows if parameter is self._decoder else None,
+                unit_rows=self._unit_rows if parameter is self._decoder else None,
             )
             rows = _rows(parameter)
             gradient = _rows(parameter.grad).contiguous()
             kernels.adam(rows, gradient, (_rows(state["exp_avg"]), _rows(state["exp_avg_sq"])), update)
 
-    def _shrink(self) -> Tensor | None:
-        """As `clip_grad_norm_` would."""
+    def _gradient_scale(self) -> Tensor | None:
+        """The factor that `clip_grad_norm_` would multiply gradients by; None without clipping."""
         if self._config.clip_norm is None:
             return None
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
@@ -98,7 +115,7 @@ class Optimizer:
         return state
 
     def state(self) -> dict[str, Tensor]:
-        """By parameter and moment; empty before the first step."""
+        """Adam's state as `<parameter>.<moment>`; empty before the first step."""
         return {
             f"{name}.{moment}": value
             for name, parameter in self._parameters.items()
@@ -106,15 +123,15 @@ class Optimizer:
         }
 
     def state_names(self) -> list[str]:
-        """The keys of `state` after the first step."""
+        """The keys that `state` has after the first step."""
         return [f"{name}.{moment}" for name in self._parameters for moment in MOMENTS]
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave; without an entry, as before the first step."""
+        """Restore what `state` returned; a parameter without an entry starts from zero."""
         self._adam.state.clear()
         for name, parameter in self._parameters.items():
             if f"{name}.step" in state:
-                # Adam counts its steps on the CPU wherever the moments live
+                # Adam counts steps on the CPU, wherever the moments are
                 moments = {
                     moment: torch.empty_like(parameter).copy_(state[f"{name}.{moment}"])
                     for moment in MOMENTS
@@ -124,7 +141,7 @@ class Optimizer:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """As the rows that lie one behind the other in memory."""
+    """The tensor as a matrix of rows that are contiguous in memory."""
     if tensor.dim() < 2:
         return tensor.view(1, -1)
     return tensor if tensor.is_contiguous() else tensor.t()

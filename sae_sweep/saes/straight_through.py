@@ -1,11 +1,11 @@
-"""Gradients that the thresholds of JumpReLU need, since its true gradient to them is zero almost everywhere.
+"""Straight-through gradients to JumpReLU's thresholds, whose true gradients are zero almost everywhere.
 
-Definitions.md 1.3 (arXiv 2407.14435, section 4): with K(u) = 1 for |u| < 1/2 and else 0, and bandwidth ε,
+Definitions.md 1.3 (arXiv 2407.14435, section 4): with K(u) = 1 for |u| < 1/2, else 0, and bandwidth ε,
 
     ∂f/∂θ := -(θ/ε) K((z-θ)/ε)        for f = z·1(z > θ)
     ∂H/∂θ := -(1/ε) K((z-θ)/ε)        for H = 1(z > θ)
 
-Of f the gradient to z is the true one, 1(z > θ); of H there is none, so the L0 penalty moves thresholds only.
+The gradient of f to z is the true one, 1(z > θ). H has none to z, so the L0 penalty moves only thresholds.
 """
 
 from typing import Any, cast
@@ -20,7 +20,7 @@ def jump(
 ) -> Float[Tensor, "*latents"]:
     """z·1(z > θ), with the straight-through gradient to θ.
 
-    z is [batch, d_sae] with θ [d_sae], or both are [entries].
+    z is [batch, d_sae] with θ [d_sae], or both are [nnz].
     """
     return cast(Tensor, _Jump.apply(z, threshold, bandwidth))
 

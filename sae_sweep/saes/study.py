@@ -1,8 +1,8 @@
-"""`numerics=study`: the trainer of the study (bartbussmann/BatchTopK) to the letter, oddities included.
+"""`numerics=study`: the study's trainer (bartbussmann/BatchTopK, "BTK") to the letter, oddities included.
 
-Definitions.md 1.1 (row BTK), 1.3 "How BTK differs" and 1.7 list them; DESIGN.md §5 "study" binds. Two things
-that never touch a weight are done better here: silence is counted for JumpReLU too, and BatchTopK gets a
-threshold for inference.
+Definitions.md 1.1 (row BTK), 1.3 "How BTK differs" and 1.7 list the oddities; DESIGN.md §5 "study" is
+binding. Two additions affect no weight: silence is counted for JumpReLU too, and BatchTopK gets a threshold
+for inference.
 """
 
 from typing import Any, cast
@@ -11,18 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_sweep.config import Config, JumpReLUConfig
-from sae_sweep.ops import Found, Kernels, mean_square
+from sae_sweep.config import JumpReLUConfig, RunConfig
+from sae_sweep.ops import Encoded, Kernels, mean_square
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.batchtopk import BatchTopKObjective
-from sae_sweep.saes.forms import Form
+from sae_sweep.saes.layouts import Layout
 from sae_sweep.saes.objectives import (
+    ForwardOutput,
     Objective,
     PenalisedObjective,
     ReLUObjective,
     Rules,
-    Seen,
     TopKObjective,
 )
 from sae_sweep.saes.straight_through import heaviside, jump
@@ -32,19 +32,19 @@ K_AUX = 512
 
 
 class StudyRules(Rules):
-    """Decoder rows normalised before Adam, so never quite unit after it; AuxK with the residual attached."""
+    """Decoder rows normalised before Adam, so not quite unit after it; AuxK with the error attached."""
 
     initial_threshold = 1.0
     bandwidth = 0.001
     coefficient_warmup = 0.0
     unit_rows = "before"
 
-    def dead_after(self, config: Config) -> int:
-        """Five batches, the present one included: silence is counted before AuxK looks."""
+    def dead_after(self, config: RunConfig) -> int:
+        """Five batches, this one included: silence is counted before AuxK."""
         return DEAD_AFTER_BATCHES * config.batch
 
     def k_aux(self, d_in: int) -> int:
-        """At every width."""
+        """512 at every width."""
         del d_in
         return K_AUX
 
@@ -52,42 +52,48 @@ class StudyRules(Rules):
         return z.relu()
 
     def aux_loss(
-        self, estimate: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]
+        self, reconstruction: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"]
     ) -> Float[Tensor, ""]:
         """Mean of ‖e - ê‖².
 
-        e is not detached: the live features too are moved, towards an error that the dead can explain.
+        e is not detached, so live features move too, towards an error that the dead ones can explain.
         """
-        return mean_square(estimate - error)
+        return mean_square(reconstruction - error)
 
 
 class StudyJumpReLU(PenalisedObjective):
     """JumpReLU as BTK has it (definitions.md 1.3, a to e).
 
     The threshold is trained through its logarithm, whose gradient lacks the chain rule's factor θ; a ReLU
-    comes before the jump; and L0's kernel is laid on the latents after the jump, which are 0 or above θ, so
-    that only its upper half ever acts. `sae.threshold` follows for inference.
+    precedes the jump; and L0's kernel is applied to the latents after the jump, which are 0 or above θ, so
+    that only its upper half acts. `sae.threshold` is updated after each step, for inference.
     """
 
-    def __init__(self, sae: SAE, config: Config, rules: Rules, kernels: Kernels | None = None) -> None:
+    def __init__(self, sae: SAE, config: RunConfig, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__(sae, config, rules, kernels)
         self.architecture = cast(JumpReLUConfig, sae.architecture)
         threshold = cast(architectures.JumpReLU, sae).threshold.requires_grad_(False)
         self.log_threshold = nn.Parameter(threshold.log())
         self.bandwidth = self.architecture.bandwidth or rules.bandwidth
 
-    def activate(self, z: Tensor, form: Form) -> Tensor:
-        return jump(z.relu(), form.spread(self._trained_threshold()), self.bandwidth)
+    def activate(self, z: Tensor, layout: Layout) -> Tensor:
+        return jump(z.relu(), layout.broadcast(self._trained_threshold()), self.bandwidth)
 
-    def find(self, kernels: Kernels, x: Float[Tensor, "batch d_in"], watched: Tensor | None) -> Found | None:
-        """What is above the lower edge of its threshold's kernel; with an edge below 0, all zeros count."""
-        del watched
+    def find(
+        self, kernels: Kernels, x: Float[Tensor, "batch d_in"], dead_candidates: Tensor | None
+    ) -> Encoded | None:
+        """All above the lower edge of the kernel around their threshold.
+
+        None if an edge is below 0, because then latents of 0 have a gradient too.
+        """
+        del dead_candidates
         floors = self.log_threshold.detach().exp() - self.bandwidth / 2
         return None if floors.min() < 0 else self.find_above(kernels, x, floors)
 
-    def penalty(self, seen: Seen) -> Float[Tensor, ""]:
-        jumps = heaviside(seen.f, seen.form.spread(self._trained_threshold()), self.bandwidth)
-        return self.architecture.l0_coefficient * jumps.sum() / seen.form.tokens
+    def penalty(self, output: ForwardOutput) -> Float[Tensor, ""]:
+        threshold = output.layout.broadcast(self._trained_threshold())
+        active = heaviside(output.f, threshold, self.bandwidth)
+        return self.architecture.l0_coefficient * active.sum() / output.layout.tokens
 
     def _trained_threshold(self) -> Tensor:
         return cast(Tensor, _ExpWithoutChainRule.apply(self.log_threshold))
@@ -98,7 +104,7 @@ class StudyJumpReLU(PenalisedObjective):
 
 
 class _ExpWithoutChainRule(torch.autograd.Function):
-    """exp(x) whose gradient is passed on as if it were x."""
+    """exp(x) in the forward pass, the identity in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -117,4 +123,4 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "jumprelu": StudyJumpReLU,
     "relu": ReLUObjective,
 }
-"""By `ArchitectureConfig.kind`."""
+"""Objectives by `ArchitectureConfig.kind`."""

@@ -10,22 +10,40 @@ from sae_sweep.store.atomic import (
 )
 from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
 from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
-from sae_sweep.store.plan_file import read_plan, read_status
+from sae_sweep.store.plan_file import PlannedRun, read_plan
+from sae_sweep.store.status import (
+    freeze,
+    prepare,
+    provenance,
+    read_status,
+    report_failed,
+    set_state,
+    state,
+    unsettled,
+)
 
 __all__ = [
     "Lease",
+    "PlannedRun",
     "RunFolder",
     "SweepFolder",
     "cache_folder",
     "disk_error",
     "find_sweep",
+    "freeze",
     "hold",
     "hold_sweep",
     "is_held",
     "lock_folder",
+    "prepare",
+    "provenance",
     "read_json",
     "read_plan",
     "read_status",
+    "report_failed",
+    "set_state",
+    "state",
+    "unsettled",
     "write_atomic",
     "write_folder_atomic",
     "write_json",

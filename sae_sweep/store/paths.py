@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import CommandConfig, SaeSweepError
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,17 @@ class SweepFolder:
         return RunFolder(self.root / name)
 
 
-def find_sweep(output: str, name: str | None, task: str) -> SweepFolder:
-    """The folder of a sweep that is on disk.
-
-    Args:
-        output: `paths.output`.
-        name: of the sweep; None: the command names none.
-        task: for the message.
+def find_sweep(command: CommandConfig) -> SweepFolder:
+    """The folder of the sweep on disk that the command names.
 
     Raises:
         SaeSweepError: naming the sweeps that there are.
     """
-    root = Path(output).expanduser().resolve()
+    root = Path(command.paths.output).expanduser().resolve()
+    name = command.sweep or command.experiment
     there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json"))) or "none"
     if name is None:
-        raise SaeSweepError(f"task={task} needs sweep=NAME, a folder below {root}; there is {there}")
+        raise SaeSweepError(f"task={command.task} needs sweep=NAME, a folder below {root}; there is {there}")
     folder = SweepFolder(root / name)
     if not folder.plan.exists():
         raise SaeSweepError(

@@ -1,21 +1,54 @@
-"""The status and plan files, as they are read."""
+"""Planned runs, and `plan.json`, the file that lists those of a sweep."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError, run_from_dict
 from sae_sweep.store.atomic import read_json
 from sae_sweep.store.paths import RunFolder, SweepFolder
 
 
-def read_status(run: RunFolder) -> Mapping[str, Any]:
-    """The run's status, or an empty mapping where it never started. Raises SaeSweepError if it is damaged."""
-    if not run.status.exists():
-        return {}
-    status = read_json(run.status)
-    if not isinstance(status, Mapping):
-        raise SaeSweepError(f"cannot read {run.status}: not the status of a run; remove it to start over")
-    return status
+@dataclass(frozen=True)
+class PlannedRun:
+    """One SAE to train."""
+
+    name: str
+    """Folder name inside the sweep."""
+    run_id: str
+    """Hash of everything that determines the weights."""
+    group: str
+    """Runs of equal group can share each LM pass."""
+    config: RunConfig
+    folder: RunFolder
+    fingerprints: Mapping[str, str]
+    """What the run id holds beside the config: the text and the LM's weights."""
+    grids: tuple[str, ...] = ()
+    """Names of the grids that ask for this run."""
+
+    def record(self) -> dict[str, Any]:
+        """The run as plain values, as files hold it."""
+        return {
+            "name": self.name,
+            "id": self.run_id,
+            "group": self.group,
+            "grids": list(self.grids),
+            "fingerprints": dict(self.fingerprints),
+            "config": self.config.as_dict(),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], sweep: SweepFolder) -> "PlannedRun":
+        """The inverse of `record`. Raises ConfigError for keys that this version does not know."""
+        return cls(
+            name=record["name"],
+            run_id=record["id"],
+            group=record["group"],
+            config=run_from_dict(record["config"]),
+            folder=sweep.run(record["name"]),
+            fingerprints=record["fingerprints"],
+            grids=tuple(record["grids"]),
+        )
 
 
 def read_plan(folder: SweepFolder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,8 +13,10 @@ from omegaconf import OmegaConf
 
 from sae_sweep import __version__
 from sae_sweep.config import SaeSweepError
-from sae_sweep.plan.plan import PlannedRun
-from sae_sweep.store import RunFolder, hold, read_status, write_json, write_text
+from sae_sweep.store.atomic import read_json, write_json, write_text
+from sae_sweep.store.locks import hold
+from sae_sweep.store.paths import RunFolder
+from sae_sweep.store.plan_file import PlannedRun
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +46,23 @@ def freeze(run: PlannedRun) -> None:
             f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
             "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
         )
-    if state(run.folder) == "done":  # killed between its last two acts
+    if state(run.folder) == "done":  # killed after the status was written, before the checkpoint was removed
         shutil.rmtree(run.folder.checkpoint, ignore_errors=True)
     write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
 
 
+def read_status(run: RunFolder) -> Mapping[str, Any]:
+    """The run's status, or an empty mapping if it never started. Raises SaeSweepError if it is damaged."""
+    if not run.status.exists():
+        return {}
+    status = read_json(run.status)
+    if not isinstance(status, Mapping):
+        raise SaeSweepError(f"cannot read {run.status}: not the status of a run; remove it to start over")
+    return status
+
+
 def state(folder: RunFolder) -> str:
-    """pending, running, done or failed; pending where nothing was written yet."""
+    """pending, running, done or failed; pending before anything was written."""
     return str(read_status(folder).get("state", "pending"))
 
 
@@ -70,7 +82,7 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
 
 
 def prepare(runs: Sequence[PlannedRun]) -> None:
-    """Freeze runs that another process will train; those that are not done wait for it.
+    """Freeze runs that another process will train; those that are not done become pending.
 
     Raises:
         SaeSweepError: if a folder is held or holds another run.

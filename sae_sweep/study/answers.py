@@ -1,11 +1,11 @@
-"""Does the dataset matter more than the seed? Asked in the study's way, and with its confounds taken out.
+"""Does the dataset matter more than the seed? Answered as in the study, and without its confounds.
 
 The study compares SAEs that share their initial dictionary (other datasets) with SAEs that do not (other
-seeds), at unequal budgets, in one direction, dead features included. The controlled rows compare only runs
-that differ in nothing else, at equal budgets, both directions averaged, live features only; and only in
-settings (size, sparsity, architecture, layer, ...) that have both kinds of pair, each setting with equal
-weight, so that a level that a setting has in both kinds cancels. Intervals are 95 % bootstraps over features;
-an SAE's resamples are shared by all pairs it is in.
+seeds), at unequal budgets, in one direction, dead features included. The controlled answers compare only
+runs that differ in nothing else, at equal budgets, with both directions averaged and live features only.
+They average over the settings (size, sparsity, architecture, layer, ...) that have both kinds of pair, with
+equal weight, so that what a setting does to both kinds cancels. Intervals are 95 % bootstraps over features;
+all pairs with an SAE use the same resamples of it.
 """
 
 import dataclasses
@@ -26,11 +26,15 @@ from sae_sweep.study.shares import Shares
 DATASET_MORE = "the dataset moves more features"
 SEED_MORE = "the seed moves more features"
 UNDECIDED = "cannot be told"
-_ASKED = ("dataset", "seed")
+SHARED_STARTS = "shared starts"
+"""Runs of equal seed and size start from the same dictionary (`init.shared=true`)."""
+OWN_STARTS = "own starts"
+"""Every run starts from its own dictionary (`init.shared=false`)."""
+_COMPARED = ("dataset", "seed")
 
 
 @dataclass(frozen=True)
-class PairGroup:
+class PairSet:
     """Pairs of runs that differ in one setting."""
 
     ratio: float | None
@@ -39,32 +43,32 @@ class PairGroup:
     undertrained: int
     """Pairs with a run that still matches its own initial dictionary above the limit."""
     missing: tuple[str, ...] = ()
-    """SAEs or pairs that were wanted and are not there."""
+    """SAEs or pairs that are needed and missing."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One way of asking."""
+    """Answer by one way of comparing."""
 
     way: str
     """`published`, `as in the study`, or `controlled`."""
     where: str
-    """Which runs: a sweep's, and what they start from."""
-    dataset: PairGroup
-    seed: PairGroup
+    """Which runs: the sweep, and shared or own starts."""
+    dataset: PairSet
+    seed: PairSet
     difference: float | None
-    """Ratio of the dataset pairs minus that of the seed pairs; below 0 where the dataset moves more."""
+    """Ratio of the dataset pairs minus that of the seed pairs; below 0 if the dataset moves more."""
     low: float | None
-    """Of the 95 % interval of the difference; None where the features are not known."""
+    """Lower end of the 95 % interval of the difference; None if the features are unknown."""
     high: float | None
     settings: tuple[str, ...] = ()
-    """Of the controlled rows: the settings that have both kinds of pair; they have equal weight."""
+    """Controlled answers only: the settings that have both kinds of pair; they have equal weight."""
     settings_left_out: int = 0
-    """Of the controlled rows: settings that have one kind of pair only."""
+    """Controlled answers only: number of settings that have one kind of pair only."""
 
     @property
     def larger(self) -> str:
-        """In words; an interval that holds 0 leaves it open."""
+        """The answer in words; undecided if the interval contains 0."""
         if self.difference is None or self.difference == 0:
             return UNDECIDED
         if self.low is not None and self.high is not None and not (self.low > 0 or self.high < 0):
@@ -73,63 +77,63 @@ class Answer:
 
     @property
     def undertrained(self) -> bool:
-        """Whether any pair of it is."""
+        """Whether any of its pairs is undertrained."""
         return self.dataset.undertrained + self.seed.undertrained > 0
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A group, and its mean in every resample."""
+    """A set of pairs, and its mean ratio in each resample."""
 
-    group: PairGroup
+    pair_set: PairSet
     draws: Float[Tensor, " resamples"] | None
     first: StudyRun | None = None
-    """Stands for the setting where all of its pairs have one."""
+    """A run of these pairs, which names their setting."""
 
 
 def published_answer() -> Answer:
-    """From the published Table 1: its dataset cells against the seed cells of the largest dictionary."""
-    groups = []
+    """Dataset cells and seed cells of the largest dictionary, as published in Table 1."""
+    measured = []
     for cells in (dataset_cells(), seed_cells_at_baseline()):
         ratio = fmean(cell.published for cell in cells if cell.published is not None) / 100
-        groups.append(_Measured(PairGroup(ratio, len(cells), 0), None))
-    return _answer("published", "the study", *groups)
+        measured.append(_Measured(PairSet(ratio, len(cells), 0), None))
+    return _answer("published", "the study", *measured)
 
 
 def answer_as_in_study(runs: Sequence[StudyRun], shares: Shares, where: str) -> Answer:
-    """The same cells measured: one direction, all features, whatever the runs start from."""
+    """The study's cells measured in its way: one direction, all features, any starts."""
     finder = RunFinder(runs)
-    groups = [_of_cells(cells, finder, shares) for cells in (dataset_cells(), seed_cells_at_baseline())]
-    return _answer("as in the study", where, *groups)
+    measured = [_of_cells(cells, finder, shares) for cells in (dataset_cells(), seed_cells_at_baseline())]
+    return _answer("as in the study", where, *measured)
 
 
 def answer_controlled(runs: Sequence[StudyRun], shares: Shares, where: str) -> Answer:
-    """Pairs that differ only in the dataset against those that differ only in the seed, by setting."""
+    """Pairs that differ only in the dataset against pairs that differ only in the seed, per setting."""
     alike: dict[str, list[StudyRun]] = {}
     for run in runs:
-        alike.setdefault(run.apart_from(_ASKED), []).append(run)
-    pairs = [[pairs_differing_in(key, group) for key in _ASKED] for group in alike.values()]
+        alike.setdefault(run.apart_from(_COMPARED), []).append(run)
+    pairs = [[pairs_differing_in(key, setting) for key in _COMPARED] for setting in alike.values()]
     measured = [[_of_pairs(kind, shares) for kind in kinds] for kinds in pairs if all(kinds)]
-    used = [kinds for kinds in measured if all(kind.group.pairs for kind in kinds)]
-    groups = [
+    used = [kinds for kinds in measured if all(kind.pair_set.pairs for kind in kinds)]
+    averaged = [
         _over_settings(
             [kinds[i] for kinds in used],
             (
-                *_wanted(key, [bool(kinds[i]) for kinds in pairs], bool(measured)),
-                *(text for kinds in measured for text in kinds[i].group.missing),
+                *_why_missing(key, [bool(kinds[i]) for kinds in pairs], bool(measured)),
+                *(text for kinds in measured for text in kinds[i].pair_set.missing),
             ),
         )
-        for i, key in enumerate(_ASKED)
+        for i, key in enumerate(_COMPARED)
     ]
     return dataclasses.replace(
-        _answer("controlled", where, *groups),
+        _answer("controlled", where, *averaged),
         settings=_names([kinds[0].first for kinds in used if kinds[0].first is not None]),
         settings_left_out=sum(any(kinds) for kinds in pairs) - len(used),
     )
 
 
-def _wanted(key: str, there: Sequence[bool], both: bool) -> tuple[str, ...]:
-    """Why there is nothing to average for a kind of pair, if there is not."""
+def _why_missing(key: str, there: Sequence[bool], both: bool) -> tuple[str, ...]:
+    """What a kind of pair lacks if no setting has both kinds."""
     if both:
         return ()
     if not any(there):
@@ -139,21 +143,21 @@ def _wanted(key: str, there: Sequence[bool], both: bool) -> tuple[str, ...]:
 
 def _over_settings(settings: Sequence[_Measured], missing: tuple[str, ...]) -> _Measured:
     """The mean over settings, each with equal weight however many pairs it has."""
-    ratios = [one.group.ratio for one in settings if one.group.ratio is not None]
+    ratios = [one.pair_set.ratio for one in settings if one.pair_set.ratio is not None]
     draws = [one.draws for one in settings if one.draws is not None]
-    group = PairGroup(
+    pair_set = PairSet(
         ratio=fmean(ratios) if ratios else None,
-        pairs=sum(one.group.pairs for one in settings),
-        undertrained=sum(one.group.undertrained for one in settings),
+        pairs=sum(one.pair_set.pairs for one in settings),
+        undertrained=sum(one.pair_set.undertrained for one in settings),
         missing=missing,
     )
-    return _Measured(group, torch.stack(draws).mean(0) if draws else None)
+    return _Measured(pair_set, torch.stack(draws).mean(0) if draws else None)
 
 
 def _names(runs: Sequence[StudyRun]) -> tuple[str, ...]:
-    """What tells settings apart, by one run of each: `topk x16 k=16, layer 8, 1,000,000 tokens`."""
+    """Names of settings, given one run of each: `topk x16 k=16, layer 8, 1,000,000 tokens`."""
     named = ("architecture", "dictionary", "k", "l0_coefficient", "layer", "tokens")
-    varying = dict.fromkeys(key for a, b in itertools.pairwise(runs) for key in differing(a, b, _ASKED))
+    varying = dict.fromkeys(key for a, b in itertools.pairwise(runs) for key in differing(a, b, _COMPARED))
     more = [key for key in varying if key not in named]
     return tuple(
         ", ".join([_name(run), *(f"{key}={run.keys[key]}" for key in more if key in run.keys)])
@@ -169,7 +173,7 @@ def _name(run: StudyRun) -> str:
 
 
 def pairs_differing_in(key: str, runs: Sequence[StudyRun]) -> list[tuple[StudyRun, StudyRun]]:
-    """Pairs that differ in `key` (`dataset` or `seed`) and in nothing else that moves the weights."""
+    """Pairs that differ in `key` (`dataset` or `seed`) and in no other key that determines the weights."""
     return [
         (a, b)
         for a, b in itertools.combinations(runs, 2)
@@ -178,29 +182,29 @@ def pairs_differing_in(key: str, runs: Sequence[StudyRun]) -> list[tuple[StudyRu
 
 
 def _of_cells(cells: Sequence[Cell], finder: RunFinder, shares: Shares) -> _Measured:
-    found, missing = [], []
+    pairs, missing = [], []
     for cell in cells:
         counted, sought_in, _ = finder.pair(cell.counted, cell.sought_in)
         if counted is not None and sought_in is not None:
-            found.append((counted, sought_in))
+            pairs.append((counted, sought_in))
         else:
             missing.append(cell.key)
-    ratios = [shares.share(*pair).ratio for pair in found]
-    draws = [shares.draws(*pair) for pair in found]
-    return _measured(found, ratios, draws, missing, shares)
+    ratios = [shares.share(*pair).ratio for pair in pairs]
+    draws = [shares.draws(*pair) for pair in pairs]
+    return _measured(pairs, ratios, draws, missing, shares)
 
 
 def _of_pairs(pairs: Sequence[tuple[StudyRun, StudyRun]], shares: Shares) -> _Measured:
-    found, ratios, draws, missing = [], [], [], []
+    used, ratios, draws, missing = [], [], [], []
     for a, b in pairs:
         drawn = (shares.draws(a, b, live=True) + shares.draws(b, a, live=True)) / 2
         if drawn.isnan().any():
             missing.append(f"live features of {a.name} or {b.name}")
             continue
-        found.append((a, b))
+        used.append((a, b))
         ratios.append((shares.live_ratio(a, b) + shares.live_ratio(b, a)) / 2)
         draws.append(drawn)
-    return _measured(found, ratios, draws, missing, shares)
+    return _measured(used, ratios, draws, missing, shares)
 
 
 def _measured(
@@ -210,23 +214,23 @@ def _measured(
     missing: Sequence[str],
     shares: Shares,
 ) -> _Measured:
-    group = PairGroup(
+    pair_set = PairSet(
         ratio=fmean(ratios) if ratios else None,
         pairs=len(pairs),
         undertrained=sum(shares.undertrained(*pair) for pair in pairs),
         missing=tuple(missing),
     )
     mean = torch.stack(list(draws)).mean(0) if draws else None
-    return _Measured(group, mean, pairs[0][0] if pairs else None)
+    return _Measured(pair_set, mean, pairs[0][0] if pairs else None)
 
 
 def _answer(way: str, where: str, dataset: _Measured, seed: _Measured) -> Answer:
     difference = low = high = None
-    if dataset.group.ratio is not None and seed.group.ratio is not None:
-        difference = dataset.group.ratio - seed.group.ratio
+    if dataset.pair_set.ratio is not None and seed.pair_set.ratio is not None:
+        difference = dataset.pair_set.ratio - seed.pair_set.ratio
     if dataset.draws is not None and seed.draws is not None:
         low, high = percentile_interval(dataset.draws - seed.draws)
-    return Answer(way, where, dataset.group, seed.group, difference, low, high)
+    return Answer(way, where, dataset.pair_set, seed.pair_set, difference, low, high)
 
 
 def dataset_or_seed(
@@ -238,15 +242,15 @@ def dataset_or_seed(
     paper_shares: Shares | None = None,
     paper_sweep: str = "paper",
 ) -> tuple[Answer, ...]:
-    """All ways of asking, one row each.
+    """The answers of all ways of comparing.
 
     Args:
-        runs: of the sweep that is reported.
-        shares: what matches them.
-        sweep: its name.
-        paper: runs of another sweep, one that follows the study to the letter, to set beside them.
-        paper_shares: what matches those.
-        paper_sweep: its name.
+        runs: runs of the reported sweep.
+        shares: matches these runs.
+        sweep: name of the reported sweep.
+        paper: runs of another sweep that follows the study to the letter, answered as in the study.
+        paper_shares: matches the paper's runs.
+        paper_sweep: name of the paper's sweep.
     """
     answers = [published_answer()]
     if paper:
@@ -262,12 +266,6 @@ def dataset_or_seed(
         answer_controlled(shared, shares, f"{sweep}, {SHARED_STARTS}"),
     ]
     return tuple(answers)
-
-
-SHARED_STARTS = "shared starts"
-"""Runs of equal seed and size start from one dictionary (`init.shared=true`)."""
-OWN_STARTS = "own starts"
-"""Every run starts from its own dictionary (`init.shared=false`)."""
 
 
 def _starts(runs: Sequence[StudyRun]) -> str:

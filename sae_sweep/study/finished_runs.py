@@ -1,4 +1,4 @@
-"""The finished runs of a sweep folder in the study's terms; what is damaged is named and left out."""
+"""Finished runs of a sweep folder in the study's terms; damaged ones are named and left out."""
 
 import dataclasses
 import functools
@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_sweep.analysis import match_to_init
-from sae_sweep.config import Config, SaeSweepError, StudyConfig, config_from_dict, flatten
+from sae_sweep.analysis.matching import match_to_own_start
+from sae_sweep.config import RunConfig, SaeSweepError, config_from_plain, flatten, run_from_dict
 from sae_sweep.report import read_densities
-from sae_sweep.saes import init_seed, initial_decoder, load_sae
-from sae_sweep.store import RunFolder, SweepFolder, read_json, read_plan
-from sae_sweep.store.status import state
+from sae_sweep.saes import load_sae
+from sae_sweep.store import RunFolder, SweepFolder, read_json, read_plan, state
+from sae_sweep.study.config import StudyConfig
 from sae_sweep.study.runs import StudyRun
 
 log = logging.getLogger(__name__)
@@ -30,40 +30,41 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class FinishedRuns:
-    """What a sweep has to show."""
+    """Result of `finished_runs`."""
 
     runs: tuple[StudyRun, ...]
-    """In the order of its plan."""
-    config: Config
-    """Of its first run."""
+    """In the order of the plan."""
+    config: RunConfig
+    """Config of the first run of the plan."""
     study: StudyConfig
-    """How it stands for the study."""
+    """How the sweep stands in for the study."""
     planned: int
     damaged: tuple[str, ...]
     """Names of finished runs whose files cannot be read."""
     both_starts: bool
-    """Whether its plan, finished or not, has runs that share their starts and runs that have their own."""
+    """Whether the plan has both runs with shared starts and runs with own starts, finished or not."""
     left_out: tuple[str, ...]
-    """One line for each finished run that cannot be set beside the first: another model, another d_in."""
+    """One line per finished run that cannot be compared with the first: another model or d_in."""
 
 
 def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | None = None) -> FinishedRuns:
-    """Read every finished run once; weights are read again when they are needed.
+    """Read every finished run once; its weights are read again on demand.
 
     Args:
-        folder: of the sweep.
-        threshold: of the comparison; where a run was trained with another one, how far it has left its own
-            start is computed anew.
-        command: `study` keys of this command; the sweep's own hold where these are at their defaults.
+        folder: the sweep's folder.
+        threshold: threshold of the comparison; if a run was trained with another one, its match to its own
+            start is computed again.
+        command: `study` keys of this command; those at their defaults are read from the sweep.
 
     Raises:
         SaeSweepError: if the plan is damaged.
     """
-    planned = read_plan(folder)["runs"]
-    command = command or StudyConfig()
+    plan = read_plan(folder)
+    planned = plan["runs"]
+    study = merged(_kept(folder, plan), command or StudyConfig())
     runs, widths, damaged = [], [], []
     starts: set[bool] = set()
-    first: Config | None = None
+    first: RunConfig | None = None
     decoder = _decoder_reader()
     for entry in planned:
         try:
@@ -71,10 +72,7 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
             first = first or config
             starts.add(config.init.shared)
             if state(folder.run(entry["name"])) == "done":
-                study = merged(config.study, command)
-                run = _study_run(entry["name"], folder.run(entry["name"]), config, study, decoder)
-                if config.matching.threshold != threshold:
-                    run = _with_init_match(run, config, entry["id"], threshold)
+                run = _study_run(entry, folder.run(entry["name"]), config, study, decoder, threshold)
                 runs.append(run)
                 widths.append(run.decoder().shape[1])
         except SaeSweepError as error:
@@ -86,7 +84,7 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
     return FinishedRuns(
         runs=comparable,
         config=first,
-        study=merged(first.study, command),
+        study=study,
         planned=len(planned),
         damaged=tuple(damaged),
         both_starts=len(starts) > 1,
@@ -94,23 +92,25 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
     )
 
 
-def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> Config:
+def _kept(folder: SweepFolder, plan: Mapping[str, Any]) -> StudyConfig:
+    """The study keys of the command that planned the sweep."""
     try:
-        return config_from_dict(entry["config"])
+        return config_from_plain(StudyConfig, plan.get("study", {}))
+    except (AttributeError, TypeError) as error:
+        raise SaeSweepError(f"{folder.plan}: its study keys cannot be read ({error!r})") from error
+
+
+def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> RunConfig:
+    try:
+        return run_from_dict(entry["config"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SaeSweepError(f"{folder.plan}: its config cannot be read ({error!r})") from error
 
 
-def _with_init_match(run: StudyRun, config: Config, run_id: str, threshold: float) -> StudyRun:
-    rows = run.decoder()
-    start = initial_decoder(rows.shape[1], rows.shape[0], init_seed(config, run_id))
-    return dataclasses.replace(run, init_match=match_to_init(rows, start, threshold))
-
-
 def _comparable(
-    runs: Sequence[StudyRun], widths: Sequence[int], first: Config
+    runs: Sequence[StudyRun], widths: Sequence[int], first: RunConfig
 ) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
-    """The runs of the first run's model, and a line for each of the others."""
+    """The runs of the first run's model and width, and one line per other run."""
     kept: list[StudyRun] = []
     lines: list[str] = []
     width: int | None = None
@@ -130,7 +130,7 @@ def _comparable(
 
 
 def merged(sweep: StudyConfig, command: StudyConfig) -> StudyConfig:
-    """What the command sets, else what the sweep has, key by key; the command cannot set a default back."""
+    """Keys of the command that are not at their defaults, and the sweep's for the others."""
     usual = dataclasses.asdict(StudyConfig())
     typed = {key: value for key, value in dataclasses.asdict(command).items() if value != usual[key]}
     if "datasets" in typed:
@@ -139,7 +139,7 @@ def merged(sweep: StudyConfig, command: StudyConfig) -> StudyConfig:
 
 
 def _decoder_reader() -> Callable[[RunFolder], Tensor]:
-    """Reads `W_dec`, and keeps the latest ones."""
+    """A function that reads `W_dec` and caches the latest ones."""
 
     @functools.lru_cache(_DECODERS_IN_MEMORY)
     def read(folder: RunFolder) -> Tensor:
@@ -149,7 +149,12 @@ def _decoder_reader() -> Callable[[RunFolder], Tensor]:
 
 
 def _study_run(
-    name: str, folder: RunFolder, config: Config, study: StudyConfig, decoder: Callable[[RunFolder], Tensor]
+    entry: Mapping[str, Any],
+    folder: RunFolder,
+    config: RunConfig,
+    study: StudyConfig,
+    decoder: Callable[[RunFolder], Tensor],
+    threshold: float,
 ) -> StudyRun:
     metrics = read_json(folder.metrics)
     rows, densities = decoder(folder), read_densities(folder.features)
@@ -159,8 +164,11 @@ def _study_run(
         raise SaeSweepError(f"{folder.features}: {len(densities)} densities for {len(rows)} features")
     architecture = config.architecture
     coefficient = getattr(architecture, "l0_coefficient", None)
+    init_match = _number(metrics, "init_match", folder)
+    if metrics.get("init_match_threshold") != threshold:
+        init_match = match_to_own_start(rows, config, entry["id"], threshold)
     return StudyRun(
-        name=name,
+        name=entry["name"],
         architecture=architecture.kind,
         dictionary=config.dictionary,
         k=getattr(architecture, "k", None),
@@ -170,7 +178,7 @@ def _study_run(
         seed=config.seed,
         init_shared=config.init.shared,
         tokens=config.tokens,
-        init_match=_number(metrics, "init_match", folder),
+        init_match=init_match,
         decoder=functools.partial(decoder, folder),
         densities=lambda: densities,
         rest=_rest(config),
@@ -179,7 +187,7 @@ def _study_run(
 
 
 def _role(name: str, stand_ins: Mapping[str, str]) -> str:
-    """The study's dataset that a dataset is read in place of; its own name if it is none's."""
+    """The study's dataset that this one stands in for, else its own name."""
     return next((role for role, text in stand_ins.items() if text == name), name)
 
 
@@ -191,13 +199,13 @@ def _number(metrics: Any, key: str, folder: RunFolder) -> float:
 
 
 def _number_or_none(metrics: Any, key: str, folder: RunFolder) -> float | None:
-    """None where the file has null: the number is not defined."""
+    """A metric; None if the file has null: the number is undefined."""
     value = metrics.get(key) if isinstance(metrics, dict) else None
     if value is not None and not isinstance(value, int | float):
         raise SaeSweepError(f"{folder.metrics}: {key} is no number; train the run again")
     return None if value is None else float(value)
 
 
-def _rest(config: Config) -> dict[str, Any]:
-    """Whatever else moves the weights."""
+def _rest(config: RunConfig) -> dict[str, Any]:
+    """All other keys that determine the weights."""
     return {key: value for key, value in flatten(config.identity()).items() if key not in _FACTS}

@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from sae_sweep.study.answers import Answer
+from sae_sweep.study.labels import BLOCKS, UNDERTRAINED, StudySetup, name, row_label
 from sae_sweep.study.published import Footnote, published
 from sae_sweep.study.runs import StudyRun
 from sae_sweep.study.table2 import FOLLOWS, Surplus, Table2Row
 from sae_sweep.study.tables import CellResult, StudyTables
-from sae_sweep.study.words import BLOCKS, UNDERTRAINED, StudySetup, name, row_label
 
 _UNKNOWN = "-"
 _FEW_SETTINGS = 6
 
 
 def table1_markdown(tables: StudyTables, setup: StudySetup) -> str:
-    """Table 1: what was measured beside what was published, all in per cent."""
+    """Table 1: measured and published values, in per cent."""
     heads = [
         *("setting", "compared", "text", "measured [95 %]", "live only", "published", "difference"),
         *("n", "start", "remarks"),
@@ -31,7 +31,7 @@ def table1_markdown(tables: StudyTables, setup: StudySetup) -> str:
             *_undertrained_note(any(result.undertrained for result in tables.table1), tables),
             *_footnotes(note for result in tables.table1 for note in result.footnotes),
             *_choices(tables.table1),
-            *_list("Where several runs could stand in a cell:", tables.notes),
+            *_list("SAEs of the study that several runs fit:", tables.notes),
             *_list("Finished runs that are left out:", setup.left_out),
         ],
     )
@@ -80,13 +80,13 @@ def _remarks(result: CellResult | Table2Row) -> str:
 
 
 def runs_markdown(results: Sequence[CellResult]) -> str:
-    """Which two runs stand in each cell of Table 1, and in which direction."""
+    """The two runs of each cell of Table 1, and the direction."""
     cells = [(result.cell.key, result.counted, result.sought_in) for result in results]
     return _runs(["cell", "features of", "found in"], cells)
 
 
 def table2_runs_markdown(rows: Sequence[Table2Row]) -> str:
-    """Which two runs stand in each cell of Table 2."""
+    """The two runs of each cell of Table 2."""
     return _runs(["cell", "large", "small"], [(row.key, row.large, row.small) for row in rows])
 
 
@@ -98,7 +98,7 @@ def _runs(heads: Sequence[str], cells: Sequence[tuple[str, StudyRun | None, Stud
 
 
 def table2_markdown(tables: StudyTables, setup: StudySetup) -> str:
-    """Table 2: the printed numbers, what follows from the published Table 1, and what was measured."""
+    """Table 2: printed numbers, those that follow from the published Table 1, and measured ones."""
     heads = [
         *("sizes", "text", "measured [95 %]", "% of small", "live only", "printed", "% of small"),
         *("difference", "from Table 1", "n", "start", "remarks"),
@@ -196,13 +196,13 @@ def _cell(result: CellResult | None) -> str:
 
 
 def answers_markdown(answers: Sequence[Answer], tables: StudyTables) -> str:
-    """Does the dataset matter more than the seed? Every way of asking, one below the other."""
+    """All answers to whether the dataset matters more than the seed, one per row."""
     heads = ["way", "runs", "dataset", "seed", "difference [95 %]", "pairs", "so", "remarks"]
     return _document(
         "Does the dataset matter more than the seed?",
         [
             "Mean share of features that have a match (%), over pairs that differ in the dataset and over "
-            "pairs that differ in the seed; difference in percentage points, below 0 where the dataset moves "
+            "pairs that differ in the seed; difference in percentage points, below 0 if the dataset moves "
             "more.",
             "As in the study: its dataset cells and its seed cells at the baseline, one direction, all "
             "features, whatever the runs start from and were trained on. Controlled: pairs of runs that "
@@ -219,14 +219,14 @@ def answers_markdown(answers: Sequence[Answer], tables: StudyTables) -> str:
 
 
 def _settings(answer: Answer) -> str:
-    """How many settings a controlled row averages over, and which, if they are few."""
+    """Number of settings that a controlled row averages over, with their names if they are few."""
     count = len(answer.settings)
     few = count <= _FEW_SETTINGS
     which = "; ".join(answer.settings) if few else "dataset_vs_seed.csv names them"
     text = f"{answer.where}: {count} setting{'s' if count > 1 else ''} ({which})"
     if not answer.settings_left_out:
         return text
-    return f"{text}; left out for want of one kind of pair: {answer.settings_left_out}"
+    return f"{text}; left out, with one kind of pair only: {answer.settings_left_out}"
 
 
 def _answer_row(answer: Answer) -> list[str]:
@@ -278,7 +278,7 @@ def _marks(notes: Iterable[Footnote]) -> str:
 
 def _footnotes(notes: Iterable[Footnote]) -> list[str]:
     lines = [line for note in sorted(set(notes)) for line in (f"[^{note.mark}]: {note.text}", "")]
-    return ["Of the published numbers:", "", *lines] if lines else []
+    return ["On the published numbers:", "", *lines] if lines else []
 
 
 def _choices(results: Sequence[CellResult]) -> list[str]:
@@ -303,7 +303,7 @@ def _document(title: str, head: Sequence[str], table: Sequence[str], foot: Seque
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-    """Columns padded but for the last, numbers to the right."""
+    """A Markdown table: columns padded except the last, numbers to the right."""
     widths = [max(3, *(len(row[i]) for row in [heads, *rows])) for i in range(len(heads))]
 
     def line(cells: Sequence[str]) -> str:

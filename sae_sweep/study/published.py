@@ -15,7 +15,7 @@ STUDY_FILE = Path(__file__).with_name("published.toml")
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What tells an SAE of the study from the others, in the study's own terms."""
+    """Settings that identify an SAE of the study, in the study's own terms."""
 
     architecture: str
     """topk, batchtopk or jumprelu."""
@@ -39,7 +39,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The setting from which the study's rows depart."""
+    """Settings of the study's baseline SAE; each row of its tables changes some of them."""
 
     d_in: int
     """Width of the residual stream; features = dictionary x d_in."""
@@ -53,22 +53,22 @@ class Baseline:
 
 @dataclass(frozen=True, order=True)
 class Footnote:
-    """Something known to be wrong or unclear about published cells."""
+    """A footnote about published cells that are wrong or unclear."""
 
     mark: str
     """One letter."""
     cells: tuple[str, ...]
-    """Patterns of the keys of the cells it concerns."""
+    """Patterns of cell keys, such as `dataset/*`."""
     text: str
 
     def concerns(self, key: str) -> bool:
-        """Whether it belongs to the cell `block/row/column`."""
+        """Whether this footnote is about the cell `block/row/column`."""
         return any(fnmatchcase(key, pattern) for pattern in self.cells)
 
 
 @dataclass(frozen=True)
 class Published:
-    """All of it."""
+    """All published results, with footnotes."""
 
     title: str
     date: date
@@ -78,29 +78,29 @@ class Published:
     columns: tuple[str, ...]
     """Datasets of the two columns of Tables 1 and 2."""
     table1: Mapping[str, Mapping[str, tuple[float, ...]]]
-    """Block -> row -> per cent, one value a column; the dataset block has a single one."""
+    """Block -> row -> per cent, one value per column; the dataset block has one column."""
     table2: Mapping[str, tuple[float, ...]]
-    """Row -> features as printed, one value a column."""
+    """Row -> features as printed, one value per column."""
     table3: tuple[tuple[RunFacts, ...], ...]
-    """For each printed row the SAEs it lists."""
+    """SAEs of each printed row."""
     inferred: tuple[RunFacts, ...]
     """SAEs that Table 1 needs and Table 3 does not list."""
     footnotes: tuple[Footnote, ...]
 
     def footnotes_of(self, key: str) -> tuple[Footnote, ...]:
-        """Those of the cell with this key."""
+        """Footnotes of the cell with this key."""
         return tuple(note for note in self.footnotes if note.concerns(key))
 
     @property
     def saes(self) -> tuple[RunFacts, ...]:
-        """Every SAE of the study once: what Table 3 lists, then what is inferred."""
+        """Every SAE of the study once: those in Table 3, then the inferred ones."""
         listed = itertools.chain.from_iterable(self.table3)
         return tuple(dict.fromkeys((*listed, *self.inferred)))
 
 
 @functools.cache
 def published() -> Published:
-    """The study's results; read once."""
+    """The study's results, read once per process."""
     raw = tomllib.loads(STUDY_FILE.read_text(encoding="utf-8"))
     blocks = dict(raw["table1"])
     return Published(
@@ -124,9 +124,10 @@ def _values(rows: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
 
 
 def _product(row: Mapping[str, Any]) -> tuple[RunFacts, ...]:
+    """SAEs of a row of Table 3: the product of its lists."""
     sparsities: Sequence[float] = row["k"] if "k" in row else row["l0_coefficient"]
-    points = itertools.product(row["seed"], row["dictionary"], sparsities, row["layer"])
+    settings = itertools.product(row["seed"], row["dictionary"], sparsities, row["layer"])
     return tuple(
         RunFacts(row["architecture"], dictionary, sparsity, row["dataset"], layer, seed)
-        for seed, dictionary, sparsity, layer in points
+        for seed, dictionary, sparsity, layer in settings
     )

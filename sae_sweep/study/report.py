@@ -4,52 +4,54 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import cast
 
 from sae_sweep.activations import pick_device
-from sae_sweep.config import Config, SaeSweepError
+from sae_sweep.config import CommandConfig, SaeSweepError
+from sae_sweep.plan import Request
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
 from sae_sweep.study.answers import OWN_STARTS, SHARED_STARTS, Answer, dataset_or_seed
-from sae_sweep.study.files import StudyFiles, write_answers, write_study_tables
+from sae_sweep.study.config import StudyCommand
+from sae_sweep.study.files import StudyFiles, cell_record, write_answers, write_study_tables
 from sae_sweep.study.finished_runs import FinishedRuns, finished_runs
+from sae_sweep.study.labels import StudySetup
 from sae_sweep.study.markdown import answers_markdown, table1_markdown, table2_markdown
-from sae_sweep.study.records import cell_record
 from sae_sweep.study.runs import StudyRun
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import StudyTables, study_tables
-from sae_sweep.study.words import StudySetup
 from sae_sweep.tracking import open_comparison_sink
 
 log = logging.getLogger(__name__)
 
-_SAY_EVERY = 20
+_LOG_EVERY = 20
 """Pairs between two lines of progress."""
 _FOLDERS = {SHARED_STARTS: "shared", OWN_STARTS: "own"}
 
 
-def report(config: Config) -> int:
+def report(request: Request) -> int:
     """Write tables and figures below `analysis/` and print them; returns how many runs are damaged.
 
     Raises:
         SaeSweepError: if there is no such sweep, or no run of it is finished.
     """
-    folder = find_sweep(config.paths.output, config.sweep or config.experiment, config.task)
-    found = finished_runs(folder, config.matching.threshold, config.study)
+    command, device = cast(StudyCommand, request.command), request.runs[0].config.device
+    folder = find_sweep(command)
+    found = finished_runs(folder, command.matching.threshold, command.study)
     if not found.runs:
         raise SaeSweepError(
             f"{folder.root}: none of its {found.planned} runs is finished and readable; "
             "launch the sweep again"
         )
     log.info("%s: %d of %d runs are finished", folder.root, len(found.runs), found.planned)
-    shares = _shares(config)
+    shares = _shares(command, device)
     with hold_sweep(folder):
         parts = [
             _write_part(folder, found, runs, starts, shares)
             for starts, runs in _by_starts(found.runs).items()
         ]
-        answers = _answers(folder, config, found, shares)
+        answers = _answers(folder, command, found, shares, _shares(command, device))
         write_answers(folder.tables, answers, parts[0].tables)
-    _track(folder, config, found, parts, answers)
+    _track(folder, command, found, parts, answers)
     sys.stdout.write(_summary(folder, found, parts, answers))
     return len(found.damaged)
 
@@ -63,20 +65,16 @@ class _Part:
     files: StudyFiles
 
 
-def _sweep(config: Config, name: str) -> SweepFolder:
-    return SweepFolder(Path(config.paths.output).expanduser().resolve() / name)
-
-
-def _shares(config: Config) -> Shares:
+def _shares(command: CommandConfig, device: str) -> Shares:
     def progress(pairs: int) -> None:
-        if pairs % _SAY_EVERY == 0:
+        if pairs % _LOG_EVERY == 0:
             log.info("%d pairs of SAEs matched", pairs)
 
-    return Shares(config.matching, device=pick_device(config.device), progress=progress)
+    return Shares(command.matching, device=pick_device(device), progress=progress)
 
 
 def _by_starts(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
-    """Runs that share their starts, and runs that have their own: each kind has tables of its own."""
+    """Runs with shared starts and runs with own starts, which get separate tables."""
     kinds: dict[str, list[StudyRun]] = {}
     for run in sorted(runs, key=lambda run: not run.init_shared):
         kinds.setdefault(SHARED_STARTS if run.init_shared else OWN_STARTS, []).append(run)
@@ -103,36 +101,37 @@ def _write_part(
     return _Part(tables, setup, files)
 
 
-def _answers(folder: SweepFolder, config: Config, found: FinishedRuns, shares: Shares) -> tuple[Answer, ...]:
-    """With the paper-style rows of the sibling sweep that `study.paper` names, if it is there."""
+def _answers(
+    folder: SweepFolder, command: CommandConfig, found: FinishedRuns, shares: Shares, paper_shares: Shares
+) -> tuple[Answer, ...]:
+    """Answers for this sweep, and for the sweep that `study.paper` names if there is one."""
     name = found.study.paper
+    sibling = SweepFolder(folder.root.parent / name)
     return dataset_or_seed(
         found.runs,
         shares,
         sweep=folder.root.name,
-        paper=()
-        if name == folder.root.name
-        else _paper_runs(_sweep(config, name), config.matching.threshold),
-        paper_shares=_shares(config),
+        paper=() if name == folder.root.name else _paper_runs(sibling, command.matching.threshold),
+        paper_shares=paper_shares,
         paper_sweep=name,
     )
 
 
 def _paper_runs(paper: SweepFolder, threshold: float) -> tuple[StudyRun, ...]:
-    """Its finished runs; none if there is no such sweep, or its plan is damaged."""
+    """Finished runs of the paper's sweep; none if there is no such sweep, or its plan is damaged."""
     if not paper.plan.exists():
         return ()
     try:
         return finished_runs(paper, threshold).runs
     except SaeSweepError as error:
-        log.warning("%s is not set beside: %s", paper.root, error)
+        log.warning("%s is left out of the answers: %s", paper.root, error)
         return ()
 
 
 def _summary(
     folder: SweepFolder, found: FinishedRuns, parts: Sequence[_Part], answers: Sequence[Answer]
 ) -> str:
-    """What ends up on standard output."""
+    """Text for standard output."""
     texts = [
         text
         for part in parts
@@ -146,7 +145,7 @@ def _summary(
 
 
 def _weakest(runs: Sequence[StudyRun]) -> list[str]:
-    """The run that explains least: a comparison is worth no more than its weaker SAE."""
+    """Lowest explained variance: a comparison is worth no more than its weaker SAE."""
     known = [(run.explained_variance, run) for run in runs if run.explained_variance is not None]
     lines = []
     if known:
@@ -161,19 +160,13 @@ def _weakest(runs: Sequence[StudyRun]) -> list[str]:
 
 def _track(
     folder: SweepFolder,
-    config: Config,
+    command: CommandConfig,
     found: FinishedRuns,
     parts: Sequence[_Part],
     answers: Sequence[Answer],
 ) -> None:
     """Send the tables and figures to W&B."""
-    sink = open_comparison_sink(
-        folder.root.name,
-        config,
-        folder.root,
-        provenance={"runs": [run.name for run in found.runs]},
-        what="report",
-    )
+    sink = open_comparison_sink(folder, command, [run.name for run in found.runs], what="report")
     for part in parts:
         prefix = f"{_FOLDERS[part.setup.starts]}/" if found.both_starts else ""
         records = [cell_record(result) for result in part.tables.table1]

@@ -1,4 +1,4 @@
-"""The runs of a sweep in the study's terms, and which of them a cell needs."""
+"""Runs of a sweep in the study's terms, and the choice of the two runs that fill a cell."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from sae_sweep.study.published import RunFacts
 
 @dataclass(frozen=True, eq=False)
 class StudyRun:
-    """One trained SAE. Its weights are read when they are needed: a sweep of them does not fit in memory."""
+    """A trained SAE; its weights are read on demand, since those of a sweep do not fit in memory."""
 
     name: str
     """Unique in its sweep."""
@@ -27,13 +27,13 @@ class StudyRun:
     """Expansion factor."""
     k: int | None
     l0_coefficient: float | None
-    """At the study's scale: the sweep's own divided by what it multiplies the study's with."""
+    """At the study's scale: the run's coefficient divided by `study.l0_scale`."""
     dataset: str
-    """The study's dataset that it stands for: owt, tinystories, redpajama, pile; else its own name."""
+    """The study's dataset it stands in for (owt, tinystories, redpajama, pile), else its own name."""
     layer: int
     seed: int
     init_shared: bool
-    """Whether runs of equal seed and size started from one dictionary."""
+    """Whether runs of equal seed and size start from the same dictionary."""
     tokens: int
     """SAE inputs it was trained on."""
     init_match: float
@@ -43,12 +43,12 @@ class StudyRun:
     densities: Callable[[], Float[Tensor, " n"] | None] = field(default=lambda: None)
     """Reads the share of held-out tokens on which each feature fires; None if it was not evaluated."""
     rest: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else determines its weights (model, numerics, learning rate, ...): flat key -> value."""
+    """All other keys that determine its weights (model, numerics, learning rate, ...): flat key -> value."""
     explained_variance: float | None = None
     """On held-out text, in SAE-input space; None if it was not evaluated."""
 
     def fits(self, facts: RunFacts) -> bool:
-        """Whether it is the SAE that a cell of the study asks for."""
+        """Whether this run stands in for the given SAE of the study."""
         sparsity = self.l0_coefficient if facts.architecture == "jumprelu" else self.k
         return (
             (self.architecture, self.dictionary, self.dataset, self.layer, self.seed)
@@ -59,7 +59,7 @@ class StudyRun:
 
     @functools.cached_property
     def keys(self) -> Mapping[str, Any]:
-        """All that determines its weights: flat key -> value."""
+        """All keys that determine its weights: flat key -> value."""
         own = ("architecture", "dictionary", "k", "l0_coefficient", "dataset", "layer", "seed", "tokens")
         return {
             **{name: getattr(self, name) for name in own},
@@ -68,13 +68,13 @@ class StudyRun:
         }
 
     def apart_from(self, varied: Collection[str]) -> str:
-        """What determines its weights beside `varied`, as one text: equal for runs that agree in it."""
+        """All keys that determine its weights except `varied`, as text: equal for runs that agree in them."""
         kept = {key: value for key, value in self.keys.items() if not _is_of(key, varied)}
         return json.dumps(kept, sort_keys=True, default=str)
 
 
 def differing(a: StudyRun, b: StudyRun, varied: Collection[str] = ()) -> tuple[str, ...]:
-    """Keys in which two runs differ; not those in `varied`, where `dataset` stands for `dataset.*` too."""
+    """Keys in which two runs differ, except those in `varied`; `dataset` there covers `dataset.*`."""
     return tuple(
         key
         for key in dict.fromkeys((*a.keys, *b.keys))
@@ -86,38 +86,38 @@ def _is_of(key: str, varied: Collection[str]) -> bool:
     return key in varied or key.split(".")[0] in varied
 
 
-class FoundPair(NamedTuple):
-    """The runs of a cell."""
+class CellRuns(NamedTuple):
+    """The two runs that fill a cell."""
 
     counted: StudyRun | None
     """None if no run fits."""
     sought_in: StudyRun | None
     differs: tuple[str, ...]
-    """What differs between the two beside what the cell varies: `tokens 100,000 / 200,000`."""
+    """Differences beyond what the cell varies, such as `tokens 100,000 / 200,000`."""
 
 
 class RunFinder:
-    """Looks runs up by what a cell asks for, and remembers where it had to choose."""
+    """Finds the runs that fill a cell, and records where several fit."""
 
     def __init__(self, runs: Sequence[StudyRun]) -> None:
         self._runs = runs
         self._order = {run: index for index, run in enumerate(runs)}
-        self._taken: dict[RunFacts, dict[StudyRun, None]] = {}
+        self._chosen: dict[RunFacts, dict[StudyRun, None]] = {}
 
-    def pair(self, counted: RunFacts, sought_in: RunFacts) -> FoundPair:
+    def pair(self, counted: RunFacts, sought_in: RunFacts) -> CellRuns:
         """The first two runs, in the sweep's order, that fit and differ only in what the cell varies.
 
-        Where all pairs differ in more, the first. Which runs are taken does not depend on which side counts.
+        If all pairs differ in more, the first pair. The choice does not depend on which side is counted.
         """
         ours, theirs = self._fitting(counted), self._fitting(sought_in)
         if not ours or not theirs:
-            return FoundPair(ours[0] if ours else None, theirs[0] if theirs else None, ())
-        a, b, differs = self._alike(ours, theirs, _varied(counted, sought_in))
-        self._taken.setdefault(counted, {})[a] = None
-        self._taken.setdefault(sought_in, {})[b] = None
-        return FoundPair(a, b, differs)
+            return CellRuns(ours[0] if ours else None, theirs[0] if theirs else None, ())
+        a, b, differs = self._choose(ours, theirs, _varied(counted, sought_in))
+        self._chosen.setdefault(counted, {})[a] = None
+        self._chosen.setdefault(sought_in, {})[b] = None
+        return CellRuns(a, b, differs)
 
-    def _alike(
+    def _choose(
         self, ours: Sequence[StudyRun], theirs: Sequence[StudyRun], varied: Collection[str]
     ) -> tuple[StudyRun, StudyRun, tuple[str, ...]]:
         def order(pair: tuple[StudyRun, StudyRun]) -> tuple[bool, list[int]]:
@@ -132,21 +132,21 @@ class RunFinder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each SAE of the study that several runs stand for."""
+        """One line per SAE of the study that several runs fit."""
         lines = []
-        for facts, taken in self._taken.items():
+        for facts, chosen in self._chosen.items():
             fitting = self._fitting(facts)
             if len(fitting) == 1:
                 continue
-            names = " and ".join(run.name for run in taken)
-            were = "was taken" if len(taken) == 1 else "were taken, each in some of its cells"
-            left = ", ".join(run.name for run in fitting if run not in taken)
-            lines.append(f"several runs are {facts}: {names} {were}" + (f", not {left}" if left else ""))
+            names = " and ".join(run.name for run in chosen)
+            were = "was chosen" if len(chosen) == 1 else "were chosen, each for some of its cells"
+            left = ", ".join(run.name for run in fitting if run not in chosen)
+            lines.append(f"several runs fit {facts}: {names} {were}" + (f", not {left}" if left else ""))
         return tuple(lines)
 
 
 def _varied(a: RunFacts, b: RunFacts) -> set[str]:
-    """The keys of a run that a cell varies by asking for these two."""
+    """The keys of a run that differ between the two SAEs of a cell."""
     names = {part.name for part in dataclasses.fields(RunFacts)}
     varied = {name for name in names if getattr(a, name) != getattr(b, name)}
     return varied | {"k", "l0_coefficient"} if varied & {"architecture", "sparsity"} else varied

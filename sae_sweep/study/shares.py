@@ -1,4 +1,4 @@
-"""What two runs share: every pair is matched once, whatever tables it stands in."""
+"""Matching ratios of pairs of runs; each pair is matched once, in however many tables it stands."""
 
 import zlib
 from collections.abc import Callable
@@ -17,21 +17,21 @@ from sae_sweep.study.runs import StudyRun
 
 @dataclass(frozen=True)
 class Share:
-    """How many features of one run have a match in another."""
+    """Share of the features of one run that have a match in another."""
 
     ratio: float
     low: float
     """Lower end of the 95 % bootstrap interval over the features that are counted."""
     high: float
     n: int
-    """Features that are counted, the denominator."""
+    """Number of features that are counted: the denominator."""
     live_ratio: float | None
-    """With the dead features of both left out; None where densities are not known, NaN where none lives."""
+    """`ratio` without the dead features of both; None if densities are unknown, NaN if none is live."""
     n_live: int | None
 
 
 class _Side(NamedTuple):
-    """One direction of a pair: which of the features that are counted have a match."""
+    """One direction of a pair: which of the counted features have a match."""
 
     matched: Bool[Tensor, " n"]
     live_matched: Bool[Tensor, " n_live"] | None
@@ -39,7 +39,7 @@ class _Side(NamedTuple):
 
 
 class Shares:
-    """Matches pairs of runs on demand, and keeps a bit a feature of each, never its cosines."""
+    """Matches pairs of runs on demand; keeps one bit per feature, not the cosines."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class Shares:
         Args:
             config: thresholds.
             device: where cosines are computed; by default where the decoders are.
-            seed: of the bootstrap.
-            progress: called with how many pairs have been matched.
+            seed: seed of the bootstrap.
+            progress: called with the number of pairs matched so far.
         """
         self.config = config or MatchingConfig()
         self._device = device
@@ -64,7 +64,7 @@ class Shares:
         self._draws: dict[tuple[StudyRun, StudyRun, bool], Tensor] = {}
 
     def share(self, counted: StudyRun, sought_in: StudyRun) -> Share:
-        """How many of `counted`'s features have a match in `sought_in`.
+        """Share of `counted`'s features that have a match in `sought_in`.
 
         Raises:
             SaeSweepError: if the two cannot be compared, naming them.
@@ -83,9 +83,9 @@ class Shares:
     def draws(
         self, counted: StudyRun, sought_in: StudyRun, *, live: bool = False
     ) -> Float[Tensor, " resamples"]:
-        """The ratio in every resample of `counted`'s features.
+        """The ratio in each resample of `counted`'s features.
 
-        An SAE's resamples are the same in every pair it is in, so what pairs share stays shared.
+        All pairs with an SAE use the same resamples of it, so that pairs that share an SAE stay correlated.
         """
         key = (counted, sought_in, live)
         if key not in self._draws:
@@ -98,11 +98,11 @@ class Shares:
         return self._draws[key]
 
     def live_ratio(self, counted: StudyRun, sought_in: StudyRun) -> float:
-        """Share among live features; all count as live where a run was not evaluated. NaN if none lives."""
+        """Ratio among live features, NaN if there are none; if a run was not evaluated, all count as live."""
         return self._bits(counted, sought_in, live=True).double().mean().item()
 
     def undertrained(self, *runs: StudyRun) -> bool:
-        """Whether any of them still matches its own initial dictionary above the limit."""
+        """Whether any of the runs still matches its own initial dictionary above the limit."""
         return any(run.init_match > self.config.undertrained for run in runs)
 
     def _bits(self, counted: StudyRun, sought_in: StudyRun, *, live: bool) -> Tensor:
@@ -110,7 +110,7 @@ class Shares:
         return side.matched if not live or side.live_matched is None else side.live_matched
 
     def _seed_of(self, run: StudyRun) -> int:
-        # by name, not by order: a resample does not depend on which other runs there are
+        # from the name, so that resamples do not depend on which other runs there are
         return self._seed + zlib.crc32(run.name.encode())
 
     def _side(self, counted: StudyRun, sought_in: StudyRun) -> _Side:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sae_sweep.analysis.bootstrap import percentile_interval
 from sae_sweep.study.cells import Cell, table2_rows
-from sae_sweep.study.published import Footnote, Published, published
+from sae_sweep.study.published import Footnote, published
 from sae_sweep.study.runs import RunFinder, StudyRun
 from sae_sweep.study.shares import Share, Shares
 
@@ -28,7 +28,7 @@ class Surplus:
     small: int
     """Features of the small dictionary."""
     live: float | None
-    """With the dead features of both left out; None where densities are not known."""
+    """`features` without the dead features of both; None if densities are unknown."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Table2Row:
     recomputed: float
     """What follows from the published Table 1."""
     verdict: str
-    """How the printed number stands to that: `follows` when rounded, `truncated`, or `does not follow`."""
+    """Whether the printed number follows from `recomputed`: `follows`, `truncated` or `does not follow`."""
     measured: Surplus | None
     """None if a run is missing."""
     large: StudyRun | None
@@ -56,9 +56,9 @@ class Table2Row:
     """The SAEs that the sweep has no run for."""
     footnotes: tuple[Footnote, ...]
     differs: tuple[str, ...]
-    """What differs between the two runs beside their size; the large one's value first."""
+    """Differences between the two runs except their size; the large one's value first."""
     choice: str
-    """What the study leaves open here, and what was taken."""
+    """What the study leaves open here, and what is chosen."""
 
     @property
     def difference(self) -> float | None:
@@ -66,17 +66,17 @@ class Table2Row:
         return None if self.measured is None else self.measured.features - self.printed
 
 
-def recompute_table2(study: Published | None = None) -> dict[str, float]:
+def recompute_table2() -> dict[str, float]:
     """Table 2 as it follows from the published Table 1: key -> features."""
-    study = study or published()
-    found = {}
-    for key, _, _, large_in_small, small_in_large in table2_rows(study):
-        found[key] = _matched(study, large_in_small) - _matched(study, small_in_large)
-    return found
+    return {
+        key: _matched(large_in_small) - _matched(small_in_large)
+        for key, _, _, large_in_small, small_in_large in table2_rows()
+    }
 
 
-def _matched(study: Published, cell: Cell) -> float:
-    return study.baseline.d_in * cell.counted.dictionary * (cell.published or math.nan) / 100
+def _matched(cell: Cell) -> float:
+    """Features of the counted SAE that have a match, as published."""
+    return published().baseline.d_in * cell.counted.dictionary * (cell.published or math.nan) / 100
 
 
 def verdict(printed: int, recomputed: float) -> str:
@@ -89,9 +89,9 @@ def verdict(printed: int, recomputed: float) -> str:
 def table2(finder: RunFinder, shares: Shares) -> tuple[Table2Row, ...]:
     """Every cell of Table 2: printed, recomputed, and measured where both runs are there."""
     study = published()
-    recomputed = recompute_table2(study)
+    recomputed = recompute_table2()
     rows = []
-    for key, row, column, large_in_small, _ in table2_rows(study):
+    for key, row, column, large_in_small, _ in table2_rows():
         printed = int(study.table2[row][study.columns.index(column)])
         wanted = (large_in_small.counted, large_in_small.sought_in)
         large, small, differs = finder.pair(*wanted)

@@ -1,59 +1,52 @@
-"""`task=...` -> the function that does it. Nothing heavy is imported before it is needed."""
+"""The tasks, by name. Nothing heavy is imported before it is needed."""
 
-from sae_sweep.config import Config
-from sae_sweep.plan.plan import Plan
+import importlib
+from typing import Any, NamedTuple
 
-
-def execute(plan: Plan) -> int:
-    """Carry out a task about the runs of a plan; returns how many runs failed."""
-    if plan.config.task == "plan":
-        from sae_sweep.tasks.plan import show_plan
-
-        return show_plan(plan)
-    if plan.config.task == "cache":
-        from sae_sweep.tasks.cache import fill_planned
-
-        return fill_planned(plan)
-    if plan.config.launcher.cluster != "inprocess":
-        from sae_sweep.launch.cluster import train_on_cluster
-
-        return train_on_cluster(plan)
-    from sae_sweep.launch.inprocess import train
-
-    return train(plan)
+from sae_sweep.config import CommandConfig
 
 
-def answer(config: Config) -> int:
-    """Carry out a task about what is on disk; returns how many runs failed, or how many files are damaged."""
-    if config.task == "status":
-        from sae_sweep.tasks.status import show_status
+class Task(NamedTuple):
+    """One `task=NAME`."""
 
-        return show_status(config)
-    if config.task == "match":
-        from sae_sweep.tasks.match import rematch
-
-        return rematch(config)
-    if config.task == "cache":
-        from sae_sweep.tasks.cache import look_after
-
-        return look_after(config)
-    from sae_sweep.study.report import report
-
-    return report(config)
+    function: str
+    """`module:function`: called with the command's Request; returns how many runs failed."""
+    summary: str
+    """Line in `--help`."""
+    composes: bool = True
+    """Whether it is about the runs that the command composes; else about what is on disk."""
+    command: str = "sae_sweep.config:CommandConfig"
+    """`module:class` of the keys that the task adds to every command."""
 
 
-def compare(plan: Plan) -> None:
-    """Compare the finished runs of a plan that has just been carried out."""
-    from sae_sweep.tasks.match import compare_finished
+TASKS = {
+    "train": Task("sae_sweep.tasks.train:train", "train the runs, then compare their SAEs"),
+    "plan": Task("sae_sweep.tasks.plan:show_plan", "show what would run, and its cost"),
+    "cache": Task("sae_sweep.tasks.cache:cache", "compute activations ahead, or look after them (action=)"),
+    "status": Task("sae_sweep.tasks.status:show_status", "show how far a sweep is", composes=False),
+    "match": Task("sae_sweep.tasks.match:rematch", "compare the SAEs of a sweep again", composes=False),
+    "report": Task(
+        "sae_sweep.study.report:report",
+        "write the study's tables",
+        False,
+        "sae_sweep.study.config:StudyCommand",
+    ),
+}
 
-    compare_finished(plan.folder, plan.config)
+
+def composes_runs(task: str, action: str) -> bool:
+    """Whether a task composes runs; of the actions of task=cache only `fill` does."""
+    return TASKS[task].composes and (task != "cache" or action == "fill")
 
 
-def fingerprints(config: Config) -> dict[str, str]:
-    """What a run id holds beside the config: the text and the weights of the LM."""
-    from sae_sweep.activations import weights_fingerprint
-    from sae_sweep.store import cache_folder
-    from sae_sweep.text import fingerprint
+def command_class() -> type[CommandConfig]:
+    """`CommandConfig` with the keys that tasks add."""
+    bases = [load(name) for name in dict.fromkeys(task.command for task in TASKS.values())]
+    own = tuple(base for base in bases if base is not CommandConfig) or (CommandConfig,)
+    return own[0] if len(own) == 1 else type("Command", own, {})
 
-    corpus = fingerprint(config.dataset, cache_folder(config.paths.cache))
-    return {"corpus": corpus, "model": weights_fingerprint(config.model)}
+
+def load(name: str) -> Any:
+    """The function or class that `module:name` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

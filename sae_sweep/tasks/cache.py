@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sae_sweep.activations.cache import Found, inventory, prune, remove, verify
-from sae_sweep.activations.cache.inventory import names
-from sae_sweep.config import Config
-from sae_sweep.launch.inprocess import Models
+from sae_sweep.activations.cache import CacheEntry, inventory, prune, remove, verify
+from sae_sweep.activations.cache.inventory import model_and_dataset
+from sae_sweep.config import CommandConfig
+from sae_sweep.launch.group import Models
 from sae_sweep.launch.streams import fill_cache
-from sae_sweep.plan.plan import Plan, PlannedRun
-from sae_sweep.report.text_table import TextTable
-from sae_sweep.store import cache_folder
+from sae_sweep.plan import Request, make_plan
+from sae_sweep.report.formatting import TextTable
+from sae_sweep.signals import stop_signals
+from sae_sweep.store import PlannedRun, cache_folder
 from sae_sweep.text import open_text
 
 log = logging.getLogger(__name__)
@@ -23,64 +24,68 @@ _HEADS = ("stream", "model", "dataset", "layers", "tokens", "GiB", "dtype", "sta
 _LEFT = (0, 1, 2, 3, 6, 7, 8)
 
 
-def look_after(config: Config) -> int:
-    """Do any `action` but `fill`; returns how many problems it found."""
-    return _ACTIONS[config.action](config)
+def cache(request: Request) -> int:
+    """Do the command's `action`; returns how many problems it found."""
+    if request.command.action == "fill":
+        return _fill(request)
+    return _ACTIONS[request.command.action](request.command)
 
 
-def fill_planned(plan: Plan) -> int:
-    """Cache what the runs of the plan will read, those of one stream together."""
+def _fill(request: Request) -> int:
+    """Cache what the runs will read, those of one stream together."""
+    folder = cache_folder(request.command.paths.cache)
     groups: dict[str, list[PlannedRun]] = {}
-    for run in plan.runs:
+    for run in make_plan(request).runs:
         groups.setdefault(run.group, []).append(run)
     models = Models()
     for runs in groups.values():
         config = runs[0].config
         lm = models.get(config)
         lm.check([run.config.layer for run in runs], config.packing.seq_len)
-        folder = fill_cache(lm, open_text(config.dataset, cache_folder(config.paths.cache)), runs)
-        log.info("%s holds what %d runs read", folder.root, len(runs))
+        with stop_signals():
+            filled = fill_cache(lm, open_text(config.dataset, folder), runs, folder)
+        log.info("%s holds what %d runs read", filled.root, len(runs))
     return 0
 
 
-def _found(config: Config) -> list[Found]:
-    return inventory(cache_folder(config.paths.cache), config.stream)
+def _found(command: CommandConfig) -> list[CacheEntry]:
+    return inventory(cache_folder(command.paths.cache), command.stream)
 
 
-def _list(config: Config) -> int:
+def _list(command: CommandConfig) -> int:
     """Print a table of all streams."""
     table = TextTable(_HEADS, left=_LEFT)
-    streams = _found(config)
+    streams = _found(command)
     for found in streams:
         table.add(_row(found))
-    _print(*(table.lines(table.width) if streams else [f"nothing is cached in {_where(config)}"]))
+    _print(*(table.lines(table.width) if streams else [f"nothing is cached in {_where(command)}"]))
     return 0
 
 
-def _row(found: Found) -> list[str]:
+def _row(found: CacheEntry) -> list[str]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used))
     gib = f"{found.bytes / _GIB:.2f}"
     manifest = found.manifest
     if manifest is None:
         return [found.folder.name, *("?" * 4), gib, "?", found.state, used]
-    model, dataset = names(manifest.stream)
+    model, dataset = model_and_dataset(manifest.stream)
     layers = ",".join(map(str, sorted(manifest.wanted)))
     tokens = f"{manifest.steps * manifest.batch:,}"
     return [found.folder.name, model, dataset, layers, tokens, gib, manifest.dtype, found.state, used]
 
 
-def _verify(config: Config) -> int:
+def _verify(command: CommandConfig) -> int:
     """Print every damaged file; returns how many there are, unusable streams included."""
     problems = []
-    for found in _found(config):
+    for found in _found(command):
         problems += [found.problem] if found.problem else [str(error) for error in verify(found)]
-    _print(*problems or [f"every file in {_where(config)} is what was written"])
+    _print(*problems or [f"every file in {_where(command)} is what was written"])
     return len(problems)
 
 
-def _prune(config: Config) -> int:
+def _prune(command: CommandConfig) -> int:
     """Remove what is damaged, unfinished or unusable, and print what that freed."""
-    for found in _found(config):
+    for found in _found(command):
         freed = prune(found)
         if freed is None:
             _print(f"{found.folder.name}: {found.state}, left alone")
@@ -89,22 +94,22 @@ def _prune(config: Config) -> int:
     return 0
 
 
-def _remove(config: Config) -> int:
+def _remove(command: CommandConfig) -> int:
     """Remove the one stream that was named."""
-    for found in _found(config):
+    for found in _found(command):
         _print(f"{found.folder.name}: freed {remove(found) / _GIB:.2f} GiB")
     return 0
 
 
-def _where(config: Config) -> Path:
-    return cache_folder(config.paths.cache)
+def _where(command: CommandConfig) -> Path:
+    return cache_folder(command.paths.cache)
 
 
 def _print(*lines: str) -> None:
     sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-_ACTIONS: dict[str, Callable[[Config], int]] = {
+_ACTIONS: dict[str, Callable[[CommandConfig], int]] = {
     "list": _list,
     "verify": _verify,
     "prune": _prune,

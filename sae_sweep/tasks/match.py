@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 
 from sae_sweep.activations import pick_device
 from sae_sweep.analysis import COSINE_EDGES, Comparison, ComparisonEntry, PairRow, compare
-from sae_sweep.config import Config, config_from_dict, flatten
+from sae_sweep.analysis.matching import match_to_own_start
+from sae_sweep.config import CommandConfig, RunConfig, flatten, run_from_dict
+from sae_sweep.plan import Request
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
 from sae_sweep.store import (
@@ -21,42 +23,46 @@ from sae_sweep.store import (
     read_json,
     read_plan,
     read_status,
+    state,
 )
-from sae_sweep.store.status import state
 from sae_sweep.tracking import open_comparison_sink
 
 log = logging.getLogger(__name__)
 
 
-def rematch(config: Config) -> int:
+def rematch(request: Request) -> int:
     """`task=match`: compare the finished runs of `sweep` again, with this command's `matching` keys.
 
     Raises:
         SaeSweepError: if there is no such sweep.
     """
-    folder = find_sweep(config.paths.output, config.sweep or config.experiment, config.task)
-    compare_finished(folder, config)
+    compare_finished(find_sweep(request.command), request.command, request.runs[0].config.device)
     return 0
 
 
-def compare_finished(folder: SweepFolder, config: Config) -> None:
+def compare_finished(folder: SweepFolder, command: CommandConfig, device: str) -> None:
     """Match every pair, write `analysis/matching/`, log it, and end with a table on standard output."""
-    names = [run["name"] for run in read_plan(folder)["runs"]]
+    ids = {run["name"]: run["id"] for run in read_plan(folder)["runs"]}
+    names = list(ids)
     lines = [_line(name, folder.run(name)) for name in names]
     done = [name for name in names if state(folder.run(name)) == "done"]
     comparison = None
     if len(done) > 1:
         configs = [_config(folder.run(name)) for name in done]
         keys = swept_keys(configs)
-        entries = [_entry(name, folder.run(name), key) for name, key in zip(done, keys, strict=True)]
-        comparison = compare(entries, config.matching, device=pick_device(config.device))
+        threshold = command.matching.threshold
+        entries = [
+            _entry(name, ids[name], folder.run(name), config, key, threshold)
+            for name, config, key in zip(done, configs, keys, strict=True)
+        ]
+        comparison = compare(entries, command.matching, device=pick_device(device))
         with hold_sweep(folder):
             files = write_comparison(folder.matching, comparison)
-        _track(folder, config, comparison, files)
+        _track(folder, command, comparison, files)
     sys.stdout.write(terminal_summary(lines, comparison) + "\n")
 
 
-def swept_keys(configs: Sequence[Config]) -> list[dict[str, Any]]:
+def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
     """For each run its keys that are not the same in all runs that have them, as a person would name them."""
     flat = [_axes(config) for config in configs]
     varying = [
@@ -67,7 +73,7 @@ def swept_keys(configs: Sequence[Config]) -> list[dict[str, Any]]:
     return [{key: one[key] for key in varying if key in one} for one in flat]
 
 
-def _axes(config: Config) -> dict[str, Any]:
+def _axes(config: RunConfig) -> dict[str, Any]:
     named = {
         "model": config.model.label,
         "layer": config.layer,
@@ -86,17 +92,24 @@ def _axes(config: Config) -> dict[str, Any]:
     return {**named, **rest}
 
 
-def _config(folder: RunFolder) -> Config:
+def _config(folder: RunFolder) -> RunConfig:
     plain: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
-    return config_from_dict(plain)
+    return run_from_dict(plain)
 
 
-def _entry(name: str, folder: RunFolder, keys: Mapping[str, Any]) -> ComparisonEntry:
+def _entry(
+    name: str, run_id: str, folder: RunFolder, config: RunConfig, keys: Mapping[str, Any], threshold: float
+) -> ComparisonEntry:
+    decoder = load_sae(folder.sae).W_dec.detach()
+    metrics = read_json(folder.metrics)
+    init_match = metrics["init_match"]
+    if metrics.get("init_match_threshold") != threshold:
+        init_match = match_to_own_start(decoder, config, run_id, threshold)
     return ComparisonEntry(
         name=name,
         keys=keys,
-        decoder=load_sae(folder.sae).W_dec.detach(),
-        init_match=read_json(folder.metrics)["init_match"],
+        decoder=decoder,
+        init_match=init_match,
         densities=read_densities(folder.features),
     )
 
@@ -113,13 +126,13 @@ def _line(name: str, folder: RunFolder) -> RunLine:
     )
 
 
-def _track(folder: SweepFolder, config: Config, comparison: Comparison, files: ComparisonFiles) -> None:
+def _track(
+    folder: SweepFolder, command: CommandConfig, comparison: Comparison, files: ComparisonFiles
+) -> None:
     """Send the comparison to W&B: the pairs as a table, the figures, the similarities as a histogram."""
     columns = [field.name for field in dataclasses.fields(PairRow)]
     rows = [[_cell(getattr(row, column)) for column in columns] for row in comparison.rows]
-    sink = open_comparison_sink(
-        folder.root.name, config, folder.root, provenance={"runs": list(comparison.names)}
-    )
+    sink = open_comparison_sink(folder, command, comparison.names)
     sink.table("pairs", columns, rows)
     sink.image("matrix", files.matrix_figure)
     sink.image("cosines", files.cosine_figure)

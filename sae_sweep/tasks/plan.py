@@ -8,6 +8,8 @@ import sys
 from typing import Any
 
 from sae_sweep.activations import lm_dtype, pick_device
+from sae_sweep.config import SPARSITY_KEYS
+from sae_sweep.plan import Plan, Request, make_plan
 from sae_sweep.plan.cost import (
     GroupCost,
     PlanCost,
@@ -16,9 +18,9 @@ from sae_sweep.plan.cost import (
     plan_cost,
     sae_shape,
 )
-from sae_sweep.plan.plan import Plan, PlannedRun
 from sae_sweep.plan.throughput import given, measure
 from sae_sweep.report import describe_plan
+from sae_sweep.store import PlannedRun
 
 _NOTES = (
     "LM tokens: document separators and what is left of the last buffer come on top.",
@@ -28,10 +30,10 @@ _NOTES = (
 )
 
 
-def show_plan(plan: Plan) -> int:
+def show_plan(request: Request) -> int:
     """Print the plan in `format`; returns 0, since no run can fail here."""
-    document = describe(plan)
-    as_json = plan.config.format == "json"
+    document = describe(make_plan(request))
+    as_json = request.command.format == "json"
     text = json.dumps(document, indent=2) if as_json else describe_plan(document)
     sys.stdout.write(text + "\n")
     return 0
@@ -40,14 +42,15 @@ def show_plan(plan: Plan) -> int:
 def describe(plan: Plan) -> dict[str, Any]:
     """The plan as plain values: what `format=json` prints, and what the text is made from."""
     configs = [run.config for run in plan.runs]
-    tflops = plan.config.plan.tflops
+    tflops = plan.command.plan.tflops
     throughput = measure(configs) if tflops is None else given(tflops, configs)
-    auto_dtype = str(lm_dtype("auto", pick_device(plan.config.device))).removeprefix("torch.")
+    auto_dtype = str(lm_dtype("auto", pick_device(plan.runs[0].config.device))).removeprefix("torch.")
     cost = plan_cost(plan, throughput, auto_dtype)
     return {
         "sweep": plan.sweep,
-        "experiment": plan.config.experiment,
-        "launcher": plan.config.launcher.kind,
+        "experiment": plan.command.experiment,
+        "launcher": plan.command.launcher.kind,
+        "fuse": plan.command.fuse,
         "runs": [_run(run) for run in plan.runs],
         "groups": [_group(group) for group in cost.groups],
         "cost": {**_totals(cost), "throughput": throughput.source, "cache_dtype": _dtypes(plan, auto_dtype)},
@@ -69,9 +72,7 @@ def _run(run: PlannedRun) -> dict[str, Any]:
         "architecture": config.architecture.kind,
         "dictionary": config.dictionary,
         "d_sae": shape.d_sae if shape else None,
-        "k": config.k,
-        "l0_coefficient": config.l0_coefficient,
-        "l1_coefficient": config.l1_coefficient,
+        **{key: getattr(config.architecture, key, None) for key in SPARSITY_KEYS},
         "seed": config.seed,
         "tokens": config.tokens,
     }

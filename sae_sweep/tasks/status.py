@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sae_sweep.config import Config, SaeSweepError
-from sae_sweep.launch.jobs import Ticket, read_tickets
-from sae_sweep.launch.squeue import ended
+from sae_sweep.launch.slurm import jobs_going_on
+from sae_sweep.plan import Request
 from sae_sweep.report import describe_status
 from sae_sweep.store import RunFolder, SweepFolder, find_sweep, is_held, read_plan, read_status
 from sae_sweep.tracking.history import latest_points
@@ -19,15 +18,15 @@ _POINTS_OF_RATE = 10
 """Latest logged points whose mean speed is shown."""
 
 
-def show_status(config: Config) -> int:
+def show_status(request: Request) -> int:
     """Print how far the runs are, in `format`; returns 0: failed runs are shown, this task did its work.
 
     Raises:
         SaeSweepError: naming the sweeps there are, if the command names none or one that is not there.
     """
-    folder = find_sweep(config.paths.output, config.sweep or config.experiment, config.task)
-    document = progress(folder, time.time())
-    text = json.dumps(document, indent=2) if config.format == "json" else describe_status(document)
+    document = progress(find_sweep(request.command), time.time())
+    as_json = request.command.format == "json"
+    text = json.dumps(document, indent=2) if as_json else describe_status(document)
     sys.stdout.write(text + "\n")
     return 0
 
@@ -40,7 +39,7 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
         now: seconds since 1970.
     """
     plan = read_plan(folder)
-    in_jobs = {run_id for ticket in _going_on(folder) for run_id in ticket.run_ids}
+    in_jobs = {run_id for ticket in jobs_going_on(folder) for run_id in ticket.run_ids}
     runs = [_run(planned, folder.run(planned["name"]), now, in_jobs) for planned in plan["runs"]]
     states = [run["state"] for run in runs]
     return {
@@ -49,18 +48,6 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
         "runs": runs,
         "counts": {state: states.count(state) for state in STATES},
     }
-
-
-def _going_on(folder: SweepFolder) -> list[Ticket]:
-    """SLURM's jobs for the sweep that have not ended; all of them, where SLURM cannot be asked."""
-    tickets = read_tickets(folder)
-    if not tickets:
-        return []
-    try:
-        gone = ended([ticket.id for ticket in tickets])
-    except SaeSweepError:
-        return tickets
-    return [ticket for ticket in tickets if ticket.id not in gone]
 
 
 def _run(

@@ -1,7 +1,16 @@
 """Text: corpora in, packed token sequences out. Nothing here needs torch."""
 
-from sae_sweep.text.documents import TextSource, fingerprint, open_text
-from sae_sweep.text.packing import TextTokenizer
-from sae_sweep.text.stream import SequenceStream, held_out_sequences
+from sae_sweep.text.open import fingerprint, open_text
+from sae_sweep.text.packing import TextTokenizer, token_mask
+from sae_sweep.text.sequences import TrainingSequences, held_out_sequences
+from sae_sweep.text.source import TextSource
 
-__all__ = ["SequenceStream", "TextSource", "TextTokenizer", "fingerprint", "held_out_sequences", "open_text"]
+__all__ = [
+    "TextSource",
+    "TextTokenizer",
+    "TrainingSequences",
+    "fingerprint",
+    "held_out_sequences",
+    "open_text",
+    "token_mask",
+]

@@ -1,10 +1,10 @@
-"""The embedded corpora: text that every installation already has on its disk, read without a download.
+"""The embedded corpora: text that every installation has on disk, read without a download.
 
-`stdlib_docs` is the docstrings of the running Python's standard library and its language reference
-(`pydoc_data/topics.py`); `stdlib_code` is the same sources without their docstrings. `library_docs` and
-`library_code` are the same of the libraries that sae_sweep depends on. Files are only read, never imported.
+`stdlib_docs` holds the docstrings of the running Python's standard library and its language reference
+(`pydoc_data/topics.py`); `stdlib_code` holds the same sources without docstrings. `library_docs` and
+`library_code` hold those of the libraries that sae_sweep depends on. Files are read, never imported.
 
-No text is in two corpora, nor on both sides of a held-out split: see `drop_repeats`.
+No text is in two corpora or on both sides of a held-out split: see `drop_repeats`.
 """
 
 import hashlib
@@ -21,25 +21,26 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import EmbeddedDataset, SaeSweepError
 from sae_sweep.store import lock_folder, write_folder_atomic
-from sae_sweep.text.sources import Document, document_pair, drop_repeats, topic_documents
+from sae_sweep.text.python_files import Document, document_pair, drop_repeats, topic_documents
+from sae_sweep.text.source import Place, TextSource
 
 log = logging.getLogger(__name__)
 
 EMBEDDED: tuple[str, ...] = ("stdlib_docs", "stdlib_code", "library_docs", "library_code")
 
 CORPUS_VERSION = 1
-"""Part of the cache key; raise it whenever the same files would give other documents."""
+"""Part of the cache key; increase it whenever the same files give other documents."""
 
 LIBRARY_BYTES = 80_000_000
-"""Source bytes of the libraries that are read, in the order of their paths' hashes: bounds a build's time."""
+"""Largest number of library source bytes read, in order of the paths' hashes: limits the time of a build."""
 
 MAX_FILE_BYTES = 300_000
-"""Larger sources are tables and generated code, not text that somebody wrote."""
+"""Larger files are skipped: they are tables and generated code, not text that somebody wrote."""
 
 TOPICS = "pydoc_data/topics.py"
-"""The language reference, a literal dictionary of topics: data rather than code."""
+"""Path of the language reference, a literal dictionary of topics: data rather than code."""
 
 ROOTS = (
     "torch",
@@ -63,26 +64,49 @@ ROOTS = (
     "tqdm",
     "xxhash",
 )
-"""The direct requirements of sae-sweep, for a bare checkout whose metadata is not installed."""
+"""Direct requirements of sae-sweep, used in a checkout without installed metadata."""
 
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "idle_test", "__pycache__", "site-packages", "dist-packages"}
 
 
 class Corpus(NamedTuple):
-    """One embedded corpus, the same for every process of an installation."""
+    """An embedded corpus, the same for every process of an installation."""
 
     name: str
     """One of `EMBEDDED`."""
     train: list[str]
-    """Documents to train on, sorted by path: one per source file or language-reference topic."""
+    """Training documents sorted by path, one per source file or language-reference topic."""
     held_out: list[str]
-    """About 5 % of the documents, chosen by the hash of their path."""
+    """Held-out documents, about 5% of all, chosen by the hash of their path."""
     fingerprint: str
-    """16 hex digits of the SHA-256 over all documents and the side each is on."""
+    """16 hex digits of the SHA-256 over all documents and the split each is in."""
+
+
+class EmbeddedText(TextSource):
+    """An embedded corpus as a text source, with one document per unit."""
+
+    def __init__(self, dataset: EmbeddedDataset, cache: Path) -> None:
+        super().__init__(dataset.name, dataset.exhausted)
+        self._corpus = embedded_corpus(dataset.name, cache)
+
+    @staticmethod
+    def fingerprint(dataset: EmbeddedDataset, cache: Path) -> str:
+        return embedded_corpus(dataset.name, cache).fingerprint
+
+    @property
+    def units(self) -> int:
+        return len(self._corpus.train)
+
+    def read(self, unit: int, place: Place = None) -> Iterator[tuple[str, Place]]:
+        if place is None:
+            yield self._corpus.train[unit], 1
+
+    def held_out(self) -> Iterator[str]:
+        return iter(self._corpus.held_out)
 
 
 def embedded_corpus(name: str, cache: Path) -> Corpus:
-    """Return the corpus called `name`, building all four below `cache/corpora` if they are not there yet.
+    """Return an embedded corpus; all four are built in `cache/corpora` if they are missing.
 
     Raises:
         SaeSweepError: if `name` is not one of `EMBEDDED`, or the cache cannot be written.
@@ -97,10 +121,10 @@ def embedded_corpus(name: str, cache: Path) -> Corpus:
 
 
 def build_corpora(sources: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, list[Document]]:
-    """Make the documents of all corpora from the texts of source files.
+    """Return the documents of all corpora, made from source files.
 
     Args:
-        sources: for each of "stdlib" and "library", pairs of (path relative to its root, text of the file).
+        sources: pairs of (path relative to its root, text of the file), for each of "stdlib" and "library".
     """
     corpora: dict[str, list[Document]] = {name: [] for name in EMBEDDED}
     for origin, files in sources.items():
@@ -115,7 +139,7 @@ def build_corpora(sources: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str,
 
 
 def installed_sources(distributions: Iterable[metadata.Distribution]) -> dict[str, list[tuple[str, str]]]:
-    """Read the sources of the running Python's standard library and of `distributions`."""
+    """Read the source files of the running Python's standard library and of `distributions`."""
     libraries: dict[str, Path] = {}
     for distribution in distributions:
         libraries.update(_distribution_sources(distribution))
@@ -124,10 +148,10 @@ def installed_sources(distributions: Iterable[metadata.Distribution]) -> dict[st
 
 
 def library_distributions() -> list[metadata.Distribution]:
-    """Return the installed distributions that sae-sweep requires, directly or not, sorted by name.
+    """Return the installed distributions that sae-sweep requires, directly or indirectly, sorted by name.
 
-    Requirements of extras, and those whose markers exclude this machine, do not count; so development tools
-    in the same environment leave the corpora as they are.
+    Requirements of extras and those with markers that exclude this machine do not count. So development tools
+    in the same environment do not change the corpora.
     """
     found: dict[str, metadata.Distribution] = {}
     pending = _root_names()
@@ -162,14 +186,14 @@ def _requirement_names(distribution: metadata.Distribution) -> list[str]:
     ]
 
 
-def _wanted(path: PurePosixPath) -> bool:
+def _is_included(path: PurePosixPath) -> bool:
     generated = path.name.endswith("_pb2.py") or path.name.startswith("_sysconfigdata")
     return path.suffix == ".py" and not generated and _SKIPPED_FOLDERS.isdisjoint(path.parts)
 
 
 def _distribution_sources(distribution: metadata.Distribution) -> Iterator[tuple[str, Path]]:
     for file in distribution.files or ():
-        if ".." not in file.parts and _wanted(file):
+        if ".." not in file.parts and _is_included(file):
             yield file.as_posix(), Path(str(distribution.locate_file(file)))
 
 
@@ -179,12 +203,12 @@ def _stdlib_sources() -> Iterator[tuple[str, Path]]:
         subfolders[:] = sorted(set(subfolders) - _SKIPPED_FOLDERS)
         for name in sorted(names):
             relative = PurePosixPath((Path(folder) / name).relative_to(root).as_posix())
-            if _wanted(relative):
+            if _is_included(relative):
                 yield str(relative), Path(folder) / name
 
 
 def _read(files: Iterable[tuple[str, Path]], max_bytes: int | None = None) -> Iterator[tuple[str, str]]:
-    """Yield (relative path, text) of the files that are UTF-8 and small enough, up to `max_bytes` in all."""
+    """Yield (relative path, text) of files that are UTF-8 and not too large, up to `max_bytes` in total."""
     total = 0
     for relative, path in files:
         if not path.is_file() or (path.stat().st_size > MAX_FILE_BYTES and relative != TOPICS):

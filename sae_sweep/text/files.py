@@ -1,4 +1,4 @@
-"""Local text: .txt (one document a file), .jsonl and .parquet (one document a row)."""
+"""Local text: .txt (one document per file), .jsonl and .parquet (one document per row)."""
 
 import glob
 import hashlib
@@ -12,37 +12,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_sweep.config import FilesDataset, SaeSweepError
-from sae_sweep.text.documents import Place, TextSource, text_number
+from sae_sweep.text.source import Place, TextSource, text_number
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 _ROWS_AT_ONCE = 256
-_FEW = 1000
-"""Documents up to which they are all read to hold out an exact share of them, and one at least."""
+_EXACT_SPLIT_DOCUMENTS = 1000
+"""Largest number of documents that are all read to hold out an exact share of them, at least one."""
 
 
 class _Unit(NamedTuple):
-    """One row of the index: a .txt file, a line of a .jsonl file, or a row group of a .parquet file."""
+    """A row of the index: a .txt file, a line of a .jsonl file, or a row group of a .parquet file."""
 
     file: int
+    """Index of the file in the sorted list."""
     where: int
-    """Byte offset of the line, or number of the row group."""
+    """Byte offset of the line, or number of the row group; 0 for a .txt file."""
     size: int
-    """Number of its documents."""
+    """Number of documents."""
 
 
 class LocalFiles(TextSource):
-    """The documents of local files.
+    """Documents of local files.
 
-    Opening reads .txt and .jsonl once in full, so that damage shows before anything runs. A document is held
-    out by its text: one that stands twice lies on one side.
+    The constructor reads .txt and .jsonl files in full, so that damage is found before anything runs. The
+    text of a document decides whether it is held out, so repeats are on the same side of the split.
     """
 
-    def __init__(self, dataset: FilesDataset) -> None:
+    def __init__(self, dataset: FilesDataset, _cache: Path) -> None:
         super().__init__(f"dataset.path={dataset.path}", dataset.exhausted)
         self._key = dataset.text_key
         self._paths = find_files(dataset.path)
         self._index = self._build_index()
-        self._below = self._choose_limit(dataset.held_out_every)
+        self._held_out_below = self._held_out_limit(dataset.held_out_every)
+        """Texts with a smaller `text_number` are held out."""
+
+    @staticmethod
+    def fingerprint(dataset: FilesDataset, _cache: Path) -> str:
+        """Hash the contents of the files in their order; file names do not count."""
+        whole = hashlib.sha256()
+        for path in find_files(dataset.path):
+            try:
+                with path.open("rb") as file:
+                    whole.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise _unreadable(path, error) from error
+        return whole.hexdigest()[:16]
 
     @property
     def units(self) -> int:
@@ -65,16 +79,16 @@ class LocalFiles(TextSource):
         return _Unit(*self._index[unit].tolist())
 
     def _held_out(self, text: str) -> bool:
-        return text_number(text) < self._below
+        return text_number(text) < self._held_out_below
 
-    def _choose_limit(self, every: int) -> int:
-        """The number below which a text is held out: one in `every`; of few, that share of them exactly."""
-        if self._index[:, 2].sum() > _FEW:
+    def _held_out_limit(self, every: int) -> int:
+        """Return the limit that holds out one text in `every`: exactly if there are few, else on average."""
+        if self._index[:, 2].sum() > _EXACT_SPLIT_DOCUMENTS:
             return 2**64 // every
         numbers = sorted({text_number(text) for text in self._all_texts() if text})
         if len(numbers) < 2:
             raise SaeSweepError(
-                f"{self.label} holds a single document, so that none can be held out for evaluation: "
+                f"{self.label} holds a single document, so none can be held out for evaluation: "
                 "split it into several .txt files, or into the rows of a .jsonl file"
             )
         return numbers[-(-len(numbers) // every)]
@@ -89,7 +103,7 @@ class LocalFiles(TextSource):
         return np.array(units, dtype=np.int64).reshape(-1, 3)
 
     def _texts(self, row: _Unit, start: int) -> Iterator[str]:
-        """Yield the documents of a unit from its `start`-th on."""
+        """Yield the documents of a unit, from the one with index `start` on."""
         path = self._paths[row.file]
         if path.suffix == ".parquet":
             yield from islice(_row_group(path, row.where, self._key), start, None)
@@ -98,10 +112,10 @@ class LocalFiles(TextSource):
 
 
 def find_files(pattern: str) -> list[Path]:
-    """Return the text files that a file name, folder or glob means, sorted.
+    """Return the text files that a file name, folder or glob matches, sorted.
 
     Raises:
-        SaeSweepError: if there are none, or a file named outright is of another kind.
+        SaeSweepError: if there are none, or `pattern` is a single file of another kind.
     """
     path = Path(pattern).expanduser()
     known = ", ".join(SUFFIXES)
@@ -119,18 +133,6 @@ def find_files(pattern: str) -> list[Path]:
     if not found:
         raise SaeSweepError(f"dataset.path={pattern}: no {known} file there")
     return sorted(found)
-
-
-def files_digest(pattern: str) -> str:
-    """Hash the contents of the files that `pattern` means, in their order; names do not count."""
-    whole = hashlib.sha256()
-    for path in find_files(pattern):
-        try:
-            with path.open("rb") as file:
-                whole.update(path.suffix.encode() + hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise _unreadable(path, error) from error
-    return whole.hexdigest()[:16]
 
 
 def _scan_text(path: Path, _key: str) -> list[tuple[int, int]]:
@@ -174,7 +176,7 @@ def _scan_row_groups(path: Path, key: str) -> list[tuple[int, int]]:
 
 
 def _row_group(path: Path, group: int, key: str) -> Iterator[str]:
-    """Yield the texts of a row group; an empty string for a missing one."""
+    """Yield the texts of a row group, with an empty string for a null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

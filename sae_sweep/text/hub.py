@@ -1,4 +1,4 @@
-"""Script-free Parquet on the Hugging Face hub, streamed with the `datasets` library."""
+"""Text in Parquet files on the Hugging Face hub, streamed with the `datasets` library."""
 
 import fnmatch
 from collections.abc import Iterator
@@ -7,20 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import HubDataset, SaeSweepError, first_line
-from sae_sweep.text.documents import Place, TextSource, text_number
+from sae_sweep.text.source import Place, TextSource, text_number
 
 
 class HubParquet(TextSource):
-    """Documents of Parquet shards; one unit a shard, read in its own order.
+    """Documents of Parquet shards, with one shard per unit.
 
-    Where the hub cannot be reached, the shards in its cache on this disk are read. Resuming inside a shard
-    reads from the row group that it stopped in, or the one before, and nothing ahead of those.
+    If the hub cannot be reached, shards are read from its cache on this disk. Resuming inside a shard starts
+    at the row group it stopped in, or the one before.
     """
 
-    def __init__(self, dataset: HubDataset) -> None:
+    def __init__(self, dataset: HubDataset, _cache: Path) -> None:
         super().__init__(f"{dataset.path}@{dataset.revision}", dataset.exhausted)
         self._dataset = dataset
         self._shards = list_shards(dataset)
+
+    @staticmethod
+    def fingerprint(dataset: HubDataset, _cache: Path) -> str:
+        """Combine repository, revision and file pattern; needs no network."""
+        return f"{dataset.path}@{dataset.revision}:{dataset.files}"
 
     @property
     def units(self) -> int:
@@ -39,36 +44,37 @@ class HubParquet(TextSource):
         return text_number(text) % self._dataset.held_out_every == 0
 
     def _rows(self, unit: int, place: Place) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Yield (row within the shard, text, state of the stream behind it)."""
-        with self._explained(self._shards[unit]):
-            stream = self._open(unit)
+        """Yield (row within the shard, text, loader state after it)."""
+        with self._hub_errors(self._shards[unit]):
+            examples = self._open(unit)
             if place:
-                stream.load_state_dict(place["state"])
-            for row, example in enumerate(stream, place["row"] if place else 0):
-                yield row, example[self._dataset.text_key] or "", stream.state_dict()
+                examples.load_state_dict(place["state"])
+            for row, example in enumerate(examples, place["row"] if place else 0):
+                yield row, example[self._dataset.text_key] or "", examples.state_dict()
 
     def _open(self, unit: int) -> Any:
         key, shard = self._dataset.text_key, self._shards[unit]
-        stream = _stream(shard, [key])
-        if key not in stream.features:
-            names = " or ".join(_stream(shard).features)
+        examples = _load_shard(shard, [key])
+        if key not in examples.features:
+            names = " or ".join(_load_shard(shard).features)
             raise SaeSweepError(f"{shard} has no column {key!r}: set dataset.text_key, to {names}")
-        # one shard of the stream a row group: restoring a position then skips whole row groups unread
-        return stream.reshard()
+        # row groups become the library's shards: restoring a position then skips them without reading
+        return examples.reshard()
 
     @contextmanager
-    def _explained(self, shard: str) -> Iterator[None]:
+    def _hub_errors(self, shard: str) -> Iterator[None]:
+        """Raise the errors of pyarrow and the hub client as SaeSweepError."""
         import pyarrow as pa
 
         try:
             yield
         except pa.ArrowInvalid as error:
-            raise SaeSweepError(f"{shard} is no readable Parquet file: {first_line(error)}") from error
+            raise SaeSweepError(f"{shard} is not a readable Parquet file: {first_line(error)}") from error
         except hub_failures() as error:
             raise unreachable(self._dataset, error) from error
 
 
-def _stream(shard: str, columns: list[str] | None = None) -> Any:
+def _load_shard(shard: str, columns: list[str] | None = None) -> Any:
     from datasets import load_dataset
 
     files = {"train": [shard]}
@@ -76,7 +82,7 @@ def _stream(shard: str, columns: list[str] | None = None) -> Any:
 
 
 def list_shards(dataset: HubDataset) -> list[str]:
-    """Return the addresses of the shards, sorted: on the hub, or in its cache where it cannot be reached.
+    """Return the sorted addresses of the shards: on the hub, or in its cache if the hub cannot be reached.
 
     Raises:
         SaeSweepError: if there are none, or neither the hub nor its cache has them.
@@ -85,11 +91,11 @@ def list_shards(dataset: HubDataset) -> list[str]:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        # not list_repo_files, which tries for half a minute before it says that nobody answers
+        # not list_repo_files, which retries for half a minute if nobody answers
         info = HfApi().dataset_info(dataset.path, revision=dataset.revision)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise SaeSweepError(
-            f"the hub has no dataset {dataset.path} at revision {dataset.revision} that is open to you"
+            f"the hub has no dataset {dataset.path} at revision {dataset.revision} that you can access"
         ) from error
     except hub_failures() as error:
         cached = cached_shards(dataset)
@@ -107,7 +113,7 @@ def list_shards(dataset: HubDataset) -> list[str]:
 
 
 def cached_shards(dataset: HubDataset) -> list[str]:
-    """Return the shards that `hf download` has put into the hub's cache on this disk, sorted."""
+    """Return the sorted paths of the shards that `hf download` has put into the hub's cache on this disk."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -123,14 +129,14 @@ def cached_shards(dataset: HubDataset) -> list[str]:
 
 
 def hub_failures() -> tuple[type[Exception], ...]:
-    """Return what the hub library raises when it gets no answer: OSError, or an error of its HTTP client."""
+    """Return what the hub library raises if it gets no answer: OSError and errors of its HTTP client."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return (OSError, *HfHubHTTPError.__bases__)
 
 
 def unreachable(dataset: HubDataset, error: Exception) -> SaeSweepError:
-    """The one line a user sees when the hub gives no answer."""
+    """Return the one-line error for a hub that does not answer, with the ways to work offline."""
     cause = first_line(error)
     return SaeSweepError(
         f"cannot read {dataset.path} at {dataset.revision} from the Hugging Face hub ({cause}). Offline, use "

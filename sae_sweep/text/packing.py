@@ -1,6 +1,6 @@
-"""From documents to sequences of equal length."""
+"""Packs documents into sequences of equal length, and masks special tokens."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,25 +12,25 @@ Tokens = NDArray[np.int32]
 
 
 class TextTokenizer(Protocol):
-    """What packing needs to know of a language model's tokenizer."""
+    """The part of a language model's tokenizer that packing needs."""
 
     @property
     def bos_id(self) -> int:
-        """Opens a text; models without one use the end-of-text token for it."""
+        """Token that opens a text; the end-of-text token for models without a BOS."""
         ...
 
     @property
     def eot_id(self) -> int:
-        """Ends a text."""
+        """Token that ends a text."""
         ...
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """All ids that stand for no text."""
+        """Ids of all tokens that do not stand for text."""
         ...
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Tokenise; adds no special tokens, and reads none out of the text."""
+        """Tokenise texts; special tokens are neither added nor recognised in the text."""
         ...
 
 
@@ -41,20 +41,20 @@ def pack(
     eot_id: int,
     carry: Sequence[int] = (),
 ) -> tuple[Tokens, list[int]]:
-    """Join documents and cut them into sequences.
+    """Join documents and cut the result into sequences.
 
-    With `bos_every_sequence` BOS opens every sequence, else (the study) every document. Documents are cut at
-    `max_document_tokens`, an opening BOS included, and EOT follows each with `separate_documents`.
+    With `bos_every_sequence`, BOS opens every sequence; without it (the study), every document. Documents are
+    cut at `max_document_tokens`, which counts an opening BOS. With `separate_documents`, EOT follows each.
 
     Args:
         documents: token ids of each document, without special tokens.
         packing: how to pack.
-        bos_id: opens sequences or documents.
-        eot_id: separates documents.
-        carry: what the previous call left over.
+        bos_id: token that opens sequences or documents.
+        eot_id: token that separates documents.
+        carry: tokens left over from the previous call.
 
     Returns:
-        The sequences, [n, seq_len], and the tokens left over, fewer than a sequence.
+        Sequences, [n, seq_len], and the tokens left over, which do not fill a sequence.
     """
     joined = list(carry)
     for document in documents:
@@ -70,3 +70,15 @@ def pack(
     if packing.bos_every_sequence:
         sequences = np.pad(sequences, ((0, 0), (1, 0)), constant_values=bos_id)
     return sequences, joined[whole * body :]
+
+
+def token_mask(
+    tokens: NDArray[np.integer], special_ids: Collection[int], packing: PackingConfig
+) -> NDArray[np.bool_]:
+    """Return which positions of `tokens` are used in training, evaluation and patching, in the same shape.
+
+    Special tokens are not, unless `packing.mask_special` is off (the study).
+    """
+    if not packing.mask_special:
+        return np.ones(tokens.shape, dtype=bool)
+    return ~np.isin(tokens, list(special_ids))

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_sweep.config import Config, digest
-from sae_sweep.store import RunFolder
+from sae_sweep.config import CommandConfig, TrackingConfig, digest
+from sae_sweep.store import PlannedRun, RunFolder, SweepFolder, provenance
 from sae_sweep.tracking.history import History
 from sae_sweep.tracking.wandb_run import WandbRun, WandbSpec
 
@@ -105,86 +105,67 @@ def _floats(values: Sequence[float]) -> list[float]:
     return [float(value) for value in values]
 
 
-def open_sink(
-    config: Config,
-    *,
-    run_id: str,
-    name: str,
-    sweep: str,
-    folder: RunFolder,
-    wandb_folder: Path,
-    provenance: Mapping[str, Any],
-) -> RunSink:
+def open_sink(run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder) -> RunSink:
     """Open the sink of one run; records that the history already has are kept until `rewind`.
 
-    Args:
-        config: logged in full to W&B; `config.tracking` says whether W&B is used.
-        run_id: gives the W&B id together with `sweep`, so that a resumed run continues its W&B run.
-        name: the run's name in W&B.
-        sweep: the run's group in W&B.
-        folder: the run's folder, which has `history.jsonl`.
-        wandb_folder: W&B writes to `wandb/` in this folder.
-        provenance: versions, host, fingerprints of text and LM; `provenance` in W&B's config.
+    W&B gets the run's config, and as `provenance` the versions, host and fingerprints behind its weights. Its
+    id is made from sweep and run id, so that a resumed run continues its W&B run.
     """
     spec = _spec(
-        config,
-        id=digest([sweep, run_id]),
-        name=name,
-        sweep=sweep,
-        folder=wandb_folder,
-        base=folder.root,
+        tracking,
+        sweep,
+        id=digest([sweep.root.name, run.run_id]),
+        name=run.name,
+        base=run.folder.root,
         job_type="train",
-        provenance=provenance,
+        config={**run.config.as_dict(), "provenance": provenance(run)},
     )
-    return RunSink(folder, WandbRun(spec) if spec else None)
+    return RunSink(run.folder, WandbRun(spec) if spec else None)
 
 
 def open_comparison_sink(
-    sweep: str, config: Config, folder: Path, *, provenance: Mapping[str, Any], what: str = "comparison"
+    sweep: SweepFolder, command: CommandConfig, runs: Sequence[str], *, what: str = "comparison"
 ) -> ComparisonSink:
-    """Open the sink for results over all runs of a sweep; W&B writes to `wandb/` in `folder`.
+    """Open the sink for results over all runs of a sweep.
 
     Args:
         sweep: the group in W&B.
-        config: logged in full to W&B; `config.tracking` says whether W&B is used.
-        folder: the sweep's folder.
-        provenance: as in `open_sink`.
+        command: logged in full to W&B.
+        runs: names of the runs that were compared.
         what: comparison or report; each has its own W&B run.
     """
     spec = _spec(
-        config,
-        id=digest([sweep, what]),
-        name=f"{sweep}-{what}",
-        sweep=sweep,
-        folder=folder,
-        base=folder,
+        command.tracking,
+        sweep,
+        id=digest([sweep.root.name, what]),
+        name=f"{sweep.root.name}-{what}",
+        base=sweep.root,
         job_type=what,
-        provenance=provenance,
+        config={**command.as_dict(), "provenance": {"runs": list(runs)}},
     )
-    return ComparisonSink(folder, WandbRun(spec) if spec else None)
+    return ComparisonSink(sweep.root, WandbRun(spec) if spec else None)
 
 
 def _spec(
-    config: Config,
+    tracking: TrackingConfig,
+    sweep: SweepFolder,
     *,
     id: str,
     name: str,
-    sweep: str,
-    folder: Path,
     base: Path,
     job_type: str,
-    provenance: Mapping[str, Any],
+    config: Mapping[str, Any],
 ) -> WandbSpec | None:
-    if config.tracking.backend == "none":
+    if tracking.backend == "none":
         return None
     return WandbSpec(
         id=id,
         name=name,
-        group=sweep,
-        project=config.tracking.project,
-        entity=config.tracking.entity,
-        folder=folder,
+        group=sweep.root.name,
+        project=tracking.project,
+        entity=tracking.entity,
+        folder=sweep.wandb,
         base=base,
-        config={**config.as_dict(), "provenance": dict(provenance)},
+        config=config,
         job_type=job_type,
     )

@@ -1,9 +1,8 @@
 """Training with Lightning: groups of SAEs that share each batch of activations."""
 
-from sae_sweep.config import Interrupted
 from sae_sweep.training.checkpoint import discard_checkpoint
 from sae_sweep.training.group import train_group
-from sae_sweep.training.member import Member, Outcome
+from sae_sweep.training.member import GroupSettings, Member, MetricSink, Outcome
 from sae_sweep.training.memory import (
     GroupTooLargeError,
     available_bytes,
@@ -13,9 +12,10 @@ from sae_sweep.training.memory import (
 )
 
 __all__ = [
+    "GroupSettings",
     "GroupTooLargeError",
-    "Interrupted",
     "Member",
+    "MetricSink",
     "Outcome",
     "available_bytes",
     "discard_checkpoint",

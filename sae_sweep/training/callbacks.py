@@ -14,7 +14,7 @@ from sae_sweep.training.trainee import Trainee
 
 
 class History(Callback):
-    """Log each member's metrics as they reach the host; let go of those that are through or diverged."""
+    """Log each member's metrics as they reach the host; retire finished and diverged members."""
 
     def __init__(self, group: GroupModule) -> None:
         self._group = group
@@ -41,7 +41,7 @@ class Checkpoints(Callback):
 
 
 class Progress(Callback):
-    """One bar a group: tokens, tokens/s, time left, and its mean loss, L0 and dead features."""
+    """One bar per group: tokens, tokens/s, time left, and its mean loss, L0 and dead features."""
 
     def __init__(self, group: GroupModule) -> None:
         self._group = group
@@ -49,9 +49,9 @@ class Progress(Callback):
         self._batch = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batch = self._group.active[0].member.config.batch
+        self._batch = self._group.active[0].member.run.config.batch
         self._bar = tqdm(
-            total=self._batch * max(t.member.config.steps for t in self._group.active),
+            total=self._batch * max(t.member.run.config.steps for t in self._group.active),
             initial=self._batch * min(t.learner.steps for t in self._group.active),
             unit=" tokens",
             unit_scale=True,

@@ -9,10 +9,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sae_sweep.activations import pick_device
 from sae_sweep.config import Interrupted, SaeSweepError, first_line
-from sae_sweep.signals import StopRequest, watch_signals
+from sae_sweep.signals import StopRequest
 from sae_sweep.training.callbacks import Checkpoints, History, Progress
 from sae_sweep.training.data import Stream, StreamData
-from sae_sweep.training.member import Member, Outcome
+from sae_sweep.training.member import GroupSettings, Member, Outcome
 from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
 from sae_sweep.training.module import GroupModule
 from sae_sweep.training.trainee import Trainee
@@ -26,6 +26,8 @@ def train_group(
     make_stream: Callable[[Sequence[int]], Stream],
     *,
     d_in: int,
+    settings: GroupSettings,
+    stop: StopRequest,
     on_finished: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Train members that read the same stream, each until its own budget; resume those with a checkpoint.
@@ -35,9 +37,11 @@ def train_group(
     that still learn. On a CPU a member's weights are the same bits alone, in any group, and after a resume.
 
     Args:
-        members: they agree in batch size, device, `launcher` and all that determines the stream.
-        make_stream: gives a stream of some layers, at its beginning.
+        members: they agree in batch size, device and everything that determines the stream.
+        make_stream: makes a stream of some layers, at its beginning.
         d_in: width of the residual stream.
+        settings: what the command says about logging and saving.
+        stop: its signals are deferred to the end of a step.
         on_finished: called with each outcome as soon as it is known, while the others are still learning;
             what it raises ends the group.
 
@@ -48,30 +52,25 @@ def train_group(
         Interrupted: after SIGINT, SIGTERM or SIGUSR2, once every member that still learns is saved.
         GroupTooLargeError: if memory ran out in a group of several, once they are saved.
     """
-    device = pick_device(members[0].config.device)
-    with watch_signals() as stop:
-        group = GroupModule([], on_finished, stop)
+    device = pick_device(members[0].run.config.device)
+    group = GroupModule([], on_finished, stop)
+    with stop.deferred():
         for member in members:
-            _enlist(group, member, d_in, device)
+            try:
+                group.active.append(Trainee(member, d_in, device, settings))
+            except SaeSweepError as error:
+                group.report(Outcome(member, sae=None, failed=str(error), seconds=0.0, tokens=0))
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if group.active:
+                    raise GroupTooLargeError(first_line(error)) from error
+                why = f"memory ran out ({first_line(error)}): lower dictionary"
+                group.report(Outcome(member, sae=None, failed=why, seconds=0.0, tokens=0))
         group.publish()  # those that were saved at their budget, before they were evaluated
         while group.active:
-            _train(group, make_stream, stop, device)
-        stop.obey()
-    return [group.outcomes[member.name] for member in members]
-
-
-def _enlist(group: GroupModule, member: Member, d_in: int, device: torch.device) -> None:
-    try:
-        group.active.append(Trainee(member, d_in, device))
-    except SaeSweepError as error:
-        group.report(Outcome(member, sae=None, failed=str(error), seconds=0.0, tokens=0))
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        if group.active:
-            raise GroupTooLargeError(first_line(error)) from error
-        why = f"memory ran out ({first_line(error)}): lower dictionary"
-        group.report(Outcome(member, sae=None, failed=why, seconds=0.0, tokens=0))
+            _train(group, make_stream, stop, device, settings.checkpoint_every_min)
+    return [group.outcomes[member.run.name] for member in members]
 
 
 def _train(
@@ -79,17 +78,17 @@ def _train(
     make_stream: Callable[[Sequence[int]], Stream],
     stop: StopRequest,
     device: torch.device,
+    checkpoint_every_min: float,
 ) -> None:
     """Train until all members are through, or one layer's activations fail: the others then go on."""
     try:
-        stream = make_stream(sorted({t.member.config.layer for t in group.active}))
+        stream = make_stream(sorted({t.member.run.config.layer for t in group.active}))
         last = min(group.active, key=lambda trainee: trainee.learner.steps)
         if last.position is not None:
             stream.restore(last.position)
-        left = max(t.member.config.steps for t in group.active) - last.learner.steps
-        data = StreamData(stream, left)
-        every_min = last.member.config.launcher.checkpoint_every_min
-        fit(group, data, [History(group), Checkpoints(group, stop, every_min), Progress(group)], device)
+        left = max(t.member.run.config.steps for t in group.active) - last.learner.steps
+        callbacks = [History(group), Checkpoints(group, stop, checkpoint_every_min), Progress(group)]
+        fit(group, StreamData(stream, left), callbacks, device)
         _end_of_text(group)
     except SIGTERMException:
         # Lightning noticed the signal between two of our own looks; between steps, so all states are whole.
@@ -117,7 +116,7 @@ def _train(
 def _end_of_text(group: GroupModule) -> None:
     """Let go of members whose text ended before their budget (`dataset.exhausted=stop`)."""
     for trainee in group.active:
-        name, tokens = trainee.member.name, trainee.learner.tokens
+        name, tokens = trainee.member.run.name, trainee.learner.tokens
         if tokens:
             logger.warning("%s: the text ended at %d tokens, before the budget", name, tokens)
             try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from sae_sweep.config import KEPT_RESIDUALS_BYTES, Config
+from sae_sweep.config import KEPT_RESIDUALS_BYTES, RunConfig
 
 _FLOAT = 4
 _COPIES = 4
@@ -74,13 +74,13 @@ def _inactive_file(place: Path) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
-def member_bytes(config: Config, d_in: int) -> int:
+def member_bytes(config: RunConfig, d_in: int) -> int:
     """What one SAE holds from its first step to its last: parameters, gradients, moments."""
     d_sae = config.dictionary * d_in
     return _COPIES * _FLOAT * (2 * d_in * d_sae + 2 * d_sae + d_in)
 
 
-def shared_bytes(configs: Sequence[Config], d_in: int) -> int:
+def shared_bytes(configs: Sequence[RunConfig], d_in: int) -> int:
     """What the members use in turn or together.
 
     The buffer of every layer, one step's dense arrays, and the held-out residuals that the evaluation keeps.
@@ -93,7 +93,7 @@ def shared_bytes(configs: Sequence[Config], d_in: int) -> int:
 
 
 def split(
-    configs: Sequence[Config], d_in: int, available: int, max_group: int | None = None
+    configs: Sequence[RunConfig], d_in: int, available: int, max_group: int | None = None
 ) -> list[list[int]]:
     """Positions of the configs, in order, in as few consecutive parts as fit.
 

@@ -47,7 +47,7 @@ class GroupModule(LightningModule):
                     raise
 
     def publish(self) -> None:
-        """Log what has arrived; let go of members that diverged or reached their budget.
+        """Log what has arrived; retire members that diverged or reached their budget.
 
         Those that reached it are all saved first: what is done with an outcome can take minutes, and a
         request to stop is obeyed between two of them.
@@ -76,13 +76,13 @@ class GroupModule(LightningModule):
         self.report(trainee.outcome())
 
     def report(self, outcome: Outcome) -> None:
-        self.outcomes[outcome.member.name] = outcome
+        self.outcomes[outcome.member.run.name] = outcome
         if self._on_finished is not None:
             self._on_finished(outcome)
 
     def fail(self, error: SaeSweepError, layer: int | None = None) -> None:
         """Fail the members of one layer that still learn, or all where it is not one layer's fault."""
-        concerned = [t for t in self.active if layer in (None, t.member.config.layer)]
+        concerned = [t for t in self.active if layer in (None, t.member.run.config.layer)]
         for trainee in concerned:
             trainee.failed = str(error)
             self.retire(trainee)

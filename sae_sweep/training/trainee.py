@@ -10,7 +10,7 @@ from sae_sweep.config import SaeSweepError, first_line
 from sae_sweep.saes import Learner, build_sae, init_seed
 from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
 from sae_sweep.training.data import Delivered
-from sae_sweep.training.member import Member, Outcome
+from sae_sweep.training.member import GroupSettings, Member, Outcome
 from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
 from sae_sweep.training.readings import Readings
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Trainee:
     """Started from the member's checkpoint where it has one; its sink is wound back to that point."""
 
-    def __init__(self, member: Member, d_in: int, device: torch.device) -> None:
+    def __init__(self, member: Member, d_in: int, device: torch.device, settings: GroupSettings) -> None:
         self.member = member
         self.failed: str | None = None
         """One line, once something went wrong; the others go on."""
@@ -28,31 +28,37 @@ class Trainee:
         """Of the stream, behind the last batch trained on; None before the first."""
         self.latest: dict[str, float] = {}
         """Metrics that reached the host last."""
-        self._readings = Readings(member.config.tracking.log_every)
+        self._readings = Readings(settings.log_every)
         self._earlier_s = 0.0
         self._since = time.monotonic()
         self._until: float | None = None
         self._saved_step = 0
-        self.learner = self._resume(d_in, device)
+        config = member.run.config
+        seed = init_seed(config, member.run.run_id)
+        d_sae = config.dictionary * d_in
+        sae = build_sae(config.architecture, d_in, d_sae, seed=seed, numerics=config.numerics)
+        self.learner = Learner(sae, config, device, settings.cache)
+        self._resume()
 
-    def _resume(self, d_in: int, device: torch.device) -> Learner:
-        learner = _new_learner(self.member, d_in, device)
-        found = load_checkpoint(self.member.folder, self.member.run_id)
+    def _resume(self) -> None:
+        """Continue from the checkpoint, if there is one that fits; the sink goes back to that point."""
+        run = self.member.run
+        found = load_checkpoint(run.folder, run.run_id)
         if found is not None:
             try:
-                learner.load_state(found.state)
+                self.learner.load_state(found.state)
             except SaeSweepError as error:
-                logger.warning("%s: %s; starting it over from its first step", self.member.name, error)
-                learner, found = _new_learner(self.member, d_in, device), None
+                logger.warning("%s: %s; starting it over from its first step", run.name, error)
+                found = None
         self.member.sink.rewind(found.history if found else 0)
         if found is not None:
-            self.position, self._earlier_s, self._saved_step = found.position, found.seconds, learner.steps
-            logger.info("%s: resumed at %d tokens", self.member.name, learner.tokens)
-        return learner
+            self.position, self._earlier_s = found.position, found.seconds
+            self._saved_step = self.learner.steps
+            logger.info("%s: resumed at %d tokens", run.name, self.learner.tokens)
 
     @property
     def steps_left(self) -> int:
-        return self.member.config.steps - self.learner.steps
+        return self.member.run.config.steps - self.learner.steps
 
     @property
     def seconds(self) -> float:
@@ -73,9 +79,11 @@ class Trainee:
         if self.failed is not None or batch.step < done:
             return
         if batch.step > done:
-            raise RuntimeError(f"{self.member.name} needs batch {done}, but the stream is at {batch.step}")
+            raise RuntimeError(
+                f"{self.member.run.name} needs batch {done}, but the stream is at {batch.step}"
+            )
         try:
-            metrics = self.learner.step(batch.activations[self.member.config.layer])
+            metrics = self.learner.step(batch.activations[self.member.run.config.layer])
         except RuntimeError as error:
             if device_failed(error):
                 raise
@@ -99,7 +107,7 @@ class Trainee:
                 "lower optimizer.lr, or look at the activations of this layer"
             )
             # What is on disk may hold the infinities already: a later launch starts over.
-            discard_checkpoint(self.member.folder)
+            discard_checkpoint(self.member.run.folder)
 
     def save(self) -> None:
         """Write the checkpoint, unless the one on disk is as new or the member has failed."""
@@ -109,7 +117,7 @@ class Trainee:
         checkpoint = Checkpoint(
             self.learner.state(), self.position, history=self.member.sink.mark(), seconds=self.seconds
         )
-        save_checkpoint(self.member.folder, self.member.run_id, checkpoint)
+        save_checkpoint(self.member.run.folder, self.member.run.run_id, checkpoint)
         self._saved_step = self.learner.steps
 
     def complete(self) -> None:
@@ -120,10 +128,3 @@ class Trainee:
 
     def outcome(self) -> Outcome:
         return Outcome(self.member, self.learner.sae, self.failed, self.seconds, self.learner.tokens)
-
-
-def _new_learner(member: Member, d_in: int, device: torch.device) -> Learner:
-    config = member.config
-    seed = init_seed(config, member.run_id)
-    sae = build_sae(config.architecture, d_in, config.dictionary * d_in, seed=seed, numerics=config.numerics)
-    return Learner(sae, config, device)

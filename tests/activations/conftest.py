@@ -1,4 +1,4 @@
-"""Tiny random language models, saved the way the real ones are."""
+"""Tiny random language models, saved like real ones."""
 
 from pathlib import Path
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_sweep.activations import device, identity, load_language_model, pick_device, weights_fingerprint
+from sae_sweep.activations import load_language_model
 from sae_sweep.config import ModelConfig, SaeSweepError
 
 CPU = torch.device("cpu")
@@ -43,30 +43,6 @@ def test_the_dtype_is_a_key(model_folder, dtype):
     assert lm.dtype == getattr(torch, dtype)
     assert lm.residuals(torch.tensor([[0, 1, 2]]), [2])[2].dtype == lm.dtype
     assert lm.losses(torch.tensor([[0, 1, 2]])).dtype == torch.float32
-
-
-def test_auto_takes_bfloat16_only_where_it_is_fast(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert device.lm_dtype("auto", CPU) == torch.float32
-    for feature in ("avx512_bf16", "amx_bf16"):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda feature=feature: {feature: True})
-        assert device.lm_dtype("auto", CPU) == torch.bfloat16
-    for fast in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, fast=fast: fast)
-        assert device.fast_bfloat16(torch.device("cuda")) is fast
-    assert device.lm_dtype("auto", torch.device("mps")) == torch.float32
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert pick_device("auto") == pick_device("cpu") == CPU
-    with pytest.raises(SaeSweepError, match="device=cuda: this machine has cpu only"):
-        pick_device("cuda")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert pick_device("auto") == torch.device("mps")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device("auto") == torch.device("cuda")
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):
@@ -113,33 +89,6 @@ def test_a_model_in_the_cache_of_the_hub_loads_without_a_network(monkeypatch, tm
     lm = load_language_model(ModelConfig(path="someone/model", revision=revision, dtype="float32"), CPU)
     assert lm.name == "model"
     assert lm.n_layers == 3
-
-
-def test_the_fingerprint_follows_weights_tokenizer_and_config(model_folder, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(model_folder, copy)
-    (copy / "README.md").write_text("notes")
-    original = weights_fingerprint(ModelConfig(path=str(model_folder)))
-    assert weights_fingerprint(ModelConfig(path=str(copy))) == original
-    for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        saved = (copy / name).read_bytes()
-        (copy / name).write_bytes(saved[:-1] + b" ")
-        assert weights_fingerprint(ModelConfig(path=str(copy))) != original
-        (copy / name).write_bytes(saved)
-    (tmp_path / "a.gguf").write_bytes(b"1")
-    (tmp_path / "b.gguf").write_bytes(b"2")
-    files = [weights_fingerprint(ModelConfig(path=str(tmp_path / name))) for name in ("a.gguf", "b.gguf")]
-    assert files[0] != files[1]
-
-
-def test_the_fingerprint_of_a_hub_model_is_its_revision():
-    assert weights_fingerprint(ModelConfig(path="gpt2")) == "gpt2@main"
-    assert weights_fingerprint(ModelConfig(path="gpt2", revision="abc")) == "gpt2@abc"
-
-
-def test_a_bundled_model_is_a_folder_of_ours(model_folder, monkeypatch):
-    monkeypatch.setattr(identity, "ASSETS", model_folder.parent)
-    assert identity.local_path(ModelConfig(path=f"bundled:{model_folder.name}")) == model_folder
 
 
 def test_a_tokenizer_without_end_of_text_is_refused(model_folder, tmp_path):

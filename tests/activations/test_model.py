@@ -11,7 +11,7 @@ from sae_sweep.config import ConfigError, ModelConfig
 
 TOKENS = torch.tensor(
     [[0, 5, 9, 0, 33, 120, 7], [0, 200, 0, 0, 41, 42, 43]]
-)  # EOT inside, and twice in a row
+)  # EOT in the middle, and twice in a row
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def hf(model_folder):
 
 @pytest.fixture(scope="module")
 def slow(model_folder):
-    """The same through TransformerBridge."""
+    """The same model through TransformerBridge."""
     model = ModelConfig(path=str(model_folder), dtype="float32")
     return load_language_model(model, torch.device("cpu"), fast=False)
 
@@ -116,7 +116,7 @@ def test_a_replaced_residual_changes_what_follows(either, layer):
     ablated = either.losses(TOKENS, layer, zero)
     assert torch.equal(seen[0], either.residuals(TOKENS, [layer])[layer])
     assert (ablated - clean).abs().max() > 1e-4
-    assert torch.equal(either.losses(TOKENS), clean)  # no hook stays behind
+    assert torch.equal(either.losses(TOKENS), clean)  # no hook is left
 
 
 def test_a_replacement_without_a_layer_is_a_mistake(lm):

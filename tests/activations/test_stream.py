@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.activations import ActivationStream, BadActivationsError, Batch
-from sae_sweep.config import ActivationsConfig, Config, ConfigError, PackingConfig, SaeSweepError
-from sae_sweep.text import SequenceStream
+from sae_sweep.activations import ActivationBatch, ActivationStream, BadActivationsError
+from sae_sweep.config import ActivationsConfig, ConfigError, PackingConfig, RunConfig, SaeSweepError
+from sae_sweep.text import TrainingSequences
 from tests.activations.conftest import TEXT
 from tests.text.helpers import ListText
 
@@ -23,12 +23,14 @@ def config(**keys):
         "packing": PackingConfig(seq_len=16),
         "activations": ActivationsConfig(buffer_tokens=200, lm_batch=5),
     }
-    return Config(**{**parts, **keys})
+    return RunConfig(**{**parts, **keys})
 
 
 def sequences(lm, cfg, exhausted="repeat"):
     documents = [[" ".join(WORDS[start : start + 9])] for start in range(len(WORDS))]
-    return SequenceStream(ListText(documents, exhausted=exhausted), cfg.packing, lm.tokenizer, cfg.data_seed)
+    return TrainingSequences(
+        ListText(documents, exhausted=exhausted), cfg.packing, lm.tokenizer, cfg.data_seed
+    )
 
 
 def make(lm, cfg=None, layers=(1,), exhausted="repeat"):
@@ -36,7 +38,7 @@ def make(lm, cfg=None, layers=(1,), exhausted="repeat"):
     return ActivationStream(lm, sequences(lm, cfg, exhausted), cfg, layers)
 
 
-def take(stream, n):
+def next_batches(stream, n):
     return [next(stream) for _ in range(n)]
 
 
@@ -49,7 +51,7 @@ def same(ours, theirs, layer=1):
 
 
 def test_batches_are_full_and_in_float32(lm):
-    for batch in take(make(lm, layers=[0, 2]), 12):
+    for batch in next_batches(make(lm, layers=[0, 2]), 12):
         assert set(batch.activations) == {0, 2}
         for rows in batch.activations.values():
             assert rows.shape == (32, 16)
@@ -61,7 +63,7 @@ def test_a_buffer_holds_each_unmasked_token_once_shuffled(lm):
     tokens = sequences(lm, cfg).read(200 // 16)
     residual = lm.residuals(torch.from_numpy(tokens).long(), [1])[1]
     expected = residual[torch.from_numpy(tokens != 0)]
-    batches = take(make(lm, cfg), len(expected) // 16)
+    batches = next_batches(make(lm, cfg), len(expected) // 16)
     drawn = torch.cat([batch.activations[1] for batch in batches])
     places = [int((expected == row).all(dim=1).nonzero()[0]) for row in drawn]
     assert len(set(map(tuple, drawn.tolist()))) >= len(set(map(tuple, expected.tolist()))) - 16
@@ -71,55 +73,65 @@ def test_a_buffer_holds_each_unmasked_token_once_shuffled(lm):
 
 def test_the_study_masks_nothing(lm):
     packing = PackingConfig(seq_len=16, mask_special=False)
-    rows = torch.cat([batch.activations[0] for batch in take(make(lm, config(packing=packing), [0]), 6)])
+    rows = torch.cat(
+        [batch.activations[0] for batch in next_batches(make(lm, config(packing=packing), [0]), 6)]
+    )
     opening = lm.residuals(torch.zeros(1, 1, dtype=torch.long), [0])[0][0, 0]
     assert (rows == opening).all(dim=1).any()
-    rows = torch.cat([batch.activations[0] for batch in take(make(lm, layers=[0]), 6)])
+    rows = torch.cat([batch.activations[0] for batch in next_batches(make(lm, layers=[0]), 6)])
     assert not (rows == opening).all(dim=1).any()
 
 
 @settings(max_examples=20, deadline=None)
 @given(step=st.integers(0, 25), seed=st.integers(0, 2), shuffle=st.one_of(st.none(), st.integers(0, 1)))
-def test_a_restored_stream_goes_on_to_the_bit(lm, step, seed, shuffle):
+def test_a_restored_stream_continues_bit_for_bit(lm, step, seed, shuffle):
     cfg = config(data_seed=seed, shuffle_seed=shuffle)
     stream = make(lm, cfg)
-    take(stream, step)
+    next_batches(stream, step)
     position = json.loads(json.dumps(stream.position()))
     assert position["step"] == step
-    expected = take(stream, 8)
+    expected = next_batches(stream, 8)
     again = make(lm, cfg)
     again.restore(position)
     assert again.position() == position
-    assert same(take(again, 8), expected)
+    assert same(next_batches(again, 8), expected)
     stream.restore(position)
-    assert same(take(stream, 8), expected)
+    assert same(next_batches(stream, 8), expected)
 
 
 def test_layers_and_lm_batch_do_not_change_the_order(lm):
-    alone, together = take(make(lm), 15), take(make(lm, layers=[0, 1, 2]), 15)
+    alone, together = next_batches(make(lm), 15), next_batches(make(lm, layers=[0, 1, 2]), 15)
     assert same(alone, together)
     longer = make(lm, config(activations=ActivationsConfig(buffer_tokens=200, lm_batch=64)))
-    for one, other in zip(take(longer, 15), alone, strict=True):
+    for one, other in zip(next_batches(longer, 15), alone, strict=True):
         torch.testing.assert_close(one.activations[1], other.activations[1], rtol=1e-4, atol=1e-6)
 
 
 def test_each_seed_has_its_own_order(lm):
-    base = take(make(lm, config()), 3)
-    assert not same(take(make(lm, config(data_seed=1)), 3), base)
-    shuffled = take(make(lm, config(shuffle_seed=1)), 3)
+    base = next_batches(make(lm, config()), 3)
+    assert not same(next_batches(make(lm, config(data_seed=1)), 3), base)
+    shuffled = next_batches(make(lm, config(shuffle_seed=1)), 3)
     assert not same(shuffled, base)
-    assert same(take(make(lm, config(shuffle_seed=0)), 3), base)
+    assert same(next_batches(make(lm, config(shuffle_seed=0)), 3), base)
+
+
+def test_each_buffer_has_its_own_order(lm):
+    packing = PackingConfig(seq_len=16, separate_documents=False)  # only BOS is masked: buffers of one size
+    stream = make(lm, config(packing=packing))
+    orders = [stream.next_buffer().order for _ in range(4)]
+    assert len({order.shape for order in orders}) == 1
+    assert len({tuple(order.flatten().tolist()) for order in orders}) == 4
 
 
 def test_activations_are_rounded_to_their_dtype(lm):
     rounded = config(activations=ActivationsConfig(buffer_tokens=200, lm_batch=5, dtype="bfloat16"))
-    for ours, raw in zip(take(make(lm, rounded), 8), take(make(lm), 8), strict=True):
+    for ours, raw in zip(next_batches(make(lm, rounded), 8), next_batches(make(lm), 8), strict=True):
         assert torch.equal(ours.activations[1], raw.activations[1].bfloat16().float())
         assert not torch.equal(ours.activations[1], raw.activations[1])
 
 
 class Spoiled:
-    """A language model whose residuals are spoiled at some token of one layer."""
+    """A language model with a bad value in one layer at every occurrence of one token."""
 
     def __init__(self, lm, layer, value, token):
         self._lm, self._layer, self._value, self._token = lm, layer, value, token
@@ -146,11 +158,11 @@ class Spoiled:
 )
 def test_bad_activations_stop_their_layer_at_their_step(lm, value, dtype, problem):
     cfg = config(activations=ActivationsConfig(buffer_tokens=200, lm_batch=5, dtype=dtype))
-    clean = take(make(lm, cfg), 20)
+    clean = next_batches(make(lm, cfg), 20)
     documents = sequences(lm, cfg)
     rare = int(np.unique(documents.read(30), return_counts=True)[0][-1])
     spoiled = make(Spoiled(lm, 2, value, rare), cfg, layers=[1, 2])
-    passed: list[Batch] = []
+    passed: list[ActivationBatch] = []
     with pytest.raises(BadActivationsError) as caught:
         passed.extend(batch for batch in spoiled)
     step = len(passed)
@@ -160,7 +172,17 @@ def test_bad_activations_stop_their_layer_at_their_step(lm, value, dtype, proble
     assert same(passed, clean[:step])
     rest = make(lm, cfg)
     rest.restore(spoiled.position())
-    assert same(take(rest, 20 - step), clean[step:])
+    assert same(next_batches(rest, 20 - step), clean[step:])
+
+
+def test_bad_rows_that_fill_no_batch_do_no_harm(lm):
+    stream = make(lm)
+    buffer = stream.next_buffer()
+    used = buffer.order.flatten().tolist()
+    (dropped, *_) = set(range(len(buffer.tokens))) - set(used)
+    assert stream._first_bad(buffer.order, {dropped: float("nan")}) is None
+    bad = dict.fromkeys((dropped, used[70], used[40]), float("nan"))
+    assert stream._first_bad(buffer.order, bad)[0] == 40 // 32
 
 
 def test_a_text_that_stops_ends_the_stream(lm):
@@ -171,13 +193,13 @@ def test_a_text_that_stops_ends_the_stream(lm):
 
 def test_a_buffer_below_a_batch_grows_to_one(lm):
     stream = make(lm, config(activations=ActivationsConfig(buffer_tokens=1, lm_batch=5)))
-    assert len(take(stream, 3)) == 3
+    assert len(next_batches(stream, 3)) == 3
 
 
 def test_a_buffer_of_special_tokens_is_refused(lm):
     packing = PackingConfig(seq_len=16, bos_every_sequence=False, max_document_tokens=1)  # BOS, EOT, BOS, EOT
     with pytest.raises(
-        SaeSweepError, match=r"0 of them are no special tokens, fewer than batch=32: raise it"
+        SaeSweepError, match=r"0 of them are not special tokens, fewer than batch=32: raise it"
     ):
         next(make(lm, config(packing=packing)))
 
@@ -193,5 +215,5 @@ def test_what_the_model_lacks_is_refused_before_anything_runs(lm):
 
 def test_epochs_are_counted(lm):
     stream = make(lm)
-    take(stream, 30)
+    next_batches(stream, 30)
     assert stream.epochs > 1

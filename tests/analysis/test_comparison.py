@@ -1,4 +1,6 @@
+import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -55,6 +57,80 @@ def test_every_pair_once_with_both_directions(entries):
         assert comparison.ratios[j, i] == row.ratio_b_in_a
     assert np.isnan(comparison.ratios.diagonal()).all()
     assert sum(comparison.histogram) == 6 * 800
+
+
+def degrees(*angles):
+    return torch.tensor([[math.cos(math.radians(angle)), math.sin(math.radians(angle))] for angle in angles])
+
+
+def cos(angle):
+    return math.cos(math.radians(angle))
+
+
+def two_in_the_plane():
+    """Angles below 45.6 degrees match: first's 0 and 90 degrees with second's 20 and 100."""
+    first = ComparisonEntry(
+        "first",
+        {"seed": 1, "dictionary": 4},
+        degrees(0, 90, 180, 300),
+        init_match=0.04,
+        densities=torch.tensor([0.1, 0.1, 0.0, 0.1]),
+    )
+    second = ComparisonEntry(
+        "second",
+        {"seed": 1, "dictionary": 2},
+        degrees(20, 100),
+        init_match=0.03,
+        densities=torch.tensor([0.1, 0.0]),
+    )
+    return first, second
+
+
+def test_every_number_of_a_pair_by_hand():
+    (row,) = compare(two_in_the_plane(), MatchingConfig(threshold=0.7, undertrained=0.035)).rows
+    assert dataclasses.asdict(row) == {
+        "a": "first",
+        "b": "second",
+        "varied": ("dictionary",),
+        # both of b's features have a match in every resample
+        "ratio_b_in_a": 1,
+        "ratio_b_in_a_low": 1,
+        "ratio_b_in_a_high": 1,
+        # two of a's four: a resample has none, or all of them, more often than once in 40
+        "ratio_a_in_b": 1 / 2,
+        "ratio_a_in_b_low": 0,
+        "ratio_a_in_b_high": 1,
+        # a's second feature has only a dead match, its third is dead itself
+        "live_ratio_b_in_a": 1,
+        "live_ratio_a_in_b": pytest.approx(1 / 3),
+        "mmcs_a_to_b": pytest.approx((cos(20) + cos(10) + 2 * cos(80)) / 4),
+        "mmcs_b_to_a": pytest.approx((cos(20) + cos(10)) / 2),
+        "n_a": 4,
+        "n_b": 2,
+        "n_live_a": 3,
+        "n_live_b": 1,
+        "init_match_a": 0.04,
+        "init_match_b": 0.03,
+        "undertrained": True,
+    }
+
+
+def test_a_pair_is_undertrained_if_either_sae_is_above_the_limit():
+    first, second = two_in_the_plane()
+    (swapped,) = compare([second, first], MatchingConfig(undertrained=0.035)).rows
+    assert swapped.undertrained
+    assert not compare([first, second], MatchingConfig(undertrained=0.04)).rows[0].undertrained
+
+
+def test_every_number_of_a_comparison_by_hand():
+    first, second = two_in_the_plane()
+    comparison = compare([first, second])
+    assert (comparison.names, comparison.sizes) == (("first", "second"), (4, 2))
+    assert comparison.init_matches == (0.04, 0.03)
+    assert comparison.keys == (first.keys, second.keys)
+    np.testing.assert_array_equal(comparison.ratios, [[np.nan, 0.5], [1, np.nan]])
+    bins = {edge: count for edge, count in zip(COSINE_EDGES, comparison.histogram, strict=False) if count}
+    assert bins == {0.16: 2, 0.92: 2, 0.98: 2}  # cosines of 80, 20 and 10 degrees, once for each side
 
 
 def test_summary_says_which_key_moves_most(entries):

@@ -1,11 +1,14 @@
-"""The benchmark of the language model's side runs, and says in one line what it cannot do."""
+"""`bench/lm.py` times both kinds of attention, and refuses bad input in one line."""
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import Result
 
 LM = Path(__file__).parents[2] / "bench" / "lm.py"
 
@@ -14,6 +17,7 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(LM), *words], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow(reason="the script runs as it is typed, in a process that imports torch first")
 def test_records_of_both_kinds_of_attention(tmp_path: Path):
     out = tmp_path / "out.json"
     words = ["--layers", "1,2", "--batch", "2", "--seq-len", "32", "--text-tokens", "2000"]
@@ -42,8 +46,8 @@ def test_records_of_both_kinds_of_attention(tmp_path: Path):
         (["--batch", "0"], "argument --batch: 0 is not positive"),
     ],
 )
-def test_bad_input_is_one_line(words: list[str], message: str):
-    done = bench(*words)
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[-1].endswith(message)
-    assert "Traceback" not in done.stderr
+def test_bad_input_is_one_line(refused: Callable[..., Result], words: list[str], message: str):
+    done = refused("lm.py", *words)
+    assert done.code != 0
+    assert done.err.splitlines()[-1].endswith(message)
+    assert "Traceback" not in done.err

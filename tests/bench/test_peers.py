@@ -1,4 +1,4 @@
-"""`bench/peers.py` at a size that takes no time: its records, its refusals, and what it leaves out."""
+"""`bench/peers.py` at a tiny size: its records, the peers it skips, and what it refuses."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import peers
-from peer_pairs import PeerError, Row, Setting, Theirs, _same_work
+from peer_pairs import PeerError, Row, Setting, Theirs, _check_same_work
 
 BENCH = Path(__file__).parents[2] / "bench"
 SIZE = ["--d-in", "32", "--d-sae", "128", "--batch", "64", "--k", "4", "--l0", "6", "--repeats", "2"]
@@ -27,8 +27,9 @@ def activations(tmp_path: Path) -> Path:
     return tmp_path / "x.safetensors"
 
 
+@pytest.mark.slow(reason="the script runs as it is typed, in a process that imports torch first")
 def test_both_sides_do_the_same_and_are_recorded(activations: Path, tmp_path: Path):
-    """The study's trainer needs no other environment; one that lacks SAELens is told of, once."""
+    """The study's trainer runs in this environment; that SAELens is missing here is said once."""
     command = [sys.executable, str(BENCH / "peers.py"), *SIZE, "--backend", "reference", "--device", "cpu"]
     command += ["--activations", str(activations), "--json", str(tmp_path / "out.json")]
     command += ["--peer", f"saelens={sys.executable}", "--architectures", "topk,jumprelu"]
@@ -60,15 +61,15 @@ def test_both_sides_do_the_same_and_are_recorded(activations: Path, tmp_path: Pa
 
 
 def test_other_work_is_refused():
-    row = Row("topk", "study", "plain")
+    row = Row("topk", "study", "default")
     ours = {"mse": torch.tensor(0.5), "l0": torch.tensor(4.0)}
-    _same_work(row, ours, {"mse": 0.5001, "l0": 4.0})
+    _check_same_work(row, ours, {"mse": 0.5001, "l0": 4.0})
     with pytest.raises(PeerError, match=r"not the same work: error 0.50000 and L0 4.00 here, 0.51000"):
-        _same_work(row, ours, {"mse": 0.51, "l0": 4.0})
+        _check_same_work(row, ours, {"mse": 0.51, "l0": 4.0})
 
 
 def test_a_peer_that_breaks_says_why(tmp_path: Path):
-    theirs = Theirs(Row("topk", "study", "plain"), TINY, tmp_path / "none.safetensors", sys.executable)
+    theirs = Theirs(Row("topk", "study", "default"), TINY, tmp_path / "none.safetensors", sys.executable)
     with pytest.raises(PeerError, match=r"its process ended: FileNotFoundError: .*none.safetensors"):
         theirs.hello()
     with pytest.raises(PeerError, match="its process ended"):

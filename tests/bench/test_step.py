@@ -1,4 +1,4 @@
-"""The step benchmark runs, and its records are what the documentation says."""
+"""`bench/step.py` times every architecture, and its records have what its documentation says."""
 
 import json
 import subprocess
@@ -16,6 +16,7 @@ def bench(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(STEP), *words], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow(reason="the script runs as it is typed, in a process that imports torch first")
 def test_records_of_every_architecture(tmp_path: Path):
     file, out = tmp_path / "x.safetensors", tmp_path / "out.json"
     save_file({"x": torch.randn(64, 24)}, file)

@@ -2,21 +2,18 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sae_sweep.cli import composer
 from sae_sweep.cli.diagnose import check
 from sae_sweep.cli.grids import Grid, read_grids, union
-from sae_sweep.cli.schema import conf_folder
 from sae_sweep.config import ConfigError
-from sae_sweep.plan.plan import Plan, PlannedRun
-from sae_sweep.study.published import RunFacts, published
+from sae_sweep.plan.plan import Plan
 from tests.conftest import Cli
 
 TWO_GRIDS = (
@@ -28,7 +25,7 @@ TWO_GRIDS = (
 
 def read(*grids: Mapping[str, Any], common: Mapping[str, Any] | None = None) -> list[Grid]:
     config = OmegaConf.create({"grids": list(grids), "common": common or {}, "layers": [1, 2]})
-    return read_grids(config, partial(check, conf=conf_folder()))
+    return read_grids(config, check)
 
 
 def points(*grids: Mapping[str, Any], **common: Any) -> list[dict[str, Any]]:
@@ -170,10 +167,10 @@ def test_a_grid_that_disagrees_with_common_is_named_with_both_values() -> None:
 
 
 def test_the_command_line_names_the_grid_and_exits_with_2(cli: Cli) -> None:
-    result = cli("grids=[{name: row 1, layer: [x]}]", "common={budget: equal}")
+    result = cli("grids=[{name: row 1, layer: [x]}]", "common={fuse: false}")
     assert result.code == 2
     assert result.err.splitlines() == [
-        "sae_sweep: common: budget cannot be swept: it belongs to the sweep as a whole",
+        "sae_sweep: common: fuse cannot be swept: it belongs to the sweep as a whole",
         "sae_sweep: row 1: layer=x: Value 'x' of type 'str' could not be converted to Integer",
     ]
 
@@ -263,14 +260,16 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
     """The naive twin: every run's overrides given to Hydra, one composition a run."""
     loads = []
 
-    def counted(self: composer.Composer, overrides: Sequence[str]) -> Any:
+    def counted(self: ConfigLoaderImpl, config_name: str, overrides: list[str], **keys: Any) -> Any:
         loads.append(overrides)
-        return load(self, overrides)
+        return load(self, config_name, overrides, **keys)
 
-    load = composer.Composer.load
-    monkeypatch.setattr(composer.Composer, "load", counted)
+    load = ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     fused = planned(TWO_GRIDS, "batch=512", "sweep=mine")
-    assert len(loads) == 2 * 3  # a start and a reference for each of three combinations of choices
+    assert (
+        len(loads) == 1 + 2 * 3
+    )  # the command, and a start and a reference for each of three combinations of choices
     words = {
         "owt_topk_x4_k16": ["dataset=owt", "dictionary=4"],
         "tinystories_topk_x16_k32": ["dataset=tinystories", "k=32"],
@@ -283,53 +282,3 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
         (alone,) = planned(*typed, "batch=512", "sweep=mine").runs
         assert by_name[alone.name].config == alone.config
         assert by_name[alone.name].run_id == alone.run_id
-
-
-TABLE_3 = {"row 1": 18, "row 2": 18, "row 3": 1, "row 4": 1, "row 5": 24, "row 6": 3, "row 7": 6, "row 8": 3}
-
-
-@pytest.mark.parametrize("name", ["paper", "paper-mini"])
-def test_the_paper_has_the_cells_of_the_studys_table(
-    experiment_plan: Callable[[str], Plan], name: str
-) -> None:
-    runs = experiment_plan(name).runs
-    counts = {row: sum(f"Table 3 {row}" in run.grids for run in runs) for row in TABLE_3}
-    assert counts == TABLE_3
-    assert sum(counts.values()) == 74
-    assert sum(run.grids != ("Table 1 (inferred)",) for run in runs) == 72
-    assert len(runs) == 73
-
-
-def facts(run: PlannedRun) -> RunFacts:
-    """A run in the study's terms."""
-    config = run.config
-    sparsity = config.l0_coefficient if config.architecture.kind == "jumprelu" else config.k
-    assert sparsity is not None
-    return RunFacts(
-        architecture=config.architecture.kind,
-        dictionary=config.dictionary,
-        sparsity=sparsity,
-        dataset=config.dataset.name,
-        layer=config.layer,
-        seed=config.seed,
-    )
-
-
-def test_the_papers_runs_are_the_saes_of_the_study_row_by_row(
-    experiment_plan: Callable[[str], Plan],
-) -> None:
-    plan, study = experiment_plan("paper"), published()
-    listed = dict(zip(TABLE_3, study.table3, strict=True)) | {"inferred": study.inferred}
-    for row, saes in listed.items():
-        grid = "Table 1 (inferred)" if row == "inferred" else f"Table 3 {row}"
-        of_grid = [facts(run) for run in plan.runs if grid in run.grids]
-        assert len(of_grid) == len(set(saes))
-        assert set(of_grid) == set(saes)
-    assert {facts(run) for run in plan.runs} == set(study.saes)
-    assert len(study.saes) == len(plan.runs) == 72 + 1
-
-
-def test_the_paper_reads_each_text_once(experiment_plan: Callable[[str], Plan]) -> None:
-    groups = experiment_plan("paper").groups()
-    texts = [{run.config.dataset.name for run in group} for group in groups]
-    assert sorted(texts, key=min) == [{"owt"}, {"pile"}, {"redpajama"}, {"tinystories"}]

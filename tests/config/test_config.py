@@ -9,25 +9,28 @@ from hypothesis import strategies as st
 from sae_sweep.config import (
     ARCHITECTURES,
     ActivationsConfig,
-    Config,
+    CommandConfig,
     ConfigError,
     EmbeddedDataset,
     FilesDataset,
     HubDataset,
     InitConfig,
     JumpReLUConfig,
+    LauncherConfig,
+    MatchingConfig,
     ModelConfig,
     PackingConfig,
+    RunConfig,
     TopKConfig,
-    config_from_dict,
     flatten,
+    run_from_dict,
 )
 from sae_sweep.plan.naming import run_name
 
-BASELINE = Config(architecture=TopKConfig(), dataset=EmbeddedDataset())
+BASELINE = RunConfig(architecture=TopKConfig(), dataset=EmbeddedDataset())
 
 
-def changed(**values: object) -> Config:
+def changed(**values: object) -> RunConfig:
     return dataclasses.replace(BASELINE, **values)  # type: ignore[arg-type]
 
 
@@ -55,8 +58,6 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"dataset": HubDataset()}, "dataset.path is empty"),
         ({"dataset": FilesDataset()}, "dataset.path is empty"),
         ({"architecture": JumpReLUConfig(bandwidth=0)}, "architecture.bandwidth=0: must be above 0"),
-        ({"sweep": "a/b"}, "must be a plain folder name"),
-        ({"task": "tran"}, "task=tran: not one of train, match"),
         ({"site": "mlp"}, "site=mlp: not one of resid_pre"),
         ({"batch": 0}, "batch=0: must be at least 1"),
         ({"seed": -1}, "seed=-1: must be at least 0"),
@@ -65,6 +66,30 @@ def test_all_problems_are_reported_at_once() -> None:
 def test_contradictions_are_named(part: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         changed(**part)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"sweep": "a/b"}, "must be a plain folder name"),
+        ({"action": "empty"}, "action=empty: not one of fill, list"),
+        ({"task": "cache", "action": "remove"}, "action=remove needs stream=NAME"),
+        ({"format": "xml"}, "format=xml: not one of text, json"),
+        (
+            {"launcher": LauncherConfig(kind="cloud")},
+            "launcher.kind=cloud: not one of inprocess, local, slurm",
+        ),
+        ({"matching": MatchingConfig(threshold=2)}, "matching.threshold=2: must lie between 0 and 1"),
+    ],
+)
+def test_contradictions_of_a_command_are_named(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CommandConfig(**keys)  # type: ignore[arg-type]
+
+
+def test_no_key_is_both_a_runs_and_a_commands() -> None:
+    run, command = ({key.name for key in dataclasses.fields(cls)} for cls in (RunConfig, CommandConfig))
+    assert not run & command
 
 
 def test_k_may_equal_d_sae_but_not_exceed_it() -> None:
@@ -83,14 +108,14 @@ def test_a_config_survives_the_disk(kind: str, seed: int, tokens: int, shared: b
     config = changed(
         architecture=ARCHITECTURES[kind](), seed=seed, tokens=tokens, init=InitConfig(shared=shared)
     )
-    assert config_from_dict(config.as_dict()) == config
+    assert run_from_dict(config.as_dict()) == config
 
 
 def test_an_unknown_key_on_disk_is_named() -> None:
     plain = BASELINE.as_dict()
     plain["optimizer"]["momentum"] = 0.9
     with pytest.raises(ConfigError, match="OptimizerConfig: unknown key momentum"):
-        config_from_dict(plain)
+        run_from_dict(plain)
 
 
 def test_run_id_follows_what_moves_the_weights_and_nothing_else() -> None:
@@ -99,7 +124,7 @@ def test_run_id_follows_what_moves_the_weights_and_nothing_else() -> None:
     assert changed(seed=1).run_id(prints) != base
     assert changed(architecture=TopKConfig(k=17)).run_id(prints) != base
     assert BASELINE.run_id({"corpus": "other", "model": "m"}) != base
-    assert changed(sweep="x", device="cpu").run_id(prints) == base
+    assert changed(device="cpu").run_id(prints) == base
     assert changed(activations=ActivationsConfig(source="cache")).run_id(prints) == base
     assert changed(model=ModelConfig(name="label")).run_id(prints) == base
 

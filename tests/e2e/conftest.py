@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 
 @pytest.fixture
@@ -14,6 +15,12 @@ def text_folder(tmp_path: Path) -> Path:
         words = (f"word{(number * 7 + i * i) % 97} of file {number}," for i in range(75))
         (folder / f"{number:02}.txt").write_text(" ".join(words) + "\n")
     return folder
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is a quarter of the time of a small sweep, and other tests look at the figures."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **keys: Path(path).touch())
 
 
 @pytest.fixture

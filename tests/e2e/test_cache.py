@@ -16,6 +16,8 @@ from tests.conftest import Cli
 from tests.e2e.test_process import start
 from tests.e2e.test_sweep import run_folders, status
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 
 @pytest.fixture
 def words(small: list[str], tmp_path: Path) -> list[str]:
@@ -37,6 +39,7 @@ def assert_equal_weights(one: Path, other: Path) -> None:
             assert torch.equal(weight, theirs[key]), (name, key)
 
 
+@pytest.mark.slow(reason="all dtypes of two layers are trained twice, twelve runs")
 def test_cached_and_streamed_weights_are_the_same_bits(cli: Cli, words: list[str]) -> None:
     swept = [*words, "tokens=5_120", "layer=2,3", "activations.dtype=float32,bfloat16,float16"]
     assert cli(*swept, "sweep=streamed").code == 0
@@ -46,9 +49,10 @@ def test_cached_and_streamed_weights_are_the_same_bits(cli: Cli, words: list[str
     assert_equal_weights(Path("multirun/streamed"), Path("multirun/cached"))
 
 
+@pytest.mark.slow(reason="every architecture is trained twice, eight runs")
 def test_every_architecture_learns_the_same_bits_from_the_cache(cli: Cli, words: list[str]) -> None:
     swept = [*words, "tokens=5_120", "architecture=topk,batchtopk,jumprelu,relu", "activations.dtype=float16"]
-    assert cli(*swept, "sweep=streamed", "launcher=solo").code == 0
+    assert cli(*swept, "sweep=streamed", "fuse=false").code == 0
     assert cli(*swept, "sweep=cached", "activations=cache").code == 0
     assert_equal_weights(Path("multirun/streamed"), Path("multirun/cached"))
 
@@ -61,12 +65,15 @@ def test_a_filled_cache_is_read_and_never_computed(
     assert not Path("multirun").exists()
     files = {file: file.stat().st_mtime_ns for file in cached_folder(tmp_path).glob("*.safetensors")}
     assert len(files) == 3 * 3  # 3 buffers; two layers and the token ids
-    monkeypatch.setattr(ActivationStream, "_fill", lambda self: pytest.fail("the stream was computed"))
+    monkeypatch.setattr(
+        ActivationStream, "_compute_buffer", lambda self: pytest.fail("the stream was computed")
+    )
     result = cli(*words, "layer=2,3", "activations=cache")
     assert result.code == 0, result.err
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
 
+@pytest.mark.slow(reason="the sweep that is killed is a process that imports torch first")
 def test_a_run_goes_on_from_stream_to_cache(cli: Cli, words: list[str], tmp_path: Path) -> None:
     longer = [word for word in words if not word.startswith("tokens=")] + ["tokens=51_200"]
     assert cli(*longer, "sweep=whole").code == 0
@@ -89,6 +96,7 @@ def wait_for_checkpoint(process: "subprocess.Popen[str]", sweep: Path) -> None:
             continue
 
 
+@pytest.mark.slow(reason="three sweeps of two layers, and the cache between them, follow each other")
 def test_a_damaged_file_fails_its_layer_and_can_be_mended(cli: Cli, words: list[str], tmp_path: Path) -> None:
     assert cli(*words, "layer=2,3", "task=cache").code == 0
     damaged = cached_folder(tmp_path) / "shard-000001_layer-03.safetensors"
@@ -155,7 +163,7 @@ def test_prune_removes_what_no_version_of_ours_reads(cli: Cli, words: list[str],
 def test_a_stopped_fill_goes_on_later(
     cli: Cli, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, taken = ActivationStream.take_buffer, []
+    take, taken = ActivationStream.next_buffer, []
 
     def stopped_at_the_second(self: ActivationStream) -> object:
         taken.append(1)
@@ -164,7 +172,7 @@ def test_a_stopped_fill_goes_on_later(
         return take(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ActivationStream, "take_buffer", stopped_at_the_second)
+        patch.setattr(ActivationStream, "next_buffer", stopped_at_the_second)
         result = cli(*words, "activations=cache")
     assert result.code == 143, result.err
     assert "launch the same command again to resume" in result.err

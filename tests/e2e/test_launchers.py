@@ -35,6 +35,8 @@ def same_weights(sweep: Path, twin: Path) -> None:
             assert torch.equal(weight, load_sae(twin / run.name).state_dict()[name]), name
 
 
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow(reason="each worker is a process that imports torch first")
 def test_local_workers_train_what_one_process_would(
     cli: Cli, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +56,7 @@ def test_local_workers_train_what_one_process_would(
     same_weights(sweep, Path("multirun/here"))
 
 
+@pytest.mark.slow(reason="each worker is a process that imports torch first")
 def test_a_terminated_command_lets_its_workers_save(tmp_path: Path, cli: Cli, small: list[str]) -> None:
     words = [*small, "tracking=none", "launcher=local", "launcher.workers=1", "data_seed=0,1", "sweep=cut"]
     sweep = tmp_path / "multirun" / "cut"
@@ -120,6 +123,7 @@ def foreign(monkeypatch: pytest.MonkeyPatch) -> str:
     return "hydra/launcher=foreign"
 
 
+@pytest.mark.slow(reason="each job is a process that imports torch first")
 def test_a_foreign_launcher_trains_the_frozen_groups(cli: Cli, small: list[str], foreign: str) -> None:
     words = [*small, "tracking=none", "optimizer.lr=1e-3,1e30", "sweep=foreign"]
     result = cli(*words, foreign)
@@ -131,6 +135,7 @@ def test_a_foreign_launcher_trains_the_frozen_groups(cli: Cli, small: list[str],
     assert "failed: " in result.err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_hydras_own_basic_launcher_does_too(cli: Cli, small: list[str]) -> None:
     words = [*small, "tracking=none", "data_seed=0,1"]
     result = cli(*words, "sweep=basic", "hydra/launcher=basic")

@@ -7,19 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from sae_sweep.saes import load_sae
+from tests.conftest import Cli
 
 
 def start(words: list[str], cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "sae_sweep", *words]
     return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
 
 
 def logged(run: Path) -> list[int]:
@@ -41,7 +38,9 @@ def test_help_loads_neither_torch_nor_lightning() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_terminated_sweep_resumes_to_the_same_weights(tmp_path: Path, small: list[str]) -> None:
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow(reason="the sweep that is stopped is a process that imports torch first")
+def test_a_terminated_sweep_resumes_to_the_same_weights(cli: Cli, tmp_path: Path, small: list[str]) -> None:
     words = [*small, "seed=42,49", "tracking=none", "tokens=102_400"]
     cut = tmp_path / "multirun" / "cut"
     process = start([*words, "sweep=cut"], tmp_path)
@@ -56,8 +55,9 @@ def test_a_terminated_sweep_resumes_to_the_same_weights(tmp_path: Path, small: l
     assert "launch the same command again to resume" in errors
     assert not list(cut.glob("*/sae"))
 
-    finish(start([*words, "sweep=cut"], tmp_path))
-    finish(start([*words, "sweep=whole"], tmp_path))
+    for sweep in ("cut", "whole"):
+        result = cli(*words, f"sweep={sweep}")
+        assert result.code == 0, result.err
     for run in cut.glob("*/sae"):
         twin = tmp_path / "multirun" / "whole" / run.parent.name
         for name, weight in load_sae(run).state_dict().items():

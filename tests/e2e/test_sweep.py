@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sae_sweep.config import config_from_dict
+from sae_sweep.config import run_from_dict
 from sae_sweep.saes import load_sae
 from sae_sweep.store import RunFolder, hold
 from tests.conftest import Cli
@@ -63,7 +63,7 @@ def test_a_sweep_leaves_what_the_readme_says(cli: Cli, small: list[str]) -> None
     for run in runs:
         assert files_below(run) == RUN_FILES
         assert status(run)["state"] == "done"
-        config = config_from_dict(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))  # type: ignore[arg-type]
+        config = run_from_dict(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))  # type: ignore[arg-type]
         assert config.tokens == 10_240
         points = [line for line in history(run) if "loss" in line]
         assert [point["tokens"] for point in points] == [512 * step for step in (5, 10, 15, 20)]
@@ -85,6 +85,7 @@ def test_a_sweep_leaves_what_the_readme_says(cli: Cli, small: list[str]) -> None
     assert "differ only in" in result.out
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_equal_seeds_share_their_start_and_say_they_are_undertrained(cli: Cli, small: list[str]) -> None:
     result = cli(*small, "k=16,32", "optimizer.lr=1e-6", "tracking=none")
     assert result.code == 0, result.err
@@ -96,6 +97,7 @@ def test_equal_seeds_share_their_start_and_say_they_are_undertrained(cli: Cli, s
     assert "undertrained" in result.out
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_same_command_again_trains_nothing(cli: Cli, small: list[str]) -> None:
     assert cli(*small, "seed=42,49", "tracking=none").code == 0
     sweep = sweep_folder()
@@ -106,16 +108,18 @@ def test_the_same_command_again_trains_nothing(cli: Cli, small: list[str]) -> No
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/sae/*")} == before
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_fused_solo_and_alone_give_the_same_weights(cli: Cli, small: list[str]) -> None:
     words = [*small, "tracking=none", "architecture=topk,batchtopk,relu"]
     assert cli(*words, "sweep=fused").code == 0
-    assert cli(*words, "sweep=solo", "launcher=solo").code == 0
+    assert cli(*words, "sweep=solo", "fuse=false").code == 0
     for run in run_folders(Path("multirun/fused")):
         twin = Path("multirun/solo") / run.name
         for name, weight in load_sae(run).state_dict().items():
             assert torch.equal(weight, load_sae(twin).state_dict()[name]), name
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_that_diverges_fails_alone(cli: Cli, small: list[str]) -> None:
     result = cli(*small, "tracking=none", "optimizer.lr=1e-3,1e30")
     assert result.code == 1
@@ -129,6 +133,7 @@ def test_a_run_that_diverges_fails_alone(cli: Cli, small: list[str]) -> None:
     assert (states["done"] / "sae" / "cfg.json").exists()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_folder_that_holds_another_run_is_refused(cli: Cli, small: list[str], text_folder: Path) -> None:
     assert cli(*small, "tracking=none", "sweep=mine").code == 0
     (text_folder / "99.txt").write_text("one more file changes the text " * 20)
@@ -139,6 +144,7 @@ def test_a_folder_that_holds_another_run_is_refused(cli: Cli, small: list[str], 
     assert "Traceback" not in result.err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_match_compares_again_with_another_threshold(cli: Cli, small: list[str]) -> None:
     assert cli(*small, "seed=42,49", "tracking=none", "sweep=mine", "matching.threshold=0.99").code == 0
     result = cli("task=match", "sweep=mine", "model=gpt2-pico", "dataset=files", "dataset.path=texts",
@@ -177,6 +183,7 @@ def test_an_unwritable_output_is_one_line(cli: Cli, small: list[str]) -> None:
     assert "Traceback" not in result.err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_second_launch_of_a_sweep_says_who_holds_it(cli: Cli, small: list[str], tmp_path: Path) -> None:
     words = [*small, "tracking=none", "sweep=twice"]
     assert cli(*words).code == 0
@@ -187,14 +194,16 @@ def test_a_second_launch_of_a_sweep_says_who_holds_it(cli: Cli, small: list[str]
     assert f"is held by process {os.getpid()} on {platform.node()}: wait for it, or stop it" in second.err
 
 
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.slow(reason="the counts of five sweeps are compared: fused, one by one, again, cached and read")
 def test_the_lm_tokens_of_all_groups_are_told_beside_those_of_single_runs(cli: Cli, small: list[str]) -> None:
     words = [*small, "tracking=none", "data_seed=0,1", "tokens=5120,10_240"]
     fused = lm_line(cli(*words, "sweep=fused").err)
-    solo = lm_line(cli(*words, "sweep=solo", "launcher=solo").err)
+    solo = lm_line(cli(*words, "sweep=solo", "fuse=false").err)
     assert (fused.passes, fused.runs, fused.passes_alone) == (2, 4, 4)
     assert (solo.passes, solo.runs, solo.passes_alone) == (4, 4, 4)
     assert fused.tokens < fused.tokens_alone == solo.tokens == solo.tokens_alone
-    again = cli(*words, "sweep=solo", "launcher=solo").err
+    again = cli(*words, "sweep=solo", "fuse=false").err
     assert "LM: " not in again  # nothing was left to train
     cached = lm_line(cli(*words, "sweep=cached", "activations=cache").err)
     assert (cached.passes, cached.tokens) == (2, fused.tokens)

@@ -4,17 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import Config, FilesDataset, LauncherConfig, SlurmConfig, TopKConfig
-from sae_sweep.plan.plan import Plan, make_plan
+from sae_sweep.config import CommandConfig, FilesDataset, LauncherConfig, RunConfig, SlurmConfig, TopKConfig
+from sae_sweep.plan import Plan, Request, WantedRun, make_plan
 from tests.e2e.conftest import text_folder
 
 __all__ = ["plan", "text_folder"]
+
+SLURM = SlurmConfig(poll_s=0.01, lost_after_s=0.05, setup=["module load x"], extra={"nice": 5})
 
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.chdir(tmp_path)
-    parts = {"architecture": TopKConfig(), "dataset": FilesDataset(name="files", path="texts")}
-    launcher = LauncherConfig(cluster="slurm", slurm=SlurmConfig(poll_s=0.01, lost_after_s=0.05))
-    configs = [Config(**parts, seed=seed, sweep="mine", launcher=launcher) for seed in (1, 2)]  # type: ignore[arg-type]
-    return make_plan(configs, configs, lambda config: {"corpus": "abc"})
+    dataset = FilesDataset(name="files", path="texts")
+    configs = [RunConfig(architecture=TopKConfig(), dataset=dataset, seed=seed) for seed in (1, 2)]
+    command = CommandConfig(sweep="mine", launcher=LauncherConfig(kind="slurm", slurm=SLURM))
+    wanted = [WantedRun(config, config) for config in configs]
+    return make_plan(Request(command, wanted), lambda config: {"corpus": "abc"})

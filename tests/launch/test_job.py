@@ -7,12 +7,11 @@ from types import FrameType
 import pytest
 
 from sae_sweep.config import ConfigError, SaeSweepError
-from sae_sweep.launch import inprocess as train
+from sae_sweep.launch import group
+from sae_sweep.launch.frozen import freeze_group
 from sae_sweep.launch.job import run_job
-from sae_sweep.launch.jobs import freeze_group
-from sae_sweep.plan.plan import Plan
-from sae_sweep.store import hold, read_status
-from sae_sweep.store.status import set_state, state
+from sae_sweep.plan import Plan
+from sae_sweep.store import hold, read_status, set_state, state
 
 Job = Callable[[Callable[[Plan], None]], None]
 
@@ -22,8 +21,8 @@ def job(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Job:
     """Run a job whose training is the function given."""
 
     def call(training: Callable[[Plan], None]) -> None:
-        monkeypatch.setattr(train, "train_groups", lambda plan, runs, ledger: training(plan))
-        run_job(plan.folder.root, freeze_group(plan, plan.runs))
+        monkeypatch.setattr(group, "train_runs", lambda plan, runs, stop, sharers: training(plan))
+        run_job(plan.folder.root, freeze_group(plan, plan.runs).number)
 
     return call
 
@@ -35,8 +34,8 @@ def states(plan: Plan) -> list[str]:
 def test_only_what_is_not_settled_is_trained(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     set_state(plan.runs[0], "failed", error="diverged before the job was requeued")
     trained = []
-    monkeypatch.setattr(train, "train_groups", lambda plan, runs, ledger: trained.extend(runs))
-    run_job(plan.folder.root, freeze_group(plan, plan.runs))
+    monkeypatch.setattr(group, "train_runs", lambda plan, runs, stop, sharers: trained.extend(runs))
+    run_job(plan.folder.root, freeze_group(plan, plan.runs).number)
     assert trained == [plan.runs[1]]
 
 

@@ -42,16 +42,16 @@ def main() -> None:
     kernels = TritonKernels("cpu")
     x, W, b = torch.zeros(BATCH, D_IN), torch.zeros(D_SAE, D_IN), torch.zeros(D_SAE)
     for bias in (None, b):
-        found = kernels.largest(x, W, bias, K)
-    found.code.indices.zero_()
-    kernels.above(x, W, b, b, 10**9)
-    kernels.largest_of(x, K)
-    code, places = kernels.transpose(found.code)
-    kernels.combine(found.code, found.values, W)
-    kernels.combine(code, found.values[places], x)
-    kernels.products(found.code, x, W)
+        found = kernels.encode_topk(x, W, bias, K)
+    found.csr.indices.zero_()
+    kernels.encode_above(x, W, b, b, 10**9)
+    kernels.topk(x, K)
+    transposed, permutation = kernels.transpose(found.csr)
+    kernels.spmm(found.csr, found.values, W)
+    kernels.spmm(transposed, found.values[permutation], x)
+    kernels.sddmm(found.csr, x, W)
     for tangent, unit in ((False, None), (True, "before"), (True, "after")):
-        update = AdamUpdate(1e-3, (0.9, 0.999), 1e-8, 1, tangent=tangent, unit=unit)
+        update = AdamUpdate(1e-3, (0.9, 0.999), 1e-8, 1, tangent=tangent, unit_rows=unit)
         kernels.adam(W, W, (W, W), update)
 
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from sae_sweep.ops import Code, Found
-from sae_sweep.ops.plain import PlainKernels
+from sae_sweep.ops import CSR, Encoded
+from sae_sweep.ops.reference import ReferenceKernels
 
-PLAIN = PlainKernels()
+REFERENCE = ReferenceKernels()
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu") -> torch.Tensor:
@@ -13,14 +13,14 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32, device:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(device)
 
 
-def assert_same_code(ours: Code, theirs: Code) -> None:
+def assert_same_csr(ours: CSR, theirs: CSR) -> None:
     assert torch.equal(ours.offsets, theirs.offsets)
     assert torch.equal(ours.indices, theirs.indices)
     assert ours.columns == theirs.columns
 
 
-def assert_same(ours: Found | None, theirs: Found | None) -> None:
+def assert_same(ours: Encoded | None, theirs: Encoded | None) -> None:
     assert ours is not None
     assert theirs is not None
-    assert_same_code(ours.code, theirs.code)
+    assert_same_csr(ours.csr, theirs.csr)
     torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-5)

@@ -14,10 +14,10 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _forgetful():
     """What was chosen and said before is forgotten, before and after."""
-    for remembered in (choose._load, choose._say_once):
+    for remembered in (choose._load, choose._warn_once):
         remembered.cache_clear()
     yield
-    for remembered in (choose._load, choose._say_once):
+    for remembered in (choose._load, choose._warn_once):
         remembered.cache_clear()
 
 

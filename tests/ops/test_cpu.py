@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops import AdamUpdate, Code
+from sae_sweep.ops import CSR, AdamUpdate
 from sae_sweep.ops.cpu import CPUKernels, build
 from sae_sweep.store import cache_folder
-from tests.ops.helpers import PLAIN, assert_same, assert_same_code, draw
+from tests.ops.helpers import REFERENCE, assert_same, assert_same_csr, draw
 
 SCREENS = ["int16", "bfloat16", "float32"]
 SHAPES = [(130, 31, 257, 5), (1, 2, 3, 3), (7, 8, 40, 40), (0, 8, 16, 2), (3, 1, 9, 1), (241, 33, 64, 16)]
@@ -30,7 +30,7 @@ def kernels(request) -> CPUKernels:
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_k_largest(kernels, batch, d_in, d_sae, k, biased):
     x, W, b = draw(batch, d_in), draw(d_sae, d_in, seed=1), draw(d_sae, seed=2) if biased else None
-    assert_same(kernels.largest(x, W, b, k), PLAIN.largest(x, W, b, k))
+    assert_same(kernels.encode_topk(x, W, b, k), REFERENCE.encode_topk(x, W, b, k))
 
 
 @pytest.mark.parametrize(("batch", "d_in", "d_sae", "k"), SHAPES)
@@ -38,12 +38,12 @@ def test_the_k_largest(kernels, batch, d_in, d_sae, k, biased):
 def test_all_above_their_floors(kernels, batch, d_in, d_sae, k, floor):
     x, W, b = draw(batch, d_in), draw(d_sae, d_in, seed=1), draw(d_sae, seed=2)
     floors = floor + 0.1 * draw(d_sae, seed=3)
-    theirs = PLAIN.above(x, W, b, floors, batch * d_sae)
+    theirs = REFERENCE.encode_above(x, W, b, floors, batch * d_sae)
     assert theirs is not None
     count = len(theirs.values)
-    assert_same(kernels.above(x, W, b, floors, count), theirs)
+    assert_same(kernels.encode_above(x, W, b, floors, count), theirs)
     if count:
-        assert kernels.above(x, W, b, floors, count - 1) is None
+        assert kernels.encode_above(x, W, b, floors, count - 1) is None
 
 
 @pytest.mark.parametrize("d_in", [29, 40, 257])
@@ -52,9 +52,9 @@ def test_a_value_has_the_same_bits_whatever_else_is_found(kernels, d_in):
     x, W = draw(50, d_in), draw(200, d_in, seed=1)
     dense = torch.full((50, 200), torch.nan)
     for floor in (-0.5, 0.0, 0.4, 0.9, 1.7):
-        found = kernels.above(x, W, None, torch.full((200,), floor * d_in**0.5), 50 * 200)
+        found = kernels.encode_above(x, W, None, torch.full((200,), floor * d_in**0.5), 50 * 200)
         assert found is not None
-        at = found.code.row_of_entry, found.code.indices.long()
+        at = found.csr.row_indices, found.csr.indices.long()
         before = dense[at]
         assert torch.equal(torch.where(before.isnan(), found.values, before), found.values)
         dense[at] = found.values
@@ -65,7 +65,7 @@ def test_a_token_without_a_bound_meets_a_panel_that_is_not_full(kernels):
     rows, x = draw(17 + 1, 8), draw(3, 8, seed=1)
     x[1] *= 1e-21  # its squares are lost
     rows[0] = 1e6 * x[1] / x[1].norm()  # lies before the first feature's row
-    assert_same(kernels.largest(x, rows[1:], None, 4), PLAIN.largest(x, rows[1:], None, 4))
+    assert_same(kernels.encode_topk(x, rows[1:], None, 4), REFERENCE.encode_topk(x, rows[1:], None, 4))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -73,14 +73,14 @@ def test_features_without_a_bound_among_others(kernels, seed):
     """More than there is room for candidates, so that they are weighed against each other on the way."""
     x, W, b = draw(20, 16, seed=seed), draw(400, 16, seed=seed + 1), draw(400, seed=seed + 2).abs()
     W[draw(400, seed=seed + 3).topk(100).indices] *= 1e-21
-    assert_same(kernels.largest(x, W, b, 5), PLAIN.largest(x, W, b, 5))
+    assert_same(kernels.encode_topk(x, W, b, 5), REFERENCE.encode_topk(x, W, b, 5))
 
 
 def test_a_bias_that_is_no_number_is_not_lost(kernels):
     b = draw(400, seed=2).abs()
     b[7] = torch.nan
-    found = kernels.largest(draw(20, 16), draw(400, 16, seed=1), b, 5)
-    seventh = found.code.indices == 7
+    found = kernels.encode_topk(draw(20, 16), draw(400, 16, seed=1), b, 5)
+    seventh = found.csr.indices == 7
     assert seventh.sum() == 20
     assert found.values[seventh].isinf().all()
 
@@ -94,7 +94,7 @@ def test_the_screen_loses_nothing_at_any_scale(seed, exponent, k):
     x[:, 3] *= 100
     x *= 10**exponent
     W *= torch.linspace(0.01, 10, 100).unsqueeze(-1)
-    found = kernels.largest(x, W, None, k)
+    found = kernels.encode_topk(x, W, None, k)
     exact = (x.double() @ W.double().t()).topk(k, dim=-1).values.relu().sum()
     torch.testing.assert_close(found.values.double().sum(), exact, rtol=1e-5, atol=0)
 
@@ -109,10 +109,10 @@ def test_errors_as_large_as_the_bound(kernels, width):
     x = torch.ones(1, width)
     W = torch.stack([torch.ones(width), -torch.ones(width)])
     b = torch.tensor([0.0, 2 * width - 0.5 * width**1.5 / 46_000])
-    found = kernels.largest(x, W, b, 1, torch.arange(2))
-    watched = kernels.largest_watched(x, W, b, 1, found.estimates)
+    found = kernels.encode_topk(x, W, b, 1, torch.arange(2))
+    watched = kernels.encode_dead_topk(x, W, b, 1, found.estimates)
     for one in (found, watched):
-        assert one.code.indices.tolist() == [0]
+        assert one.csr.indices.tolist() == [0]
         assert one.values.tolist() == [width]
 
 
@@ -121,8 +121,8 @@ def test_rows_whose_squares_underflow(kernels, scale, filler):
     x, W = draw(6, 8), draw(40, 8, seed=1)
     W[3:9] = scale * W[3:9] + filler
     x[2] *= scale
-    found = kernels.above(x, W, None, torch.zeros(40), 10**6)
-    assert_same(found, PLAIN.above(x, W, None, torch.zeros(40), 10**6))
+    found = kernels.encode_above(x, W, None, torch.zeros(40), 10**6)
+    assert_same(found, REFERENCE.encode_above(x, W, None, torch.zeros(40), 10**6))
 
 
 @pytest.mark.parametrize("width", [24, 33])
@@ -135,19 +135,19 @@ def test_the_largest_of_watched_features(kernels, width, biased, k, floored):
     x[4] = 0
     watched = torch.arange(0, 300, 3)
     if floored:
-        found = kernels.above(x, W, b, torch.full((300,), 2.0), 10**6, watched)
-        assert_same(found, PLAIN.above(x, W, b, torch.full((300,), 2.0), 10**6))
+        found = kernels.encode_above(x, W, b, torch.full((300,), 2.0), 10**6, watched)
+        assert_same(found, REFERENCE.encode_above(x, W, b, torch.full((300,), 2.0), 10**6))
     else:
-        found = kernels.largest(x, W, b, 5, watched)
-        assert_same(found, PLAIN.largest(x, W, b, 5))
+        found = kernels.encode_topk(x, W, b, 5, watched)
+        assert_same(found, REFERENCE.encode_topk(x, W, b, 5))
     mask = torch.arange(100) % 10 > 0
     dead = watched[mask]
     W, b = W[dead], None if b is None else b[dead]
-    ours = kernels.largest_watched(x, W, b, k, found.estimates.keep(mask))
-    theirs = PLAIN.largest_watched(x, W, b, k, None)
+    ours = kernels.encode_dead_topk(x, W, b, k, found.estimates.keep(mask))
+    theirs = REFERENCE.encode_dead_topk(x, W, b, k, None)
     rows = torch.ones(250, dtype=torch.bool)
     rows[4] = biased  # without a bias all are tied
-    assert torch.equal(ours.code.indices.view(250, k)[rows], theirs.code.indices.view(250, k)[rows])
+    assert torch.equal(ours.csr.indices.view(250, k)[rows], theirs.csr.indices.view(250, k)[rows])
     torch.testing.assert_close(ours.values, theirs.values, rtol=1e-4, atol=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_the_largest_of_watched_features(kernels, width, biased, k, floored):
 def test_the_largest_of_many_ties(kernels, k):
     """Of equal numbers the first; a plain top-k may choose others."""
     z = torch.tensor([2.0, 1.0, 1.0, 3.0] * 25).expand(3, 100).contiguous()
-    columns, values = kernels.largest_of(z, k)
+    columns, values = kernels.topk(z, k)
     order = sorted(range(100), key=lambda i: (-float(z[0, i]), i))[:k]
     assert columns.tolist() == [sorted(order)] * 3
     assert torch.equal(values, z.gather(1, columns.long()))
@@ -165,35 +165,35 @@ def test_rows_of_zeros_and_ties(kernels):
     x, W = torch.ones(5, 4), torch.ones(300, 4)
     x[2] = 0
     W[10] = 0
-    found = kernels.largest(x, W, None, 7)
+    found = kernels.encode_topk(x, W, None, 7)
     # of equal values the first features; a row of zeros has nothing above 0
-    assert found.code.indices.view(5, 7)[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert found.csr.indices.view(5, 7)[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert found.values.view(5, 7)[2].tolist() == [0.0] * 7
     assert found.values.view(5, 7)[1].tolist() == [4.0] * 7
-    everything = kernels.above(x, W, None, torch.full((300,), 3.0), 10**6)
+    everything = kernels.encode_above(x, W, None, torch.full((300,), 3.0), 10**6)
     assert everything is not None
-    assert everything.code.offsets.tolist() == [0, 299, 598, 598, 897, 1196]
+    assert everything.csr.offsets.tolist() == [0, 299, 598, 598, 897, 1196]
 
 
 def test_what_is_no_number_is_found(kernels):
     """It has to reach the loss, which is what stops a run that diverged."""
     x, W = draw(6, 5), draw(50, 5, seed=1)
     W[9] = torch.nan
-    assert kernels.largest(x, W, None, 3).values.isinf().view(6, 3).any(dim=-1).all()
+    assert kernels.encode_topk(x, W, None, 3).values.isinf().view(6, 3).any(dim=-1).all()
     W[9] = torch.inf
-    assert not kernels.largest(x, W, None, 3).values.isfinite().all()
+    assert not kernels.encode_topk(x, W, None, 3).values.isfinite().all()
     x[1] = torch.inf
     watched = torch.arange(20, 50)
-    found = kernels.largest(x, draw(50, 5, seed=1), None, 3, watched)
+    found = kernels.encode_topk(x, draw(50, 5, seed=1), None, 3, watched)
     assert not found.values.view(6, 3)[1].isfinite().all()
-    assert found.code.indices.max() < 50
-    of_watched = kernels.largest_watched(x, draw(50, 5, seed=1)[watched], None, 2, found.estimates)
+    assert found.csr.indices.max() < 50
+    of_watched = kernels.encode_dead_topk(x, draw(50, 5, seed=1)[watched], None, 2, found.estimates)
     assert not of_watched.values.view(6, 2)[1].isfinite().all()
     assert of_watched.values.view(6, 2)[0].isfinite().all()
     z = draw(4, 30)
     z[1] = torch.nan
     z[2] = -torch.inf
-    columns, values = kernels.largest_of(z, 30)
+    columns, values = kernels.topk(z, 30)
     assert values[1].isinf().all()
     assert columns[0].tolist() == list(range(30))
     assert torch.equal(values[0], z[0])
@@ -205,23 +205,23 @@ def test_the_largest_of_rows_whatever_their_sign(kernels, rows, width, k, specia
     z = draw(rows, width) - 2
     if special is not None:
         z[:, width // 2] = special
-    for ours, theirs in zip(kernels.largest_of(z, k), PLAIN.largest_of(z, k), strict=True):
+    for ours, theirs in zip(kernels.topk(z, k), REFERENCE.topk(z, k), strict=True):
         assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(("batch", "d_in", "d_sae", "k"), SHAPES)
 def test_sparse_products(kernels, batch, d_in, d_sae, k):
     x, W = draw(batch, d_in), draw(d_sae, d_in, seed=1)
-    found = PLAIN.above(x, W, None, torch.full((d_sae,), 0.5), batch * d_sae)
+    found = REFERENCE.encode_above(x, W, None, torch.full((d_sae,), 0.5), batch * d_sae)
     assert found is not None
-    code, values = found.code, found.values
-    ours, theirs = kernels.transpose(code), PLAIN.transpose(code)
-    assert_same_code(ours.code, theirs.code)
-    assert torch.equal(ours.places, theirs.places)
+    csr, values = found.csr, found.values
+    ours, theirs = kernels.transpose(csr), REFERENCE.transpose(csr)
+    assert_same_csr(ours.csr, theirs.csr)
+    assert torch.equal(ours.permutation, theirs.permutation)
     close = {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(kernels.combine(code, values, W), PLAIN.combine(code, values, W), **close)
-    torch.testing.assert_close(kernels.products(code, x, W), PLAIN.products(code, x, W), **close)
-    by_feature = [backend.combine(ours.code, values[ours.places], x) for backend in (kernels, PLAIN)]
+    torch.testing.assert_close(kernels.spmm(csr, values, W), REFERENCE.spmm(csr, values, W), **close)
+    torch.testing.assert_close(kernels.sddmm(csr, x, W), REFERENCE.sddmm(csr, x, W), **close)
+    by_feature = [backend.spmm(ours.csr, values[ours.permutation], x) for backend in (kernels, REFERENCE)]
     torch.testing.assert_close(*by_feature, **close)
 
 
@@ -229,11 +229,17 @@ def test_sparse_products(kernels, batch, d_in, d_sae, k):
 @pytest.mark.parametrize("tangent", [False, True])
 def test_adam(kernels, unit, tangent):
     results = []
-    for backend in (kernels, PLAIN):
+    for backend in (kernels, REFERENCE):
         weights, moments = draw(37, 19), (torch.zeros(37, 19), torch.zeros(37, 19))
         for step in (1, 2, 3):
             update = AdamUpdate(
-                1e-2, (0.9, 0.99), 1e-8, step, shrink=torch.tensor(0.7), tangent=tangent, unit=unit
+                1e-2,
+                (0.9, 0.99),
+                1e-8,
+                step,
+                gradient_scale=torch.tensor(0.7),
+                tangent=tangent,
+                unit_rows=unit,
             )
             backend.adam(weights, draw(37, 19, seed=step), moments, update)
         results.append((weights, *moments))
@@ -254,33 +260,38 @@ def test_adam_is_torchs(kernels):
 
 def test_normalise(kernels):
     x = 3 * draw(11, 29) + 5
-    torch.testing.assert_close(kernels.normalise(x, 1e-5), PLAIN.normalise(x, 1e-5), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(kernels.normalise(x, 1e-5), REFERENCE.normalise(x, 1e-5), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_threads_do_not_change_a_bit(kernels):
     x, W, k = draw(500, 40), draw(300, 40, seed=1), 6
     watched = torch.arange(0, 300, 2)
 
     def everything() -> list[torch.Tensor]:
-        found = kernels.largest(x, W, None, k, watched)
-        of_watched = kernels.largest_watched(x, W[watched], None, 40, found.estimates)
-        code, places = kernels.transpose(found.code)
+        found = kernels.encode_topk(x, W, None, k, watched)
+        of_watched = kernels.encode_dead_topk(x, W[watched], None, 40, found.estimates)
+        transposed, permutation = kernels.transpose(found.csr)
+        above = kernels.encode_above(x, W, None, torch.full((300,), 5.0), 10**6)
+        weights, moments = draw(300, 40), tuple(torch.zeros(2, 300, 40))
+        kernels.adam(weights, W, moments, AdamUpdate(1e-2, (0.9, 0.99), 1e-8, 1, tangent=True, unit="after"))
         return [
+            above.csr.indices,
+            above.values,
+            weights,
+            *moments,
+            kernels.normalise(x, 1e-5),
             found.values,
-            of_watched.code.indices,
+            of_watched.csr.indices,
             of_watched.values,
-            kernels.combine(found.code, found.values, W),
-            kernels.combine(code, found.values[places], x),
-            kernels.products(found.code, x, W),
+            kernels.spmm(found.csr, found.values, W),
+            kernels.spmm(transposed, found.values[permutation], x),
+            kernels.sddmm(found.csr, x, W),
         ]
 
     many = everything()
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        one = everything()
-    finally:
-        torch.set_num_threads(threads)
+    one = everything()
     assert all(torch.equal(a, b) for a, b in zip(many, one, strict=True))
 
 
@@ -312,11 +323,11 @@ def test_products_of_rows_that_are_used_often(kernels, width):
     mask[7] = False
     mask[:, 5] = False
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(dim=-1).cumsum(0)])
-    code = Code(offsets, mask.nonzero()[:, 1].int(), features)
-    values, W, x = draw(len(code.indices), seed=1), draw(features, width, seed=2), draw(tokens, width, seed=3)
-    by_feature = PLAIN.transpose(code)
+    csr = CSR(offsets, mask.nonzero()[:, 1].int(), features)
+    values, W, x = draw(len(csr.indices), seed=1), draw(features, width, seed=2), draw(tokens, width, seed=3)
+    by_feature = REFERENCE.transpose(csr)
     close = {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(kernels.products(code, x, W), PLAIN.products(code, x, W), **close)
-    for of, numbers, dense in ((code, values, W), (by_feature.code, values[by_feature.places], x)):
-        ours, theirs = (backend.combine(of, numbers, dense) for backend in (kernels, PLAIN))
+    torch.testing.assert_close(kernels.sddmm(csr, x, W), REFERENCE.sddmm(csr, x, W), **close)
+    for of, numbers, dense in ((csr, values, W), (by_feature.csr, values[by_feature.permutation], x)):
+        ours, theirs = (backend.spmm(of, numbers, dense) for backend in (kernels, REFERENCE))
         torch.testing.assert_close(ours, theirs, **close)

@@ -5,13 +5,13 @@ import gc
 import pytest
 import torch
 
-from sae_sweep.ops.cpu.memory import Recycled
+from sae_sweep.ops.cpu.memory import MemoryPool
 
 ROWS, WIDTH = 600, 512
 
 
 def test_a_block_is_used_again_when_its_last_tensor_is_gone():
-    memory = Recycled()
+    memory = MemoryPool()
     first = memory.empty(ROWS, WIDTH)
     at = first.data_ptr()
     assert first.shape == (ROWS, WIDTH)
@@ -27,7 +27,7 @@ def test_a_block_is_used_again_when_its_last_tensor_is_gone():
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS - 7, ROWS - 80])
 def test_a_block_serves_smaller_results_of_any_shape(rows):
-    memory = Recycled()
+    memory = MemoryPool()
     at = memory.empty(ROWS, WIDTH).data_ptr()
     smaller = memory.empty(rows, WIDTH)
     assert smaller.data_ptr() == at
@@ -37,7 +37,7 @@ def test_a_block_serves_smaller_results_of_any_shape(rows):
 
 
 def test_what_is_much_smaller_or_larger_has_its_own():
-    memory = Recycled()
+    memory = MemoryPool()
     at = memory.empty(4 * ROWS, WIDTH).data_ptr()
     assert memory.empty(ROWS, WIDTH).data_ptr() != at
     assert memory.empty(5 * ROWS, WIDTH).data_ptr() != at
@@ -45,12 +45,12 @@ def test_what_is_much_smaller_or_larger_has_its_own():
 
 
 def test_results_begin_a_line_of_the_cache():
-    memory = Recycled()
+    memory = MemoryPool()
     assert all(memory.empty(ROWS + i, WIDTH).data_ptr() % 64 == 0 for i in range(5))
 
 
 def test_a_gradient_keeps_its_block():
-    memory = Recycled()
+    memory = MemoryPool()
     weight = torch.zeros(ROWS, WIDTH, requires_grad=True)
 
     class Give(torch.autograd.Function):
@@ -71,7 +71,7 @@ def test_a_gradient_keeps_its_block():
 
 @pytest.mark.parametrize("count", [1, 20])
 def test_tensors_outlive_the_memory_that_gave_them(count):
-    memory = Recycled()
+    memory = MemoryPool()
     tensors = [memory.empty(ROWS, WIDTH).fill_(number) for number in range(count)]
     del memory
     gc.collect()

@@ -16,9 +16,9 @@ import torch
 from coverage import Coverage
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops import AdamUpdate, Kernels, Sparse, decode, pre_activations
+from sae_sweep.ops import AdamUpdate, Kernels, SparsePattern, decode, pre_activations
 from tests.ops import helpers
-from tests.ops.helpers import PLAIN, assert_same, assert_same_code
+from tests.ops.helpers import REFERENCE, assert_same, assert_same_csr
 
 GPU = torch.cuda.is_available()
 HERE = GPU or os.environ.get("TRITON_INTERPRET") == "1"
@@ -36,7 +36,7 @@ def kernels() -> Iterator[Kernels]:
     from sae_sweep.ops.triton import kernels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "_TOKENS", 2)
+        patch.setattr(kernels, "_BLOCK_TOKENS", 2)
         patch.setattr(kernels, "_CHUNK", 64)
         yield kernels.TritonKernels(DEVICE)
 
@@ -45,7 +45,7 @@ def kernels() -> Iterator[Kernels]:
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_k_largest(kernels, batch, d_in, d_sae, k, biased):
     x, W, b = draw(batch, d_in), draw(d_sae, d_in, seed=1), draw(d_sae, seed=2) if biased else None
-    assert_same(kernels.largest(x, W, b, k), PLAIN.largest(x, W, b, k))
+    assert_same(kernels.encode_topk(x, W, b, k), REFERENCE.encode_topk(x, W, b, k))
 
 
 @pytest.mark.parametrize(("batch", "d_in", "d_sae", "k"), SHAPES)
@@ -53,12 +53,12 @@ def test_the_k_largest(kernels, batch, d_in, d_sae, k, biased):
 def test_all_above_their_floors(kernels, batch, d_in, d_sae, k, floor):
     x, W, b = draw(batch, d_in), draw(d_sae, d_in, seed=1), draw(d_sae, seed=2)
     floors = floor + 0.1 * draw(d_sae, seed=3)
-    theirs = PLAIN.above(x, W, b, floors, batch * d_sae)
+    theirs = REFERENCE.encode_above(x, W, b, floors, batch * d_sae)
     assert theirs is not None
     count = len(theirs.values)
-    assert_same(kernels.above(x, W, b, floors, count), theirs)
+    assert_same(kernels.encode_above(x, W, b, floors, count), theirs)
     if count:
-        assert kernels.above(x, W, b, floors, count - 1) is None
+        assert kernels.encode_above(x, W, b, floors, count - 1) is None
 
 
 def test_too_many_or_none_above_their_floors(kernels):
@@ -66,11 +66,11 @@ def test_too_many_or_none_above_their_floors(kernels):
     x, W = draw(3, 8), draw(1, 8, seed=1) + 1e-5 * draw(40, 8, seed=2)
     for floor in (x[:1] @ W[0], torch.full((1,), -99.0, device=DEVICE)):
         floors = floor.expand(40).contiguous()
-        theirs = PLAIN.above(x, W, None, floors, 10**6)
+        theirs = REFERENCE.encode_above(x, W, None, floors, 10**6)
         assert theirs is not None
-        assert_same(kernels.above(x, W, None, floors, len(theirs.values)), theirs)
-        assert kernels.above(x, W, None, floors, len(theirs.values) - 1) is None
-    nothing = kernels.above(x, W, None, floors + 200, 0)
+        assert_same(kernels.encode_above(x, W, None, floors, len(theirs.values)), theirs)
+        assert kernels.encode_above(x, W, None, floors, len(theirs.values) - 1) is None
+    nothing = kernels.encode_above(x, W, None, floors + 200, 0)
     assert nothing is not None
     assert len(nothing.values) == 0
 
@@ -83,7 +83,7 @@ def test_what_the_screen_cannot_tell_apart(kernels, scale):
     W[:100] *= torch.linspace(0.01, 3, 100, device=DEVICE).unsqueeze(-1)
     x *= scale * (x @ W[-1]).sign().unsqueeze(-1)  # so that nearly all are above 0
     best = (x.double() @ W.double().t()).topk(7).values
-    found = kernels.largest(x, W, None, 7).values.view(3, 7).double()
+    found = kernels.encode_topk(x, W, None, 7).values.view(3, 7).double()
     torch.testing.assert_close(found.sort(descending=True).values, best, rtol=1e-5, atol=1e-5 * scale)
 
 
@@ -93,7 +93,7 @@ def test_the_error_that_is_allowed_for(kernels):
     x, W = draw(20, 48), draw(90, 48, seed=1) * torch.logspace(-6, 6, 90, device=DEVICE).unsqueeze(-1)
     x[:, 7] *= 1000
     rough_x, rough_W = _narrow(x), _narrow(W)
-    slack = torch.outer(rough_x.norms, rough_W.errors) + torch.outer(rough_x.errors, rough_W.norms)
+    slack = torch.outer(rough_x.norms, rough_W.error_norms) + torch.outer(rough_x.error_norms, rough_W.norms)
     missed = (_product(rough_x, rough_W).double() - x.double() @ W.double().t()).abs()
     assert rough_x.rows.dtype == torch.bfloat16
     assert (missed <= slack).all()
@@ -105,14 +105,14 @@ def test_rows_of_zeros_and_ties(kernels):
     x, W = torch.ones(5, 4, device=DEVICE), torch.ones(100, 4, device=DEVICE)
     x[2] = 0
     W[10] = 0
-    found = kernels.largest(x, W, None, 7)
+    found = kernels.encode_topk(x, W, None, 7)
     # of equal values the first features; a row of zeros has nothing above 0
-    assert found.code.indices.view(5, 7)[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert found.csr.indices.view(5, 7)[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert found.values.view(5, 7)[2].tolist() == [0.0] * 7
     assert found.values.view(5, 7)[1].tolist() == [4.0] * 7
-    everything = kernels.above(x, W, None, torch.full((100,), 3.0, device=DEVICE), 10**6)
+    everything = kernels.encode_above(x, W, None, torch.full((100,), 3.0, device=DEVICE), 10**6)
     assert everything is not None
-    assert everything.code.offsets.tolist() == [0, 99, 198, 198, 297, 396]
+    assert everything.csr.offsets.tolist() == [0, 99, 198, 198, 297, 396]
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -120,15 +120,15 @@ def test_what_is_no_number_is_found(kernels):
     """It has to reach the loss, which is what stops a run that diverged."""
     x, W = draw(3, 5), draw(50, 5, seed=1)
     W[9] = torch.nan
-    assert kernels.largest(x, W, None, 3).values.isinf().view(3, 3).any(dim=-1).all()
-    found = kernels.above(x, W, None, torch.full((50,), 100.0, device=DEVICE), 10**6)
-    assert found.code.indices.tolist() == [9] * 3
+    assert kernels.encode_topk(x, W, None, 3).values.isinf().view(3, 3).any(dim=-1).all()
+    found = kernels.encode_above(x, W, None, torch.full((50,), 100.0, device=DEVICE), 10**6)
+    assert found.csr.indices.tolist() == [9] * 3
     W[9] = torch.inf
-    assert not kernels.largest(x, W, None, 3).values.isfinite().all()
+    assert not kernels.encode_topk(x, W, None, 3).values.isfinite().all()
     z = draw(4, 30)
     z[1] = torch.nan
     z[2] = -torch.inf
-    columns, values = kernels.largest_of(z, 30)
+    columns, values = kernels.topk(z, 30)
     assert values[1].isinf().all()
     assert columns[0].tolist() == columns[2].tolist() == list(range(30))
     assert torch.equal(values[0], z[0])
@@ -137,9 +137,9 @@ def test_what_is_no_number_is_found(kernels):
 @pytest.mark.parametrize(("rows", "width", "k"), [(4, 50, 7), (2, 300, 150), (3, 4, 4), (2, 6, 1), (0, 3, 2)])
 def test_the_largest_of_rows_whatever_their_sign(kernels, rows, width, k):
     z = draw(width, rows).t() - 2
-    for ours, theirs in zip(kernels.largest_of(z, k), PLAIN.largest_of(z, k), strict=True):
+    for ours, theirs in zip(kernels.topk(z, k), REFERENCE.topk(z, k), strict=True):
         assert torch.equal(ours, theirs)
-    columns, values = kernels.largest_of(torch.full_like(z, -0.5), k)
+    columns, values = kernels.topk(torch.full_like(z, -0.5), k)
     assert columns.tolist() == [list(range(k))] * rows
     assert (values == -0.5).all()
 
@@ -150,30 +150,30 @@ def test_sparse_products(kernels, batch, d_in, d_sae, k, floor):
     x, W = draw(batch, d_in), draw(d_sae, d_in, seed=1)
     floors = torch.full((d_sae,), floor, device=DEVICE)
     floors[0], floors[1] = 99, -99  # a feature without entries, and one with all
-    found = PLAIN.above(x, W, None, floors, batch * d_sae)
+    found = REFERENCE.encode_above(x, W, None, floors, batch * d_sae)
     assert found is not None
-    code, values = found.code, found.values
-    ours, theirs = kernels.transpose(code), PLAIN.transpose(code)
-    assert_same_code(ours.code, theirs.code)
-    assert torch.equal(ours.places, theirs.places)
+    csr, values = found.csr, found.values
+    ours, theirs = kernels.transpose(csr), REFERENCE.transpose(csr)
+    assert_same_csr(ours.csr, theirs.csr)
+    assert torch.equal(ours.permutation, theirs.permutation)
     close = {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(kernels.combine(code, values, W), PLAIN.combine(code, values, W), **close)
-    torch.testing.assert_close(kernels.products(code, x, W), PLAIN.products(code, x, W), **close)
-    by_feature = [backend.combine(ours.code, values[ours.places], x) for backend in (kernels, PLAIN)]
+    torch.testing.assert_close(kernels.spmm(csr, values, W), REFERENCE.spmm(csr, values, W), **close)
+    torch.testing.assert_close(kernels.sddmm(csr, x, W), REFERENCE.sddmm(csr, x, W), **close)
+    by_feature = [backend.spmm(ours.csr, values[ours.permutation], x) for backend in (kernels, REFERENCE)]
     torch.testing.assert_close(*by_feature, **close)
 
 
 def test_gradients_over_several_codes(kernels):
     x, W, b_enc, W_dec = draw(9, 12), draw(40, 12, seed=1), draw(40, seed=2), draw(40, 12, seed=3)
     floors = torch.zeros(40, device=DEVICE)
-    founds = [PLAIN.above(x, W, b_enc, floors + floor, 10**6) for floor in (0.5, 2.0)]
+    founds = [REFERENCE.encode_above(x, W, b_enc, floors + floor, 10**6) for floor in (0.5, 2.0)]
     results = []
-    for backend in (kernels, PLAIN):
+    for backend in (kernels, REFERENCE):
         parameters = [p.clone().requires_grad_() for p in (W, b_enc, W_dec)]
-        codes = [Sparse(backend, found.code) for found in founds if found]
-        entries = list(zip(codes, [found.values for found in founds if found], strict=True))
+        patterns = [SparsePattern(backend, found.csr) for found in founds if found]
+        entries = list(zip(patterns, [found.values for found in founds if found], strict=True))
         z = pre_activations(x, parameters[0].t(), parameters[1], None, entries)
-        out = decode(list(zip(codes, z, strict=True)), parameters[2])
+        out = decode(list(zip(patterns, z, strict=True)), parameters[2])
         sum((one**2).sum() for one in out).backward()
         results.append([p.grad for p in parameters])
     for ours, theirs in zip(*results, strict=True):
@@ -185,11 +185,17 @@ def test_gradients_over_several_codes(kernels):
 @pytest.mark.parametrize("tangent", [False, True])
 def test_adam(kernels, unit, tangent, width):
     results = []
-    for backend in (kernels, PLAIN):
+    for backend in (kernels, REFERENCE):
         weights, moments = draw(5, width) / width**0.5, tuple(torch.zeros(2, 5, width, device=DEVICE))
         for step in (1, 2, 3):
             update = AdamUpdate(
-                1e-2, (0.9, 0.99), 1e-8, step, shrink=torch.tensor(0.7), tangent=tangent, unit=unit
+                1e-2,
+                (0.9, 0.99),
+                1e-8,
+                step,
+                gradient_scale=torch.tensor(0.7),
+                tangent=tangent,
+                unit_rows=unit,
             )
             backend.adam(weights, draw(5, width, seed=step), moments, update)
         results.append((weights, *moments))
@@ -213,7 +219,7 @@ def test_normalise(kernels, rows, width):
     x = 3 * draw(width, rows).t() + 5
     if rows > 1:
         x[0] = 2.5
-    torch.testing.assert_close(kernels.normalise(x, 1e-5), PLAIN.normalise(x, 1e-5), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(kernels.normalise(x, 1e-5), REFERENCE.normalise(x, 1e-5), rtol=1e-5, atol=1e-6)
     assert kernels.normalise(x[:0], 1e-5).shape == (0, width)
 
 
@@ -240,6 +246,7 @@ def run(*words: str, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow(reason="a process of its own interprets every kernel at every shape")
 @pytest.mark.skipif(not GPU and HERE, reason="this is that process")
 def test_interpreted():
     pytest.importorskip("triton")
@@ -254,7 +261,7 @@ def test_the_compiler_takes_them(tmp_path: Path):
     pytest.importorskip("triton")
     script = Path(__file__).with_name("compile_triton.py")
     compiled = run(str(script), TRITON_CACHE_DIR=str(tmp_path)).split()
-    assert set(compiled) == {"normalise", "narrow", "adam", "combine", "products", "screen", "keep_largest"}
+    assert set(compiled) == {"normalise", "narrow", "adam", "spmm", "sddmm", "screen", "keep_largest"}
 
 
 @pytest.mark.skipif(not GPU, reason="for a GPU")
@@ -263,14 +270,14 @@ def test_at_full_size(kernels, k):
     """The set that float64 finds, and the same bits every time."""
     x, W = draw(4096, 768), draw(12_288, 768, seed=1) / 768**0.5
     kernels = type(kernels)(DEVICE)
-    found = kernels.largest(x, W, None, k)
+    found = kernels.encode_topk(x, W, None, k)
     exact = (x.double() @ W.double().t()).topk(k).indices
     ours = torch.zeros(4096, 12_288, dtype=torch.bool, device=DEVICE)
-    ours.scatter_(1, found.code.indices.view(4096, k).long(), True)
+    ours.scatter_(1, found.csr.indices.view(4096, k).long(), True)
     assert ours.gather(1, exact).double().mean() >= 0.9999
-    again = kernels.largest(x, W, None, k)
-    assert torch.equal(found.code.indices, again.code.indices)
+    again = kernels.encode_topk(x, W, None, k)
+    assert torch.equal(found.csr.indices, again.csr.indices)
     assert torch.equal(found.values, again.values)
-    code, places = kernels.transpose(found.code)
-    sums = [kernels.combine(code, found.values[places], x) for _ in range(2)]
+    transposed, permutation = kernels.transpose(found.csr)
+    sums = [kernels.spmm(transposed, found.values[permutation], x) for _ in range(2)]
     assert torch.equal(*sums)

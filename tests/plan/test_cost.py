@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from sae_sweep.config import ActivationsConfig, Config, LauncherConfig, ModelConfig, PackingConfig, TopKConfig
+from sae_sweep.config import (
+    ActivationsConfig,
+    CommandConfig,
+    ModelConfig,
+    PackingConfig,
+    RunConfig,
+    TopKConfig,
+)
+from sae_sweep.plan import Plan, Request, WantedRun, make_plan
 from sae_sweep.plan.cost import (
     SaeShape,
     Throughput,
@@ -19,7 +27,6 @@ from sae_sweep.plan.cost import (
     sae_flops,
     sae_shape,
 )
-from sae_sweep.plan.plan import Plan, make_plan
 
 BLOCK = 7_077_888
 """12 x 768^2: the weights of a block of GPT-2 small."""
@@ -27,12 +34,13 @@ PER_BLOCK = 2 * BLOCK + 4 * 128 * 768
 SHAPE = SaeShape("topk", "modern", 768, 12_288)
 
 
-def baseline(**keys: Any) -> Config:
-    return Config(architecture=TopKConfig(), **keys)
+def baseline(**keys: Any) -> RunConfig:
+    return RunConfig(architecture=TopKConfig(), **keys)
 
 
-def plan_of(*configs: Config) -> Plan:
-    return make_plan(configs, configs, lambda config: {"corpus": config.dataset.name})
+def plan_of(*configs: RunConfig, fuse: bool = True) -> Plan:
+    request = Request(CommandConfig(fuse=fuse), [WantedRun(config, config) for config in configs])
+    return make_plan(request, lambda config: {"corpus": config.dataset.name})
 
 
 def test_lm_reads_the_masked_bos_of_every_sequence_too() -> None:
@@ -90,9 +98,8 @@ def test_hours_add_up_over_shapes_and_passes() -> None:
 
 
 def test_one_by_one_every_run_is_a_pass_but_the_cache_is_shared() -> None:
-    launcher = LauncherConfig(kind="solo")
-    configs = [baseline(seed=seed, tokens=127_000, launcher=launcher) for seed in (1, 2)]
-    cost = plan_cost(plan_of(*configs), Throughput("given", {SHAPE: 1.0}, {768: 1.0}), "float32")
+    configs = [baseline(seed=seed, tokens=127_000) for seed in (1, 2)]
+    cost = plan_cost(plan_of(*configs, fuse=False), Throughput("given", {SHAPE: 1.0}, {768: 1.0}), "float32")
     assert len(cost.groups) == 2
     assert cost.lm_tokens == cost.lm_tokens_solo == 256_000
     assert cost.cache_bytes == cost.groups[0].cache_bytes == 127_000 * 768 * 4 + 128_000 * 4

@@ -6,23 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import Config, EmbeddedDataset, PathsConfig, SaeSweepError, TopKConfig
-from sae_sweep.plan.plan import Plan, make_plan
+from sae_sweep.config import (
+    CommandConfig,
+    EmbeddedDataset,
+    PathsConfig,
+    RunConfig,
+    SaeSweepError,
+    TopKConfig,
+)
+from sae_sweep.plan import Plan, Request, WantedRun, make_plan
 from sae_sweep.store import read_json
 
 
 def plan(
     folder: Path, seeds: Sequence[int], text: str = "a", grids: Sequence[str] = (), union: str | None = None
 ) -> Plan:
-    baseline = Config(
-        architecture=TopKConfig(),
-        dataset=EmbeddedDataset(),
-        sweep="mine",
-        paths=PathsConfig(output=str(folder)),
-    )
+    baseline = RunConfig(architecture=TopKConfig(), dataset=EmbeddedDataset())
+    command = CommandConfig(sweep="mine", paths=PathsConfig(output=str(folder)))
     configs = [dataclasses.replace(baseline, seed=seed) for seed in seeds]
-    names = [tuple(grids)] * len(seeds)
-    return make_plan(configs, [baseline] * len(seeds), lambda config: {"corpus": text}, names, union)
+    wanted = [WantedRun(config, baseline, tuple(grids)) for config in configs]
+    return make_plan(Request(command, wanted, union), lambda config: {"corpus": text})
 
 
 def launch(one: Plan) -> list[int]:
@@ -33,8 +36,9 @@ def launch(one: Plan) -> list[int]:
 
 
 def test_equal_runs_merge_and_keep_the_names_of_their_grids_in_order(tmp_path: Path) -> None:
-    config = plan(tmp_path, [1]).config
-    merged = make_plan([config] * 3, [config] * 3, lambda _: {}, [("b",), ("a", "b"), ("c",)])
+    config = plan(tmp_path, [1]).runs[0].config
+    wanted = [WantedRun(config, config, names) for names in [("b",), ("a", "b"), ("c",)]]
+    merged = make_plan(Request(CommandConfig(sweep="mine"), wanted), lambda _: {})
     assert [run.grids for run in merged.runs] == [("b", "a", "c")]
 
 

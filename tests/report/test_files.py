@@ -8,11 +8,11 @@ import torch
 from pyarrow import parquet
 
 from sae_sweep.analysis import ComparisonEntry, compare
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import EvaluationConfig, SaeSweepError
 from sae_sweep.report import read_densities, run_figures, write_comparison, write_features
+from sae_sweep.report.comparison_figures import matrix_figure
 from sae_sweep.report.files import write_csv
-from sae_sweep.report.histogram_figures import EvaluationConfig, density_figure
-from sae_sweep.report.matrix_figure import matrix_figure
+from sae_sweep.report.histogram_figures import density_figure
 
 PNG = b"\x89PNG"
 

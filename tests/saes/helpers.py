@@ -9,10 +9,10 @@ from torch import Tensor
 from sae_sweep.config import (
     ArchitectureConfig,
     BatchTopKConfig,
-    Config,
     JumpReLUConfig,
     OptimizerConfig,
     ReLUConfig,
+    RunConfig,
     TopKConfig,
 )
 from sae_sweep.saes import SAE, Learner, build_sae
@@ -37,13 +37,15 @@ STUDY_OPTIMIZER = OptimizerConfig(warmup_fraction=0.0, decay_fraction=0.0, clip_
 """What `conf/numerics/study.yaml` sets."""
 
 
-def config(arch: ArchitectureConfig, numerics: str = "modern", *, steps: int = 50, **changes: Any) -> Config:
+def config(
+    arch: ArchitectureConfig, numerics: str = "modern", *, steps: int = 50, **changes: Any
+) -> RunConfig:
     values: dict[str, Any] = {"batch": BATCH, "optimizer": OptimizerConfig(lr=3e-3)}
     if numerics == "study":
         values["optimizer"] = STUDY_OPTIMIZER
     values |= changes
     tokens = steps * values["batch"]
-    return Config(architecture=arch, dictionary=D_SAE // D_IN, numerics=numerics, tokens=tokens, **values)
+    return RunConfig(architecture=arch, dictionary=D_SAE // D_IN, numerics=numerics, tokens=tokens, **values)
 
 
 def learner(kind: str, numerics: str = "modern", *, seed: int = 3, **changes: Any) -> Learner:

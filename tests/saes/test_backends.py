@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_sweep.saes import Learner
-from sae_sweep.saes.forms import Dense, Entries
+from sae_sweep.saes.layouts import DenseLayout, SparseLayout
 from tests.saes.helpers import D_SAE, KINDS, NUMERICS, architecture, config, fresh_sae, learner, sparse_batch
 
 WIDE = 256
@@ -23,19 +23,19 @@ def pair(kind: str, numerics: str, **changes) -> tuple[Learner, Learner]:
 
 
 def outcomes(one: Learner, x: torch.Tensor, step: int = 10**6):
-    outcome = one._objective(one.sae.normalise(x).x, step)
-    outcome.loss.backward()
+    losses = one._objective(one.sae.normalise(x).x, step)
+    losses.loss.backward()
     gradients = {name: p.grad for name, p in one._objective.named_parameters() if p.requires_grad}
-    return outcome, gradients
+    return losses, gradients
 
 
-def assert_same(reference: Learner, fast: Learner, x: torch.Tensor, form: type = Entries) -> None:
+def assert_same(reference: Learner, fast: Learner, x: torch.Tensor, layout: type = SparseLayout) -> None:
     (a, theirs), (b, ours) = outcomes(reference, x), outcomes(fast, x)
-    assert isinstance(a.seen.form, Dense)
-    assert isinstance(b.seen.form, form)
+    assert isinstance(a.output.layout, DenseLayout)
+    assert isinstance(b.output.layout, layout)
     for name in ("loss", "mse", "aux"):
         torch.testing.assert_close(getattr(b, name), getattr(a, name), rtol=1e-5, atol=1e-7)
-    assert torch.equal(a.seen.dead, b.seen.dead)
+    assert torch.equal(a.output.dead, b.output.dead)
     assert theirs.keys() == ours.keys()
     for name, gradient in theirs.items():
         if gradient is None:
@@ -79,7 +79,7 @@ def test_a_batch_too_dense_for_kernels_takes_the_formulas(kind):
         Learner(one, config(arch, backend=backend), "cpu")
         for one, backend in zip(sae, ("reference", "cpu"), strict=True)
     )
-    assert_same(reference, fast, sparse_batch(0), form=Dense)
+    assert_same(reference, fast, sparse_batch(0), layout=DenseLayout)
 
 
 def test_study_thresholds_near_zero_take_the_formulas():
@@ -88,7 +88,7 @@ def test_study_thresholds_near_zero_take_the_formulas():
     for one in (reference, fast):
         with torch.no_grad():
             one._objective.log_threshold[3] = -9.0
-    assert_same(reference, fast, sparse_batch(0), form=Dense)
+    assert_same(reference, fast, sparse_batch(0), layout=DenseLayout)
 
 
 @pytest.mark.parametrize("scale", [0.25, 4.0])
@@ -110,14 +110,14 @@ def test_batchtopk_searches_once_while_its_latents_shrink(monkeypatch):
     fast = pair("batchtopk", "modern")[1]
     fast.step(sparse_batch(0))
     searches = []
-    above = fast._kernels.above
-    monkeypatch.setattr(fast._kernels, "above", lambda *args: searches.append(1) or above(*args))
+    above = fast._kernels.encode_above
+    monkeypatch.setattr(fast._kernels, "encode_above", lambda *args: searches.append(1) or above(*args))
     for _ in range(20):
         with torch.no_grad():
             fast.sae.W_enc *= 0.94
         fast.step(sparse_batch(0))
     assert len(searches) == 20
-    assert isinstance(outcomes(fast, sparse_batch(0))[0].seen.form, Entries)
+    assert isinstance(outcomes(fast, sparse_batch(0))[0].output.layout, SparseLayout)
 
 
 def test_batchtopk_goes_on_with_the_same_floor(monkeypatch):
@@ -130,9 +130,9 @@ def test_batchtopk_goes_on_with_the_same_floor(monkeypatch):
     other.load_state(one.state())
     floors = []
     for each in (one, other):
-        above = each._kernels.above
+        above = each._kernels.encode_above
         spy = lambda *args, above=above: floors.append(float(args[3][0])) or above(*args)  # noqa: E731
-        monkeypatch.setattr(each._kernels, "above", spy)
+        monkeypatch.setattr(each._kernels, "encode_above", spy)
         each.step(sparse_batch(5))
         monkeypatch.undo()
     assert len(floors) == 2
@@ -146,7 +146,7 @@ def test_batchtopk_stays_sparse_where_the_last_floor_lets_too_many_through():
     for step in range(5):
         fast.step(sparse_batch(step))
     fast._objective.latest_minimum *= 0.3
-    assert isinstance(outcomes(fast, sparse_batch(5))[0].seen.form, Entries)
+    assert isinstance(outcomes(fast, sparse_batch(5))[0].output.layout, SparseLayout)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,6 +175,6 @@ def test_states_are_those_of_the_reference():
 def test_float64_takes_the_formulas():
     sae = fresh_sae(architecture("topk"), "modern").double()
     one = Learner(sae, config(sae.architecture), "cpu")
-    outcome = one._objective(torch.randn(8, 16, dtype=torch.float64), 0)
-    assert isinstance(outcome.seen.form, Dense)
-    assert outcome.seen.f.shape == (8, D_SAE)
+    losses = one._objective(torch.randn(8, 16, dtype=torch.float64), 0)
+    assert isinstance(losses.output.layout, DenseLayout)
+    assert losses.output.f.shape == (8, D_SAE)

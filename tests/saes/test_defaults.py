@@ -5,7 +5,7 @@ import torch
 
 from sae_sweep.config import JumpReLUConfig
 from sae_sweep.saes import build_sae
-from sae_sweep.saes.presets import RULES
+from sae_sweep.saes.build import RULES
 
 
 def test_pre_activations_start_with_variance_two_over_the_expansion_factor():

@@ -7,7 +7,7 @@ import torch
 
 from sae_sweep.config import InitConfig, OptimizerConfig, SaeSweepError
 from sae_sweep.saes.modern import ModernRules
-from sae_sweep.saes.schedule import learning_rate, ramp
+from sae_sweep.saes.optimizer import learning_rate, ramp
 from tests.saes.helpers import (
     BATCH,
     D_IN,
@@ -194,9 +194,9 @@ def test_modern_auxk_touches_dead_features_only(kind):
     objective, dead_ones = one._objective, torch.tensor([3, 5, 8])
     kill(one, dead_ones)
     objective.silent[dead_ones] = objective.dead_after
-    outcome = objective(one.sae.normalise(sparse_batch(0)).x, 0)
-    assert outcome.seen.dead.nonzero().squeeze(-1).tolist() == dead_ones.tolist()
-    outcome.aux.backward()
+    losses = objective(one.sae.normalise(sparse_batch(0)).x, 0)
+    assert losses.output.dead.nonzero().squeeze(-1).tolist() == dead_ones.tolist()
+    losses.aux.backward()
     alive = torch.ones(D_SAE, dtype=torch.bool)
     alive[dead_ones] = False
     sae = one.sae
@@ -214,7 +214,7 @@ def test_modern_auxk_by_hand(backend):
     with torch.no_grad():
         one.sae.b_enc[dead] = -3.0
     xn = one.sae.normalise(sparse_batch(0)).x
-    outcome = one._objective(xn, 0)
+    losses = one._objective(xn, 0)
     with torch.no_grad():
         z = one.sae.pre_activations(xn)
         error = xn - one.sae.decode_normalised(one.sae.activate(z))
@@ -224,7 +224,7 @@ def test_modern_auxk_by_hand(backend):
             numerator += (e - sum(row[i] * one.sae.W_dec[i] for i in best)).square().sum().item()
         denominator = ((error - error.mean(dim=0)) ** 2).sum().item()
     assert (z[:, dead] < 0).float().mean() > 0.9
-    assert outcome.aux.item() == pytest.approx(numerator / denominator, rel=1e-5)
+    assert losses.aux.item() == pytest.approx(numerator / denominator, rel=1e-5)
 
 
 def test_modern_auxk_without_variance_is_nothing():
@@ -245,8 +245,8 @@ def test_auxk_revives():
 
 def test_batchtopk_keeps_k_a_token_over_the_batch():
     one = learner("batchtopk", backend="reference")
-    outcome = one._objective(one.sae.normalise(sparse_batch(0)).x, 0)
-    z, f = outcome.seen.z, outcome.seen.f
+    losses = one._objective(one.sae.normalise(sparse_batch(0)).x, 0)
+    z, f = losses.output.z, losses.output.f
     assert int((f > 0).sum()) == 4 * BATCH
     assert len(set((f > 0).sum(dim=-1).tolist())) > 1
     assert z[f > 0].min() >= z[f == 0].max()

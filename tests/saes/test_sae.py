@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sae_sweep.config import InitConfig
 from sae_sweep.saes import build_sae, init_seed, initial_decoder
-from sae_sweep.saes.init import geometric_median
+from sae_sweep.saes.build import geometric_median
 from tests.saes.helpers import D_IN, D_SAE, KINDS, NUMERICS, architecture, config, fresh_sae, sparse_batch
 
 kinds, presets = st.sampled_from(KINDS), st.sampled_from(NUMERICS)

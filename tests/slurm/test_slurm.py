@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from sae_sweep.saes import load_sae
 from tests.conftest import Cli
 from tests.slurm.cluster import Slurm, wait_for
+
+pytestmark = pytest.mark.slow(
+    reason="every job is a process that imports torch first, and SLURM decides when it starts"
+)
 
 
 def launch(words: list[str], cwd: Path) -> subprocess.Popen[str]:
@@ -87,7 +92,7 @@ def test_a_requeued_job_goes_on_where_it_was(
     assert code == 0, said + trace(cut)
     assert re.search(r"Restarts=1\b", slurm("scontrol", "show", "job", ticket["id"]))
 
-    assert cli(*words, "launcher.cluster=inprocess", "sweep=whole").code == 0
+    assert cli(*words, "launcher=inprocess", "sweep=whole").code == 0
     (run,) = (path.parent for path in cut.glob("*/sae"))
     twin = tmp_path / "multirun" / "whole" / run.name
     for name, weight in load_sae(run).state_dict().items():

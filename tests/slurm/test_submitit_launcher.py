@@ -15,6 +15,9 @@ from tests.slurm.test_slurm import finish, launch, states, statuses
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
+pytestmark = pytest.mark.slow(
+    reason="every job is a process that imports torch first, and a scheduler decides when it starts"
+)
 ON_SLURM = [
     "hydra/launcher=submitit_slurm",
     "hydra.launcher.gpus_per_node=null",
@@ -24,7 +27,7 @@ ON_SLURM = [
 
 @pytest.fixture
 def words(small: list[str], tmp_path: Path) -> list[str]:
-    return [*small, "tracking=none", "launcher=solo", f"paths.cache={tmp_path / 'cache'}"]
+    return [*small, "tracking=none", "fuse=false", f"paths.cache={tmp_path / 'cache'}"]
 
 
 def jobs_logs(folder: Path) -> Callable[[], str]:
@@ -49,18 +52,18 @@ def each_run_was_a_job_and_the_cache_was_filled_once(folder: Path, sweep: str, s
     assert (folder / "multirun" / sweep / "analysis" / "matching" / "pairs.csv").exists()
 
 
-def test_local_jobs_share_the_cache(words: list[str], tmp_path: Path) -> None:
+def test_local_jobs_share_the_cache(cli: Cli, words: list[str], tmp_path: Path) -> None:
     grid = ["seed=1,2", "activations=cache", "sweep=own", "hydra/launcher=submitit_local"]
-    code, said = finish(launch([*words, *grid], tmp_path), tmp_path)
-    assert code == 0, said + jobs_logs(tmp_path)()
-    each_run_was_a_job_and_the_cache_was_filled_once(tmp_path, "own", said)
+    result = cli(*words, *grid)
+    assert result.code == 0, result.err + jobs_logs(tmp_path)()
+    each_run_was_a_job_and_the_cache_was_filled_once(tmp_path, "own", result.err)
 
 
 def test_jobs_of_slurm_share_the_cache(cli: Cli, slurm: Slurm, words: list[str], tmp_path: Path) -> None:
     grid = ["seed=1,2", "activations=cache"]
-    code, said = finish(launch([*words, *grid, "sweep=jobs", *ON_SLURM], tmp_path), tmp_path)
-    assert code == 0, said + jobs_logs(tmp_path)()
-    each_run_was_a_job_and_the_cache_was_filled_once(tmp_path, "jobs", said)
+    result = cli(*words, *grid, "sweep=jobs", *ON_SLURM)
+    assert result.code == 0, result.err + jobs_logs(tmp_path)()
+    each_run_was_a_job_and_the_cache_was_filled_once(tmp_path, "jobs", result.err)
 
     assert cli(*words, "seed=1,2", "sweep=streamed").code == 0
     for run in (path.parent for path in (tmp_path / "multirun" / "jobs").glob("*/sae")):

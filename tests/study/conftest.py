@@ -1,4 +1,4 @@
-"""A finished sweep, and `task=report` to be called on it."""
+"""A finished sweep, and the config of a `task=report` command about it."""
 
 import shutil
 from collections.abc import Callable
@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
-from sae_sweep.config import Config, PathsConfig, TrackingConfig
+from sae_sweep.config import PathsConfig, RunConfig, TopKConfig, TrackingConfig
+from sae_sweep.plan import Request, WantedRun
 from sae_sweep.study import files as study_files
+from sae_sweep.study.config import StudyCommand
+from tests.bench.conftest import refused
 from tests.study.helpers import facts_of_table1, write_sweep
+
+__all__ = ["refused"]
 
 
 @pytest.fixture(scope="session")
@@ -22,33 +27,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sweep(made: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may damage."""
+    """A copy of the finished sweep, which a test may damage."""
     return Path(shutil.copytree(made, tmp_path / "multirun" / "paper"))
 
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing is most of the time, and other tests look at the figures."""
-    for name in ("table1_figure", "table2_figure", "layer_figure", "figure1"):
+    """Skip drawing, which takes most of the time; other tests check the figures."""
+    for name in ("table1_figure", "table2_figure", "figure13", "figure1"):
         monkeypatch.setattr(study_files, name, lambda *_: None)
     monkeypatch.setattr(study_files, "save", lambda _, path: path)
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[..., Config]:
-    """What `task=report` is typed with."""
+def command(tmp_path: Path) -> Callable[..., Request]:
+    """The request that `task=report` is called with."""
 
-    def compose(**changes: Any) -> Config:
+    def compose(**changes: Any) -> Request:
         paths = PathsConfig(output=str(tmp_path / "multirun"))
-        return Config(
-            **{
-                "task": "report",
-                "sweep": "paper",
-                "paths": paths,
-                "tracking": TrackingConfig("none"),
-                "device": "cpu",
-                **changes,
-            }
-        )
+        keys = {"task": "report", "sweep": "paper", "paths": paths, "tracking": TrackingConfig("none")}
+        run = RunConfig(device="cpu", architecture=TopKConfig())
+        return Request(StudyCommand(**{**keys, **changes}), [WantedRun(run, run)])
 
     return compose

@@ -1,4 +1,4 @@
-"""Sweep folders that are made by hand, on the study's grid, and what is read back from them."""
+"""Hand-made sweep folders on the study's grid, and reading of their tables."""
 
 import csv
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pyarrow
 import torch
 from pyarrow import parquet
 
-from sae_sweep.config import ARCHITECTURES, Config, EmbeddedDataset, InitConfig, ModelConfig, StudyConfig
+from sae_sweep.config import ARCHITECTURES, EmbeddedDataset, InitConfig, ModelConfig, RunConfig
 from sae_sweep.saes import build_sae, save_sae
 from sae_sweep.store import RunFolder, write_json
 from sae_sweep.study.published import RunFacts, published
@@ -24,33 +24,32 @@ def facts_of_table1() -> list[RunFacts]:
     return [facts for facts in published().saes if facts.layer == 8]
 
 
-def config_of(facts: RunFacts, sweep: str, *, shared: bool = True) -> Config:
+def config_of(facts: RunFacts, *, shared: bool = True) -> RunConfig:
     jumprelu = facts.architecture == "jumprelu"
     sparsity: dict[str, Any] = (
         {"l0_coefficient": SCALE * facts.sparsity} if jumprelu else {"k": int(facts.sparsity)}
     )
-    return Config(
+    return RunConfig(
         model=ModelConfig("bundled:gpt2-pico"),
         dataset=EmbeddedDataset(name=STAND_INS.get(facts.dataset, facts.dataset)),
         architecture=ARCHITECTURES[facts.architecture](**sparsity),
-        **{"k": None, "l0_coefficient": None, "l1_coefficient": None, **sparsity},
         dictionary=facts.dictionary,
         layer=facts.layer,
         seed=facts.seed,
         tokens=100_000,
         init=InitConfig(shared=shared),
-        study=StudyConfig(datasets=STAND_INS, l0_scale=SCALE),
-        sweep=sweep,
     )
 
 
-def write_run(folder: RunFolder, facts: RunFacts, config: Config) -> None:
+def write_run(folder: RunFolder, facts: RunFacts, config: RunConfig) -> None:
     sae = build_sae(config.architecture, D_IN, facts.dictionary * D_IN, seed=1, numerics="modern")
     with torch.no_grad():
         sae.W_dec.copy_(decoder_of(facts))
     save_sae(sae, folder.sae, metadata={})
     weak = facts.seed == 42 and facts.dictionary == 8
-    write_json(folder.metrics, {"init_match": 0.02, "explained_variance": 0.41 if weak else 0.7})
+    variance = 0.41 if weak else 0.7
+    metrics = {"init_match": 0.02, "init_match_threshold": 0.7, "explained_variance": variance}
+    write_json(folder.metrics, metrics)
     folder.features.mkdir()
     table = pyarrow.table({"density": torch.full((sae.d_sae,), 0.01).double().numpy()})
     parquet.write_table(table, folder.features / "statistics.parquet")
@@ -61,11 +60,12 @@ def write_sweep(root: Path, facts: Sequence[RunFacts], *, starts: Sequence[bool]
     planned = []
     for shared in starts:
         for one in facts:
-            config = config_of(one, root.name, shared=shared)
+            config = config_of(one, shared=shared)
             name = config.base_name() + ("" if shared else "_own")
             write_run(RunFolder(root / name), one, config)
             planned.append({"name": name, "id": name, "config": config.as_dict()})
-    write_json(root / "plan.json", {"sweep": root.name, "runs": planned})
+    study = {"datasets": STAND_INS, "l0_scale": SCALE}
+    write_json(root / "plan.json", {"sweep": root.name, "study": study, "runs": planned})
     return [run["name"] for run in planned]
 
 

@@ -1,4 +1,4 @@
-"""Runs of an imagined sweep whose features are shared to a known degree."""
+"""Runs of an invented sweep that have a known share of features in common."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ def pair_of(key: str) -> Cell:
 
 
 BASELINE = pair_of("seed_42_49/12288/owt").counted
-"""The study's own, as a cell of Table 1 has it."""
+"""The study's baseline, as a cell of Table 1 has it."""
 
 
 def decoder_of(facts: RunFacts, *, share: float = 0.6, d_in: int = D_IN) -> Tensor:

@@ -1,4 +1,4 @@
-"""Does the dataset matter more than the seed? All ways of asking, on runs whose shared features are known."""
+"""Does the dataset matter more than the seed? All answers, on runs whose shared features are known."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from tests.study.study_runs import BASELINE, all_runs, rows, study_run
 
 
 def grid(share_by_seed, share_by_dataset, **changes):
-    """Two datasets x two seeds; rows shared by all, by equal seeds, by equal datasets, by nobody."""
+    """Two datasets x two seeds; some rows are shared by equal seeds, some by equal datasets, some by none."""
     runs = []
     for dataset in ("owt", "tinystories"):
         for seed in (42, 49):
@@ -113,7 +113,7 @@ def test_the_controlled_answer_has_both_directions_and_an_interval(by_seed, by_d
     assert answer.larger == words
 
 
-def test_all_ways_of_asking():
+def test_all_ways_of_comparing():
     own = grid(10, 60, init_shared=False, init_match=0.2)
     answers = dataset_or_seed(own, Shares(), sweep="controlled", paper=all_runs(), paper_sweep="paper")
     assert [(answer.way, answer.where) for answer in answers] == [

@@ -1,27 +1,21 @@
-import csv
 import dataclasses
 
 import pytest
 
 from sae_sweep.study.answers import dataset_or_seed
-from sae_sweep.study.dot_figures import figure1, table1_figure, table2_figure
+from sae_sweep.study.figures import figure1, figure13, table1_figure, table2_figure
 from sae_sweep.study.files import write_answers, write_study_tables
-from sae_sweep.study.layer_figure import layer_figure
+from sae_sweep.study.labels import StudySetup
 from sae_sweep.study.markdown import answers_markdown, table1_markdown
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import study_tables
-from sae_sweep.study.words import StudySetup
+from tests.study.helpers import read_csv
 from tests.study.study_runs import all_runs
 
 PNG = b"\x89PNG"
 SETUP = StudySetup(
     "paper", "shared starts", ("gpt2-pico",), {"owt": "library_docs"}, 6.0, (1_000_000, 2_000_000)
 )
-
-
-def read_csv(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +75,7 @@ def test_markdown_carries_footnotes_choices_and_what_is_missing(files):
     line = next(line for line in text.splitlines() if "x4" in line and "71.37" in line)
     assert "71.37[^a]" in line
     assert "†" in line
-    assert "\n[^a]: 71.37 % stands" in text
+    assert "\n[^a]: 71.37 % is printed" in text
     assert "no run: topk x16 k=16, pile, layer 8, seed 49" in text
     assert "Published: SAE Dataset Sensitivity in Feature Matching" in text
     assert "Position Features, 2025-02-26.\n" in text
@@ -152,7 +146,7 @@ def test_answers_are_written(tmp_path, runs, tables):
     assert "-38.0" in text
     assert "missing: two runs that differ only in the dataset" in text
     assert "shared starts: 12 settings (dataset_vs_seed.csv names them)" in text
-    assert "left out for want of one kind of pair: 1" in text
+    assert "left out, with one kind of pair only: 1" in text
     assert stored[3]["settings"].startswith("topk x4 k=16, layer 8, 100,000 tokens; topk x4 k=32")
 
 
@@ -167,7 +161,7 @@ def test_figures_mark_what_is_undertrained_and_what_is_missing(tables):
     labels = [tick.get_text() for tick in axes.get_yticklabels()]
     assert labels[:2] == ["dataset", "TinyStories - RedPajama"]
     assert sum(text.get_text() == "†" for text in axes.texts) == 2
-    left, right, bar = layer_figure(tables, SETUP).axes
+    left, right, bar = figure13(tables, SETUP).axes
     assert (len(left.texts), len(right.texts)) == (66, 66)
     assert sum(patch.get_hatch() is not None for patch in left.patches) == 11 + 10
     assert "matched" not in bar.get_ylabel()

@@ -1,4 +1,4 @@
-"""`task=report` where runs, or the sweep, are damaged or not there."""
+"""`task=report` if runs, or the sweep, are damaged or missing."""
 
 import json
 import logging
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import Config, SaeSweepError, TopKConfig
+from sae_sweep.config import SaeSweepError, TopKConfig
+from sae_sweep.plan import Request
 from sae_sweep.saes import build_sae, save_sae
 from sae_sweep.store import write_json
 from sae_sweep.study.report import report
@@ -22,9 +23,9 @@ from tests.study.study_runs import D_IN
 )
 @pytest.mark.usefixtures("without_figures")
 def test_a_damaged_run_is_named_left_out_and_counted(
-    sweep: Path, command: Callable[..., Config], caplog: pytest.LogCaptureFixture, file: str
+    sweep: Path, command: Callable[..., Request], caplog: pytest.LogCaptureFixture, file: str
 ) -> None:
-    name = config_of(BASE, "paper").base_name()
+    name = config_of(BASE).base_name()
     (sweep / name / file).write_bytes(b"damaged")
     with caplog.at_level(logging.INFO):
         assert report(command()) == 1
@@ -38,7 +39,9 @@ def test_a_damaged_run_is_named_left_out_and_counted(
 
 
 @pytest.mark.parametrize("plan", [{}, [], {"runs": [{}]}, {"runs": None}])
-def test_a_damaged_plan_is_one_clear_error(sweep: Path, command: Callable[..., Config], plan: object) -> None:
+def test_a_damaged_plan_is_one_clear_error(
+    sweep: Path, command: Callable[..., Request], plan: object
+) -> None:
     write_json(sweep / "plan.json", plan)
     with pytest.raises(SaeSweepError, match=r"cannot read .*plan\.json"):
         report(command())
@@ -46,7 +49,7 @@ def test_a_damaged_plan_is_one_clear_error(sweep: Path, command: Callable[..., C
 
 @pytest.mark.usefixtures("without_figures")
 def test_damaged_statuses_and_configs_leave_their_runs_out(
-    sweep: Path, command: Callable[..., Config], caplog: pytest.LogCaptureFixture
+    sweep: Path, command: Callable[..., Request], caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = json.loads((sweep / "plan.json").read_text())
     plan["runs"][3]["config"] = {}
@@ -59,8 +62,8 @@ def test_damaged_statuses_and_configs_leave_their_runs_out(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_runs_that_are_not_finished_are_no_failure(sweep: Path, command: Callable[..., Config]) -> None:
-    name = config_of(BASE, "paper").base_name()
+def test_runs_that_are_not_finished_are_no_failure(sweep: Path, command: Callable[..., Request]) -> None:
+    name = config_of(BASE).base_name()
     write_json(sweep / name / "status.json", {"state": "running"})
     shutil.rmtree(sweep / name / "sae")
     assert report(command()) == 0
@@ -74,10 +77,10 @@ def test_runs_that_are_not_finished_are_no_failure(sweep: Path, command: Callabl
 )
 @pytest.mark.usefixtures("without_figures")
 def test_a_run_of_another_model_or_width_is_left_out_with_a_note(
-    sweep: Path, command: Callable[..., Config], change: dict[str, str], words: str
+    sweep: Path, command: Callable[..., Request], change: dict[str, str], words: str
 ) -> None:
     plan = json.loads((sweep / "plan.json").read_text())
-    name = config_of(BASE, "paper").base_name()
+    name = config_of(BASE).base_name()
     (entry,) = (run for run in plan["runs"] if run["name"] == name)
     entry["config"]["model"].update(change)
     write_json(sweep / "plan.json", plan)
@@ -89,14 +92,14 @@ def test_a_run_of_another_model_or_width_is_left_out_with_a_note(
     assert f"no run: {BASE}" in text
 
 
-def test_no_finished_run_is_one_clear_error(sweep: Path, command: Callable[..., Config]) -> None:
+def test_no_finished_run_is_one_clear_error(sweep: Path, command: Callable[..., Request]) -> None:
     for status in sweep.glob("*/status.json"):
         write_json(status, {"state": "pending"})
     with pytest.raises(SaeSweepError, match="none of its 51 runs is finished"):
         report(command())
 
 
-def test_a_sweep_is_needed(command: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_sweep_is_needed(command: Callable[..., Request], tmp_path: Path) -> None:
     with pytest.raises(SaeSweepError, match="needs sweep=NAME"):
         report(command(sweep=None))
     with pytest.raises(SaeSweepError, match="no sweep there"):
@@ -105,7 +108,7 @@ def test_a_sweep_is_needed(command: Callable[..., Config], tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("without_figures")
 def test_a_damaged_run_exits_with_1_and_no_traceback(sweep: Path, cli: Cli) -> None:
-    weights = sweep / config_of(BASE, "paper").base_name() / "sae" / "sae_weights.safetensors"
+    weights = sweep / config_of(BASE).base_name() / "sae" / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     result = cli("task=report", "sweep=paper", "tracking=none", "device=cpu")
     assert result.code == 1

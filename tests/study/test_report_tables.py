@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from sae_sweep.analysis import match_to_init
-from sae_sweep.config import Config, MatchingConfig, StudyConfig
+from sae_sweep.config import MatchingConfig
+from sae_sweep.plan import Request
 from sae_sweep.saes import init_seed, initial_decoder
 from sae_sweep.store import write_json
+from sae_sweep.study.config import StudyConfig
 from sae_sweep.study.finished_runs import merged
 from sae_sweep.study.published import RunFacts
 from sae_sweep.study.report import report
@@ -21,7 +23,7 @@ from tests.study.study_runs import D_IN, decoder_of
 
 
 def test_a_whole_sweep_fills_every_cell_of_table1(
-    sweep: Path, command: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+    sweep: Path, command: Callable[..., Request], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert report(command()) == 0
     rows = read_csv(sweep / "analysis" / "tables" / "table1.csv")
@@ -45,12 +47,12 @@ def test_a_whole_sweep_fills_every_cell_of_table1(
 
 @pytest.mark.usefixtures("without_figures")
 def test_the_lowest_explained_variance_is_of_all_finished_runs(
-    sweep: Path, command: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+    sweep: Path, command: Callable[..., Request], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    in_no_cell = config_of(RunFacts("topk", 4, 64, "owt", 8, 42), "paper").base_name()
+    in_no_cell = config_of(RunFacts("topk", 4, 64, "owt", 8, 42)).base_name()
     write_json(sweep / in_no_cell / "metrics.json", {"init_match": 0.02, "explained_variance": -0.5})
     for seed in (42, 49):
-        unknown = config_of(RunFacts("topk", 4, 32, "owt", 8, seed), "paper").base_name()
+        unknown = config_of(RunFacts("topk", 4, 32, "owt", 8, seed)).base_name()
         write_json(sweep / unknown / "metrics.json", {"init_match": 0.02, "explained_variance": None})
     assert report(command()) == 0
     out = capsys.readouterr().out
@@ -59,7 +61,7 @@ def test_the_lowest_explained_variance_is_of_all_finished_runs(
 
 
 def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
-    sweep: Path, command: Callable[..., Config], tmp_path: Path
+    sweep: Path, command: Callable[..., Request], tmp_path: Path
 ) -> None:
     own = tmp_path / "multirun" / "controlled"
     facts = [
@@ -91,7 +93,7 @@ def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
 
 @pytest.mark.usefixtures("without_figures")
 def test_tables_of_both_kinds_of_starts_stay_apart_while_one_kind_is_unfinished(
-    command: Callable[..., Config], tmp_path: Path
+    command: Callable[..., Request], tmp_path: Path
 ) -> None:
     mixed = tmp_path / "multirun" / "mixed"
     names = write_sweep(mixed, [BASE, dataclasses.replace(BASE, seed=42)], starts=(True, False))
@@ -107,14 +109,14 @@ def test_tables_of_both_kinds_of_starts_stay_apart_while_one_kind_is_unfinished(
 @pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("shared", [True, False])
 def test_another_threshold_also_holds_for_the_match_to_the_start(
-    command: Callable[..., Config], tmp_path: Path, shared: bool
+    command: Callable[..., Request], tmp_path: Path, shared: bool
 ) -> None:
     root = tmp_path / "multirun" / "again"
     other = dataclasses.replace(BASE, seed=42)
     names = write_sweep(root, [BASE, other], starts=(shared,))
     expected = []
     for name, facts in zip(names, (BASE, other), strict=True):
-        seed = init_seed(config_of(facts, "again", shared=shared), name)  # its id is its name here
+        seed = init_seed(config_of(facts, shared=shared), name)  # its id is its name here
         start = initial_decoder(D_IN, 16 * D_IN, seed)
         expected.append(100 * match_to_init(decoder_of(facts), start, 0.6))
     key = ("init_match_counted_percent", "init_match_sought_in_percent")
@@ -128,7 +130,7 @@ def test_another_threshold_also_holds_for_the_match_to_the_start(
 
 @pytest.mark.usefixtures("without_figures")
 def test_the_threshold_and_the_study_keys_of_the_command_hold(
-    sweep: Path, command: Callable[..., Config]
+    sweep: Path, command: Callable[..., Request]
 ) -> None:
     other = StudyConfig(datasets={"owt": "stdlib_docs", "tinystories": "library_docs"}, l0_scale=SCALE)
     assert report(command(study=other, matching=MatchingConfig(threshold=0.99))) == 0
@@ -140,7 +142,7 @@ def test_the_threshold_and_the_study_keys_of_the_command_hold(
 
 @pytest.mark.usefixtures("without_figures")
 def test_one_study_key_of_the_command_leaves_the_others_to_the_sweep(
-    sweep: Path, command: Callable[..., Config]
+    sweep: Path, command: Callable[..., Request]
 ) -> None:
     assert report(command(study=StudyConfig(paper="elsewhere"))) == 0
     rows = read_csv(sweep / "analysis" / "tables" / "table1.csv")
@@ -153,16 +155,16 @@ def test_one_study_key_of_the_command_leaves_the_others_to_the_sweep(
 
 @pytest.mark.usefixtures("without_figures")
 def test_several_runs_for_a_cell_are_said(
-    sweep: Path, command: Callable[..., Config], caplog: pytest.LogCaptureFixture
+    sweep: Path, command: Callable[..., Request], caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = json.loads((sweep / "plan.json").read_text())
-    name = config_of(BASE, "paper").base_name()
+    name = config_of(BASE).base_name()
     shutil.copytree(sweep / name, sweep / "longer")
     (first,) = (run for run in plan["runs"] if run["name"] == name)
     plan["runs"].append({**first, "name": "longer", "config": {**first["config"], "tokens": 200_000}})
     write_json(sweep / "plan.json", plan)
     assert report(command()) == 0
-    assert f"{name} was taken, not longer" in caplog.text
+    assert f"{name} was chosen, not longer" in caplog.text
 
 
 def test_from_the_command_line_with_wandb(sweep: Path, cli: Cli) -> None:

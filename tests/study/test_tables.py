@@ -1,4 +1,4 @@
-"""Cells and tables: what is counted in what, which runs are taken, and what is said of them."""
+"""Cells and tables: which features are counted, which runs are chosen, and what is noted about them."""
 
 import math
 
@@ -145,8 +145,8 @@ def test_a_cell_takes_two_runs_that_differ_in_nothing_else():
     result = result_of(tables, cell.key)
     assert (result.counted, result.sought_in, result.differs) == (seed49, seed42, ())
     assert tables.notes == (
-        f"several runs are {cell.counted}: seed49 was taken, not short",
-        f"several runs are {cell.sought_in}: seed42 was taken, not slow42",
+        f"several runs fit {cell.counted}: seed49 was chosen, not short",
+        f"several runs fit {cell.sought_in}: seed42 was chosen, not slow42",
     )
     worse = result_of(study_tables([short, slow42]), cell.key)
     assert (worse.counted, worse.sought_in) == (short, slow42)
@@ -161,7 +161,7 @@ def test_cells_that_take_different_runs_for_one_sae_say_so():
         study_run(sizes.sought_in, rest={"data_seed": 1}),
     ]
     (note,) = study_tables(runs).notes
-    assert note.endswith("run 1 and run 2 were taken, each in some of its cells, not run 3")
+    assert note.endswith("run 1 and run 2 were chosen, each for some of its cells, not run 3")
 
 
 def test_both_directions_of_two_sizes_take_the_same_runs():

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from sae_sweep.config import ARCHITECTURES, Config, ModelConfig
+from sae_sweep.config import ARCHITECTURES, ModelConfig, RunConfig
 from sae_sweep.plan import throughput
 from sae_sweep.plan.cost import SaeShape
 from tests.conftest import Cli
@@ -57,13 +57,13 @@ def test_text_says_the_same(cli: Cli) -> None:
         assert f"{run['name']}  {run['id']}" in text
     for group in document["groups"]:
         assert f"gpt2-small on {group['dataset']}, layers 6, 8; 2 runs, about 101M LM tokens" in text
-    assert f"4 runs in 2 LM passes (sweep {document['sweep']}, launcher=fused)" in text
+    assert f"4 runs in 2 LM passes (sweep {document['sweep']}, fuse=true)" in text
     for figure in ("one by one: 403M", "400M", "45.3 PFLOP", "given (plan.tflops)", "hours"):
         assert figure in text
 
 
 def test_one_by_one_every_run_is_a_pass(cli: Cli) -> None:
-    assert "4 runs in 4 LM passes" in cli(*SWEPT, "launcher=solo").out
+    assert "4 runs in 4 LM passes" in cli(*SWEPT, "fuse=false").out
 
 
 def test_nothing_is_written_and_a_terminal_is_not_overrun(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_json_is_all_there_is_on_standard_output_when_measured(cli: Cli, text_fo
 @pytest.mark.parametrize("numerics", ["modern", "study"])
 def test_every_training_step_can_be_timed(kind: str, numerics: str) -> None:
     model = ModelConfig(path="bundled:gpt2-pico")
-    config = Config(
+    config = RunConfig(
         model=model,
         architecture=ARCHITECTURES[kind](),
         dictionary=2,
@@ -129,14 +129,14 @@ def test_shapes_there_is_no_time_for_are_as_fast_as_the_others(
 ) -> None:
     timed: list[SaeShape] = []
 
-    def rate(config: Config, shape: SaeShape, seconds: float) -> float:
+    def rate(config: RunConfig, shape: SaeShape, seconds: float) -> float:
         timed.append(shape)
         return 3.0
 
     monkeypatch.setattr(throughput, "_sae_rate", rate)
     monkeypatch.setattr(throughput, "_lm_rate", lambda config, width: 1.0)
     model = ModelConfig(path="bundled:gpt2-pico")
-    configs = [Config(model=model, architecture=ARCHITECTURES["topk"](), dictionary=n) for n in (2, 8, 4)]
+    configs = [RunConfig(model=model, architecture=ARCHITECTURES["topk"](), dictionary=n) for n in (2, 8, 4)]
     with caplog.at_level(logging.INFO):
         measured = throughput.measure(configs, seconds=0.0)
     assert [shape.d_sae for shape in timed] == [1024]  # the one with most work ahead

@@ -99,7 +99,7 @@ def test_text_shows_ages_errors_and_totals(every_state: SweepFolder) -> None:
     assert lines["waiting"][1:3] == ["pending", "-"]
     assert "failed: broken: the loss is nan\n" in text
     assert f"see {every_state.run('broken').log}" in text
-    assert "the command that started it, typed again, resumes it" in text
+    assert "run the command that started it again to resume it" in text
     assert text.splitlines()[-1] == "1 done, 1 running, 1 failed, 1 interrupted, 2 pending"
 
 

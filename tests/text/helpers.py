@@ -1,14 +1,16 @@
-"""A tokenizer without a model, and a text without a file."""
+"""A tokenizer that needs no model, and a text that needs no file."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from sae_sweep.text.documents import Place, TextSource
+from sae_sweep.text.source import Place, TextSource
 
 BOS, EOT = 256, 257
 
 
 class ByteTokenizer:
-    """One token a byte."""
+    """A tokenizer with one token per byte; counts the characters it has read."""
 
     bos_id = BOS
     eot_id = EOT
@@ -23,7 +25,7 @@ class ByteTokenizer:
 
 
 class ListText(TextSource):
-    """Units of documents in memory; counts how many are read."""
+    """A text of units in memory; counts the documents that are read."""
 
     def __init__(
         self, units: list[list[str]], held_out: list[str] | None = None, exhausted: str = "repeat"
@@ -32,6 +34,10 @@ class ListText(TextSource):
         self._units = units
         self._held_out_texts = held_out or []
         self.documents_read = 0
+
+    @staticmethod
+    def fingerprint(dataset: Any, cache: Path) -> str:
+        raise NotImplementedError("a list in memory has no config")
 
     @property
     def units(self) -> int:

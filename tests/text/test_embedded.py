@@ -1,4 +1,4 @@
-"""The embedded corpora: what becomes a document, no text twice, and a cache that is whole or absent."""
+"""The embedded corpora: documents, removal of repeats, and a cache that is complete or absent."""
 
 import re
 import tomllib
@@ -10,10 +10,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from sae_sweep.config import SaeSweepError
-from sae_sweep.text import embedded, sources
+from sae_sweep.config import EmbeddedDataset, SaeSweepError
+from sae_sweep.text import embedded, fingerprint, open_text, python_files
 from sae_sweep.text.embedded import EMBEDDED, Corpus, build_corpora, embedded_corpus
-from sae_sweep.text.sources import Document, document_pair, drop_repeats, is_held_out, topic_documents
+from sae_sweep.text.python_files import Document, document_pair, drop_repeats, is_held_out, topic_documents
 
 MODULE = '''"""About the module.
 
@@ -41,11 +41,11 @@ def blocks(corpora: dict[str, list[Document]]) -> Iterator[tuple[str, bool, str]
         for document in documents:
             for block in re.split(r"\n[ \t]*\n", document.text):
                 normal = " ".join(block.split())
-                if len(normal) >= sources.MIN_BLOCK_CHARS:
+                if len(normal) >= python_files.MIN_BLOCK_CHARS:
                     yield name, document.held_out, normal
 
 
-def test_docstrings_and_code_are_parted() -> None:
+def test_docstrings_and_code_are_separated() -> None:
     docs, code = document_pair("pkg/module.py", MODULE)
     assert docs.text.split("\n\n") == [
         "About the module.",
@@ -61,7 +61,7 @@ def test_docstrings_and_code_are_parted() -> None:
 
 
 @pytest.mark.parametrize("source", ["def broken(:", "print 'python 2'", "nul = '\0'"])
-def test_what_is_no_python_becomes_nothing(source: str) -> None:
+def test_invalid_python_gives_no_documents(source: str) -> None:
     assert [document.text for document in document_pair("a.py", source)] == ["", ""]
 
 
@@ -73,7 +73,7 @@ def test_each_topic_is_a_document(statement: str) -> None:
 
 def test_about_one_path_in_twenty_is_held_out() -> None:
     share = sum(is_held_out(f"package/module_{i}.py") for i in range(4_000)) / 4_000
-    assert share == pytest.approx(sources.HELD_OUT_SHARE, abs=0.012)
+    assert share == pytest.approx(python_files.HELD_OUT_SHARE, abs=0.012)
 
 
 def test_repeats_stay_in_the_first_place_only() -> None:
@@ -134,8 +134,8 @@ def test_folders_of_tests_and_generated_files_are_skipped() -> None:
         "a/x.pyi",
         "idlelib/idle_test/x.py",
     ]
-    assert not any(embedded._wanted(embedded.PurePosixPath(path)) for path in skipped)
-    assert embedded._wanted(embedded.PurePosixPath("unittest/case.py"))
+    assert not any(embedded._is_included(embedded.PurePosixPath(path)) for path in skipped)
+    assert embedded._is_included(embedded.PurePosixPath("unittest/case.py"))
 
 
 def test_roots_are_the_requirements_of_the_package() -> None:
@@ -144,10 +144,23 @@ def test_roots_are_the_requirements_of_the_package() -> None:
     assert {canonicalize_name(name) for name in embedded.ROOTS} == wanted
 
 
-def test_development_tools_are_no_part_of_the_libraries() -> None:
+def test_development_tools_are_not_part_of_the_libraries() -> None:
     names = {canonicalize_name(d.name) for d in embedded.library_distributions()}
     assert {"torch", "numpy", "tokenizers"} <= names
     assert names.isdisjoint({"pytest", "ruff", "sae-sweep"})
+
+
+def test_an_embedded_corpus_is_a_text_with_one_document_per_unit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    corpus = Corpus("stdlib_docs", ["one", "two", "three"], ["held"], "f00d")
+    monkeypatch.setattr(embedded, "embedded_corpus", lambda name, cache: corpus)
+    source = open_text(EmbeddedDataset(), tmp_path)
+    documents = [list(source.read(unit)) for unit in range(source.units)]
+    assert documents == [[("one", 1)], [("two", 1)], [("three", 1)]]
+    assert list(source.read(0, 1)) == []
+    assert list(source.held_out()) == ["held"]
+    assert fingerprint(EmbeddedDataset(), tmp_path) == "f00d"
 
 
 def test_unknown_names_are_refused_with_the_valid_ones(tmp_path: Path) -> None:
@@ -209,7 +222,7 @@ def test_fingerprints_tell_texts_and_sides_apart(
 
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let a build be instant; returns the list that grows with every build."""
+    """Make builds instant; returns a list with one item per build."""
     builds: list[int] = []
 
     def build(_: object) -> dict[str, list[Document]]:
@@ -224,7 +237,7 @@ def little(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_processes_that_build_at_once_build_once(
     little: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # threads stand for processes; requirements are parsed first: ast is not safe in threads of Python 3.11
+    # threads instead of processes; requirements are parsed first: ast is not thread-safe in Python 3.11
     distributions = embedded.library_distributions()
     monkeypatch.setattr(embedded, "library_distributions", lambda: distributions)
     results: list[Corpus] = []

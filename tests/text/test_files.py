@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from sae_sweep.config import FilesDataset, SaeSweepError
 from sae_sweep.text import fingerprint, open_text
 from sae_sweep.text.files import LocalFiles
+
+CACHE = Path("no cache is needed")
 
 
 def write_text(folder, n):
@@ -25,14 +28,14 @@ def write_parquet(path, texts, row_group_size=4, column="text"):
 
 
 def splits(path, **keys):
-    source = LocalFiles(FilesDataset(path=str(path), **keys))
+    source = LocalFiles(FilesDataset(path=str(path), **keys), CACHE)
     training = [text for unit in range(source.units) for text, _ in source.read(unit)]
     return training, list(source.held_out())
 
 
 def refusal(path, **keys):
     with pytest.raises(SaeSweepError) as caught:
-        LocalFiles(FilesDataset(path=str(path), **keys))
+        LocalFiles(FilesDataset(path=str(path), **keys), CACHE)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -60,7 +63,7 @@ def test_of_many_documents_about_a_share_is_held_out(tmp_path):
 
 
 @pytest.mark.parametrize("n", [30, 1500])
-def test_equal_documents_lie_on_one_side(tmp_path, n):
+def test_equal_documents_are_on_one_side(tmp_path, n):
     write_lines(tmp_path / "a.jsonl", [f"document {index % 10}" for index in range(n)])
     write_parquet(tmp_path / "b.parquet", [f"document {index % 10}" for index in range(n)])
     training, held_out = splits(tmp_path, held_out_every=3)
@@ -87,7 +90,7 @@ def test_the_splits_share_nothing_and_miss_nothing(tmp_path_factory, counts, eve
 
 def test_a_row_group_is_resumed_in_the_middle(tmp_path):
     write_parquet(tmp_path / "a.parquet", [f"row {index}" for index in range(20)], row_group_size=10)
-    source = LocalFiles(FilesDataset(path=str(tmp_path), held_out_every=50))
+    source = LocalFiles(FilesDataset(path=str(tmp_path), held_out_every=50), CACHE)
     texts = list(source.read(0))
     assert len(texts) >= 9
     assert list(source.read(0, texts[3][1])) == texts[4:]
@@ -134,7 +137,7 @@ def test_an_empty_file_is_named(tmp_path, name, content):
     assert refusal(tmp_path).startswith(f"{tmp_path / name} holds no text")
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_a_file_that_is_not_text_is_named(tmp_path):
     write_text(tmp_path, 3)
     (tmp_path / "001.txt").write_bytes(b"caf\xe9")
     message = refusal(tmp_path)
@@ -175,7 +178,7 @@ def test_a_single_document_cannot_be_split(tmp_path):
         assert "holds a single document" in refusal(tmp_path)
 
 
-def test_missing_values_are_no_documents_to_pack(tmp_path):
+def test_missing_values_are_empty_documents(tmp_path):
     write_parquet(tmp_path / "a.parquet", ["a", None, "b"])
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["", "a", "b"]

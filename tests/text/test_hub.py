@@ -1,4 +1,4 @@
-"""Hub streaming, on shards in the hub's cache: `datasets` reads them as it reads those on the hub."""
+"""Hub streaming, tested on shards in the hub's cache, which `datasets` reads like shards on the hub."""
 
 import json
 from types import SimpleNamespace
@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sae_sweep.config import HubDataset, PackingConfig, SaeSweepError
-from sae_sweep.text import SequenceStream, fingerprint, hub, open_text
-from sae_sweep.text import stream as stream_module
+from sae_sweep.text import TrainingSequences, fingerprint, hub, open_text
+from sae_sweep.text import sequences as sequences_module
 from tests.text.helpers import ByteTokenizer
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -27,7 +27,7 @@ def text_of(shard, row):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A hub that cannot be reached, and a cache of it that holds three shards."""
+    """An unreachable hub, with three shards in its local cache."""
     import huggingface_hub.constants
 
     root = tmp_path / "hub"
@@ -57,7 +57,7 @@ def test_shards_in_the_cache_are_read_and_split_by_content(cache, tmp_path):
     assert not set(held_out) & set(training(source))
 
 
-def test_a_text_that_stands_twice_lies_on_one_side(cache, tmp_path):
+def test_repeated_texts_are_on_one_side(cache, tmp_path):
     (cache / "train-1.parquet").write_bytes((cache / "train-0.parquet").read_bytes())
     source = open_text(DATASET, tmp_path)
     assert not set(source.held_out()) & set(training(source))
@@ -80,7 +80,7 @@ def test_resuming_reads_no_row_group_far_before_the_place(cache, tmp_path, monke
     to_batches = pads.ParquetFileFragment.to_batches
 
     class Spy:
-        """Stands for `pyarrow.dataset.ParquetFileFormat`, whose fragments cannot be patched."""
+        """A replacement for `pyarrow.dataset.ParquetFileFormat`, because its fragments cannot be patched."""
 
         def __init__(self, **options):
             self._format = pads_format(**options)
@@ -110,17 +110,17 @@ def test_resuming_reads_no_row_group_far_before_the_place(cache, tmp_path, monke
 
 
 def test_a_stream_of_sequences_is_resumed_across_shards_and_epochs(cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream_module, "BLOCK_CHARS", 60)
+    monkeypatch.setattr(sequences_module, "BLOCK_CHARS", 60)
     source = open_text(DATASET, tmp_path)
-    stream = SequenceStream(source, PACKING, ByteTokenizer(), data_seed=3)
+    stream = TrainingSequences(source, PACKING, ByteTokenizer(), data_seed=3)
     for _ in range(4):
         stream.read(37)
         position = json.loads(json.dumps(stream.position()))
         expected = stream.read(5)
-        again = SequenceStream(source, PACKING, ByteTokenizer(), data_seed=3)
+        again = TrainingSequences(source, PACKING, ByteTokenizer(), data_seed=3)
         again.restore(position)
         np.testing.assert_array_equal(again.read(5), expected)
-    assert stream.epoch == 1
+    assert int(stream.epochs) == 1
 
 
 def test_a_missing_column_is_named(cache, tmp_path):
@@ -132,7 +132,7 @@ def test_a_missing_column_is_named(cache, tmp_path):
 def test_a_damaged_shard_is_named(cache, tmp_path):
     (cache / "train-1.parquet").write_bytes(b"PAR1 but no more")
     source = open_text(DATASET, tmp_path)
-    with pytest.raises(SaeSweepError, match=r"train-1\.parquet is no readable Parquet file"):
+    with pytest.raises(SaeSweepError, match=r"train-1\.parquet is not a readable Parquet file"):
         next(source.read(1))
 
 

@@ -3,12 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_sweep.config import PackingConfig
-from sae_sweep.text.packing import pack
+from sae_sweep.text.packing import pack, token_mask
 from tests.text.helpers import BOS, EOT
 
 STUDY = PackingConfig(
     seq_len=4, bos_every_sequence=False, separate_documents=False, max_document_tokens=6, mask_special=False
 )
+TOKENS = np.array([[0, 5, 9], [7, 0, 3]], dtype=np.int32)
 DOCUMENTS = st.lists(st.lists(st.integers(0, 255), max_size=12), max_size=12)
 
 
@@ -47,3 +48,12 @@ def test_no_token_is_lost_or_moved(documents):
     assert (sequences[:, 0] == BOS).all()
     expected = [token for document in documents if document for token in [*document, EOT]]
     assert [*sequences[:, 1:].flatten().tolist(), *carry] == expected
+
+
+def test_special_tokens_do_not_count():
+    mask = token_mask(TOKENS, {0, 3}, PackingConfig())
+    np.testing.assert_array_equal(mask, [[False, True, True], [True, False, False]])
+
+
+def test_everything_counts_without_masking():
+    assert token_mask(TOKENS, {0, 3}, PackingConfig(mask_special=False)).all()

@@ -1,4 +1,4 @@
-"""The Kneser-Ney baseline is a distribution in every context, and knows what it has seen."""
+"""The Kneser-Ney trigram is a distribution in every context, and equals the naive recursion."""
 
 import sys
 from collections import Counter
@@ -50,7 +50,7 @@ def test_unseen_context_falls_back_to_the_lower_order(trigram: KneserNeyTrigram)
 
 
 def naive_probability(tokens: list[int], gram: tuple[int, ...]) -> float:
-    """P(last | others) as the recursion of Chen and Goodman, counted anew in every call."""
+    """P(last | others) by the recursion of Chen and Goodman, counted anew in every call."""
     if not gram:
         return 1 / VOCAB
     counts = gram_counts(tokens, len(gram))
@@ -66,7 +66,7 @@ def naive_probability(tokens: list[int], gram: tuple[int, ...]) -> float:
 
 
 def gram_counts(tokens: list[int], n: int) -> Counter:
-    """Raw counts of trigrams; of shorter grams, how many distinct ids come before them."""
+    """Raw counts of trigrams; for shorter grams, the number of distinct ids before them."""
     counts = Counter(zip(tokens, tokens[1:], tokens[2:], strict=False))
     for _ in range(3 - n):
         counts = Counter(gram[1:] for gram in counts)
@@ -88,7 +88,7 @@ def test_equals_the_naive_recursion(trigram: KneserNeyTrigram, tokens: np.ndarra
 
 
 def test_lower_orders_count_continuations() -> None:
-    """An id that follows only one other, however often, is improbable after a new one ("San Francisco")."""
+    """An id that always follows the same id ("San Francisco") is improbable after any other."""
     varied = [0, 1, 2, 1, 3, 1, 4, 1, 5, 1, 2, 3, 4, 5, 0, 2, 4, 0, 3, 5]
     tokens = np.array(varied + [6, 7] * 50 + varied[::-1])
     new_context = KneserNeyTrigram(tokens, 9).probabilities(np.array([[8, 8, 1], [8, 8, 7]]))

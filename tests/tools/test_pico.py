@@ -1,4 +1,4 @@
-"""The bundled model's tools: what is trained is what is exported, and every held-out token is scored once."""
+"""Tools of the bundled model: the export equals the trained model, every held-out token is scored once."""
 
 import sys
 from pathlib import Path
@@ -45,10 +45,10 @@ def test_chunked_cross_entropy_and_its_gradients() -> None:
     hidden, wte = torch.randn(37, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
     targets = torch.randint(0, 11, (37,))
     chunked = ChunkedCrossEntropy.apply(hidden, wte, targets, 10)
-    plain = cross_entropy(hidden @ wte.T, targets)
-    torch.testing.assert_close(chunked, plain)
+    expected = cross_entropy(hidden @ wte.T, targets)
+    torch.testing.assert_close(chunked, expected)
     ours = torch.autograd.grad(3 * chunked, [hidden, wte])
-    torch.testing.assert_close(ours, torch.autograd.grad(3 * plain, [hidden, wte]))
+    torch.testing.assert_close(ours, torch.autograd.grad(3 * expected, [hidden, wte]))
 
 
 def test_muon_moves_every_matrix_orthogonally(model: Pico) -> None:
@@ -65,11 +65,11 @@ def test_muon_moves_every_matrix_orthogonally(model: Pico) -> None:
 
 
 def test_sequences_open_with_the_separator_and_lose_no_token() -> None:
-    stream = np.arange(1, 600, dtype=np.uint16)
-    rows = pico_data.sequences(stream, 0)
+    tokens = np.arange(1, 600, dtype=np.uint16)
+    rows = pico_data.sequences(tokens, 0)
     assert rows.shape == (2, 256)
     assert (rows[:, 0] == 0).all()
-    np.testing.assert_array_equal(rows[:, 1:].reshape(-1), stream[:510])
+    np.testing.assert_array_equal(rows[:, 1:].reshape(-1), tokens[:510])
 
 
 def test_every_epoch_sees_every_sequence_once() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import Config, TopKConfig, TrackingConfig
-from sae_sweep.store import RunFolder
+from sae_sweep.config import RunConfig, TopKConfig, TrackingConfig
+from sae_sweep.store import PlannedRun, SweepFolder
 from sae_sweep.tracking import RunSink, open_sink, wandb_run
 
 OpenSink = Callable[..., RunSink]
@@ -29,14 +29,9 @@ def open_one(tmp_path: Path) -> OpenSink:
     """Open the sink of a run by name, in the sweep folder `tmp_path`."""
 
     def open_one(name: str = "run", *, backend: str = "wandb") -> RunSink:
-        return open_sink(
-            Config(architecture=TopKConfig(), tracking=TrackingConfig(backend=backend), seed=42),
-            run_id=f"id-{name}",
-            name=name,
-            sweep="the-sweep",
-            folder=RunFolder(tmp_path / name),
-            wandb_folder=tmp_path,
-            provenance={"host": "here", "versions": {"python": "3"}},
-        )
+        sweep = SweepFolder(tmp_path)
+        config = RunConfig(architecture=TopKConfig(), seed=42)
+        run = PlannedRun(name, f"id-{name}", "group", config, sweep.run(name), {"corpus": "abc"})
+        return open_sink(run, TrackingConfig(backend=backend), sweep)
 
     return open_one

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import wandb
 
-from sae_sweep.config import Config, TrackingConfig
+from sae_sweep.config import CommandConfig, TrackingConfig
+from sae_sweep.store import SweepFolder
 from sae_sweep.tracking import open_comparison_sink, wandb_run
 from sae_sweep.tracking.wandb_run import wandb_mode
 from tests.tracking.conftest import OpenSink
@@ -101,8 +102,8 @@ def test_without_tracking_wandb_is_not_imported(
     sink.scalars(10, {"loss": 1.0})
     sink.finish(failed=False)
     if how == "backend":
-        config = Config(tracking=TrackingConfig(backend="none"))
-        comparison = open_comparison_sink("sweep", config, tmp_path, provenance={})
+        command = CommandConfig(tracking=TrackingConfig(backend="none"))
+        comparison = open_comparison_sink(SweepFolder(tmp_path), command, [])
         comparison.table("t", ["a"], [[1]])
         comparison.finish()
     assert caplog.records == []

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import platform
 from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import Config
+from sae_sweep.config import CommandConfig
+from sae_sweep.store import SweepFolder
 from sae_sweep.tracking import open_comparison_sink
 from tests.tracking.conftest import OpenSink
 from tests.tracking.offline import offline_runs
@@ -46,11 +48,15 @@ def test_a_run_can_be_read_back(
     assert f"{tmp_path}/wandb/offline-run-*" in caplog.text
 
     [run] = offline_runs(tmp_path)
-    assert (run.run.display_name, run.run.run_group, run.run.job_type) == ("run", "the-sweep", "train")
+    assert (run.run.display_name, run.run.run_group, run.run.job_type) == ("run", tmp_path.name, "train")
     assert run.run.project == "sae_sweep"
     assert run.config["seed"] == 42
     assert run.config["architecture"]["kind"] == "topk"
-    assert run.config["provenance"] == {"host": "here", "versions": {"python": "3"}}
+    assert run.config["provenance"]["run_id"] == "id-run"
+    assert run.config["provenance"]["corpus"] == "abc"
+    assert run.config["provenance"]["versions"]["python"] == platform.python_version()
+    assert run.config["architecture"]["k"] == 16
+    assert not {"k", "launcher", "tracking"} & run.config.keys()
     assert run.step_metrics["*"] == "tokens"
     assert run.points("loss") == [(100, 0.01), (200, 0.005), (300, 1 / 300)]
     [bins] = [row for row in run.history if "log10_density.bins" in row]
@@ -107,7 +113,7 @@ def test_the_comparison_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
     figure = tmp_path / "matrix.png"
     figure.write_bytes(PNG)
     for attempt in (1, 2):
-        sink = open_comparison_sink("the-sweep", Config(), tmp_path, provenance={})
+        sink = open_comparison_sink(SweepFolder(tmp_path), CommandConfig(sweep="x"), ["a", "b"])
         sink.table("matching", ["run", "ratio"], [["a", 0.25], ["b", None]])
         sink.image("matrix", figure)
         sink.histogram("similarities", [attempt, 2], [0.0, 0.5, 1.0])
@@ -115,7 +121,9 @@ def test_the_comparison_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
         sink.finish()
     [run] = offline_runs(tmp_path)
     assert run.run.job_type == "comparison"
-    assert run.run.run_group == "the-sweep"
+    assert run.config["provenance"] == {"runs": ["a", "b"]}
+    assert run.config["sweep"] == "x"
+    assert run.run.run_group == tmp_path.name
     kinds = {key: row[key] for row in run.history for key in row if key.endswith("_type")}
     assert kinds == {
         "matching._type": "table-file",

@@ -10,16 +10,13 @@ from torch import Tensor
 
 from sae_sweep.config import (
     ArchitectureConfig,
-    Config,
-    LauncherConfig,
     ModelConfig,
     OptimizerConfig,
+    RunConfig,
     TopKConfig,
-    TrackingConfig,
 )
-from sae_sweep.store import RunFolder
-from sae_sweep.training import Member
-from sae_sweep.training.sink import MetricSink
+from sae_sweep.store import PlannedRun, RunFolder
+from sae_sweep.training import Member, MetricSink
 
 D_IN = 8
 BATCH = 32
@@ -104,8 +101,8 @@ class FakeSink:
 
 def make_config(
     architecture: ArchitectureConfig | None = None, *, steps: int = 12, lr: float = 1e-3, **keys: Any
-) -> Config:
-    config = Config(
+) -> RunConfig:
+    config = RunConfig(
         model=ModelConfig(path="no-such-model"),
         architecture=architecture or TopKConfig(k=2),
         dictionary=2,
@@ -114,11 +111,10 @@ def make_config(
         batch=BATCH,
         device="cpu",
         optimizer=OptimizerConfig(lr=lr),
-        tracking=TrackingConfig(log_every=5),
-        launcher=LauncherConfig(checkpoint_every_min=1e9),
     )
     return replace(config, **keys)
 
 
-def make_member(root: Path, name: str, config: Config, sink: MetricSink | None = None) -> Member:
-    return Member(config, f"id-{name}", name, RunFolder(root / name), sink or FakeSink())
+def make_member(root: Path, name: str, config: RunConfig, sink: MetricSink | None = None) -> Member:
+    run = PlannedRun(name, f"id-{name}", "group", config, RunFolder(root / name), {})
+    return Member(run, sink or FakeSink())

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
-from sae_sweep.config import BatchTopKConfig, Config, JumpReLUConfig, ReLUConfig, TopKConfig
+from sae_sweep.config import BatchTopKConfig, JumpReLUConfig, ReLUConfig, RunConfig, TopKConfig
 from sae_sweep.saes import Learner, build_sae, init_seed
-from sae_sweep.training import Member, Outcome, train_group
+from sae_sweep.signals import stop_signals
+from sae_sweep.training import GroupSettings, Member, Outcome, train_group
+from sae_sweep.training.data import Stream
 from tests.training.fakes import D_IN, FakeStream, make_config, make_member, residuals
 
 ARCHITECTURES = [
@@ -22,9 +24,25 @@ ARCHITECTURES = [
 Before = Callable[[Sequence[int], int], None]
 
 
-def train(members: Sequence[Member], before: Before | None = None, **stream: int) -> list[Outcome]:
+def train(
+    members: Sequence[Member],
+    before: Before | None = None,
+    checkpoint_every_min: float = 1e9,
+    log_every: int = 5,
+    make_stream: Callable[[Sequence[int]], Stream] | None = None,
+    on_finished: Callable[[Outcome], None] | None = None,
+    **stream: int,
+) -> list[Outcome]:
     keys = {"before": before} if before else {}
-    return train_group(members, lambda layers: FakeStream(layers, **stream, **keys), d_in=D_IN)
+    with stop_signals() as stop:
+        return train_group(
+            members,
+            make_stream or (lambda layers: FakeStream(layers, **stream, **keys)),
+            d_in=D_IN,
+            settings=GroupSettings(log_every, checkpoint_every_min),
+            stop=stop,
+            on_finished=on_finished,
+        )
 
 
 def mixed_members(root: Path) -> list[Member]:
@@ -35,7 +53,7 @@ def mixed_members(root: Path) -> list[Member]:
     ]
 
 
-def bare_loop(config: Config, run_id: str) -> dict[str, torch.Tensor]:
+def bare_loop(config: RunConfig, run_id: str) -> dict[str, torch.Tensor]:
     """The weights after the same steps without a group."""
     seed = init_seed(config, run_id)
     sae = build_sae(config.architecture, D_IN, 2 * D_IN, seed=seed, numerics=config.numerics)

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from sae_sweep.activations.stream import BadActivationsError
-from sae_sweep.config import LauncherConfig, ReLUConfig, SaeSweepError
-from sae_sweep.training import train_group
-from tests.training.fakes import BATCH, D_IN, FakeStream, make_config, make_member
+from sae_sweep.config import ReLUConfig, SaeSweepError
+from tests.training.fakes import BATCH, FakeStream, make_config, make_member
 from tests.training.helpers import assert_equal_bits, bare_loop, bits, raise_at, train
 
 
@@ -18,19 +17,17 @@ def test_a_diverged_member_is_stopped_with_its_step_and_the_rest_goes_on(tmp_pat
     # ReLU without a unit norm in its way: the first steps at this rate overflow.
     bad = make_member(tmp_path, "bad", make_config(ReLUConfig(), lr=1e30))
     finished: list[tuple[str, bool]] = []
-    ok, failed = train_group(
+    ok, failed = train(
         [good, bad],
-        FakeStream,
-        d_in=D_IN,
-        on_finished=lambda o: finished.append((o.member.name, o.failed is None)),
+        on_finished=lambda o: finished.append((o.member.run.name, o.failed is None)),
     )
     assert finished == [("bad", False), ("good", True)]
     assert failed.failed is not None
     assert "loss is" in failed.failed
     assert "at step " in failed.failed
-    assert not bad.folder.checkpoint.exists()
+    assert not bad.run.folder.checkpoint.exists()
     assert ok.failed is None
-    assert_equal_bits(bits(ok), bare_loop(good.config, good.run_id))
+    assert_equal_bits(bits(ok), bare_loop(good.run.config, good.run.run_id))
     assert all(torch.isfinite(torch.tensor(values["loss"])) for _, values in bad.sink.points)
 
 
@@ -43,7 +40,7 @@ def test_a_step_that_torch_cannot_compute_fails_its_member_alone(tmp_path: Path)
     assert "could not be computed: value cannot be converted" in outcomes[0].failed
     assert outcomes[1].failed is None
     assert outcomes[1].tokens == 12 * BATCH
-    assert not bad.folder.checkpoint.exists()
+    assert not bad.run.folder.checkpoint.exists()
 
 
 def test_the_step_named_is_the_first_that_is_not_finite(tmp_path: Path) -> None:
@@ -54,7 +51,7 @@ def test_the_step_named_is_the_first_that_is_not_finite(tmp_path: Path) -> None:
                 batch.activations[1].fill_(float("nan"))
             return batch
 
-    [outcome] = train_group([make_member(tmp_path, "a", make_config())], Poisoned, d_in=D_IN)
+    [outcome] = train([make_member(tmp_path, "a", make_config())], make_stream=Poisoned)
     assert outcome.failed is not None
     assert "the loss is nan at step 7 (224 tokens)" in outcome.failed
 
@@ -69,7 +66,7 @@ def test_bad_activations_of_one_layer_fail_its_members_alone(tmp_path: Path) -> 
     ok, failed = train([one, two], before)
     assert failed.failed == "layer 2, step 6: NaN or inf"
     assert ok.failed is None
-    assert_equal_bits(bits(ok), bare_loop(one.config, one.run_id))
+    assert_equal_bits(bits(ok), bare_loop(one.run.config, one.run.run_id))
     assert [tokens // BATCH for tokens, _ in one.sink.points] == [5, 10, 12]
 
 
@@ -82,7 +79,7 @@ def test_bad_activations_of_a_layer_that_is_through_fail_nobody(tmp_path: Path) 
     shorter = make_member(tmp_path, "shorter", make_config(layer=2, steps=5))
     outcomes = train([longer, shorter], before)
     assert [outcome.failed for outcome in outcomes] == [None, None]
-    assert_equal_bits(bits(outcomes[0]), bare_loop(longer.config, longer.run_id))
+    assert_equal_bits(bits(outcomes[0]), bare_loop(longer.run.config, longer.run.run_id))
 
 
 def test_an_error_of_the_stream_fails_all_with_its_line(tmp_path: Path) -> None:
@@ -95,7 +92,7 @@ def test_a_stream_that_cannot_be_made_fails_all(tmp_path: Path) -> None:
     def make_stream(layers: Sequence[int]) -> FakeStream:
         raise SaeSweepError("no such text")
 
-    [outcome] = train_group([make_member(tmp_path, "a", make_config())], make_stream, d_in=D_IN)
+    [outcome] = train([make_member(tmp_path, "a", make_config())], make_stream=make_stream)
     assert outcome.failed == "no such text"
 
 
@@ -110,8 +107,7 @@ def test_a_full_disk_fails_the_group_in_one_line(tmp_path: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sae_sweep.training.checkpoint._write", full)
-    config = make_config(launcher=LauncherConfig(checkpoint_every_min=1e-9))
-    [outcome] = train([make_member(tmp_path, "a", config)])
+    [outcome] = train([make_member(tmp_path, "a", make_config())], checkpoint_every_min=1e-9)
     assert outcome.failed is not None
     assert "no disk space left" in outcome.failed
     assert list((tmp_path / "a" / "checkpoint").iterdir()) == []
@@ -120,8 +116,8 @@ def test_a_full_disk_fails_the_group_in_one_line(tmp_path: Path, monkeypatch: py
 def test_an_sae_that_cannot_be_built_fails_alone(tmp_path: Path) -> None:
     good = make_member(tmp_path, "good", make_config())
     bad = make_member(tmp_path, "bad", make_config())
-    bad.folder.checkpoint.parent.mkdir(parents=True)
-    bad.folder.checkpoint.write_text("a file where a folder belongs")
+    bad.run.folder.checkpoint.parent.mkdir(parents=True)
+    bad.run.folder.checkpoint.write_text("a file where a folder belongs")
     ok, failed = train([good, bad])
     assert ok.failed is None
     assert failed.failed is not None

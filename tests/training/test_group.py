@@ -12,8 +12,8 @@ import pytest
 from tqdm import tqdm
 
 from sae_sweep.config import ArchitectureConfig, SaeSweepError
-from sae_sweep.training import Outcome, callbacks, train_group, trainee
-from tests.training.fakes import BATCH, D_IN, FakeSink, FakeStream, make_config, make_member
+from sae_sweep.training import Outcome, callbacks, trainee
+from tests.training.fakes import BATCH, FakeSink, FakeStream, make_config, make_member
 from tests.training.helpers import ARCHITECTURES, assert_equal_bits, bare_loop, bits, mixed_members, train
 
 
@@ -23,20 +23,18 @@ def test_alone_gives_the_bits_of_a_bare_loop(tmp_path: Path, architecture: Archi
     [outcome] = train([member])
     assert outcome.failed is None
     assert outcome.tokens == 12 * BATCH
-    assert_equal_bits(bits(outcome), bare_loop(member.config, member.run_id))
+    assert_equal_bits(bits(outcome), bare_loop(member.run.config, member.run.run_id))
 
 
 def test_a_group_gives_each_member_the_bits_it_has_alone(tmp_path: Path) -> None:
     finished: list[str] = []
     members = mixed_members(tmp_path / "group")
-    outcomes = train_group(
-        members, FakeStream, d_in=D_IN, on_finished=lambda o: finished.append(o.member.name)
-    )
-    assert finished == [member.name for member in members]
+    outcomes = train(members, on_finished=lambda o: finished.append(o.member.run.name))
+    assert finished == [member.run.name for member in members]
     for outcome in outcomes:
-        config = outcome.member.config
+        config = outcome.member.run.config
         assert outcome.tokens == config.steps * BATCH
-        assert_equal_bits(bits(outcome), bare_loop(config, outcome.member.run_id))
+        assert_equal_bits(bits(outcome), bare_loop(config, outcome.member.run.run_id))
 
 
 def test_history_has_every_fifth_step_and_the_last_with_epochs(tmp_path: Path) -> None:
@@ -74,7 +72,7 @@ def test_what_is_done_with_the_first_is_not_time_of_the_second(
         evaluated += 1e6
 
     members = [make_member(tmp_path, name, make_config()) for name in "ab"]
-    outcomes = train_group(members, partial(FakeStream, length=length), d_in=D_IN, on_finished=evaluate)
+    outcomes = train(members, make_stream=partial(FakeStream, length=length), on_finished=evaluate)
     assert [outcome.seconds < 1e6 for outcome in outcomes] == [True, True]
 
 
@@ -84,7 +82,7 @@ def test_a_last_save_that_fails_is_the_failure_of_its_member_alone(
     save = trainee.save_checkpoint
 
     def fails_for_b(folder: Path, *args: object) -> None:
-        if folder == b.folder:
+        if folder == b.run.folder:
             raise SaeSweepError("the disk is full")
         save(folder, *args)  # type: ignore[arg-type]
 

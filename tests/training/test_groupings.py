@@ -11,9 +11,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.config import ARCHITECTURES, Config
-from sae_sweep.training import Interrupted, Member, train_group
-from tests.training.fakes import D_IN, FakeStream, make_config, make_member
+from sae_sweep.config import ARCHITECTURES, Interrupted, RunConfig
+from sae_sweep.training import Member
+from tests.training.fakes import make_config, make_member
 from tests.training.helpers import assert_equal_bits, bare_loop, bits, kill, train
 
 
@@ -25,7 +25,7 @@ class Spec:
     seed: int
 
     @property
-    def config(self) -> Config:
+    def config(self) -> RunConfig:
         keys: dict[str, Any] = {"k": 2} if "k" in ARCHITECTURES[self.kind].uses else {}
         return make_config(
             ARCHITECTURES[self.kind](**keys), steps=self.steps, layer=self.layer, seed=self.seed
@@ -47,14 +47,12 @@ specs = st.builds(
 def test_any_grouping_cut_anywhere_gives_the_same_bits(groups: list[list[Spec]], cut: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, group in enumerate(groups):
-            members = [
-                dataclasses.replace(_member(Path(folder), number, place, spec), run_id="id-any")
-                for place, spec in enumerate(group)
-            ]
+            members = [_member(Path(folder), number, place, spec) for place, spec in enumerate(group)]
+            members = [m._replace(run=dataclasses.replace(m.run, run_id="id-any")) for m in members]
             if max(spec.steps for spec in group) > cut:
                 with suppress(Interrupted):
                     train(members, kill(signal.SIGTERM, at=cut))
-            for spec, outcome in zip(group, train_group(members, FakeStream, d_in=D_IN), strict=True):
+            for spec, outcome in zip(group, train(members), strict=True):
                 assert outcome.failed is None
                 assert_equal_bits(bits(outcome), alone(spec))
 

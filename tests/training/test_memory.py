@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_sweep.config import LauncherConfig, SaeSweepError
+from sae_sweep.config import SaeSweepError
 from sae_sweep.saes import Learner
-from sae_sweep.training import GroupTooLargeError, available_bytes, memory, split, train_group
+from sae_sweep.training import GroupTooLargeError, available_bytes, memory, split
 from tests.training.fakes import BATCH, D_IN, FakeStream, make_config, make_member
+from tests.training.helpers import train
 
 ADAM_AND_GRADIENT = 4
 
@@ -86,17 +87,17 @@ def _make_memory_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_that_runs_out_saves_the_group_which_goes_on_smaller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = {o.member.name: o for o in train_group(_two(tmp_path / "whole"), FakeStream, d_in=D_IN)}
+    whole = {o.member.run.name: o for o in train(_two(tmp_path / "whole"), make_stream=FakeStream)}
     members = _two(tmp_path / "cut")
     with monkeypatch.context() as patch:
         _make_memory_scarce(patch)
         with pytest.raises(GroupTooLargeError, match="can't allocate memory"):
-            train_group(members, FakeStream, d_in=D_IN)
+            train(members)
     for member in members:
-        [outcome] = train_group([member], FakeStream, d_in=D_IN)
+        [outcome] = train([member])
         assert outcome.failed is None
         assert outcome.sae is not None
-        theirs = whole[member.name].sae
+        theirs = whole[member.run.name].sae
         assert theirs is not None
         torch.testing.assert_close(outcome.sae.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
@@ -109,15 +110,15 @@ def test_a_member_that_does_not_even_fit_alone_fails_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _make_memory_scarce(monkeypatch)
-    [outcome] = train_group([make_member(tmp_path, "a", make_config())], FakeStream, d_in=D_IN)
+    [outcome] = train([make_member(tmp_path, "a", make_config())], make_stream=FakeStream)
     assert outcome.failed is not None
     assert outcome.failed.startswith("memory ran out (DefaultCPUAllocator")
 
 
 def test_memory_that_runs_out_in_the_lm_pass_asks_for_a_smaller_group(tmp_path: Path) -> None:
     with pytest.raises(GroupTooLargeError, match="CUDA out of memory"):
-        train_group(_two(tmp_path), _stream_without_memory, d_in=D_IN)
-    [outcome] = train_group(_two(tmp_path)[:1], _stream_without_memory, d_in=D_IN)
+        train(_two(tmp_path), make_stream=_stream_without_memory)
+    [outcome] = train(_two(tmp_path)[:1], make_stream=_stream_without_memory)
     assert outcome.failed == "memory ran out in the LM pass (CUDA out of memory): lower activations.lm_batch"
     assert outcome.tokens == 2 * BATCH  # Lightning fetches one batch ahead
 
@@ -135,12 +136,12 @@ def test_an_sae_that_memory_cannot_hold_fails_alone(tmp_path: Path, monkeypatch:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("sae_sweep.training.trainee.build_sae", refuse)
-    [outcome] = train_group(_two(tmp_path)[:1], FakeStream, d_in=D_IN)
+    [outcome] = train(_two(tmp_path)[:1], make_stream=FakeStream)
     assert outcome.failed == "memory ran out (DefaultCPUAllocator: can't allocate memory): lower dictionary"
 
 
 def test_a_device_that_fails_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    members = [make_member(tmp_path, "a", make_config(launcher=LauncherConfig(checkpoint_every_min=1e-9)))]
+    members = [make_member(tmp_path, "a", make_config())]
     step = Learner.step
 
     def fail(learner: Learner, x: torch.Tensor) -> Any:
@@ -150,5 +151,5 @@ def test_a_device_that_fails_costs_no_checkpoint(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Learner, "step", fail)
     with pytest.raises(SaeSweepError, match="the device failed"):
-        train_group(members, FakeStream, d_in=D_IN)
-    assert (members[0].folder.checkpoint / "state.safetensors").exists()
+        train(members, checkpoint_every_min=1e-9)
+    assert (members[0].run.folder.checkpoint / "state.safetensors").exists()

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from sae_sweep.config import LauncherConfig, TrackingConfig
-from sae_sweep.store import RunFolder
-from sae_sweep.tracking import RunSink, open_sink
-from sae_sweep.training import Interrupted, Outcome, train_group
-from tests.training.fakes import BATCH, D_IN, FakeStream, make_config, make_member
+from sae_sweep.config import Interrupted, TrackingConfig
+from sae_sweep.store import SweepFolder
+from sae_sweep.tracking import open_sink
+from sae_sweep.training import Member, Outcome
+from tests.training.fakes import BATCH, make_config, make_member
 from tests.training.helpers import assert_equal_bits, bare_loop, bits, kill, mixed_members, raise_at, train
 
 
@@ -32,7 +32,7 @@ def test_interrupted_and_resumed_gives_the_same_bits_and_the_same_history(
     assert caught.value.signum == signum
     assert signal.getsignal(signum) is before
     # The first member was through, with its last step on disk for an evaluation that comes later.
-    done = [load_file(m.folder.checkpoint / "state.safetensors")["steps"].item() for m in members]
+    done = [load_file(m.run.folder.checkpoint / "state.safetensors")["steps"].item() for m in members]
     assert done[0] == 8
     assert set(done[1:]) <= {9, 10}
     for outcome, other in zip(train(members), expected, strict=True):
@@ -46,11 +46,11 @@ def test_members_ahead_of_the_stream_wait(tmp_path: Path) -> None:
     first = make_member(tmp_path, "first", make_config(seed=1))
     with pytest.raises(Interrupted):
         train([first], kill(signal.SIGINT, at=6))
-    ahead = load_file(first.folder.checkpoint / "state.safetensors")["steps"].item()
+    ahead = load_file(first.run.folder.checkpoint / "state.safetensors")["steps"].item()
     assert 0 < ahead < 12
     second = make_member(tmp_path, "second", make_config(seed=2))
     for outcome in train([first, second]):
-        assert_equal_bits(bits(outcome), bare_loop(outcome.member.config, outcome.member.run_id))
+        assert_equal_bits(bits(outcome), bare_loop(outcome.member.run.config, outcome.member.run.run_id))
     assert len(first.sink.points) == len(second.sink.points) == 3
 
 
@@ -61,20 +61,20 @@ def test_a_member_ahead_reaches_its_own_longer_budget(tmp_path: Path) -> None:
     short = make_member(tmp_path, "short", make_config(steps=8))
     outcomes = train([long, short])
     assert [outcome.tokens for outcome in outcomes] == [30 * BATCH, 8 * BATCH]
-    assert_equal_bits(bits(outcomes[0]), bare_loop(long.config, long.run_id))
+    assert_equal_bits(bits(outcomes[0]), bare_loop(long.run.config, long.run.run_id))
 
 
 def test_a_member_that_waits_keeps_its_own_place_when_saved_again(tmp_path: Path) -> None:
     first = make_member(tmp_path, "first", make_config(seed=1, steps=30))
     with pytest.raises(Interrupted):
         train([first], kill(signal.SIGINT, at=20))
-    state = (first.folder.checkpoint / "state.safetensors").read_bytes()
+    state = (first.run.folder.checkpoint / "state.safetensors").read_bytes()
     second = make_member(tmp_path, "second", make_config(seed=2, steps=30))
     with pytest.raises(Interrupted):
         train([first, second], kill(signal.SIGINT, at=8))
-    assert (first.folder.checkpoint / "state.safetensors").read_bytes() == state
+    assert (first.run.folder.checkpoint / "state.safetensors").read_bytes() == state
     for outcome in train([first, second]):
-        assert_equal_bits(bits(outcome), bare_loop(outcome.member.config, outcome.member.run_id))
+        assert_equal_bits(bits(outcome), bare_loop(outcome.member.run.config, outcome.member.run.run_id))
 
 
 def test_a_request_to_stop_is_obeyed_between_two_evaluations(tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_a_request_to_stop_is_obeyed_between_two_evaluations(tmp_path: Path) -> 
     evaluated: list[str] = []
 
     def evaluate(outcome: Outcome) -> None:
-        evaluated.append(outcome.member.name)
+        evaluated.append(outcome.member.run.name)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted):
-        train_group(members, FakeStream, d_in=D_IN, on_finished=evaluate)
+        train(members, on_finished=evaluate)
     assert evaluated == ["a"]
     resumed = train(members[1:])
     assert [outcome.tokens for outcome in resumed] == [12 * BATCH] * 2
@@ -103,26 +103,26 @@ def test_a_signal_that_lightning_sees_first_saves_too(
     assert caught.value.signum == signal.SIGTERM
     monkeypatch.undo()
     [outcome] = train([member])
-    assert_equal_bits(bits(outcome), bare_loop(member.config, member.run_id))
+    assert_equal_bits(bits(outcome), bare_loop(member.run.config, member.run.run_id))
 
 
 def test_checkpoints_are_written_as_time_goes_by(tmp_path: Path) -> None:
-    config = make_config(launcher=LauncherConfig(checkpoint_every_min=1e-9))
+    config = make_config()
     member = make_member(tmp_path, "a", config)
     seen: list[int] = []
 
     def before(layers: Sequence[int], step: int) -> None:
-        path = member.folder.checkpoint / "state.safetensors"
+        path = member.run.folder.checkpoint / "state.safetensors"
         seen.append(load_file(path)["steps"].item() if path.exists() else 0)
         if step == 9:
             raise OSError("the machine goes down")
 
     with pytest.raises(OSError, match="goes down"):
-        train([member], before)
+        train([member], before, checkpoint_every_min=1e-9)
     assert seen[0] == 0
     assert seen[-1] >= 8
     [outcome] = train([member])
-    assert_equal_bits(bits(outcome), bare_loop(config, member.run_id))
+    assert_equal_bits(bits(outcome), bare_loop(config, member.run.run_id))
     assert [tokens // BATCH for tokens, _ in member.sink.points] == [5, 10, 12]
 
 
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_another_size_starts_over(tmp_path: Path, caplog: pytest
     member = make_member(tmp_path, "a", make_config())
     with pytest.raises(Interrupted):
         train([member], kill(signal.SIGINT, at=6))
-    wider = dataclasses.replace(member, config=make_config(dictionary=4))
+    wider = member._replace(run=dataclasses.replace(member.run, config=make_config(dictionary=4)))
     with caplog.at_level(logging.WARNING):
         [outcome] = train([wider])
     assert "starting it over" in caplog.text
@@ -139,24 +139,21 @@ def test_a_checkpoint_of_another_size_starts_over(tmp_path: Path, caplog: pytest
 
 
 def test_history_and_resume_with_the_real_sink(tmp_path: Path) -> None:
-    def open_one(root: Path) -> RunSink:
-        config = make_config(tracking=TrackingConfig(backend="none", log_every=2))
-        folder = RunFolder(root / "a")
-        keys = {"run_id": "id-a", "name": "a", "sweep": "s", "wandb_folder": root, "provenance": {}}
-        return open_sink(config, folder=folder, **keys)
+    def member(root: Path) -> Member:
+        made = make_member(root, "a", make_config())
+        return made._replace(sink=open_sink(made.run, TrackingConfig(backend="none"), SweepFolder(root)))
 
     def lines(root: Path) -> list[dict[str, float]]:
         found = [json.loads(line) for line in (root / "a" / "history.jsonl").read_text().splitlines()]
         return [{key: value for key, value in line.items() if key != "time"} for line in found]
 
-    config = make_config(tracking=TrackingConfig(log_every=2))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train([make_member(whole, "a", config, open_one(whole))])
+    train([member(whole)], log_every=2)
     with pytest.raises(OSError, match="power"):
-        train([make_member(cut, "a", config, open_one(cut))], raise_at(9, OSError("power")))
+        train([member(cut)], raise_at(9, OSError("power")), log_every=2)
     assert len(lines(cut)) >= 4
     with pytest.raises(Interrupted):
-        train([make_member(cut, "a", config, open_one(cut))], kill(signal.SIGINT, at=5))
-    train([make_member(cut, "a", config, open_one(cut))])
+        train([member(cut)], kill(signal.SIGINT, at=5), log_every=2)
+    train([member(cut)], log_every=2)
     assert lines(cut) == lines(whole)
     assert [line["tokens"] // BATCH for line in lines(whole)] == [2, 4, 6, 8, 10, 12]

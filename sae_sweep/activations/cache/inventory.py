@@ -1,8 +1,8 @@
-"""What is cached, whether it is whole, and how to be rid of it."""
+"""Lists, verifies and removes cached streams."""
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sae_sweep.activations.cache.layout import CacheFolder, cache_root
@@ -14,32 +14,32 @@ from sae_sweep.store import Lease
 
 
 @dataclass(frozen=True)
-class Found:
-    """One folder of the cache."""
+class CacheEntry:
+    """A folder of the cache."""
 
     folder: CacheFolder
     manifest: Manifest | None
-    """None where it cannot be read."""
+    """None if it cannot be read."""
     problem: str | None
-    """Why it cannot."""
+    """Why the manifest cannot be read."""
     bytes: int
-    """On disk, unfinished files included."""
+    """Size on disk, with unfinished files."""
     used: float
     """Time of the last use, in seconds since 1970."""
 
     @property
     def state(self) -> str:
-        """In one word or a few."""
+        """State in a few words, for a table."""
         owner = Lease(self.folder.root).owner
         if owner is not None:
             return f"being filled by {owner}"
         if self.manifest is None:
             return "unusable"
-        return "complete" if self.manifest.holds(self.manifest.wanted) else "unfinished"
+        return "complete" if self.manifest.covers(self.manifest.wanted) else "unfinished"
 
 
-def inventory(cache: Path, name: str | None = None) -> list[Found]:
-    """All streams in the cache folder, or the one whose name begins with `name`.
+def inventory(cache: Path, name: str | None = None) -> list[CacheEntry]:
+    """Return all streams in the cache folder, or the one with a name that starts with `name`.
 
     Raises:
         SaeSweepError: if there is no such stream, or several.
@@ -52,10 +52,10 @@ def inventory(cache: Path, name: str | None = None) -> list[Found]:
             have = ", ".join(path.name for path in chosen or folders) or "none"
             raise SaeSweepError(f"stream={name}: not one of the streams in {root}: {have}")
         folders = chosen
-    return [_look(CacheFolder(path)) for path in folders]
+    return [_inspect(CacheFolder(path)) for path in folders]
 
 
-def _look(folder: CacheFolder) -> Found:
+def _inspect(folder: CacheFolder) -> CacheEntry:
     files = [file.stat() for file in folder.root.iterdir() if file.is_file()]
     used = folder.used if folder.used.exists() else folder.root
     manifest, problem = None, None
@@ -65,61 +65,61 @@ def _look(folder: CacheFolder) -> Found:
             problem = f"{folder.root} has no manifest: `task=cache action=prune` removes it"
     except SaeSweepError as error:
         problem = str(error)
-    return Found(folder, manifest, problem, sum(file.st_size for file in files), used.stat().st_mtime)
+    return CacheEntry(folder, manifest, problem, sum(file.st_size for file in files), used.stat().st_mtime)
 
 
-def verify(found: Found) -> list[DamagedShardError]:
-    """Read every file of a stream; returns what is wrong with each damaged or missing one."""
-    if found.manifest is None:
+def verify(entry: CacheEntry) -> list[DamagedShardError]:
+    """Read every file of a stream, and return an error for each that is damaged or missing."""
+    if entry.manifest is None:
         return []
     checks = (
-        check_part(found.folder, part, record)
-        for shard in found.manifest.shards
+        check_part(entry.folder, part, record)
+        for shard in entry.manifest.shards
         for part, record in shard.files.items()
     )
     return [problem for problem in checks if problem is not None]
 
 
-def prune(found: Found) -> int | None:
-    """Remove what is of no use: a stream that cannot be read, else its damaged and unfinished files.
+def prune(entry: CacheEntry) -> int | None:
+    """Remove damaged and unfinished files of a stream, or the whole stream if its manifest cannot be read.
 
     Returns:
-        Bytes freed; None if another process writes into the folder, which is then left alone.
+        Bytes freed; None if another process writes into the folder, which then stays as it is.
     """
-    with Lease(found.folder.root).if_free() as held:
+    with Lease(entry.folder.root).if_free() as held:
         if not held:
             return None
-        now = _look(found.folder)
+        now = _inspect(entry.folder)
         if now.manifest is None:
             shutil.rmtree(now.folder.root)
             return now.bytes
         damaged = {problem.path.name for problem in verify(now)}
         shards = tuple(_without(shard, damaged) for shard in now.manifest.shards)
-        manifest = Manifest(**{**vars(now.manifest), "shards": shards})
+        manifest = replace(now.manifest, shards=shards)
         save_manifest(now.folder, manifest)
         return remove_leftovers(now.folder, manifest)
 
 
 def _without(shard: Shard, damaged: set[str]) -> Shard:
     files = {part: record for part, record in shard.files.items() if record.file not in damaged}
-    return Shard(**{**vars(shard), "files": files})
+    return replace(shard, files=files)
 
 
-def remove(found: Found) -> int:
-    """Delete a whole stream; returns the bytes freed.
+def remove(entry: CacheEntry) -> int:
+    """Delete a whole stream, and return the bytes freed.
 
     Raises:
         SaeSweepError: if another process writes into it.
     """
-    with Lease(found.folder.root).if_free() as held:
+    with Lease(entry.folder.root).if_free() as held:
         if not held:
-            raise SaeSweepError(f"{found.folder.root} is {found.state}: wait for it, or stop it")
-        shutil.rmtree(found.folder.root)
-    return found.bytes
+            raise SaeSweepError(f"{entry.folder.root} is {entry.state}: wait for it, or stop it")
+        shutil.rmtree(entry.folder.root)
+    return entry.bytes
 
 
-def names(identity: Mapping[str, object]) -> tuple[str, str]:
-    """The model and the text of a stream, for a person."""
+def model_and_dataset(identity: Mapping[str, object]) -> tuple[str, str]:
+    """Return the names of the model and the dataset of a stream, for a table."""
     model, dataset = identity["model"], identity["dataset"]
     return _field(model, "path"), _field(dataset, "name")
 

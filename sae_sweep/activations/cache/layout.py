@@ -1,4 +1,4 @@
-"""Where a cached stream lies, and what makes two streams the same."""
+"""Locations and file names of cached streams, and the identity that names a stream's folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +7,22 @@ from typing import Any
 
 import torch
 
-from sae_sweep.config import Config, digest
+from sae_sweep.activations.device import dtype_name
+from sae_sweep.config import RunConfig, digest
 
 TOKENS = "tokens"
-"""The part of a shard that holds the token ids; the others are named by their layer."""
+"""Name of the part of a shard that holds token ids; the other parts are named by their layer."""
 
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """The folder of one stream."""
+    """Folder of one stream."""
 
     root: Path
 
     @property
     def name(self) -> str:
-        """Hash of the stream: how a person names it."""
+        """Hash of the stream's identity, which `stream=` selects it by."""
         return self.root.name
 
     @property
@@ -30,41 +31,41 @@ class CacheFolder:
 
     @property
     def used(self) -> Path:
-        """An empty file; its time is that of the last use."""
+        """An empty file, modified at each use."""
         return self.root / "used"
 
     def part(self, number: int, part: str) -> str:
-        """File name of a part of a shard: of a layer, or `tokens`."""
+        """Return the file name of a part of a shard: a layer's number, or `tokens`."""
         label = part if part == TOKENS else f"layer-{int(part):02}"
         return f"shard-{number:06}_{label}.safetensors"
 
 
 def cache_root(cache: Path) -> Path:
-    """The folder with all cached streams, inside the cache folder."""
+    """Return the folder of all cached streams."""
     return cache / "activations"
 
 
 def locate(cache: Path, identity: Mapping[str, Any]) -> CacheFolder:
-    """The folder of the stream that `cache_identity` describes."""
+    """Return the folder of the stream with an identity from `cache_identity`."""
     return CacheFolder(cache_root(cache) / digest(identity))
 
 
 def cache_identity(
-    config: Config,
+    config: RunConfig,
     fingerprints: Mapping[str, str],
     *,
     lm_dtype: torch.dtype,
     attention: str,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Everything that determines a stream but for the layer, `auto` replaced by what it came to.
+    """Return everything that determines a stream except the layer, with `auto` resolved.
 
     Args:
-        config: of any run that reads the stream.
-        fingerprints: of the text and of the LM's weights.
-        lm_dtype: the LM's arithmetic.
-        attention: how the LM computes it, `LanguageModel.attention`: its rounding differs.
-        dtype: what activations are rounded to.
+        config: config of any run that reads the stream.
+        fingerprints: fingerprints of the text and of the LM's weights.
+        lm_dtype: dtype of the LM's arithmetic.
+        attention: `LanguageModel.attention`; the implementations differ by rounding.
+        dtype: dtype that activations are rounded to.
     """
     identity = config.stream_identity()
     return {
@@ -74,7 +75,3 @@ def cache_identity(
         "site": config.site,
         "fingerprints": dict(fingerprints),
     }
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""The manifest of a cached stream: what is there, and what every byte of it should be."""
+"""The manifest of a cached stream: its complete shards, with a checksum of each file."""
 
 import dataclasses
 import json
@@ -12,18 +12,18 @@ from sae_sweep.config.run import NUMERICS_VERSION
 from sae_sweep.store import read_json, write_text
 
 VERSION = f"1.{NUMERICS_VERSION}"
-"""Of the layout, and of what a config means."""
+"""Version of the layout, and of how a config determines activations."""
 
 Position = dict[str, Any]
-"""What `ActivationStream.position` gives."""
+"""A position from `ActivationStream.position`."""
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of a shard."""
+    """A file of a shard."""
 
     file: str
-    """Name inside the stream's folder."""
+    """Name in the stream's folder."""
     bytes: int
     checksum: str
     """XXH3-128 of the file, in hex."""
@@ -31,22 +31,22 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Shard:
-    """One buffer of the stream, cut into full batches in training order."""
+    """A buffer of the stream on disk: full batches in training order."""
 
     number: int
     first_step: int
     steps: int
     position: Position
-    """Of the stream where the shard starts."""
+    """Position of the stream at the start of the shard."""
     epochs: float
-    """Times the text has been read, as far as the end of the shard."""
+    """Times the text has been read, up to the end of the shard."""
     files: Mapping[str, FileRecord]
-    """By part: a layer's number, or `tokens`."""
+    """Files by part: a layer's number, or `tokens`."""
 
 
 @dataclass(frozen=True)
 class BadStep:
-    """Where a layer's activations cannot be trained on; from the next shard on it is not cached."""
+    """First step at which a layer's activations cannot be trained on; later shards do not cache the layer."""
 
     step: int
     problem: str
@@ -54,31 +54,31 @@ class BadStep:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Rewritten as a whole after each complete shard."""
+    """Contents of a stream's folder; the file is replaced after each complete shard."""
 
     stream: Mapping[str, Any]
-    """What `cache_identity` gave, in plain words."""
+    """The stream's identity, from `cache_identity`."""
     d_in: int
     dtype: str
     batch: int
-    """Rows a step."""
+    """Rows per step."""
     following: Position
-    """Of the stream behind the last shard."""
+    """Position of the stream after the last shard."""
     shards: tuple[Shard, ...] = ()
     ended: bool = False
-    """The text ends behind the last shard (`dataset.exhausted=stop`)."""
+    """Whether the text ends after the last shard (`dataset.exhausted=stop`)."""
     bad: Mapping[int, BadStep] = field(default_factory=dict)
-    """By layer."""
+    """First bad step of each layer that has one."""
     wanted: Mapping[int, int] = field(default_factory=dict)
-    """Layer -> the most steps of it that any command asked for."""
+    """Largest number of steps that any command requested, by layer."""
 
     @property
     def steps(self) -> int:
-        """Steps in all shards together."""
+        """Number of steps in all shards."""
         return int(self.following["step"])
 
-    def lacking(self, shard: Shard, wanted: Mapping[int, int]) -> list[str]:
-        """The parts of a shard that `wanted` (layer -> steps) needs and that are not there."""
+    def missing_parts(self, shard: Shard, wanted: Mapping[int, int]) -> list[str]:
+        """Return the parts of a shard that `wanted` (layer -> steps) needs and that are not cached."""
         layers = [
             layer
             for layer, steps in sorted(wanted.items())
@@ -88,62 +88,62 @@ class Manifest:
         return [part for part in parts if part not in shard.files]
 
     def usable(self, layer: int, step: int) -> bool:
-        """False behind a step that cannot be trained on: no run goes past it."""
+        """Return whether runs can train on a layer up to `step`: no run continues after a bad step."""
         return layer not in self.bad or self.bad[layer].step >= step
 
-    def open_layers(self, wanted: Mapping[int, int]) -> list[int]:
-        """The layers that need shards behind the last one."""
+    def layers_to_extend(self, wanted: Mapping[int, int]) -> list[int]:
+        """Return the layers that need more shards."""
         return [
             layer for layer, steps in sorted(wanted.items()) if self.steps < steps and layer not in self.bad
         ]
 
-    def holds(self, wanted: Mapping[int, int]) -> bool:
-        """True where nothing is left to compute."""
-        reached = self.ended or not self.open_layers(wanted)
-        return reached and not any(self.lacking(shard, wanted) for shard in self.shards)
+    def covers(self, wanted: Mapping[int, int]) -> bool:
+        """Return whether everything that `wanted` needs is cached."""
+        reached = self.ended or not self.layers_to_extend(wanted)
+        return reached and not any(self.missing_parts(shard, wanted) for shard in self.shards)
 
 
 def save_manifest(folder: CacheFolder, manifest: Manifest) -> None:
-    """Replace the manifest.
+    """Write the manifest, with a checksum.
 
     Raises:
         SaeSweepError: if the disk is full or the folder cannot be written.
     """
-    plain = json.loads(json.dumps({"version": VERSION, **dataclasses.asdict(manifest)}))
-    write_text(folder.manifest, json.dumps({**plain, "checksum": digest(plain)}) + "\n")
+    content = json.loads(json.dumps({"version": VERSION, **dataclasses.asdict(manifest)}))
+    write_text(folder.manifest, json.dumps({**content, "checksum": digest(content)}) + "\n")
 
 
 def load_manifest(folder: CacheFolder) -> Manifest | None:
-    """Read the manifest; None where there is none.
+    """Read the manifest; None if there is none.
 
     Raises:
         SaeSweepError: if it is damaged, or of another version.
     """
     if not folder.manifest.exists():
         return None
-    plain = read_json(folder.manifest)
-    version = plain.get("version") if isinstance(plain, dict) else None
+    content = read_json(folder.manifest)
+    version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
         raise SaeSweepError(
             f"{folder.manifest} is of version {version}, and this is version {VERSION}: "
             f"`task=cache action=prune` removes it, or delete {folder.root}"
         )
-    checksum = plain.pop("checksum", None)
-    if checksum != digest(plain):
+    checksum = content.pop("checksum", None)
+    if checksum != digest(content):
         raise SaeSweepError(
             f"{folder.manifest} is damaged (its checksum differs): `task=cache action=prune` removes it"
         )
-    return _from_plain(plain)
+    return _from_json(content)
 
 
-def _from_plain(plain: dict[str, Any]) -> Manifest:
-    del plain["version"]
-    shards = tuple(_shard(shard) for shard in plain.pop("shards"))
-    bad = {int(layer): BadStep(**found) for layer, found in plain.pop("bad").items()}
-    wanted = {int(layer): steps for layer, steps in plain.pop("wanted").items()}
-    return Manifest(**plain, shards=shards, bad=bad, wanted=wanted)
+def _from_json(content: dict[str, Any]) -> Manifest:
+    del content["version"]
+    shards = tuple(_shard(shard) for shard in content.pop("shards"))
+    bad = {int(layer): BadStep(**found) for layer, found in content.pop("bad").items()}
+    wanted = {int(layer): steps for layer, steps in content.pop("wanted").items()}
+    return Manifest(**content, shards=shards, bad=bad, wanted=wanted)
 
 
-def _shard(plain: dict[str, Any]) -> Shard:
-    files = {part: FileRecord(**record) for part, record in plain.pop("files").items()}
-    return Shard(**plain, files=files)
+def _shard(content: dict[str, Any]) -> Shard:
+    files = {part: FileRecord(**record) for part, record in content.pop("files").items()}
+    return Shard(**content, files=files)

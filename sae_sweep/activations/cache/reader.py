@@ -1,4 +1,4 @@
-"""Batches from the cache, in place of the stream that they were computed by."""
+"""Reads batches from the cache, in place of the stream that computed them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,27 +10,26 @@ from torch import Tensor
 
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.manifest import Manifest, Shard, load_manifest
-from sae_sweep.activations.cache.pinned import PinnedMemory, PinnedSet
 from sae_sweep.activations.cache.shards import ALIGNMENT, read_part
-from sae_sweep.activations.stream import Batch, bad_activations
+from sae_sweep.activations.stream import ActivationBatch, bad_activations
 from sae_sweep.config import SaeSweepError
 
 _Parts = dict[str, tuple[Tensor, ...]]
-"""Of a shard: the batches of each layer, and of the token ids."""
+"""Batches of a shard by part: each layer, and the token ids."""
 _THREADS = 2
-"""One alone computes checksums hardly faster than the page cache is read."""
+"""Threads that read shards; a single one computes checksums hardly faster than the page cache is read."""
 
 
 class CachedStream:
-    """The batches, positions and errors of the `ActivationStream` that filled the cache.
+    """Batches, positions and errors of the `ActivationStream` that filled the cache.
 
-    Shards are read whole, each while the one before it is trained on, and not used before their checksums
-    are found right. What is in memory is two shards of the layers; on a CPU, as pages of their files, which
-    the batches are views of where they can be. A batch is not to be written to.
+    Each shard is read whole while the previous one is trained on, and used after its checksums are verified.
+    So two shards of the layers are in memory; on a CPU, as mapped pages of their files, and batches are views
+    of those pages if they are aligned. Batches must not be modified.
     """
 
     def __init__(self, folder: CacheFolder, layers: Sequence[int], device: torch.device) -> None:
-        """Raise SaeSweepError if the folder holds nothing, or nothing that this version can read."""
+        """Open the cached stream; SaeSweepError if the folder has no manifest that this version can read."""
         manifest = load_manifest(folder)
         if manifest is None:
             raise SaeSweepError(f"{folder.root}: no activations are cached there")
@@ -47,12 +46,12 @@ class CachedStream:
 
     @property
     def epochs(self) -> float:
-        """Times the training text has been read, as far as the current shard."""
+        """Times the training text has been read, up to the end of the current shard."""
         shards = self._manifest.shards[: self._number + 1]
         return shards[-1].epochs if shards else 0.0
 
     def position(self) -> dict[str, Any]:
-        """Return what the `ActivationStream` gives at this step."""
+        """Return the position of the `ActivationStream` at this step."""
         start = self._start_of(self._number)
         return {
             "step": self._step,
@@ -78,16 +77,16 @@ class CachedStream:
         self._step, self._number, self._batch = position["step"], number, position["batch"]
         self._shard = None
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ActivationBatch]:
         return self
 
-    def __next__(self) -> Batch:
-        """Return the next batch; StopIteration where a text with `exhausted=stop` ends.
+    def __next__(self) -> ActivationBatch:
+        """Return the next batch; StopIteration at the end of a text with `exhausted=stop`.
 
         Raises:
-            BadActivationsError: where the `ActivationStream` raised it.
-            DamagedShardError: if a file is not what was written.
-            SaeSweepError: behind the last shard.
+            BadActivationsError: at the step at which the `ActivationStream` raised it.
+            DamagedShardError: if a file is missing or damaged.
+            SaeSweepError: after the last shard.
         """
         if self._batch and self._batch == self._manifest.shards[self._number].steps:
             self._number, self._batch, self._shard = self._number + 1, 0, None
@@ -100,54 +99,56 @@ class CachedStream:
             if bad is not None and bad.step == self._step:
                 raise bad_activations(layer, bad.step, bad.problem)
         if self._shard is None:
-            self._shard = self._open(self._number)
-        batch = self._cut(self._shard)
+            self._shard = self._load_shard(self._number)
+        batch = self._batch_of(self._shard)
         self._step += 1
         self._batch += 1
         return batch
 
-    def _cut(self, shard: _Parts) -> Batch:
+    def _batch_of(self, shard: _Parts) -> ActivationBatch:
         rows = {part: self._on_device(batches[self._batch]) for part, batches in shard.items()}
         tokens = rows.pop(TOKENS)
-        return Batch({int(part): of_layer.float() for part, of_layer in rows.items()}, self._step, tokens)
+        return ActivationBatch(
+            {int(part): of_layer.float() for part, of_layer in rows.items()}, self._step, tokens
+        )
 
     def _on_device(self, rows: Tensor) -> Tensor:
-        """Rows on the device, aligned as torch would: that can change how it computes, to the last bit."""
+        """Return rows on the device with torch's own alignment, which can change the last bit of results."""
         if self._device.type != "cpu":
             return rows.to(self._device, non_blocking=self._pinned is not None)
         return rows if rows.data_ptr() % ALIGNMENT == 0 else rows.clone()
 
-    def _open(self, number: int) -> _Parts:
-        """The parts of a shard, which most often were read already; start to read the next."""
+    def _load_shard(self, number: int) -> _Parts:
+        """Return the parts of a shard, which usually are read already, and start to read the next shard."""
         ahead = self._ahead[1] if self._ahead is not None and self._ahead[0] == number else None
         if self._ahead is not None:
-            wait(self._ahead[1].values())  # also where another is needed, which takes the same pinned memory
+            wait(self._ahead[1].values())  # even if it is not needed: it uses the same pinned memory
         self._ahead = None
-        reading = ahead or self._start(number)
+        reading = ahead or self._start_reading(number)
         wait(reading.values())
         parts = {part: future.result().split(self._manifest.batch) for part, future in reading.items()}
         if number + 1 < len(self._manifest.shards):
-            self._ahead = (number + 1, self._start(number + 1))
+            self._ahead = (number + 1, self._start_reading(number + 1))
         return parts
 
-    def _start(self, number: int) -> dict[str, Future[Tensor]]:
-        """Begin to read the files of a shard in the background, and to compute their checksums."""
-        memory = None if self._pinned is None else self._pinned.turn()
+    def _start_reading(self, number: int) -> dict[str, Future[Tensor]]:
+        """Start to read and verify the files of a shard in the background."""
+        memory = None if self._pinned is None else self._pinned.next_set()
         shard = self._manifest.shards[number]
         return {
             part: self._reader.submit(self._read, shard, part, memory)
             for part in (*map(str, self._layers), TOKENS)
         }
 
-    def _read(self, shard: Shard, part: str, memory: PinnedSet | None) -> Tensor:
+    def _read(self, shard: Shard, part: str, memory: "PinnedSet | None") -> Tensor:
         if part not in shard.files:
             raise SaeSweepError(f"{self._folder.root}: {part} is not cached from step {shard.first_step} on")
         record = shard.files[part]
-        into = None if memory is None else memory.take(part, record.bytes)
+        into = None if memory is None else memory.buffer(part, record.bytes)
         return read_part(self._folder, part, record, into)
 
     def _start_of(self, number: int) -> dict[str, Any]:
-        """Position where a shard starts; behind the last one, where the next would."""
+        """Return the position at the start of a shard, also of the one that would follow the last."""
         shards = self._manifest.shards
         return shards[number].position if number < len(shards) else self._manifest.following
 
@@ -156,3 +157,41 @@ class CachedStream:
             f"{self._folder.root} ends at step {self._manifest.steps}, and step {step} is needed: "
             "`task=cache` with the run's own keys extends it"
         )
+
+
+class PinnedMemory:
+    """Host memory that a GPU copies from asynchronously: two sets of buffers, one per shard, used in turn.
+
+    Pinning is slow, so buffers are kept and grow.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sets: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        self._turn = 0
+
+    def next_set(self) -> "PinnedSet":
+        """Return the set from the call before the previous one.
+
+        All copies out of that set must be enqueued on torch's current CUDA stream.
+        """
+        self._turn = 1 - self._turn
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self._device))
+        return PinnedSet(self._sets[self._turn], copied)
+
+
+class PinnedSet:
+    """Pinned buffers of one shard, by part; usable from any thread."""
+
+    def __init__(self, buffers: dict[str, Tensor], copied: torch.cuda.Event) -> None:
+        self._buffers = buffers
+        self._copied = copied
+
+    def buffer(self, part: str, size: int) -> Tensor:
+        """Return at least `size` bytes, after the GPU has copied their earlier content."""
+        self._copied.synchronize()
+        buffer = self._buffers.get(part)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[part] = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return buffer

@@ -1,4 +1,4 @@
-"""The files of a shard: one tensor each, written whole, and never read without its checksum."""
+"""Files of a shard: one tensor per file, written atomically, and verified by checksum at every read."""
 
 import ctypes
 import errno
@@ -20,10 +20,10 @@ from sae_sweep.config import SaeSweepError
 from sae_sweep.store import write_atomic
 
 ALIGNMENT = 64
-"""Bytes; where torch puts what it allocates, and what a file's data starts at a multiple of."""
+"""Alignment in bytes of torch's allocations, and of the data in a file."""
 _NAME = "rows"
 _CHUNK = 2**19
-"""Bytes read at a time: they are still in the CPU's cache when their checksum is computed."""
+"""Bytes per read: few enough to be in the CPU's cache when their checksum is computed."""
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I32": torch.int32}
 _REMEDY = (
     "`task=cache action=verify` checks all files, `task=cache action=prune` removes damaged ones; "
@@ -32,17 +32,17 @@ _REMEDY = (
 
 
 class DamagedShardError(SaeSweepError):
-    """A file of the cache is not what was written."""
+    """A file of the cache is missing, or is not what was written."""
 
     def __init__(self, path: Path, problem: str, layer: int | None) -> None:
         super().__init__(f"{path} {problem}: {_REMEDY}")
         self.path = path
         self.layer = layer
-        """Whose activations it held; None for the token ids."""
+        """Layer whose activations the file held; None for token ids."""
 
 
 def write_part(folder: CacheFolder, number: int, part: str, rows: Tensor) -> FileRecord:
-    """Write one part of a shard, complete and flushed to the disk or not at all.
+    """Write one part of a shard atomically and durably.
 
     Raises:
         SaeSweepError: if the disk is full or the folder cannot be written.
@@ -62,7 +62,7 @@ def write_part(folder: CacheFolder, number: int, part: str, rows: Tensor) -> Fil
 
 
 def _header(rows: Tensor) -> bytes:
-    """What a safetensors file begins with; filled up with spaces, as the format allows, to align the data."""
+    """Return the header of a safetensors file, padded with spaces (which is valid) to align the data."""
     kind = next(kind for kind, dtype in _DTYPES.items() if dtype == rows.dtype)
     entry = {"dtype": kind, "shape": list(rows.shape), "data_offsets": [0, rows.nbytes]}
     text = json.dumps({_NAME: entry}).encode()
@@ -73,19 +73,19 @@ def _header(rows: Tensor) -> bytes:
 def read_part(folder: CacheFolder, part: str, record: FileRecord, into: Tensor | None = None) -> Tensor:
     """Read one part of a shard, in the dtype on disk.
 
-    Without `into` the tensor is the file itself, mapped: nothing is copied, and the pages stay as long as a
-    view of the tensor does, also behind a file that was removed or replaced. What was checked is what is used
-    because nothing here writes to a file that has its name; a hand that cuts one short while it is mapped
-    ends the process (SIGBUS), and the same command resumes.
+    Without `into`, the tensor is a memory map of the file: nothing is copied, and the pages stay valid while
+    a view of the tensor exists, even if the file is removed or replaced. The mapped bytes are the verified
+    ones, because files are never written in place. If another program truncates a mapped file, this process
+    ends (SIGBUS), and the same command resumes.
 
     Args:
-        folder: of the stream.
+        folder: folder of the stream.
         part: a layer's number, or `tokens`.
-        record: what the manifest says of the file.
-        into: bytes to read into, at least as many as the file has; the tensor is a view of them.
+        record: the file's record in the manifest.
+        into: buffer to read into, at least as large as the file; the tensor is a view of it.
 
     Raises:
-        DamagedShardError: if the file is missing, or any of its bytes is not what was written.
+        DamagedShardError: if the file is missing or unreadable, or differs from what was written.
     """
     path = folder.root / record.file
     total = xxh3_128()
@@ -111,7 +111,7 @@ def read_part(folder: CacheFolder, part: str, record: FileRecord, into: Tensor |
 
 
 def check_part(folder: CacheFolder, part: str, record: FileRecord) -> DamagedShardError | None:
-    """What is wrong with a file, or None."""
+    """Return the error that reading a file raises, or None."""
     try:
         read_part(folder, part, record)
     except DamagedShardError as error:
@@ -124,12 +124,11 @@ def _damaged(path: Path, problem: str, part: str) -> DamagedShardError:
 
 
 def _map(file: FileIO) -> Tensor:
-    """The bytes of a file, its pages in memory."""
-    # private to this process: torch wants memory that can be written to, and the file must stay as it is
+    """Map a file into memory, and load its pages."""
+    # copy on write: torch needs writable memory, and the file must not change
     whole = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
-    # A page that cannot be read is an error here, and would be a SIGBUS later. Not `mmap.madvise`, which
-    # holds Python's lock, and with it training, while the disk is read. Where the system has no such call,
-    # pages are read as they are touched.
+    # A page that cannot be read is an error here, and would be a SIGBUS later. `mmap.madvise` would hold the
+    # GIL, and so block training, while the disk is read. A system without this call reads pages on first use.
     failed = sys.platform == "linux" and _madvise(whole.data_ptr(), whole.numel(), _POPULATE_READ) != 0
     if failed and ctypes.get_errno() == errno.EFAULT:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -139,11 +138,11 @@ def _map(file: FileIO) -> Tensor:
 _madvise = ctypes.CDLL(None, use_errno=True).madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _POPULATE_READ = 22
-"""Linux' MADV_POPULATE_READ, since 5.14."""
+"""MADV_POPULATE_READ of Linux 5.14 and later."""
 
 
 def _chunks(file: FileIO, memory: memoryview) -> Iterator[memoryview]:
-    """Read a file into `memory`; yield each piece as it arrives."""
+    """Read a file into `memory`, and yield each chunk after it is read."""
     place = 0
     while count := file.readinto(memory[place : place + _CHUNK]):
         yield memory[place : place + count]
@@ -151,7 +150,7 @@ def _chunks(file: FileIO, memory: memoryview) -> Iterator[memoryview]:
 
 
 def _tensor(whole: Tensor) -> Tensor:
-    """View the one tensor in the bytes of a safetensors file: 8 bytes of length, a JSON header, the data."""
+    """Return a view of the only tensor in a safetensors file: 8 bytes of length, a JSON header, then data."""
     start = 8 + int.from_bytes(whole[:8].numpy().tobytes(), "little")
     entry = json.loads(whole[8:start].numpy().tobytes())[_NAME]
     first, last = entry["data_offsets"]

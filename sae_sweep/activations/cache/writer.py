@@ -1,4 +1,4 @@
-"""Filling the cache: what is missing, shard by shard, all missing layers in one pass of the LM."""
+"""Fills the cache: computes what is missing, shard by shard, with all missing layers in one LM pass."""
 
 import dataclasses
 import logging
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_sweep.activations.cache.layout import TOKENS, CacheFolder, dtype_name
+from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.manifest import BadStep, Manifest, Shard, load_manifest, save_manifest
 from sae_sweep.activations.cache.shards import read_part, write_part
+from sae_sweep.activations.device import dtype_name
 from sae_sweep.activations.stream import ActivationStream, Buffer
 from sae_sweep.config import SaeSweepError
 from sae_sweep.store import Lease
@@ -23,11 +24,11 @@ from sae_sweep.store import Lease
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-"""Seconds between two looks at what another process writes."""
+"""Seconds between two checks of what another process writes."""
 _GIB = 2**30
 
 MakeStream = Callable[[Sequence[int]], ActivationStream]
-"""Gives the stream of some layers, at its beginning."""
+"""Creates the stream of some layers, at its start."""
 
 
 def fill(
@@ -39,25 +40,25 @@ def fill(
     d_in: int,
     batch: int,
 ) -> None:
-    """Compute what `wanted` needs and is not there; wait while another process writes into the folder.
+    """Compute what `wanted` needs and the cache lacks; wait while another process writes into the folder.
 
-    Each shard is complete on disk before the manifest names it: after a kill, the next call goes on behind
-    the last one. Stopped by an exception anywhere (a signal's, too), it leaves the same.
+    Each shard is complete on disk before it is in the manifest. After a kill or an exception, the next call
+    continues after the last complete shard.
 
     Args:
-        folder: of the stream.
-        identity: what `cache_identity` gave.
+        folder: folder of the stream.
+        identity: the stream's identity, from `cache_identity`.
         wanted: layer -> steps.
-        make_stream: of the same config.
+        make_stream: creates the stream with that identity.
         d_in: width of the residual stream.
-        batch: rows a step.
+        batch: rows per step.
 
     Raises:
         SaeSweepError: if the disk is too small, the manifest cannot be used, or the stream fails.
     """
     lease, waiting = Lease(folder.root), False
     stream: ActivationStream | None = None
-    while (manifest := load_manifest(folder)) is None or not manifest.holds(wanted):
+    while (manifest := load_manifest(folder)) is None or not manifest.covers(wanted):
         stream = stream or make_stream(sorted(wanted))
         empty = Manifest(identity, d_in, dtype_name(stream.dtype), batch, following=stream.position())
         owner = lease.owner
@@ -76,13 +77,13 @@ def fill(
 def _check_space(
     folder: CacheFolder, manifest: Manifest, wanted: Mapping[int, int], stream: ActivationStream
 ) -> None:
-    """Before the first byte: say what it will take, and refuse what does not fit."""
+    """Log the space that filling needs; raise if the disk has less."""
     row = manifest.d_in * stream.dtype.itemsize
     size = sum(
-        shard.steps * sum(4 if part == TOKENS else row for part in manifest.lacking(shard, wanted))
+        shard.steps * sum(4 if part == TOKENS else row for part in manifest.missing_parts(shard, wanted))
         for shard in manifest.shards
     )
-    if not manifest.ended and (layers := manifest.open_layers(wanted)):
+    if not manifest.ended and (layers := manifest.layers_to_extend(wanted)):
         buffers = -(-(max(wanted.values()) - manifest.steps) // stream.buffer_steps)
         size += buffers * stream.buffer_steps * (4 + row * len(layers))
     size *= manifest.batch
@@ -105,7 +106,7 @@ def _existing(path: Path) -> Path:
 
 
 class _Writer:
-    """Holds the lease; the manifest in memory is the one on disk."""
+    """Fills a folder whose lease it holds; `_manifest` always equals the one on disk."""
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class _Writer:
         self._make_stream = make_stream
         self._lease = lease
         self._stream: tuple[list[int], ActivationStream] | None = None
-        """The stream in hand, and its layers."""
+        """The stream in use, and its layers."""
 
     def run(self) -> None:
         remove_leftovers(self._folder, self._manifest)
@@ -135,19 +136,19 @@ class _Writer:
             for index in range(len(self._manifest.shards)):
                 self._complete(index)
                 bar.update(self._manifest.shards[index].steps * self._manifest.batch)
-            while not self._manifest.ended and (layers := self._manifest.open_layers(self._wanted)):
+            while not self._manifest.ended and (layers := self._manifest.layers_to_extend(self._wanted)):
                 self._append(layers)
                 bar.update(self._manifest.shards[-1].steps * self._manifest.batch)
         log.info("%s: %s tokens", self._folder.root, f"{self._manifest.steps * self._manifest.batch:,}")
 
     def _complete(self, index: int) -> None:
-        """Add the missing parts of a shard that is there."""
+        """Add the missing parts of a cached shard."""
         shard = self._manifest.shards[index]
-        parts = self._manifest.lacking(shard, self._wanted)
+        parts = self._manifest.missing_parts(shard, self._wanted)
         if not parts:
             return
         layers = [int(part) for part in parts if part != TOKENS]
-        buffer = self._take(layers, shard.position)
+        buffer = self._next_buffer(layers, shard.position)
         if buffer is None or buffer.steps != shard.steps or not self._same_tokens(shard, buffer):
             raise SaeSweepError(
                 f"{self._folder.root}: the text no longer gives what was cached in shard {shard.number}; "
@@ -165,9 +166,9 @@ class _Writer:
         return torch.equal(cached, _in_order(buffer.tokens, buffer).cpu())
 
     def _append(self, layers: list[int]) -> None:
-        """Add a shard behind the last one."""
+        """Add a shard after the last one; at the end of the text, record that instead."""
         start = self._manifest.following
-        buffer = self._take(layers, start)
+        buffer = self._next_buffer(layers, start)
         if buffer is None:
             self._commit(ended=True)
             return
@@ -186,21 +187,21 @@ class _Writer:
             bad=self._bad(buffer, shard.first_step),
         )
 
-    def _take(self, layers: list[int], position: dict[str, Any]) -> Buffer | None:
+    def _next_buffer(self, layers: list[int], position: dict[str, Any]) -> Buffer | None:
         stream = self._stream_of(layers)
         if stream.position() != position:
             stream.restore(position)
-        return stream.take_buffer()
+        return stream.next_buffer()
 
     def _stream_of(self, layers: list[int]) -> ActivationStream:
-        # token ids alone still need a layer, if the lowest of all, to be computed with
+        # a stream needs a layer even if only token ids are missing: the lowest is the cheapest
         chosen = layers or [min(self._wanted)]
         if self._stream is None or self._stream[0] != chosen:
             self._stream = (chosen, self._make_stream(chosen))
         return self._stream[1]
 
     def _write(self, number: int, parts: Sequence[str], buffer: Buffer) -> dict[str, Any]:
-        """Write parts of a shard, one at a time in memory."""
+        """Write parts of a shard, with one at a time in memory."""
         return {
             part: write_part(
                 self._folder,
@@ -212,27 +213,26 @@ class _Writer:
         }
 
     def _bad(self, buffer: Buffer, first_step: int) -> dict[int, BadStep]:
-        """The bad steps known so far with those of a buffer; a row that the cut drops does no harm."""
+        """Return the bad steps known so far together with those of a buffer."""
         found = dict(self._manifest.bad)
         for layer, (batch, problem) in buffer.bad.items():
-            if batch < buffer.steps:
-                found[layer] = BadStep(first_step + batch, problem)
-                log.warning("layer %d, step %d: %s", layer, first_step + batch, problem)
+            found[layer] = BadStep(first_step + batch, problem)
+            log.warning("layer %d, step %d: %s", layer, first_step + batch, problem)
         return found
 
     def _commit(self, **changes: Any) -> None:
-        """Make the changes known, now that all they speak of is on the disk."""
+        """Write a changed manifest; all files it names are on disk already."""
         self._lease.check()
         self._manifest = dataclasses.replace(self._manifest, **changes)
         save_manifest(self._folder, self._manifest)
 
 
 def _in_order(rows: Tensor, buffer: Buffer) -> Tensor:
-    return rows[buffer.chosen(0, buffer.steps)]
+    return rows[buffer.order.flatten()]
 
 
 def remove_leftovers(folder: CacheFolder, manifest: Manifest) -> int:
-    """Delete what a writer that was killed has left; returns the bytes. Only for the owner of the lease."""
+    """Delete files left by a killed writer, and return their bytes. The caller must hold the lease."""
     known = {record.file for shard in manifest.shards for record in shard.files.values()}
     known |= {folder.manifest.name, folder.used.name}
     freed = 0

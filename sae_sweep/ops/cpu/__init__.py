@@ -1,4 +1,4 @@
-"""Kernels for a CPU, in C++: compiled for this very machine, once."""
+"""CPU kernels in C++, compiled once for each machine."""
 
 from sae_sweep.ops.cpu import build
 from sae_sweep.ops.cpu.kernels import CPUKernels

@@ -1,4 +1,4 @@
-"""From the C++ sources to a library for this machine, kept in the cache folder."""
+"""Compiles the C++ sources for this machine into the cache folder."""
 
 import hashlib
 import os
@@ -26,13 +26,13 @@ _TIMEOUT_S = 300
 
 
 def build(cache: Path) -> Path:
-    """The compiled library; compiled if this machine's cache folder does not hold it yet.
+    """The compiled library, built first unless the cache folder already has it.
 
-    The compiler is that of the environment variable CXX, else c++ or g++. Processes that build at the same
-    time each write the whole file.
+    The compiler is the one that the environment variable CXX names, else c++ or g++. Processes that build
+    at the same time each write the whole file.
 
     Raises:
-        SaeSweepError: if there is no compiler, or it fails; with its own words.
+        SaeSweepError: if there is no compiler, or it fails; quotes what the compiler said.
     """
     compiler = _compiler()
     library = cache / "kernels" / f"{_key(compiler)}.so"
@@ -67,7 +67,7 @@ def _compile(compiler: list[str], to: Path) -> None:
 
 
 def _key(compiler: list[str]) -> str:
-    """Everything that decides what the library is: the sources, how they are compiled, and the processor."""
+    """Hash of all that determines the library: sources, compiler, flags and processor."""
     sources = [path.read_bytes() for path in sorted(SOURCES.iterdir())]
     parts = [*sources, " ".join((*compiler, *FLAGS)).encode(), _version(compiler), _processor()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -81,10 +81,10 @@ def _version(compiler: list[str]) -> bytes:
 
 
 def _processor() -> bytes:
-    """Nodes of a cluster share a home folder, and need not have the same instructions."""
+    """Model and instruction sets; the nodes of a cluster share a cache folder and may differ in both."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor().encode()
-    wanted = ("model name", "flags", "Features")
-    return "\n".join(sorted({line for line in lines if line.startswith(wanted)})).encode()
+    keys = ("model name", "flags", "Features")
+    return "\n".join(sorted({line for line in lines if line.startswith(keys)})).encode()

@@ -1,4 +1,4 @@
-"""Kernels for CUDA, in Triton: compiled for the GPU at hand when first used."""
+"""CUDA kernels in Triton, compiled for the present GPU at first use."""
 
 from sae_sweep.config import SaeSweepError
 

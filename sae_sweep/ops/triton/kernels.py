@@ -10,23 +10,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.ops.code import AdamUpdate, Code, Found, Kernels, Transposed
+from sae_sweep.ops.csr import CSR, Transposed
+from sae_sweep.ops.interface import AdamUpdate, Encoded, Kernels
 from sae_sweep.ops.triton import rows, selection, sparse
 
-_TOKENS = 2048
-"""Tokens whose dense products are held at a time: 100 MB at 12,288 features, in few launches."""
+_BLOCK_TOKENS = 2048
+"""Tokens per dense product: 100 MB at 12,288 features, in few launches."""
 _CHUNK = 2048
-"""Features that a program looks at together, where it need not hold all."""
+"""Features that a program reads at once, if it need not hold all."""
 
 
 class Narrow(NamedTuple):
-    """A matrix in fewer bits."""
+    """A matrix rounded to fewer bits, as `rows.narrow` writes it."""
 
     rows: Float[Tensor, "rows d_in"]
     norms: Float[Tensor, " rows"]
-    """Of the rows as they were."""
-    errors: Float[Tensor, " rows"]
-    """What bounds the error of a product, see `rows.narrow`."""
+    """Norms of the rows before rounding."""
+    error_norms: Float[Tensor, " rows"]
+    """Bounds of the norms of the rounding errors."""
 
 
 class TritonKernels(Kernels):
@@ -35,10 +36,10 @@ class TritonKernels(Kernels):
     name = "triton"
 
     def __init__(self, device: str = "cuda") -> None:
-        """Compile one kernel and run it on `device`, to see that this can be done.
+        """Compile one kernel and run it on `device`, to see that it works.
 
         Raises:
-            SaeSweepError: if it cannot: Triton needs a C compiler.
+            SaeSweepError: if it does not, for example because Triton finds no C compiler.
         """
         try:
             self.normalise(torch.ones(1, 2, device=device), 1.0)
@@ -52,69 +53,71 @@ class TritonKernels(Kernels):
         rows.normalise[(len(x),)](x, out, x.shape[1], eps, **_row(x.shape[1]))
         return out
 
-    def largest(self, x: Tensor, W: Tensor, b: Tensor | None, k: int, watched: Tensor | None = None) -> Found:
-        del watched
+    def encode_topk(
+        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, dead_candidates: Tensor | None = None
+    ) -> Encoded:
+        del dead_candidates
         _check(x, W, b)
         features = len(W)
         weights = _narrow(W)
         indices, values = x.new_empty(len(x), k, dtype=torch.int32), x.new_empty(len(x), k)
-        starts = torch.arange(min(len(x), _TOKENS), device=x.device) * features
-        parts = (part.split(_TOKENS) for part in (x, indices, values))
+        starts = torch.arange(min(len(x), _BLOCK_TOKENS), device=x.device) * features
+        parts = (part.split(_BLOCK_TOKENS) for part in (x, indices, values))
         for tokens, *out in zip(*parts, strict=True):
             narrow = _narrow(tokens)
             z = _product(narrow, weights)
             candidates, counts = torch.empty_like(z, dtype=torch.int32), starts.new_empty(len(tokens))
             _screen(z, b, narrow, weights, counts, starts=starts, candidates=candidates, k=k)
-            # the estimates have been used: their place is the values' now
-            _products(starts, starts[: len(tokens)] + counts, candidates, tokens, W, b, z)
+            # the estimates are no longer needed: the exact values overwrite them
+            _sddmm(starts, starts[: len(tokens)] + counts, candidates, tokens, W, b, z)
             _keep_largest(z, candidates, counts, out, k)
         offsets = torch.arange(len(x) + 1, device=x.device) * k
-        return Found(Code(offsets, indices.flatten(), features), values.flatten())
+        return Encoded(CSR(offsets, indices.flatten(), features), values.flatten())
 
-    def above(
+    def encode_above(
         self,
         x: Tensor,
         W: Tensor,
         b: Tensor | None,
         floors: Tensor,
-        most: int,
-        watched: Tensor | None = None,
-    ) -> Found | None:
-        del watched
+        max_nnz: int,
+        dead_candidates: Tensor | None = None,
+    ) -> Encoded | None:
+        del dead_candidates
         _check(x, W, b, floors)
-        code = _candidates_above(x, W, b, floors, most)
-        if code is None:
+        csr = _candidates_above(x, W, b, floors, max_nnz)
+        if csr is None:
             return None
-        values = x.new_empty(len(code.indices))
-        _products(code.offsets, code.offsets[1:], code.indices, x, W, b, values)
-        values = values.nan_to_num(torch.inf, torch.inf, -torch.inf)  # as `selection` has it
-        mask = values > floors[code.indices]
-        kept = code.keep(mask)
-        return None if len(kept.indices) > most else Found(kept, values[mask])
+        values = x.new_empty(csr.nnz)
+        _sddmm(csr.offsets, csr.offsets[1:], csr.indices, x, W, b, values)
+        values = values.nan_to_num(torch.inf, torch.inf, -torch.inf)  # as in `selection`
+        mask = values > floors[csr.indices]
+        kept = csr.keep(mask)
+        return None if kept.nnz > max_nnz else Encoded(kept, values[mask])
 
-    def largest_of(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def topk(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
         out = z.new_empty(len(z), k, dtype=torch.int32), z.new_empty(len(z), k)
         _keep_largest(z.contiguous(), None, None, out, k)
         return out
 
-    def transpose(self, code: Code) -> Transposed:
-        columns, places = code.indices.sort(stable=True)
-        # found by search: torch.bincount would wait for the device
-        bounds = torch.arange(code.columns + 1, dtype=columns.dtype, device=columns.device)
+    def transpose(self, csr: CSR) -> Transposed:
+        columns, permutation = csr.indices.sort(stable=True)
+        # by search, because torch.bincount would wait for the device
+        bounds = torch.arange(csr.columns + 1, dtype=columns.dtype, device=columns.device)
         offsets = torch.searchsorted(columns, bounds)
-        return Transposed(Code(offsets, code.row_of_entry[places].int(), code.rows), places)
+        return Transposed(CSR(offsets, csr.row_indices[permutation].int(), csr.rows), permutation)
 
-    def combine(self, code: Code, values: Tensor, dense: Tensor) -> Tensor:
+    def spmm(self, csr: CSR, values: Tensor, dense: Tensor) -> Tensor:
         _check(values, dense)
         width = dense.shape[1]
-        out = dense.new_empty(code.rows, width)
-        sparse.combine[(code.rows,)](*(code.offsets, code.indices, values, dense, out, width), **_tile(width))
+        out = dense.new_empty(csr.rows, width)
+        sparse.spmm[(csr.rows,)](*(csr.offsets, csr.indices, values, dense, out, width), **_tile(width))
         return out
 
-    def products(self, code: Code, left: Tensor, right: Tensor) -> Tensor:
+    def sddmm(self, csr: CSR, left: Tensor, right: Tensor) -> Tensor:
         _check(left, right)
-        out = left.new_empty(len(code.indices))
-        _products(code.offsets, code.offsets[1:], code.indices, left, right, None, out)
+        out = left.new_empty(csr.nnz)
+        _sddmm(csr.offsets, csr.offsets[1:], csr.indices, left, right, None, out)
         return out
 
     def adam(
@@ -123,14 +126,14 @@ class TritonKernels(Kernels):
         _check(weights, gradient, *moments)
         (beta1, beta2), step = update.betas, update.step
         count, width = weights.shape
-        in_parts = not update.tangent and update.unit is None
+        in_parts = not update.tangent and update.unit_rows is None
         shape = _row(min(width, 1024) if in_parts else width)
         rows.adam[(count, triton.cdiv(width, shape["BLOCK"]))](
-            *(weights, gradient, *moments, width, update.rate / (1 - beta1**step)),
-            *(1 - beta1, beta2, 1 - beta2, (1 - beta2**step) ** 0.5, update.eps, update.shrink),
+            *(weights, gradient, *moments, width, update.lr / (1 - beta1**step)),
+            *(1 - beta1, beta2, 1 - beta2, (1 - beta2**step) ** 0.5, update.eps, update.gradient_scale),
             TANGENT=update.tangent,
-            UNIT_BEFORE=update.unit == "before",
-            UNIT_AFTER=update.unit == "after",
+            UNIT_BEFORE=update.unit_rows == "before",
+            UNIT_AFTER=update.unit_rows == "after",
             **shape,
         )
 
@@ -139,40 +142,40 @@ def _check(*tensors: Tensor | None) -> None:
     assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
 
 
-def _candidates_above(x: Tensor, W: Tensor, b: Tensor | None, floors: Tensor, most: int) -> Code | None:
-    """The code of all that may be above the floors; None if more than `most` surely are."""
+def _candidates_above(x: Tensor, W: Tensor, b: Tensor | None, floors: Tensor, max_nnz: int) -> CSR | None:
+    """All that may be above the floors; None if more than `max_nnz` certainly are."""
     weights = _narrow(W)
     offsets, indices = [torch.zeros(1, dtype=torch.int64, device=x.device)], []
-    entries = certain = 0
-    for tokens in x.split(_TOKENS):
+    nnz = certain = 0
+    for tokens in x.split(_BLOCK_TOKENS):
         narrow = _narrow(tokens)
         z = _product(narrow, weights)
-        counts, sure = torch.empty(2, len(tokens), dtype=torch.int64, device=x.device)
-        _screen(z, b, narrow, weights, counts, floors=floors, certain=sure)
-        # waits for the device: how much memory to ask for is known only there
-        found, surely = torch.stack([counts.sum(), sure.sum()]).tolist()
-        certain += surely
-        if certain > most:
+        counts, certain_counts = torch.empty(2, len(tokens), dtype=torch.int64, device=x.device)
+        _screen(z, b, narrow, weights, counts, floors=floors, certain=certain_counts)
+        # waits for the device: only there is the number of candidates known, and so the memory to allocate
+        candidate_count, certain_count = torch.stack([counts.sum(), certain_counts.sum()]).tolist()
+        certain += certain_count
+        if certain > max_nnz:
             return None
         ends = counts.cumsum(0)
-        candidates = torch.empty(found, dtype=torch.int32, device=x.device)
+        candidates = torch.empty(candidate_count, dtype=torch.int32, device=x.device)
         starts = ends - counts
         _screen(z, b, narrow, weights, counts, floors=floors, starts=starts, candidates=candidates)
-        offsets.append(ends + entries)
+        offsets.append(ends + nnz)
         indices.append(candidates)
-        entries += found
-    return Code(torch.cat(offsets), torch.cat(indices), len(W))
+        nnz += candidate_count
+    return CSR(torch.cat(offsets), torch.cat(indices), len(W))
 
 
 def _narrow(x: Tensor) -> Narrow:
     out = torch.empty_like(x, dtype=_screen_dtype(x.device))
-    norms, errors = x.new_empty(2, len(x))
-    rows.narrow[(len(x),)](x, out, norms, errors, x.shape[1], **_row(x.shape[1]))
-    return Narrow(out, norms, errors)
+    norms, error_norms = x.new_empty(2, len(x))
+    rows.narrow[(len(x),)](x, out, norms, error_norms, x.shape[1], **_row(x.shape[1]))
+    return Narrow(out, norms, error_norms)
 
 
 def _screen_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 if this device multiplies it by itself."""
+    """bfloat16 if the device multiplies it natively."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return torch.float32
     return torch.bfloat16
@@ -201,11 +204,11 @@ def _screen(
     features = z.shape[1]
     shape = _row(features)
     selection.screen[(len(z),)](
-        *(z, b, x.norms, x.errors, W.norms, W.errors),
+        *(z, b, x.norms, x.error_norms, W.norms, W.error_norms),
         *(floors, starts, candidates, counts, certain, features, k),
         **shape,
         CHUNK=min(shape["BLOCK"], _CHUNK),
-        # two programs of 16 warps a multiprocessor, as long as a row has room in them
+        # two programs of 16 warps per multiprocessor, as long as a row fits their registers
         maxnreg=64 if shape["BLOCK"] <= 16384 else None,
     )
 
@@ -213,7 +216,7 @@ def _screen(
 def _keep_largest(
     values: Tensor, columns: Tensor | None, counts: Tensor | None, out: Sequence[Tensor], k: int
 ) -> None:
-    """Of full rows, or of the first `counts` of each, which are above 0: seldom more than 4k."""
+    """Select from full rows or, with `counts`, from the first values of each, seldom more than 4k."""
     width = values.shape[1]
     few = triton.next_power_of_2(4 * k)
     sizes = [width] if counts is None or few >= width else [few, width]
@@ -230,20 +233,20 @@ def _keep_largest(
         done = size
 
 
-def _products(
+def _sddmm(
     starts: Tensor, ends: Tensor, indices: Tensor, x: Tensor, W: Tensor, b: Tensor | None, out: Tensor
 ) -> None:
     width = x.shape[1]
-    sparse.products[(len(x),)](starts, ends, indices, x, W, b, out, width, **_tile(width))
+    sparse.sddmm[(len(x),)](starts, ends, indices, x, W, b, out, width, **_tile(width))
 
 
 def _row(width: int) -> dict[str, Any]:
-    """Of a program that holds a whole row: 8 numbers a thread, and more once that takes 16 warps."""
+    """Launch options of a program that holds a whole row: 8 numbers per thread, more from 16 warps on."""
     block = triton.next_power_of_2(width)
     return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 16)}
 
 
 def _tile(width: int) -> dict[str, Any]:
-    """Of a program that reads rows of `width` a few at a time: 8,192 numbers, of 32 rows at most."""
+    """Launch options of a program that reads several rows at once: 8,192 numbers, from at most 32 rows."""
     block = triton.next_power_of_2(width)
-    return {"ENTRIES": min(max(8192 // block, 1), 32), "BLOCK": block, "num_warps": max(block // 2048, 4)}
+    return {"NONZEROS": min(max(8192 // block, 1), 32), "BLOCK": block, "num_warps": max(block // 2048, 4)}

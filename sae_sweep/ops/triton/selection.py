@@ -1,37 +1,37 @@
-"""Which features a token keeps. One program has one row.
+"""Selection of the features that a token keeps, one program per row.
 
-With |z - estimate| <= slack known, everything that may be among the k largest, or above a floor, is a
-candidate; candidates are computed again in float32, and the choice is made among those.
+Given |z - estimate| <= z_error, every feature whose z may be among the k largest or above its floor is a
+candidate. Candidates are computed again in float32, and the selection is made among those.
 """
 
 import triton
 import triton.language as tl
 
 _LOWEST = tl.constexpr(-(2**31))
-"""Below what any float orders as."""
+"""Orders below every float."""
 
 
 @triton.jit
 def _ordered(values: tl.tensor) -> tl.tensor:
-    """Integers in the order of the floats, 0 for 0."""
+    """Integers in the same order as the floats; 0 for 0."""
     bits = values.to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
 def _floats(ordered: tl.tensor) -> tl.tensor:
-    """The floats that order as these integers."""
+    """Inverse of `_ordered`."""
     return (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _bar(keys: tl.tensor, k: int, FLOOR: tl.constexpr) -> tl.tensor:
-    """What just k of the keys reach; the k-th largest, if others tie with it; FLOOR, if fewer are above.
+def _kth_largest(keys: tl.tensor, k: int, FLOOR: tl.constexpr) -> tl.tensor:
+    """A number that exactly k keys reach; with ties the k-th largest; FLOOR if fewer than k exceed it.
 
-    Halves the interval between floor and maximum: 32 times at most, about half as often where nothing ties.
+    Bisects the interval from FLOOR to the maximum: at most 32 steps, about half as many without ties.
     """
-    low = tl.full([], FLOOR, tl.int32)  # k at least reach it, or it is the floor
-    high = tl.max(keys, 0) + 1  # fewer reach it
+    low = tl.full([], FLOOR, tl.int32)  # at least k keys reach it, unless it is FLOOR
+    high = tl.max(keys, 0) + 1  # fewer than k keys reach it
     reached = k + 1
     while (reached != k) & (low + 1 < high):
         middle = (low & high) + ((low ^ high) >> 1)  # the mean, rounded down, without overflow
@@ -43,14 +43,14 @@ def _bar(keys: tl.tensor, k: int, FLOOR: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def _ranks(mask: tl.tensor) -> tl.tensor:
-    """How many are marked before each."""
+    """Number of marked elements before each element."""
     ones = mask.to(tl.int32)
     return tl.cumsum(ones, 0) - ones
 
 
 @triton.jit
 def _estimates(z: tl.tensor, bias: tl.tensor | None, columns: tl.tensor, features: int) -> tl.tensor:
-    """A row's W x + b at some columns; -inf beyond the last."""
+    """A row's estimates of W x + b at some columns; -inf beyond the last."""
     inside = columns < features
     estimate = tl.load(z + columns, mask=inside, other=float("-inf"))
     if bias is not None:
@@ -59,46 +59,46 @@ def _estimates(z: tl.tensor, bias: tl.tensor | None, columns: tl.tensor, feature
 
 
 @triton.jit
-def _slack(
+def _z_errors(
     norm: tl.tensor,
-    error: tl.tensor,
+    error_norm: tl.tensor,
     norms: tl.tensor,
-    errors: tl.tensor,
+    error_norms: tl.tensor,
     bias: tl.tensor | None,
     columns: tl.tensor,
     features: int,
 ) -> tl.tensor:
-    """How far off the estimates may be: see `rows.narrow`."""
+    """Error bounds of the estimates, as `rows.narrow` explains."""
     inside = columns < features
-    slack = norm * tl.load(errors + columns, mask=inside, other=0.0)
-    slack += error * tl.load(norms + columns, mask=inside, other=0.0)
-    if bias is not None:  # the sum with it is rounded, here and in the exact value
-        slack += tl.abs(tl.load(bias + columns, mask=inside, other=0.0)) * 0.5**21
-    return slack
+    z_errors = norm * tl.load(error_norms + columns, mask=inside, other=0.0)
+    z_errors += error_norm * tl.load(norms + columns, mask=inside, other=0.0)
+    if bias is not None:  # its sum is rounded, here and in the exact value
+        z_errors += tl.abs(tl.load(bias + columns, mask=inside, other=0.0)) * 0.5**21
+    return z_errors
 
 
 @triton.jit
-def _least_of_k(
+def _kth_largest_bound(
     z: tl.tensor,
     bias: tl.tensor | None,
     norm: tl.tensor,
-    error: tl.tensor,
+    error_norm: tl.tensor,
     norms: tl.tensor,
-    errors: tl.tensor,
+    error_norms: tl.tensor,
     features: int,
     k: int,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> tl.tensor:
-    """A number that k of the row's W x + b reach in truth; 0 or below: nothing is known."""
+    """A lower bound of the k-th largest exact W x + b of the row; trivial if not above 0."""
     row = _estimates(z, bias, tl.arange(0, BLOCK), features)
-    threshold = _floats(_bar(_ordered(tl.where(row == row, row, float("-inf"))), k, 0))
-    # k estimates reach the threshold, if it is above 0; in truth all these reach the least of their bounds
+    threshold = _floats(_kth_largest(_ordered(tl.where(row == row, row, float("-inf"))), k, 0))
+    # if the threshold is above 0, k estimates reach it, so k exact values reach the least lower bound
     least = tl.full([CHUNK], float("inf"), tl.float32)
     for first in range(0, features, CHUNK):
         columns = first + tl.arange(0, CHUNK)
         estimate = _estimates(z, bias, columns, features)
-        low = estimate - _slack(norm, error, norms, errors, bias, columns, features)
+        low = estimate - _z_errors(norm, error_norm, norms, error_norms, bias, columns, features)
         low = tl.where(low == low, low, float("-inf"))
         least = tl.where(estimate >= threshold, tl.minimum(least, low), least)
     return tl.where(threshold > 0.0, tl.min(least, 0), 0.0)
@@ -109,9 +109,9 @@ def screen(
     z: tl.tensor,
     bias: tl.tensor | None,
     token_norms: tl.tensor,
-    token_errors: tl.tensor,
+    token_error_norms: tl.tensor,
     norms: tl.tensor,
-    errors: tl.tensor,
+    error_norms: tl.tensor,
     floors: tl.tensor | None,
     starts: tl.tensor | None,
     candidates: tl.tensor | None,
@@ -122,62 +122,65 @@ def screen(
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """Find the row's candidates: what may be above its floor or, without floors, among the k largest above 0.
+    """Find a row's candidates: features that may be above their floor or, without floors, in the top k.
 
     Args:
         z: the dense product [rows, features], without the bias.
-        token_norms, token_errors, norms, errors: of the rows and of the features, from `rows.narrow`.
-        starts, candidates: the features go to candidates[starts[row]:], rising; None: they are only counted.
-        counts: how many they are.
-        certain: how many of them are above their floors for sure.
-        BLOCK: holds a row. CHUNK: divides it.
+        token_norms, token_error_norms, norms, error_norms: of tokens and features, from `rows.narrow`.
+        floors: what each feature must exceed; None selects the k largest above 0.
+        starts, candidates: features are written to candidates[starts[row]:], ascending; None: only counted.
+        counts: number of candidates.
+        certain: number of candidates that are certainly above their floors.
+        BLOCK: at least the row's width. CHUNK: a divisor of BLOCK.
     """
     row = tl.program_id(0).to(tl.int64)
     z += row * features
-    norm, error = tl.load(token_norms + row), tl.load(token_errors + row)
-    bar = float("-inf")
+    norm, error_norm = tl.load(token_norms + row), tl.load(token_error_norms + row)
+    kth_largest = float("-inf")
     if floors is None:
-        bar = _least_of_k(z, bias, norm, error, norms, errors, features, k, BLOCK, CHUNK)
+        kth_largest = _kth_largest_bound(
+            z, bias, norm, error_norm, norms, error_norms, features, k, BLOCK, CHUNK
+        )
     count = 0
-    sure = 0
+    certain_count = 0
     for first in range(0, features, CHUNK):
         columns = first + tl.arange(0, CHUNK)
         estimate = _estimates(z, bias, columns, features)
-        slack = _slack(norm, error, norms, errors, bias, columns, features)
+        z_errors = _z_errors(norm, error_norm, norms, error_norms, bias, columns, features)
         floor = 0.0
         if floors is not None:
             floor = tl.load(floors + columns, mask=columns < features, other=0.0)
-        # written so that what is no number is a candidate
-        high = estimate + slack
-        candidate = (columns < features) & ~((high <= floor) | (high < bar))
+        # negated comparisons, so that NaN is a candidate
+        high = estimate + z_errors
+        candidate = (columns < features) & ~((high <= floor) | (high < kth_largest))
         if candidates is not None:
-            place = tl.load(starts + row) + count + _ranks(candidate)
-            tl.store(candidates + place, columns, mask=candidate)
+            to = tl.load(starts + row) + count + _ranks(candidate)
+            tl.store(candidates + to, columns, mask=candidate)
         count += tl.sum(candidate.to(tl.int32), 0)
         if certain is not None:
-            sure += tl.sum((estimate - slack > floor).to(tl.int32), 0)
+            certain_count += tl.sum((estimate - z_errors > floor).to(tl.int32), 0)
     tl.store(counts + row, count)
     if certain is not None:
-        tl.store(certain + row, sure)
+        tl.store(certain + row, certain_count)
 
 
 @triton.jit
-def _keys(values: tl.tensor, places: tl.tensor, count: int) -> tl.tensor:
-    """Integers in the order of a row's values; the lowest of all beyond the last."""
-    value = tl.load(values + places, mask=places < count, other=0.0)
-    # NaN cannot be ordered; infinity spoils the loss just as well
+def _keys(values: tl.tensor, at: tl.tensor, count: int) -> tl.tensor:
+    """Integers in the order of a row's values; _LOWEST beyond the last."""
+    value = tl.load(values + at, mask=at < count, other=0.0)
+    # NaN cannot be ordered; infinity makes the loss non-finite just as well
     keys = _ordered(tl.where(value == value, value, float("inf")))
-    return tl.where(places < count, keys, _LOWEST)
+    return tl.where(at < count, keys, _LOWEST)
 
 
 @triton.jit
-def _bar_and_room(
+def _kth_largest_and_ties(
     values: tl.tensor, count: int, k: int, FLOOR: tl.constexpr, BLOCK: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
-    """What the k largest reach, and how many of them just reach it."""
+    """The key that the k largest reach, and how many of those k equal it."""
     keys = _keys(values, tl.arange(0, BLOCK), count)
-    bar = _bar(keys, k, FLOOR)
-    return bar, k - tl.sum((keys > bar).to(tl.int32), 0)
+    kth = _kth_largest(keys, k, FLOOR)
+    return kth, k - tl.sum((keys > kth).to(tl.int32), 0)
 
 
 @triton.jit(do_not_specialize=["k"])
@@ -194,10 +197,11 @@ def keep_largest(
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """The k largest of values[row, :counts[row]] with their columns, as they lie; of ties, the first.
+    """Write the k largest of values[row, :counts[row]] with their columns, in order; the first of ties.
 
-    With POSITIVE only those above 0, and then zeros up to k. Without `columns` a value's place is its column,
-    and without `counts` the row is full. Only rows of more than MORE_THAN and at most BLOCK values are done.
+    POSITIVE keeps only values above 0 and pads with zeros to k. Without `columns` a value's index is its
+    column, and without `counts` the row is full. Rows with at most MORE_THAN or more than BLOCK values are
+    skipped.
     """
     row = tl.program_id(0).to(tl.int64)
     floor: tl.constexpr = 0 if POSITIVE else _LOWEST
@@ -206,24 +210,22 @@ def keep_largest(
         values += row * width
         out_columns += row * k
         out_values += row * k
-        bar, room = _bar_and_room(values, count, k, floor, BLOCK)
+        kth, ties_kept = _kth_largest_and_ties(values, count, k, floor, BLOCK)
         found = 0
         ties = 0
         for first in range(0, count, CHUNK):
-            places = first + tl.arange(0, CHUNK)
-            keys = _keys(values, places, count)
-            tied = keys == bar
-            kept = (keys > floor) & ((keys > bar) | (tied & (ties + _ranks(tied) < room)))
+            at = first + tl.arange(0, CHUNK)
+            keys = _keys(values, at, count)
+            tied = keys == kth
+            kept = (keys > floor) & ((keys > kth) | (tied & (ties + _ranks(tied) < ties_kept)))
             to = found + _ranks(kept)
-            column = (
-                places if columns is None else tl.load(columns + row * width + places, mask=kept, other=0)
-            )
+            column = at if columns is None else tl.load(columns + row * width + at, mask=kept, other=0)
             tl.store(out_columns + to, column, mask=kept)
             tl.store(out_values + to, _floats(keys), mask=kept)
             found += tl.sum(kept.to(tl.int32), 0)
             ties += tl.sum(tied.to(tl.int32), 0)
         for first in range(0, k, CHUNK):
-            places = first + tl.arange(0, CHUNK)
-            unused = (places >= found) & (places < k)
-            tl.store(out_columns + places, tl.zeros([CHUNK], tl.int32), mask=unused)
-            tl.store(out_values + places, tl.zeros([CHUNK], tl.float32), mask=unused)
+            at = first + tl.arange(0, CHUNK)
+            padding = (at >= found) & (at < k)
+            tl.store(out_columns + at, tl.zeros([CHUNK], tl.int32), mask=padding)
+            tl.store(out_values + at, tl.zeros([CHUNK], tl.float32), mask=padding)

@@ -1,4 +1,4 @@
-"""A cache of the tiny model's activations, filled and read as the tasks do it."""
+"""A cache of a tiny model's activations, filled and read like the tasks do."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,17 +10,17 @@ import torch
 
 from sae_sweep.activations import ActivationStream, LanguageModel
 from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
-from sae_sweep.config import Config
+from sae_sweep.config import RunConfig
 from tests.activations.test_stream import config, make
 
 
 class Bench:
-    """One config's cache in a folder of its own; counts what the language model is asked for."""
+    """The cache of one config in its own folder; records the layers of each forward pass."""
 
     def __init__(self, lm: LanguageModel, root: Path, exhausted: str = "repeat", **keys: Any) -> None:
         self.lm = lm
         self.root = root
-        self.config: Config = config(**keys)
+        self.config: RunConfig = config(**keys)
         self.computed: list[tuple[int, ...]] = []
         """Layers of each forward pass."""
         self._exhausted = exhausted
@@ -48,7 +48,7 @@ class Bench:
         return CachedStream(self.folder, layers, torch.device("cpu"))
 
     def files(self) -> dict[str, int]:
-        """Name -> time of writing, of all shard files; the halves a killed writer left begin with a dot."""
+        """Return the modification time of each shard file by name; unfinished files start with a dot."""
         return {file.name: file.stat().st_mtime_ns for file in self.folder.root.glob("shard-*.safetensors")}
 
     def with_activations(self, **keys: Any) -> "Bench":

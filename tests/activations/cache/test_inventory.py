@@ -1,4 +1,4 @@
-"""Looking after the cache, without disturbing who writes into it."""
+"""Listing, verifying and removing cached streams, without disturbing a writer."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sae_sweep.config import SaeSweepError
 from sae_sweep.store import Lease
 from tests.activations.cache.conftest import Bench, flip_byte
 from tests.activations.cache.test_reader import assert_same
-from tests.activations.test_stream import take
+from tests.activations.test_stream import next_batches
 
 
 def test_a_stream_that_is_being_filled_is_left_alone(bench: Bench) -> None:
@@ -21,7 +21,7 @@ def test_a_stream_that_is_being_filled_is_left_alone(bench: Bench) -> None:
         assert prune(found) is None
         with pytest.raises(SaeSweepError, match=r"is being filled by process .*: wait for it, or stop it"):
             remove(found)
-    assert len(take(bench.open(1), 6)) == 6
+    assert len(next_batches(bench.open(1), 6)) == 6
 
 
 @pytest.mark.parametrize("part", ["tokens", "layer-01"])
@@ -35,7 +35,7 @@ def test_what_prune_takes_is_computed_again(bench: Bench, part: str) -> None:
     size = file.stat().st_size
     assert prune(found) == size
     assert inventory(bench.root)[0].state == "unfinished"
-    assert_same(take(bench.fill(1, 2, steps=12), 12), take(bench.stream([1, 2]), 12))
+    assert_same(next_batches(bench.fill(1, 2, steps=12), 12), next_batches(bench.stream([1, 2]), 12))
     assert bench.files().items() > others.items()
     assert inventory(bench.root)[0].state == "complete"
     assert verify(inventory(bench.root)[0]) == []
@@ -52,7 +52,7 @@ def test_a_folder_without_a_manifest_is_rubbish(tmp_path: Path) -> None:
     assert inventory(tmp_path) == []
 
 
-def test_a_name_may_be_shortened_but_not_doubtful(tmp_path: Path) -> None:
+def test_a_name_may_be_shortened_but_not_ambiguous(tmp_path: Path) -> None:
     for name in ("abc1", "abd2"):
         (tmp_path / "activations" / name).mkdir(parents=True)
     assert inventory(tmp_path, "abc")[0].folder.name == "abc1"

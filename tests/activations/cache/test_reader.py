@@ -1,4 +1,4 @@
-"""What is read is what was streamed; what is damaged is not read."""
+"""Reading the cache: batches equal the stream's, and damaged files are refused."""
 
 import json
 import mmap
@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from xxhash import xxh3_128
 
-from sae_sweep.activations import Batch, LanguageModel
+from sae_sweep.activations import ActivationBatch, LanguageModel
 from sae_sweep.activations.cache import CachedStream, DamagedShardError, shards
 from sae_sweep.activations.cache.manifest import FileRecord, load_manifest, save_manifest
 from sae_sweep.config import SaeSweepError
 from tests.activations.cache.conftest import Bench, flip_byte
-from tests.activations.test_stream import take
+from tests.activations.test_stream import next_batches
 
 
-def assert_same(cached: list[Batch], streamed: list[Batch]) -> None:
+def assert_same(cached: list[ActivationBatch], streamed: list[ActivationBatch]) -> None:
     assert len(cached) == len(streamed)
     for ours, theirs in zip(cached, streamed, strict=True):
         assert ours.step == theirs.step
@@ -45,34 +45,34 @@ def test_the_cache_gives_the_stream_to_the_bit(bench: Bench, dtype: str) -> None
 
 
 def test_rows_know_their_tokens(bench: Bench) -> None:
-    for batch in take(bench.fill(0, steps=12), 12):
+    for batch in next_batches(bench.fill(0, steps=12), 12):
         assert batch.tokens.shape == (32,)
         assert not (batch.tokens == 0).any()  # special tokens are masked
         embedded = {}
         for token, row in zip(batch.tokens.tolist(), batch.activations[0], strict=True):
             embedded.setdefault(token, []).append(row)
-        # rows of one token differ by their position's embedding only: 15 positions
+        # rows of the same token differ only by the embedding of their position, one of 15
         assert all(len({tuple(row.tolist()) for row in rows}) <= 15 for rows in embedded.values())
 
 
 @settings(max_examples=15, deadline=None)
 @given(step=st.integers(0, 20))
-def test_a_run_goes_on_from_either(
+def test_a_run_resumes_from_either(
     lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory, step: int
 ) -> None:
     bench = Bench(lm, tmp_path_factory.mktemp("cache"))
     cached, stream = bench.fill(1, steps=26), bench.stream([1])
-    take(cached, step)
-    take(stream, step)
+    next_batches(cached, step)
+    next_batches(stream, step)
     from_cache = json.loads(json.dumps(cached.position()))
     from_stream = json.loads(json.dumps(stream.position()))
     assert from_cache == from_stream
-    expected = take(bench.open(1), 26)[step:]
+    expected = next_batches(bench.open(1), 26)[step:]
     other_cached, other_stream = bench.open(1), bench.stream([1])
     other_cached.restore(from_stream)
     other_stream.restore(from_cache)
-    assert_same(take(other_cached, 26 - step), expected)
-    assert_same(take(other_stream, 26 - step), expected)
+    assert_same(next_batches(other_cached, 26 - step), expected)
+    assert_same(next_batches(other_stream, 26 - step), expected)
 
 
 def test_a_text_that_stops_ends_the_cache_too(lm: LanguageModel, tmp_path: Path) -> None:
@@ -101,11 +101,11 @@ def test_bad_activations_stop_their_layer_at_the_step_of_the_stream(bench: Bench
     assert str(of_cache.value) == str(of_stream.value)
     assert vars(of_cache.value) == vars(of_stream.value)
     assert_same(read, streamed)
-    assert len(take(bench.open(1), 20)) == 20  # the other layer goes on
+    assert len(next_batches(bench.open(1), 20)) == 20  # the other layer continues
 
 
 class _Spoiled:
-    """Layer 2 is too large for float16 in one sequence of the forward pass `after`."""
+    """A language model whose layer 2 overflows float16 in one sequence of forward pass number `after`."""
 
     def __init__(self, lm: LanguageModel, after: int) -> None:
         self._lm, self._after, self.passes = lm, after, 0
@@ -134,12 +134,12 @@ def test_a_flipped_byte_is_never_trained_on(bench: Bench, part: str) -> None:
         f"{file} is damaged (its checksum differs): `task=cache action=verify`"
     )
     assert caught.value.layer == (2 if part == "layer-02" else None)
-    assert_same(passed, take(bench.stream([1, 2]), len(passed)))
+    assert_same(passed, next_batches(bench.stream([1, 2]), len(passed)))
     assert 0 < len(passed) < 10
     if part == "layer-02":
         rest = bench.open(1)
         rest.restore(cached.position())
-        assert_same(take(rest, 5), take(bench.stream([1]), len(passed) + 5)[len(passed) :])
+        assert_same(next_batches(rest, 5), next_batches(bench.stream([1]), len(passed) + 5)[len(passed) :])
 
 
 def test_short_and_missing_files_are_named(bench: Bench) -> None:
@@ -170,14 +170,14 @@ def test_a_damaged_manifest_is_refused(bench: Bench) -> None:
         bench.open(1)
 
 
-def test_what_is_not_cached_is_said(bench: Bench) -> None:
+def test_what_is_not_cached_is_named(bench: Bench) -> None:
     with pytest.raises(SaeSweepError, match="no activations are cached there"):
         bench.open(1)
     short = bench.fill(1, steps=5)
     with pytest.raises(SaeSweepError, match=r"ends at step \d+, and step \d+ is needed"):
         list(short)
     far = bench.stream([1])
-    take(far, 30)
+    next_batches(far, 30)
     with pytest.raises(SaeSweepError, match="and step 30 is needed"):
         bench.open(1).restore(far.position())
     with pytest.raises(SaeSweepError, match="2 is not cached from step 0 on"):
@@ -188,7 +188,7 @@ def test_what_is_not_cached_is_said(bench: Bench) -> None:
 
 
 def test_an_interrupted_read_leaves_nothing_behind(bench: Bench) -> None:
-    """The reader's thread ends with the stream."""
+    """The reader's thread ends when its stream is deleted."""
     cached: CachedStream | None = bench.fill(1, steps=10)
     assert cached is not None
     next(cached)
@@ -199,27 +199,27 @@ def test_an_interrupted_read_leaves_nothing_behind(bench: Bench) -> None:
 
 
 def test_batches_are_views_of_the_file_and_leave_it_as_it_is(bench: Bench) -> None:
-    first, second = take(bench.fill(1, steps=10), 2)
+    first, second = next_batches(bench.fill(1, steps=10), 2)
     rows = first.activations[1]
     assert rows.untyped_storage().data_ptr() == second.activations[1].untyped_storage().data_ptr()
     assert rows.data_ptr() % shards.ALIGNMENT == first.tokens.data_ptr() % shards.ALIGNMENT == 0
-    rows.zero_()  # nothing does; it would be a private copy of the page
-    assert_same(take(bench.open(1), 10), take(bench.stream([1]), 10))
+    rows.zero_()  # training never does this; it changes a private copy of the page
+    assert_same(next_batches(bench.open(1), 10), next_batches(bench.stream([1]), 10))
 
 
 def test_views_outlive_the_stream_and_its_files(bench: Bench) -> None:
     cached: CachedStream | None = bench.fill(1, steps=10)
     assert cached is not None
-    batches = take(cached, 10)
+    batches = next_batches(cached, 10)
     cached = None
     for file in bench.folder.root.glob("*.safetensors"):
         file.unlink()
-    assert_same(batches, take(bench.stream([1]), 10))
+    assert_same(batches, next_batches(bench.stream([1]), 10))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_files_of_any_alignment_are_read(bench: Bench, dtype: str) -> None:
-    """As safetensors writes them: the data starts wherever the header ends."""
+    """safetensors writes the data right after the header, whatever its length."""
     bench.with_activations(dtype=dtype)
     bench.fill(1, steps=10)
     manifest = load_manifest(bench.folder)
@@ -229,8 +229,8 @@ def test_files_of_any_alignment_are_read(bench: Bench, dtype: str) -> None:
         files = {part: _resaved(bench.folder.root, record) for part, record in shard.files.items()}
         found.append(replace(shard, files=files))
     save_manifest(bench.folder, replace(manifest, shards=tuple(found)))
-    batches = take(bench.open(1), 10)
-    assert_same(batches, take(bench.stream([1]), 10))
+    batches = next_batches(bench.open(1), 10)
+    assert_same(batches, next_batches(bench.stream([1]), 10))
     assert all(batch.activations[1].data_ptr() % shards.ALIGNMENT == 0 for batch in batches)
 
 
@@ -249,7 +249,7 @@ def _tells_of_bad_pages() -> bool:
 
 @pytest.mark.skipif(not _tells_of_bad_pages(), reason="needs Linux 5.14")
 def test_a_page_that_cannot_be_read_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a failing disk; here the page is gone because the file is cut short once it is mapped."""
+    """Simulates a failing disk: the file is truncated after it is mapped, so its pages are gone."""
     bench.fill(1, steps=10)
     real = mmap.mmap
 
@@ -264,26 +264,26 @@ def test_a_page_that_cannot_be_read_is_an_error(bench: Bench, monkeypatch: pytes
 
 
 class _TwoSets:
-    """Of ordinary memory, in place of pinned memory."""
+    """Two sets of ordinary memory, in place of pinned memory."""
 
     def __init__(self) -> None:
-        self.taken: list[dict[str, torch.Tensor]] = [{}, {}]
+        self.sets: list[dict[str, torch.Tensor]] = [{}, {}]
         self.turns = 0
 
-    def turn(self) -> "_Set":
+    def next_set(self) -> "_Set":
         self.turns += 1
-        return _Set(self.taken[self.turns % 2])
+        return _Set(self.sets[self.turns % 2])
 
 
 class _Set(NamedTuple):
     buffers: dict[str, torch.Tensor]
 
-    def take(self, part: str, size: int) -> torch.Tensor:
+    def buffer(self, part: str, size: int) -> torch.Tensor:
         return self.buffers.setdefault(part, torch.empty(2 * size, dtype=torch.uint8))[: size + 1]
 
 
 def test_memory_that_is_used_again_is_not_in_use(bench: Bench) -> None:
-    """As on a GPU, where a batch is a copy: each is compared while the next shard is being read."""
+    """Like on a GPU, where batches are copies: each is compared while the next shard is being read."""
     bench.fill(1, 2, steps=40)
     cached, stream = bench.open(1, 2), bench.stream([1, 2])
     cached._pinned = sets = _TwoSets()  # type: ignore[assignment]
@@ -291,8 +291,8 @@ def test_memory_that_is_used_again_is_not_in_use(bench: Bench) -> None:
     for _ in range(25):
         assert_same([next(cached)], [next(stream)])
     assert sets.turns >= 4
-    cached.restore(start)  # while the shard ahead may still be read
-    for batch in take(bench.stream([1, 2]), 25):
+    cached.restore(start)  # the next shard may still be being read
+    for batch in next_batches(bench.stream([1, 2]), 25):
         assert_same([next(cached)], [batch])
     flip_byte(next(bench.folder.root.glob("shard-000000_layer-02*")))
     cached.restore(start)

@@ -1,4 +1,4 @@
-"""Filling: resumed, extended, refused where the disk is too small, and by one process at a time."""
+"""Filling the cache: it resumes, extends, refuses a disk that is too small, and has one writer at a time."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from sae_sweep.config import SaeSweepError
 from sae_sweep.store import Lease, locks
 from tests.activations.cache.conftest import Bench
 from tests.activations.cache.test_reader import assert_same
-from tests.activations.test_stream import take
+from tests.activations.test_stream import next_batches
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "POLL_S", 0.02)
 
 
-def test_the_manifest_tells_what_is_there(bench: Bench) -> None:
+def test_the_manifest_lists_what_is_cached(bench: Bench) -> None:
     bench.fill(1, 2, steps=20)
     plain = json.loads(bench.folder.manifest.read_text())
     assert (plain["d_in"], plain["dtype"], plain["batch"]) == (16, "float32", 32)
@@ -56,10 +56,10 @@ def test_what_is_there_is_not_computed_again(bench: Bench) -> None:
     assert bench.files() == files
 
 
-def test_more_steps_go_on_behind_the_last(bench: Bench) -> None:
+def test_more_steps_continue_after_the_last(bench: Bench) -> None:
     bench.fill(1, steps=8)
     files = bench.files()
-    assert_same(take(bench.fill(1, steps=24), 24), take(bench.stream([1]), 24))
+    assert_same(next_batches(bench.fill(1, steps=24), 24), next_batches(bench.stream([1]), 24))
     assert bench.files().items() > files.items()
 
 
@@ -69,14 +69,14 @@ def test_another_layer_is_added_to_what_is_there(bench: Bench) -> None:
     bench.computed.clear()
     cached = bench.fill(0, 1, steps=20)
     assert bench.files().items() > files.items()
-    assert set(bench.computed) == {(0,), (0, 1)}  # alone where layer 1 is there, both behind
-    assert_same(take(cached, 20), take(bench.stream([0, 1]), 20))
+    assert set(bench.computed) == {(0,), (0, 1)}  # layer 0 alone while layer 1 is cached, then both
+    assert_same(next_batches(cached, 20), next_batches(bench.stream([0, 1]), 20))
 
 
 def test_a_layer_that_stays_behind_is_caught_up(bench: Bench) -> None:
     bench.fill(1, 2, steps=6)
     bench.fill(2, steps=20)
-    assert_same(take(bench.fill(1, 2, steps=20), 20), take(bench.stream([1, 2]), 20))
+    assert_same(next_batches(bench.fill(1, 2, steps=20), 20), next_batches(bench.stream([1, 2]), 20))
 
 
 def test_changed_text_does_not_go_beside_what_is_cached(bench: Bench) -> None:
@@ -121,7 +121,7 @@ def test_the_estimate_is_close(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class _Limit(float):
-    """Free space without end, that notes what it is compared with."""
+    """Unlimited free space, which records the sizes that it is compared with."""
 
     def __new__(cls, needed: list[int]) -> "_Limit":
         self = super().__new__(cls, 1e18)
@@ -178,7 +178,7 @@ def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: 
     assert Lease(bench.folder.root).marker.exists()  # the dead writer's
     assert Lease(bench.folder.root).owner is None
     steps = 7 * (done + 2)
-    assert_same(take(bench.fill(1, 2, steps=steps), steps), take(bench.stream([1, 2]), steps))
+    assert_same(next_batches(bench.fill(1, 2, steps=steps), steps), next_batches(bench.stream([1, 2]), steps))
     assert bench.files().items() >= kept.items()
     assert not leftover.exists()
     assert not Lease(bench.folder.root).marker.exists()
@@ -202,7 +202,7 @@ def test_a_suspended_writer_is_replaced_and_notices(
     assert process.returncode == 1
     assert b"is now written by nobody: this process did not run for more than 1.5 s" in err
     assert bench.folder.manifest.read_bytes() == manifest
-    assert_same(take(bench.open(1, 2), steps), take(bench.stream([1, 2]), steps))
+    assert_same(next_batches(bench.open(1, 2), steps), next_batches(bench.stream([1, 2]), steps))
 
 
 def test_the_second_writer_waits_and_then_reads(
@@ -232,5 +232,5 @@ def test_the_second_writer_waits_and_then_reads(
         waiter.join(60)
         filler.join(60)
     assert not waiter.is_alive()
-    assert bench.computed == []  # it computed nothing itself
-    assert_same(take(bench.open(1), 12), take(slow.stream([1]), 12))
+    assert bench.computed == []  # the waiter computed nothing
+    assert_same(next_batches(bench.open(1), 12), next_batches(slow.stream([1]), 12))

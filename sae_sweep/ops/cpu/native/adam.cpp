@@ -1,5 +1,4 @@
-// Adam (Kingma and Ba 2015, algorithm 1), row by row, with what is done to decoder rows around it; and the rows of a
-// batch, normalised.
+// Adam (Kingma and Ba 2015, algorithm 1) with decoder-row normalisation, and input normalisation; both row by row.
 
 #include <cmath>
 #include <cstdint>
@@ -8,30 +7,32 @@
 
 extern "C" {
 
-// gradient x `shrink` first; `tangent`: without its part along the row; `unit`: rows of norm 1 before (-1) or
-// after (1) the step. `rate` and `root` hold the bias corrections: lr / (1 - b1^t) and sqrt(1 - b2^t).
+// One Adam step. The gradient is multiplied by `gradient_scale` first. `tangent` removes its component along the row.
+// `unit_rows` normalises rows before (-1) or after (1) the step, or never (0). `rate` and `root` include the bias
+// corrections: lr / (1 - beta1^t) and sqrt(1 - beta2^t).
 void adam_rows(float* weights, const float* gradient, float* mean, float* square, int64_t rows, int64_t width,
-               float beta1, float beta2, float rate, float root, float eps, float shrink, bool tangent, int unit) {
+               float beta1, float beta2, float rate, float root, float eps, float gradient_scale, bool tangent,
+               int unit_rows) {
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     float* __restrict w = weights + r * width;
     const float* __restrict g = gradient + r * width;
     float* __restrict m = mean + r * width;
     float* __restrict v = square + r * width;
-    if (unit < 0) {
+    if (unit_rows < 0) {
       const float norm = std::sqrt(dot(w, w, width));
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) w[i] /= norm;
     }
-    const float along = tangent ? shrink * dot(g, w, width) : 0.0f;
+    const float along = tangent ? gradient_scale * dot(g, w, width) : 0.0f;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
-      const float step = shrink * g[i] - along * w[i];
+      const float step = gradient_scale * g[i] - along * w[i];
       m[i] += (1 - beta1) * (step - m[i]);
       v[i] = beta2 * v[i] + (1 - beta2) * step * step;
       w[i] -= rate * m[i] / (std::sqrt(v[i]) / root + eps);
     }
-    if (unit > 0) {
+    if (unit_rows > 0) {
       const float norm = std::sqrt(dot(w, w, width));
 #pragma omp simd
       for (int64_t i = 0; i < width; i++) w[i] /= norm;
@@ -39,7 +40,7 @@ void adam_rows(float* weights, const float* gradient, float* mean, float* square
   }
 }
 
-// (x - mean) / (deviation + eps) of each row, with the unbiased deviation
+// out = (x - mean) / (std + eps) per row, with the unbiased standard deviation.
 void normalise_rows(const float* x, int64_t rows, int64_t width, float eps, float* out) {
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {

@@ -1,5 +1,5 @@
-// Which of a token's features are the largest, or above a floor: with |z - estimate| <= slack known, everything that
-// may be wanted is a candidate; exact products decide.
+// Candidates for a token's selection: every feature whose pre-activation z may be among the k largest or above its
+// floor, given |z - estimate| <= z_error. Exact products then decide.
 #pragma once
 
 #include <algorithm>
@@ -12,42 +12,42 @@
 #include "select.h"
 #include "vectors.h"
 
-// The candidates of one token. With k > 0, `bar` rises to the k-th largest of what the candidates are at least.
+// The candidates of one token. With k > 0, `kth_largest` rises to the k-th largest lower bound among them.
 class Candidates {
  public:
   void start(int64_t k) {
     k_ = k;
-    bar_ = 0;
-    room_ = k ? std::max<int64_t>(4 * k, k + 64) : std::numeric_limits<int64_t>::max();
+    kth_largest_ = 0;
+    capacity_ = k ? std::max<int64_t>(4 * k, k + 64) : std::numeric_limits<int64_t>::max();
     count_ = 0;
   }
-  float bar() const { return bar_; }
-  // `high` is the estimate + slack; where either is no number, so may be the value
-  void add(float high, float slack, int32_t feature, Room& room) {
+  float kth_largest() const { return kth_largest_; }
+  // `high` is the estimate + z_error. If either is NaN, z may be anything.
+  void add(float high, float z_error, int32_t feature, SelectBuffers& buffers) {
     constexpr float infinity = std::numeric_limits<float>::infinity();
-    make_space();
-    const bool known = std::isfinite(slack) && !std::isnan(high);
-    lows_[count_] = known ? high - 2 * slack : -infinity;  // what it is at least
-    highs_[count_] = known ? high : infinity;              // what it is at most
+    grow();
+    const bool bounded = std::isfinite(z_error) && !std::isnan(high);
+    lows_[count_] = bounded ? high - 2 * z_error : -infinity;  // lower bound of z
+    highs_[count_] = bounded ? high : infinity;                // upper bound of z
     features_[count_++] = feature;
-    if (count_ >= room_) raise_bar(room);
+    if (count_ >= capacity_) prune(buffers);
   }
 #if defined(__AVX2__)
-  // Those of kLanes features that `hits` marks; a negative one is none.
-  void add(uint32_t hits, Floats high, Floats slack, Ints features, Room& room) {
-    const Floats infinity = spread(std::numeric_limits<float>::infinity());
-    make_space();
-    // of a NaN and a number, these return the number
-    compress(&lows_[count_], most_of(multiply_add(spread(-2.0f), slack, high), negative(infinity)), hits);
-    compress(&highs_[count_], least_of(high, infinity), hits);
+  // Adds those of kLanes features whose bit is set in `hits`. A negative feature is an empty slot.
+  void add(uint32_t hits, Floats high, Floats z_error, Ints features, SelectBuffers& buffers) {
+    const Floats infinity = broadcast(std::numeric_limits<float>::infinity());
+    grow();
+    // if one argument is NaN, maximum and minimum return the second
+    compress(&lows_[count_], maximum(multiply_add(broadcast(-2.0f), z_error, high), negative(infinity)), hits);
+    compress(&highs_[count_], minimum(high, infinity), hits);
     compress(&features_[count_], features, hits);
     count_ += __builtin_popcount(hits);
-    if (count_ >= room_) raise_bar(room);
+    if (count_ >= capacity_) prune(buffers);
   }
 #endif
-  // How many there are in the end; `feature` tells which.
-  int64_t finish(Room& room) {
-    if (k_ && count_ > k_) raise_bar(room);
+  // Drops what can no longer be selected and returns the number left, to be read with `feature`.
+  int64_t finish(SelectBuffers& buffers) {
+    if (k_ && count_ > k_) prune(buffers);
     count_ = std::remove_if(features_.begin(), features_.begin() + count_, [](int32_t f) { return f < 0; }) -
              features_.begin();
     return count_;
@@ -55,31 +55,31 @@ class Candidates {
   int32_t feature(int64_t i) const { return features_[i]; }
 
  private:
-  static constexpr int64_t kSpace = 16;  // numbers that are written at once, at most
+  static constexpr int64_t kMaxWrite = 16;  // floats that one `compress` may write
 
-  void make_space() {
-    if (count_ + kSpace <= static_cast<int64_t>(highs_.size())) return;
-    const size_t size = 2 * count_ + 4 * kSpace;
+  void grow() {
+    if (count_ + kMaxWrite <= static_cast<int64_t>(highs_.size())) return;
+    const size_t size = 2 * count_ + 4 * kMaxWrite;
     lows_.resize(size), highs_.resize(size), features_.resize(size);
   }
 
   // not inlined: it would take registers from the loop over tiles
-  __attribute__((noinline)) void raise_bar(Room& room) {
-    const float kth = kth_largest(lows_.data(), count_, k_, room);
-    // `bar_` excludes what equals it; what is tied with the k-th must stay
-    bar_ = std::max(bar_, std::nextafter(kth, -std::numeric_limits<float>::infinity()));
+  __attribute__((noinline)) void prune(SelectBuffers& buffers) {
+    const float kth = ::kth_largest(lows_.data(), count_, k_, buffers);
+    // candidates must exceed `kth_largest_`, and ties with the k-th have to stay
+    kth_largest_ = std::max(kth_largest_, std::nextafter(kth, -std::numeric_limits<float>::infinity()));
     int64_t kept = 0;
-    for (int64_t i = 0; i < count_; i++) {  // without a branch
+    for (int64_t i = 0; i < count_; i++) {  // branch-free
       lows_[kept] = lows_[i], highs_[kept] = highs_[i], features_[kept] = features_[i];
-      kept += highs_[i] > bar_;
+      kept += highs_[i] > kth_largest_;
     }
     count_ = kept;
-    // many ties: go on with more room rather than prune at every step
-    if (2 * count_ > room_) room_ = 2 * count_ + 64;
+    // with many ties, grow rather than prune at every call
+    if (2 * count_ > capacity_) capacity_ = 2 * count_ + 64;
   }
 
-  int64_t k_ = 0, room_ = 0, count_ = 0;
-  float bar_ = 0;
+  int64_t k_ = 0, capacity_ = 0, count_ = 0;
+  float kth_largest_ = 0;
   std::vector<float> lows_, highs_;
   std::vector<int32_t> features_;
 };
@@ -101,10 +101,10 @@ struct Encoder {
   const float* row(int64_t f) const { return weights + f * width; }
 };
 
-// What is wanted of each token: its k largest (of those above 0), or, with k = 0, all above the features' floors.
-struct Wanted {
+// What to keep of each token: its k largest above 0 or, with k = 0, all above the features' floors.
+struct Selection {
   int64_t k;
-  const float* floors;  // [features], with k = 0
+  const float* floors;  // [features], read with k = 0
 };
 
 inline void exact_values(const Encoder& encoder, const float* x, const Candidates& candidates, int64_t count,
@@ -112,10 +112,10 @@ inline void exact_values(const Encoder& encoder, const float* x, const Candidate
   out.clear();
   const auto add = [&](float product, int32_t f) {
     const float value = product + (encoder.bias ? encoder.bias[f] : 0.0f);
-    // NaN cannot be ordered; infinity spoils the loss just as well
+    // NaN cannot be ordered; infinity makes the loss non-finite just as well
     out.push_back({std::isnan(value) ? std::numeric_limits<float>::infinity() : value, f});
   };
-  // always four at a time: a value's bits do not depend on what else is a candidate
+  // always four at a time, so that a value's bits do not depend on the other candidates
   for (int64_t c = 0; c < count; c += 4) {
     const int64_t last = std::min<int64_t>(4, count - c) - 1;
     const float* four[4];
@@ -126,21 +126,21 @@ inline void exact_values(const Encoder& encoder, const float* x, const Candidate
   }
 }
 
-// Keep what is wanted of the exact values, in order of feature; exactly k, filled up with zeros, if k > 0.
-inline void keep_wanted(const Wanted& wanted, std::vector<Exact>& exact) {
-  if (wanted.k) {
-    const size_t k = static_cast<size_t>(wanted.k);
+// Keeps the selected exact values in order of feature. With k > 0 there are exactly k, padded with zeros.
+inline void keep_selected(const Selection& selection, std::vector<Exact>& exact) {
+  if (selection.k) {
+    const size_t k = static_cast<size_t>(selection.k);
     exact.erase(std::remove_if(exact.begin(), exact.end(), [](const Exact& e) { return !(e.value > 0); }), exact.end());
     if (exact.size() > k) {
       std::nth_element(exact.begin(), exact.begin() + (k - 1), exact.end(), larger);
       exact.resize(k);
     }
   } else {
-    const float* floors = wanted.floors;
+    const float* floors = selection.floors;
     exact.erase(std::remove_if(exact.begin(), exact.end(),
                                [floors](const Exact& e) { return !(e.value > floors[e.feature]); }),
                 exact.end());
   }
   std::sort(exact.begin(), exact.end(), [](const Exact& a, const Exact& b) { return a.feature < b.feature; });
-  if (wanted.k) exact.resize(static_cast<size_t>(wanted.k), Exact{0.0f, 0});
+  if (selection.k) exact.resize(static_cast<size_t>(selection.k), Exact{0.0f, 0});
 }

@@ -1,8 +1,8 @@
-// An SAE's encoder, screened in reduced precision, and the sparse products around it, for Python's ctypes.
+// The encoder, screened in reduced precision, and the sparse products around it, called through Python's ctypes.
 //
-// All floats are contiguous row-major float32. A code is CSR: the entries of token t are [offsets[t],
-// offsets[t + 1]) of `indices` (features, int32) and `values`. Every output number is the work of one thread
-// in a fixed order, so results do not depend on how many threads there are.
+// All floats are contiguous row-major float32. A sparse matrix is CSR: the non-zeros of row r are [offsets[r],
+// offsets[r + 1]) of `indices` (columns, int32) and `values`. One thread computes each output number in a fixed order,
+// so results do not depend on the number of threads.
 
 #include <omp.h>
 
@@ -14,36 +14,76 @@
 #include <vector>
 
 #include "candidates.h"
-#include "code.h"
+#include "csr_builder.h"
 #include "rows.h"
 #include "screen.h"
 #include "select.h"
 #include "slices.h"
 
+namespace {
+
+// Widens row `t` of z [tokens, features], bfloat16 or float, to floats.
+void read_row(const void* z, bool bfloat16, int64_t t, int64_t features, float* out) {
+  if (!bfloat16) {
+    std::memcpy(out, static_cast<const float*>(z) + t * features, 4 * features);
+    return;
+  }
+  for (int64_t f = 0; f < features; f++) {
+    const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(z)[t * features + f]) << 16;
+    std::memcpy(&out[f], &bits, 4);
+  }
+}
+
+// The norm of a row, or infinity if it is unreliable because its squares may have underflowed.
+float norm_bound_of(const float* row, int64_t width) {
+  const float squares = dot(row, row, width);
+  const bool underflowed = squares < kTinySquares && has_numbers(row, width);
+  return underflowed ? std::numeric_limits<float>::infinity() : std::sqrt(squares);
+}
+
+#if defined(__AVX2__)
+// What is added to each slot's product before it is compared with 0: the bias less the floor.
+std::vector<float> shifts(const Encoder& encoder, const Selection& selection, const int32_t* order, int64_t slots) {
+  std::vector<float> shift(slots, -std::numeric_limits<float>::infinity());
+  for (int64_t i = 0; i < slots; i++) {
+    const int32_t f = order[i];
+    if (f >= 0) shift[i] = (encoder.bias ? encoder.bias[f] : 0.0f) - (selection.k ? 0.0f : selection.floors[f]);
+  }
+  return shift;
+}
+
+// Copies the products of `rows` tokens with one panel to rows of `to`, `stride` apart.
+void copy_tile(const float* products, int64_t rows, float* to, int64_t stride) {
+  for (int64_t r = 0; r < rows; r++) std::memcpy(to + r * stride, products + r * kPanel, sizeof(float) * kPanel);
+}
+#endif
+
+}  // namespace
+
 extern "C" {
 
-// Entries of a code, or -1 if there were more than `most` allowed.
-int64_t code_entries(const Code* code) { return code->too_many ? -1 : code->entries.load(); }
+// The number of non-zeros, or -1 if there were more than `max_nnz`.
+int64_t csr_nnz(const CSRBuilder* csr) { return csr->too_many ? -1 : csr->nnz.load(); }
 
-// Copy a code out and free it; with null pointers only free it.
-void code_take(Code* code, int64_t* offsets, int32_t* indices, float* values) {
+// Copies a CSR out, unless the pointers are null, and frees it.
+void csr_export(CSRBuilder* csr, int64_t* offsets, int32_t* indices, float* values) {
   if (offsets) {
-    for (int64_t t = 0; t < code->tokens; t++) code->offsets[t + 1] += code->offsets[t];
-    std::copy(code->offsets.begin(), code->offsets.end(), offsets);
-    const int64_t blocks = static_cast<int64_t>(code->blocks.size());
+    for (int64_t t = 0; t < csr->tokens; t++) csr->offsets[t + 1] += csr->offsets[t];
+    std::copy(csr->offsets.begin(), csr->offsets.end(), offsets);
+    const int64_t blocks = static_cast<int64_t>(csr->blocks.size());
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < blocks; b++) {
-      int64_t place = code->offsets[b * kBlock];
-      for (const auto& entry : code->blocks[b]) {
-        indices[place] = entry.feature;
-        values[place++] = entry.value;
+      int64_t to = csr->offsets[b * kBlock];
+      for (const auto& exact : csr->blocks[b]) {
+        indices[to] = exact.feature;
+        values[to++] = exact.value;
       }
     }
   }
-  delete code;
+  delete csr;
 }
 
-// Features of a panel; 0 where this processor has no 16-bit screen.
+// Features per panel; 0 if this processor has no 16-bit screen.
 int64_t panel_features() {
 #if defined(__AVX2__)
   return kPanel;
@@ -53,46 +93,41 @@ int64_t panel_features() {
 }
 
 #if defined(__AVX2__)
-// The rows of weights that `order` [places, whole panels] names, -1 for none -> pairs [panels, (width + 1) / 2,
-// kPanel], steps and reaches [places]
-void pack(const float* weights, int64_t width, const int32_t* order, int64_t places, int32_t* pairs, float* steps,
-          float* reaches) {
+// Packs the rows of weights listed in `order` [slots] (whole panels, -1 for an empty slot) into pairs [panels,
+// (width + 1) / 2, kPanel], with their steps and norm_bounds [slots].
+void pack(const float* weights, int64_t width, const int32_t* order, int64_t slots, int32_t* pairs, float* steps,
+          float* norm_bounds) {
   const int64_t half = (width + 1) / 2;
 #pragma omp parallel
   {
     std::vector<int16_t> row(2 * half);
 #pragma omp for schedule(static)
-    for (int64_t p = 0; p < places / kPanel; p++)
+    for (int64_t p = 0; p < slots / kPanel; p++)
       for (int64_t j = 0; j < kPanel; j++) {
-        const int64_t place = p * kPanel + j;
-        steps[place] = reaches[place] = 0;
+        const int64_t slot = p * kPanel + j;
+        steps[slot] = norm_bounds[slot] = 0;
         std::fill(row.begin(), row.end(), static_cast<int16_t>(0));
-        if (order[place] >= 0)
-          quantise(weights + order[place] * width, width, 2 * half, row.data(), steps + place, reaches + place);
+        if (order[slot] >= 0)
+          quantise(weights + order[slot] * width, width, 2 * half, row.data(), steps + slot, norm_bounds + slot);
         for (int64_t h = 0; h < half; h++) std::memcpy(pairs + (p * half + h) * kPanel + j, row.data() + 2 * h, 4);
       }
   }
 }
 
-// The code of `tokens` rows of x: of each row the k largest above 0, or, with k = 0, all above `floors`. Products with
-// the features from the place `watched` on, a whole panel, are kept in `estimates` [tokens, places - watched]; they
-// are right to `token_reaches` [tokens], written here, times the reaches of their places.
-Code* encode_packed(const float* x, int64_t tokens, const float* weights, const float* bias, int64_t features,
-                    int64_t width, const int32_t* pairs, const float* steps, const float* reaches,
-                    const int32_t* order, int64_t places, int64_t k, const float* floors, int64_t most,
-                    int64_t watched, float* estimates, float* token_reaches) {
+// Encodes the rows of x: per row the k largest above 0 or, with k = 0, all above `floors`. Products with the features
+// from slot `first_dead` on, which begins a panel, are kept in `estimates` [tokens, slots - first_dead]; their error is
+// at most `error_per_norm` [tokens], written here, times the norm_bounds of their slots.
+CSRBuilder* encode_int16(const float* x, int64_t tokens, const float* weights, const float* bias, int64_t features,
+                         int64_t width, const int32_t* pairs, const float* steps, const float* norm_bounds,
+                         const int32_t* order, int64_t slots, int64_t k, const float* floors, int64_t max_nnz,
+                         int64_t first_dead, float* estimates, float* error_per_norm) {
   const Encoder encoder{weights, bias, features, width};
-  const Wanted wanted{k, floors};
-  const Panels panels{pairs, steps, reaches, order};
-  const int64_t half = (width + 1) / 2, kept = places - watched;
-  const float share = error_share(width);
-  // what the screen adds to a product before it compares with 0: the bias, less the floor
-  std::vector<float> shift(places, -std::numeric_limits<float>::infinity());
-  for (int64_t i = 0; i < places; i++) {
-    const int32_t f = order[i];
-    if (f >= 0) shift[i] = (bias ? bias[f] : 0.0f) - (k ? 0.0f : floors[f]);
-  }
-  auto* code = new Code(tokens);
+  const Selection selection{k, floors};
+  const Panels panels{pairs, steps, norm_bounds, order};
+  const int64_t half = (width + 1) / 2, kept = slots - first_dead;
+  const float relative_error = relative_error_bound(width);
+  const std::vector<float> shift = shifts(encoder, selection, order, slots);
+  auto* csr = new CSRBuilder(tokens);
 #pragma omp parallel
   {
     Block block(width);
@@ -100,122 +135,115 @@ Code* encode_packed(const float* x, int64_t tokens, const float* weights, const 
     float sums[kRows * kPanel];
 #pragma omp for schedule(dynamic, 1)
     for (int64_t first = 0; first < tokens; first += kBlock) {
-      if (code->too_many) continue;
+      if (csr->too_many) continue;
       const int64_t count = std::min(kBlock, tokens - first);
       block.fill(x + first * width, count, width);
       for (int64_t i = 0; i < count; i++) scratch.candidates[i].start(k);
-      for (int64_t i = 0; i < count && kept; i++) token_reaches[first + i] = share * block.reaches[i];
-      for (int64_t p = 0; p < places / kPanel; p++)
+      for (int64_t i = 0; i < count && kept; i++) error_per_norm[first + i] = relative_error * block.norm_bounds[i];
+      for (int64_t p = 0; p < slots / kPanel; p++)
         for (int64_t tile = 0; tile < block.tiles; tile++) {
           const int64_t row = tile * kRows;
           multiply_tile(block.x.data() + row * half, pairs + p * half * kPanel, half, sums);
           scale_tile(sums, block.steps.data() + row, steps + p * kPanel);
-          screen_tile(sums, row, count, block, panels, shift.data(), share, p, scratch.candidates,
-                      scratch.room);
-          if (p * kPanel < watched) continue;
-          float* to = estimates + (first + row) * kept + p * kPanel - watched;
-          for (int64_t r = 0; r < kRows && row + r < count; r++)
-            std::memcpy(to + r * kept, sums + r * kPanel, sizeof(float) * kPanel);
+          screen_tile(sums, row, count, block, panels, shift.data(), relative_error, p, scratch.candidates,
+                      scratch.select);
+          if (p * kPanel >= first_dead)
+            copy_tile(sums, std::min<int64_t>(kRows, count - row),
+                      estimates + (first + row) * kept + p * kPanel - first_dead, kept);
         }
-      settle(*code, encoder, wanted, x, first, count, most, scratch);
+      append_block(*csr, encoder, selection, x, first, count, max_nnz, scratch);
     }
   }
-  return code;
+  return csr;
 }
 #endif
 
-// As `encode_packed`, screened by `z`, products of x and the weights without the bias that are right to
-// `share` |x| |w|; in bfloat16, or else in float. Those of the features `watched` are kept in `estimates`
-// [tokens, watched_count], and share |x| in `token_reaches` [tokens].
-Code* encode_screened(const void* z, bool bfloat16, float share, const float* x, int64_t tokens, const float* weights,
-                      const float* bias, int64_t features, int64_t width, const float* norms, int64_t k,
-                      const float* floors, int64_t most, const int32_t* watched, int64_t watched_count,
-                      float* estimates, float* token_reaches) {
+// As `encode_int16`, screened by a dense product z [tokens, features] of x and the weights without the bias, in
+// bfloat16 or float, whose error is at most `relative_error` |x| |w|. Products with the features `dead` [dead_count]
+// are kept in `estimates` [tokens, dead_count], and `relative_error` |x| in `error_per_norm` [tokens].
+CSRBuilder* encode_from_dense(const void* z, bool bfloat16, float relative_error, const float* x, int64_t tokens,
+                              const float* weights, const float* bias, int64_t features, int64_t width,
+                              const float* norm_bounds, int64_t k, const float* floors, int64_t max_nnz,
+                              const int32_t* dead, int64_t dead_count, float* estimates, float* error_per_norm) {
   const Encoder encoder{weights, bias, features, width};
-  const Wanted wanted{k, floors};
-  auto* code = new Code(tokens);
+  const Selection selection{k, floors};
+  auto* csr = new CSRBuilder(tokens);
 #pragma omp parallel
   {
     Scratch scratch;
     std::vector<float> row(features);
 #pragma omp for schedule(dynamic, 1)
     for (int64_t first = 0; first < tokens; first += kBlock) {
-      if (code->too_many) continue;
+      if (csr->too_many) continue;
       const int64_t count = std::min(kBlock, tokens - first);
       for (int64_t i = 0; i < count; i++) {
         const int64_t t = first + i;
-        const float squares = dot(x + t * width, x + t * width, width);
-        const bool lost = squares < kTinySquares && has_numbers(x + t * width, width);
-        const float reach = lost ? std::numeric_limits<float>::infinity() : share * std::sqrt(squares);
-        if (watched_count) token_reaches[t] = reach;
-        if (bfloat16)
-          for (int64_t f = 0; f < features; f++) {
-            const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(z)[t * features + f]) << 16;
-            std::memcpy(&row[f], &bits, 4);
-          }
-        else
-          std::memcpy(row.data(), static_cast<const float*>(z) + t * features, 4 * features);
-        for (int64_t j = 0; j < watched_count; j++) estimates[t * watched_count + j] = row[watched[j]];
+        const float token_error = relative_error * norm_bound_of(x + t * width, width);
+        if (dead_count) error_per_norm[t] = token_error;
+        read_row(z, bfloat16, t, features, row.data());
+        for (int64_t j = 0; j < dead_count; j++) estimates[t * dead_count + j] = row[dead[j]];
         Candidates& candidates = scratch.candidates[i];
         candidates.start(k);
         for (int64_t f = 0; f < features; f++) {
-          const float slack = reach * norms[f];
-          const float high = row[f] + (bias ? bias[f] : 0.0f) - (k ? 0.0f : floors[f]) + slack;
-          if (!(high <= candidates.bar())) candidates.add(high, slack, static_cast<int32_t>(f), scratch.room);
+          const float z_error = token_error * norm_bounds[f];
+          const float high = row[f] + (bias ? bias[f] : 0.0f) - (k ? 0.0f : floors[f]) + z_error;
+          if (!(high <= candidates.kth_largest()))
+            candidates.add(high, z_error, static_cast<int32_t>(f), scratch.select);
         }
       }
-      settle(*code, encoder, wanted, x, first, count, most, scratch);
+      append_block(*csr, encoder, selection, x, first, count, max_nnz, scratch);
     }
   }
-  return code;
+  return csr;
 }
 
-// Of each token's estimates [tokens, stride], those of `columns` [count] plus their bias: all that may be among the k
-// largest, of either sign. Estimates are right to reaches [count] times token_reaches [tokens].
-Code* doubtful(const float* estimates, int64_t stride, const int32_t* columns, const float* bias, const float* reaches,
-               int64_t count, const float* token_reaches, int64_t tokens, int64_t k) {
+// All that may be among the k largest, of either sign, of estimate plus bias per token. The estimates are `columns`
+// [count] of `estimates` [tokens, stride], with errors of at most norm_bounds [count] times error_per_norm [tokens].
+CSRBuilder* topk_candidates(const float* estimates, int64_t stride, const int32_t* columns, const float* bias,
+                            const float* norm_bounds, int64_t count, const float* error_per_norm, int64_t tokens,
+                            int64_t k) {
   constexpr float infinity = std::numeric_limits<float>::infinity();
-  auto* code = new Code(tokens);
+  auto* csr = new CSRBuilder(tokens);
 #pragma omp parallel
   {
     std::vector<float> low(count), high(count);
-    Room room;
-    std::vector<Exact> found;
+    SelectBuffers buffers;
+    std::vector<Exact> candidates;
 #pragma omp for schedule(dynamic, 1)
     for (int64_t first = 0; first < tokens; first += kBlock)
       for (int64_t t = first; t < std::min(first + kBlock, tokens); t++) {
         for (int64_t j = 0; j < count; j++) {
           const float z = estimates[t * stride + columns[j]] + (bias ? bias[j] : 0.0f);
-          const float slack = token_reaches[t] * reaches[j];
-          low[j] = z - slack;
-          high[j] = z + slack;
+          const float z_error = error_per_norm[t] * norm_bounds[j];
+          low[j] = z - z_error;
+          high[j] = z + z_error;
         }
         for (int64_t j = 0; j < count; j++) {
-          const bool known = high[j] - low[j] < infinity;
-          low[j] = known ? low[j] : -infinity;
-          high[j] = known ? high[j] : infinity;
+          const bool bounded = high[j] - low[j] < infinity;
+          low[j] = bounded ? low[j] : -infinity;
+          high[j] = bounded ? high[j] : infinity;
         }
-        const float kth = kth_largest(low.data(), count, k, room);
-        const int64_t passed = places_from(high.data(), count, kth, room.places);
-        found.resize(passed);
-        for (int64_t p = 0; p < passed; p++) found[p] = {high[room.places[p]], room.places[p]};
-        append(*code, first / kBlock, t, found);
-        code->entries += static_cast<int64_t>(found.size());
+        const float kth = kth_largest(low.data(), count, k, buffers);
+        const int64_t passed = indices_at_least(high.data(), count, kth, buffers.indices);
+        candidates.resize(passed);
+        for (int64_t p = 0; p < passed; p++) candidates[p] = {high[buffers.indices[p]], buffers.indices[p]};
+        append(*csr, first / kBlock, t, candidates);
+        csr->nnz += passed;
       }
   }
-  return code;
+  return csr;
 }
 
-// The k largest of each row of a code, of either sign, in order of column -> columns and values [rows, k].
-void largest_entries(const int64_t* offsets, const int32_t* indices, const float* values, int64_t rows, int64_t k,
-                     int32_t* columns, float* out) {
+// The k largest of each row of a CSR, of either sign, in order of column -> columns and values [rows, k].
+void topk_csr_rows(const int64_t* offsets, const int32_t* indices, const float* values, int64_t rows, int64_t k,
+                   int32_t* columns, float* out) {
 #pragma omp parallel
   {
-    Room room;
+    SelectBuffers buffers;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
       const int64_t p = offsets[r];
-      keep_largest(values + p, indices + p, offsets[r + 1] - p, k, room, columns + r * k, out + r * k);
+      keep_largest(values + p, indices + p, offsets[r + 1] - p, k, buffers, columns + r * k, out + r * k);
     }
   }
 }
@@ -224,29 +252,29 @@ void largest_entries(const int64_t* offsets, const int32_t* indices, const float
 void topk_rows(const float* z, int64_t rows, int64_t width, int64_t k, int32_t* columns, float* values) {
 #pragma omp parallel
   {
-    Room room;
+    SelectBuffers buffers;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++)
-      keep_largest(z + r * width, nullptr, width, k, room, columns + r * k, values + r * k);
+      keep_largest(z + r * width, nullptr, width, k, buffers, columns + r * k, values + r * k);
   }
 }
 
 // ---------------------------------------------------------------------------------------------------------
 // Sparse products.
 
-// Floats of room that the products below need for so many entries; the room begins a line of the cache.
-int64_t product_room(int64_t entries, int64_t columns, int64_t width) {
+// Floats that the products below need as `buffer`, which must be aligned to a cache line; 0: they take null.
+int64_t product_buffer_size(int64_t nnz, int64_t columns, int64_t width) {
 #if defined(__AVX2__)
-  if (packing_pays(entries, columns, width)) return omp_get_max_threads() * columns * kSlice;
+  if (packing_pays(nnz, columns, width)) return omp_get_max_threads() * columns * kSlice;
 #endif
   return 0;
 }
 
-// out[r] = sum over the row's entries of value x dense[index]
-void combine_rows(const int64_t* offsets, const int32_t* indices, const float* values, int64_t rows, int64_t columns,
-                  const float* dense, int64_t width, float* room, float* out) {
+// Sparse times dense matrix: out[r] = sum over the row's non-zeros of value x dense[column].
+void spmm(const int64_t* offsets, const int32_t* indices, const float* values, int64_t rows, int64_t columns,
+          const float* dense, int64_t width, float* buffer, float* out) {
 #if defined(__AVX2__)
-  if (room) return combine_packed(offsets, indices, values, rows, columns, dense, width, room, out);
+  if (buffer) return spmm_packed(offsets, indices, values, rows, columns, dense, width, buffer, out);
 #endif
 #pragma omp parallel for schedule(dynamic, 16)
   for (int64_t r = 0; r < rows; r++) {
@@ -261,11 +289,11 @@ void combine_rows(const int64_t* offsets, const int32_t* indices, const float* v
   }
 }
 
-// out[entry] = <left[row of the entry], right[index of the entry]>
-void entry_products(const int64_t* offsets, const int32_t* indices, int64_t rows, int64_t columns, const float* left,
-                    const float* right, int64_t width, float* room, float* out) {
+// Dense times dense matrix at the non-zeros of a pattern: out[p] = <left[row], right[column]>.
+void sddmm(const int64_t* offsets, const int32_t* indices, int64_t rows, int64_t columns, const float* left,
+           const float* right, int64_t width, float* buffer, float* out) {
 #if defined(__AVX2__)
-  if (room) return products_packed(offsets, indices, rows, columns, left, right, width, room, out);
+  if (buffer) return sddmm_packed(offsets, indices, rows, columns, left, right, width, buffer, out);
 #endif
 #pragma omp parallel for schedule(dynamic, 16)
   for (int64_t r = 0; r < rows; r++) {
@@ -279,34 +307,34 @@ void entry_products(const int64_t* offsets, const int32_t* indices, int64_t rows
   }
 }
 
-// CSR of [rows, columns] -> CSR of its transpose, and the place of each of its entries in the original. `next`
-// [parts, columns]: the rows are cut into parts, for a thread each.
+// CSR of [rows, columns] -> CSR of its transpose, and `permutation`: where each of its non-zeros was in the original.
+// The rows are split into parts, one per thread; `next` [parts, columns] is scratch.
 void transpose(const int64_t* offsets, const int32_t* indices, int64_t rows, int64_t columns, int64_t parts,
-               int64_t* next, int64_t* out_offsets, int32_t* out_indices, int64_t* places) {
-  const auto cut = [&](int64_t part) { return rows * part / parts; };
+               int64_t* next, int64_t* out_offsets, int32_t* out_indices, int64_t* permutation) {
+  const auto begin = [&](int64_t part) { return rows * part / parts; };
 #pragma omp parallel for schedule(static)
   for (int64_t part = 0; part < parts; part++) {
     int64_t* counts = next + part * columns;
     std::fill(counts, counts + columns, 0);
-    for (int64_t p = offsets[cut(part)]; p < offsets[cut(part + 1)]; p++) counts[indices[p]]++;
+    for (int64_t p = offsets[begin(part)]; p < offsets[begin(part + 1)]; p++) counts[indices[p]]++;
   }
-  int64_t place = 0;
+  int64_t total = 0;
   for (int64_t c = 0; c < columns; c++) {
-    out_offsets[c] = place;
+    out_offsets[c] = total;
     for (int64_t part = 0; part < parts; part++) {
       const int64_t count = next[part * columns + c];
-      next[part * columns + c] = place;
-      place += count;
+      next[part * columns + c] = total;
+      total += count;
     }
   }
-  out_offsets[columns] = place;
+  out_offsets[columns] = total;
 #pragma omp parallel for schedule(static)
   for (int64_t part = 0; part < parts; part++)
-    for (int64_t r = cut(part); r < cut(part + 1); r++)
+    for (int64_t r = begin(part); r < begin(part + 1); r++)
       for (int64_t p = offsets[r]; p < offsets[r + 1]; p++) {
         const int64_t to = next[part * columns + indices[p]]++;
         out_indices[to] = static_cast<int32_t>(r);
-        places[to] = p;
+        permutation[to] = p;
       }
 }
 }

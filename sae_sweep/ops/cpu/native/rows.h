@@ -1,4 +1,4 @@
-// Sums of rows, and dot products with rows, four at a time so that each load is used more than once.
+// Sums of rows and dot products with rows, four at a time so that each load is used more than once.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ inline float dot(const float* a, const float* b, int64_t width) {
   return sum;
 }
 
-// Rows whose squares sum to less may have lost them to underflow; above, so large are the rows that neither do the
-// products of two rows' sizes.
+// Below this sum of squares, a row's norm is unreliable because squares may have underflowed. At or above it, the
+// product of two norms does not underflow either.
 constexpr float kTinySquares = 1e-28f;
 
 inline bool has_numbers(const float* a, int64_t width) {

@@ -1,5 +1,5 @@
-// Sparse products where each dense row is used many times: by slices of 16 columns. A slice of all dense rows, packed,
-// stays in a core's own cache. Each thread packs for itself.
+// Sparse products that use each dense row many times. They go through the dense matrix in slices of 16 columns: a
+// packed slice of all rows stays in a core's own cache. Each thread packs its own copy.
 #pragma once
 
 #if defined(__AVX2__)
@@ -10,15 +10,15 @@
 #include <cstdint>
 #include <cstring>
 
-constexpr int64_t kSlice = 16;           // columns: a row of a slice is a line of the cache
-constexpr int64_t kReuse = 8;            // entries per dense row from which on packing pays
-constexpr int64_t kSliceRows = 1 << 13;  // dense rows of which a slice fits into half a megabyte
+constexpr int64_t kSlice = 16;           // columns per slice: one row is one cache line
+constexpr int64_t kReuse = 8;            // packing pays from this many non-zeros per dense row
+constexpr int64_t kSliceRows = 1 << 13;  // a slice of so many dense rows is half a megabyte
 
-inline bool packing_pays(int64_t entries, int64_t dense_rows, int64_t width) {
-  return width >= 2 * kSlice && dense_rows <= kSliceRows && entries >= kReuse * dense_rows;
+inline bool packing_pays(int64_t nnz, int64_t dense_rows, int64_t width) {
+  return width >= 2 * kSlice && dense_rows <= kSliceRows && nnz >= kReuse * dense_rows;
 }
 
-// Columns [first, first + count) of dense rows, 16 floats each, zeros beyond.
+// Copies columns [first, first + count) of all dense rows, padded with zeros to 16.
 inline void pack_slice(const float* dense, int64_t rows, int64_t width, int64_t first, int64_t count, float* out) {
   for (int64_t r = 0; r < rows; r++, out += kSlice) {
     const float* from = dense + r * width + first;
@@ -40,13 +40,13 @@ struct Sums {
   }
 };
 
-inline void combine_slice(const float* slice, const int32_t* indices, const float* values, int64_t entries,
-                          int64_t count, float* out) {
+inline void spmm_slice(const float* slice, const int32_t* indices, const float* values, int64_t nnz, int64_t count,
+                       float* out) {
   Sums sums[4];
   int64_t p = 0;
-  for (; p + 4 <= entries; p += 4)
+  for (; p + 4 <= nnz; p += 4)
     for (int j = 0; j < 4; j++) sums[j].add(slice + indices[p + j] * kSlice, values[p + j]);
-  for (; p < entries; p++) sums[0].add(slice + indices[p] * kSlice, values[p]);
+  for (; p < nnz; p++) sums[0].add(slice + indices[p] * kSlice, values[p]);
   const auto four = [](__m256 a, __m256 b, __m256 c, __m256 d) {
     return _mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d));
   };
@@ -56,46 +56,46 @@ inline void combine_slice(const float* slice, const int32_t* indices, const floa
   std::memcpy(out, total, 4 * count);
 }
 
-// As `combine_rows`. room: [threads, columns, kSlice], lines of the cache.
-inline void combine_packed(const int64_t* offsets, const int32_t* indices, const float* values, int64_t rows,
-                           int64_t columns, const float* dense, int64_t width, float* room, float* out) {
+// `spmm` through packed slices in `buffer` [threads, columns, kSlice], aligned to cache lines.
+inline void spmm_packed(const int64_t* offsets, const int32_t* indices, const float* values, int64_t rows,
+                           int64_t columns, const float* dense, int64_t width, float* buffer, float* out) {
 #pragma omp parallel
   {
-    float* slice = room + omp_get_thread_num() * columns * kSlice;
+    float* slice = buffer + omp_get_thread_num() * columns * kSlice;
     for (int64_t first = 0; first < width; first += kSlice) {
       const int64_t count = std::min(kSlice, width - first);
       pack_slice(dense, columns, width, first, count, slice);
 #pragma omp for schedule(dynamic, 32) nowait
       for (int64_t r = 0; r < rows; r++) {
         const int64_t p = offsets[r];
-        combine_slice(slice, indices + p, values + p, offsets[r + 1] - p, count, out + r * width + first);
+        spmm_slice(slice, indices + p, values + p, offsets[r + 1] - p, count, out + r * width + first);
       }
     }
   }
 }
 
-inline float sum_of(__m256 a) {
+inline float horizontal_sum(__m256 a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 
-// Sums of the numbers of each of four vectors.
-inline __m128 sums_of(__m256 a, __m256 b, __m256 c, __m256 d) {
+// The horizontal sums of four vectors.
+inline __m128 horizontal_sums(__m256 a, __m256 b, __m256 c, __m256 d) {
   const __m256 each = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
   return _mm_add_ps(_mm256_castps256_ps128(each), _mm256_extractf128_ps(each, 1));
 }
 
-// As `entry_products`. room: as above.
-inline void products_packed(const int64_t* offsets, const int32_t* indices, int64_t rows, int64_t columns,
-                            const float* left, const float* right, int64_t width, float* room, float* out) {
+// `sddmm` through packed slices in `buffer`, as above.
+inline void sddmm_packed(const int64_t* offsets, const int32_t* indices, int64_t rows, int64_t columns,
+                            const float* left, const float* right, int64_t width, float* buffer, float* out) {
 #pragma omp parallel
   {
-    float* slice = room + omp_get_thread_num() * columns * kSlice;
+    float* slice = buffer + omp_get_thread_num() * columns * kSlice;
     for (int64_t first = 0; first < width; first += kSlice) {
       const int64_t count = std::min(kSlice, width - first);
       pack_slice(right, columns, width, first, count, slice);
-      // static: the thread that adds to an entry is the same in every slice
+      // static: the same thread adds to an output in every slice
 #pragma omp for schedule(static) nowait
       for (int64_t r = 0; r < rows; r++) {
         float own[kSlice] = {};
@@ -107,10 +107,10 @@ inline void products_packed(const int64_t* offsets, const int32_t* indices, int6
         };
         int64_t p = offsets[r];
         for (; p + 4 <= offsets[r + 1]; p += 4) {
-          const __m128 four = sums_of(product(p), product(p + 1), product(p + 2), product(p + 3));
+          const __m128 four = horizontal_sums(product(p), product(p + 1), product(p + 2), product(p + 3));
           _mm_storeu_ps(out + p, first ? _mm_add_ps(_mm_loadu_ps(out + p), four) : four);
         }
-        for (; p < offsets[r + 1]; p++) out[p] = (first ? out[p] : 0.0f) + sum_of(product(p));
+        for (; p < offsets[r + 1]; p++) out[p] = (first ? out[p] : 0.0f) + horizontal_sum(product(p));
       }
     }
   }

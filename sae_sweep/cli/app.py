@@ -1,0 +1,52 @@
+"""Hydra's part of the command line: what is parsed, and the function that Hydra calls."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+from sae_sweep import logs
+from sae_sweep.cli.compose import to_configs
+from sae_sweep.cli.diagnose import diagnose
+from sae_sweep.cli.schema import conf_folder, register_schemas
+from sae_sweep.cli.sweeper import register_sweeper
+from sae_sweep.config import ConfigError
+from sae_sweep.launch.foreign import JOB_KEY
+from sae_sweep.plan import Request, WantedRun
+from sae_sweep.tasks import TASKS, load
+
+
+def run() -> None:
+    """Carry out the command line.
+
+    Raises:
+        ConfigError: all problems of the command at once.
+        SystemExit: with 1 if a run failed.
+    """
+    register_schemas()
+    register_sweeper()
+    problems = diagnose([word for word in sys.argv[1:] if not word.startswith("-")])
+    if problems:
+        raise ConfigError(problems)
+    decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+    decorate(task_function)()
+
+
+def task_function(config: Any) -> None:
+    """Hydra's task function: a job of one of Hydra's own launchers, or one run with `hydra.mode=RUN`.
+
+    Such a job runs in a process in which no command line has set anything up; it imports this function by its
+    name. `config.job` names the frozen group that it trains.
+    """
+    job = config.get(JOB_KEY)
+    if job is None:
+        run_config, command = to_configs(config)
+        request = Request(command, [WantedRun(run_config, run_config)])
+        if load(TASKS[command.task].function)(request):
+            raise SystemExit(1)
+        return
+    from sae_sweep.launch.job import run_job
+
+    logs.log_to_terminal()
+    run_job(Path(job.folder), int(job.number))

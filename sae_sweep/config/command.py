@@ -1,0 +1,210 @@
+"""One command: what is done with its runs, where, and how that is tracked. None of it moves a weight."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sae_sweep.config.checks import at_least, fraction, one_of
+from sae_sweep.config.errors import ConfigError
+from sae_sweep.config.run import RunConfig
+
+CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """How SAEs are compared."""
+
+    threshold: float = 0.7
+    """A feature is matched when its best decoder cosine is strictly above this."""
+    undertrained: float = 0.1
+    """Runs whose match to their own initial dictionary is above this share are marked undertrained."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        fraction(found, "matching.threshold", self.threshold)
+        fraction(found, "matching.undertrained", self.undertrained)
+        return found
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """What is sent to Weights & Biases; `history.jsonl` is written in any case."""
+
+    backend: str = "wandb"
+    """wandb or none."""
+    project: str = "sae_sweep"
+    entity: str | None = None
+    log_every: int = 50
+    """Steps between two logged points."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        one_of(found, "tracking.backend", self.backend, ("wandb", "none"))
+        at_least(found, "tracking.log_every", self.log_every, 1)
+        return found
+
+
+@dataclass(frozen=True)
+class SlurmConfig:
+    """Resources and options of the SLURM jobs; each group of runs is one job."""
+
+    partition: str | None = None
+    """`sinfo` lists them; null: the cluster's default."""
+    account: str | None = None
+    qos: str | None = None
+    """Quality of service."""
+    time_min: int = 1440
+    """Minutes until a job is requeued and continues from its checkpoint."""
+    gpus: int = 1
+    """GPUs per job; a group trains on one. 0: on CPUs."""
+    cpus: int = 4
+    """CPU cores per job."""
+    mem_gb: float | None = None
+    """Memory per job in GB; null: the cluster's default."""
+    array_parallelism: int = 256
+    """Jobs of a sweep that may run at once."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines at the start of a job: `["module load cuda", "export HF_HUB_OFFLINE=1"]`."""
+    signal_delay_s: int = 120
+    """Seconds before the end of its time at which a job is told to save and be requeued."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further options of sbatch, such as `{constraint: a100, exclude: node7}`."""
+    poll_s: float = 10.0
+    """Seconds between two looks at the jobs while the command waits for them."""
+    lost_after_s: float = 60.0
+    """A job that ended this many seconds ago without a result is lost: shared disks take time to agree."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        for key, least in (("gpus", 0), ("cpus", 1), ("array_parallelism", 1), ("signal_delay_s", 1)):
+            at_least(found, f"launcher.slurm.{key}", getattr(self, key), least)
+        if self.mem_gb is not None and not self.mem_gb > 0:
+            found.append(f"launcher.slurm.mem_gb={self.mem_gb}: must be above 0")
+        if not self.poll_s > 0:
+            found.append(f"launcher.slurm.poll_s={self.poll_s}: must be above 0")
+        if not self.lost_after_s >= 0:
+            found.append(f"launcher.slurm.lost_after_s={self.lost_after_s}: must be 0 or more")
+        # SLURM may send the signal up to a minute early; a job that does not listen yet would die of it
+        if 60 * self.time_min <= self.signal_delay_s + 60:
+            found.append(
+                f"launcher.slurm.time_min={self.time_min}: must be over a minute longer than "
+                f"launcher.slurm.signal_delay_s={self.signal_delay_s}, or jobs are told to stop as they start"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class LauncherConfig:
+    """Where the groups of runs are trained."""
+
+    kind: str = "inprocess"
+    """inprocess: one group after the other, in this process. local: in worker processes. slurm: one job per
+    group."""
+    checkpoint_every_min: float = 5.0
+    """Minutes between two checkpoints."""
+    max_group: int | None = None
+    """Most runs that are trained together; null: as many as fit into the free memory."""
+    workers: int | None = None
+    """Worker processes at once (local); null: one per GPU, or two on a machine without GPUs."""
+    detach: bool = False
+    """True: return when the jobs are submitted (slurm), without waiting for them."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        one_of(found, "launcher.kind", self.kind, ("inprocess", "local", "slurm"))
+        if self.max_group is not None:
+            at_least(found, "launcher.max_group", self.max_group, 1)
+        if self.workers is not None:
+            at_least(found, "launcher.workers", self.workers, 1)
+        if self.detach and self.kind != "slurm":
+            found.append(f"launcher.detach=true needs launcher=slurm, not {self.kind}")
+        found += self.slurm.problems()
+        if not self.checkpoint_every_min > 0:
+            found.append(f"launcher.checkpoint_every_min={self.checkpoint_every_min}: must be above 0")
+        return found
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Folders; relative ones start where the command was typed."""
+
+    output: str = "multirun"
+    """Results: one folder per sweep."""
+    cache: str | None = None
+    """Built corpora and cached activations; null: `sae_sweep` in the user's cache folder (`$XDG_CACHE_HOME`
+    or `~/.cache`)."""
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Throughput that `task=plan` computes hours from."""
+
+    tflops: float | None = None
+    """10^12 floating-point operations per second; null: measured on this machine."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        if self.tflops is not None and not self.tflops > 0:
+            found.append(f"plan.tflops={self.tflops}: must be above 0")
+        return found
+
+
+@dataclass(frozen=True)
+class CommandConfig:
+    """Keys of a command that are the same for all of its runs and written into none."""
+
+    task: str = "train"
+    """What is done: `--help` lists the tasks."""
+    format: str = "text"
+    """How plan and status are printed: text, or json (and nothing else on standard output)."""
+    action: str = "fill"
+    """For task=cache. fill: compute what the runs will read, without training. On all that is cached: list;
+    verify the checksums; prune what is damaged, unfinished or of another version; remove one `stream`."""
+    stream: str | None = None
+    """The cached stream that task=cache verifies, prunes or removes, as listed; null: every one."""
+    sweep: str | None = None
+    """Folder name of the sweep; null: the experiment's name, else a hash of the run ids."""
+    experiment: str | None = None
+    """Set by `experiment=NAME`."""
+    fuse: bool = True
+    """true: runs that read the same text share each LM pass. false: one run after the other, same weights."""
+    matching: MatchingConfig = field(default_factory=MatchingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+
+    def __post_init__(self) -> None:
+        problems = self.problems()
+        if problems:
+            raise ConfigError(problems)
+
+    def problems(self) -> list[str]:
+        """Every contradiction of the command, in plain words."""
+        found: list[str] = []
+        one_of(found, "action", self.action, CACHE_ACTIONS)
+        if self.task == "cache" and self.action == "remove" and self.stream is None:
+            found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
+        one_of(found, "format", self.format, ("text", "json"))
+        if self.sweep is not None and Path(self.sweep).name != self.sweep:
+            found.append(f"sweep={self.sweep}: must be a plain folder name")
+        for part in dataclasses.fields(self):
+            value = getattr(self, part.name)
+            if hasattr(value, "problems"):
+                found += value.problems()
+        return found
+
+    def adapt(self, run: RunConfig) -> RunConfig:
+        """One of the command's runs as it is trained; tasks that bring keys of their own may change it."""
+        return run
+
+    def kept(self) -> dict[str, Any]:
+        """Values that later tasks on the sweep need, as plain values for `plan.json`."""
+        return {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested values, for JSON."""
+        return dataclasses.asdict(self)

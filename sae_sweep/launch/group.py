@@ -1,0 +1,148 @@
+"""Groups of runs: those that share LM passes are trained together, in parts that fit into memory."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sae_sweep import logs
+from sae_sweep.activations import LanguageModel, load_language_model, pick_device
+from sae_sweep.config import ConfigError, Interrupted, ModelConfig, RunConfig, SaeSweepError
+from sae_sweep.launch.finish import Finisher
+from sae_sweep.launch.lm_use import LmUse
+from sae_sweep.launch.streams import StreamMaker, stream_maker
+from sae_sweep.plan import Plan
+from sae_sweep.signals import StopRequest
+from sae_sweep.store import PlannedRun, cache_folder, set_state, unsettled
+from sae_sweep.text import TextSource, open_text
+from sae_sweep.tracking import open_sink
+from sae_sweep.training import (
+    GroupSettings,
+    GroupTooLargeError,
+    Member,
+    available_bytes,
+    release,
+    split,
+    train_group,
+)
+
+log = logging.getLogger(__name__)
+
+
+def train_runs(plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharers: int = 1) -> None:
+    """Train these runs of the plan, group by group; the caller holds their folders.
+
+    Args:
+        plan: says which runs form a group.
+        runs: those that are to be trained.
+        stop: acts on stop signals.
+        sharers: processes like this one that divide the machine's memory.
+    """
+    models = Models()
+    for group in plan.groups():
+        stop.obey()  # a signal that arrived while a part was failing
+        left = [run for run in group if run in runs]
+        if left:
+            with logs.log_to_files([(run.name, run.folder.log) for run in left]), _settling(left):
+                _Shared.open(plan, left, models, stop).train(left, sharers)
+
+
+@contextmanager
+def _settling(runs: Sequence[PlannedRun]) -> Iterator[None]:
+    """Give runs that an error or a signal cut short a state that says so."""
+    try:
+        yield
+    except ConfigError:
+        raise  # the model, once loaded, showed what the config alone could not
+    except (Interrupted, KeyboardInterrupt):
+        for run in unsettled(runs):
+            set_state(run, "pending")
+        raise
+    except SaeSweepError as error:
+        log.error("%s", error)
+        for run in unsettled(runs):
+            set_state(run, "failed", error=str(error))
+
+
+class Models:
+    """Caches the last loaded LM; consecutive groups often share it."""
+
+    def __init__(self) -> None:
+        self._config: ModelConfig | None = None
+        self._loaded: LanguageModel | None = None
+
+    def get(self, config: RunConfig) -> LanguageModel:
+        if self._loaded is None or self._config != config.model:
+            self._loaded = None  # before the next one takes its memory
+            self._loaded = load_language_model(config.model, pick_device(config.device))
+            self._config = config.model
+        return self._loaded
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Everything that the runs of a group share."""
+
+    plan: Plan
+    lm: LanguageModel
+    source: TextSource
+    make_stream: StreamMaker
+    use: LmUse
+    stop: StopRequest
+
+    @classmethod
+    def open(cls, plan: Plan, runs: Sequence[PlannedRun], models: Models, stop: StopRequest) -> "_Shared":
+        """Open text and model; with `activations=cache`, fill the cache."""
+        first, cache = runs[0].config, cache_folder(plan.command.paths.cache)
+        source = open_text(first.dataset, cache)
+        lm = models.get(first)
+        lm.check([run.config.layer for run in runs], first.packing.seq_len)
+        use = LmUse(lm)
+        make_stream = stream_maker(lm, source, runs, cache)
+        use.filled(max(run.config.steps for run in runs))
+        return cls(plan, lm, source, make_stream, use, stop)
+
+    def train(self, runs: Sequence[PlannedRun], sharers: int) -> None:
+        """Train the runs in parts that fit; a part that runs out of memory goes on in halves."""
+        most = self.plan.command.launcher.max_group
+        available = available_bytes(self.lm.device, sharers)
+        positions = split([run.config for run in runs], self.lm.d_model, available, most)
+        parts = deque([runs[position] for position in part] for part in positions)
+        if len(parts) > 1:
+            log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))
+        while parts:
+            part = parts.popleft()
+            try:
+                self._train_together(part)
+            except GroupTooLargeError as error:
+                log.warning("memory ran out with %d SAEs at once (%s): going on in halves", len(part), error)
+                release(self.lm.device)
+                left = unsettled(part)
+                middle = (len(left) + 1) // 2
+                parts.extendleft(half for half in (left[middle:], left[:middle]) if half)
+            self.use.begin()
+
+    def _train_together(self, runs: Sequence[PlannedRun]) -> None:
+        command = self.plan.command
+        finisher = Finisher(self.lm, self.source, command.matching.threshold)
+        members: list[Member] = []
+        try:
+            for run in runs:
+                members.append(Member(run, open_sink(run, command.tracking, self.plan.folder)))
+                set_state(run, "running")
+            train_group(
+                members,
+                self.make_stream,
+                d_in=self.lm.d_model,
+                settings=GroupSettings(
+                    command.tracking.log_every,
+                    command.launcher.checkpoint_every_min,
+                    cache_folder(command.paths.cache),
+                ),
+                stop=self.stop,
+                on_finished=lambda outcome: finisher.finish(outcome, self.use.record(outcome.member.run)),
+            )
+        finally:
+            for member in members:
+                member.sink.finish(failed=True)  # no-op for sinks already closed

@@ -1,0 +1,61 @@
+"""How much the language model reads for a group, beside what it would read for each run alone."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sae_sweep.activations import LanguageModel
+from sae_sweep.store import PlannedRun, read_status
+
+log = logging.getLogger(__name__)
+
+
+class LmUse:
+    """Counts tokens and seconds of one LM pass for training; evaluation is not counted."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._lm = lm
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin another pass over the text."""
+        self._pass = f"{os.getpid()}-{time.time_ns()}"
+        self._start = self._lm.tokens_read, self._lm.seconds
+        self._cached, self._longest = 0, 1
+
+    def filled(self, longest: int) -> None:
+        """Everything read so far went into the activation cache, for a run of `longest` steps."""
+        self._cached, self._longest = self._read(), longest
+
+    def _read(self) -> int:
+        return self._lm.tokens_read - self._start[0]
+
+    def record(self, run: PlannedRun) -> dict[str, Any]:
+        """What `status.json` keeps for a run that ends now."""
+        cached = round(self._cached * run.config.steps / self._longest)
+        return {
+            "pass": self._pass,
+            "tokens": self._read(),
+            "seconds": self._lm.seconds - self._start[1],
+            "alone": cached + self._read() - self._cached,
+        }
+
+
+def log_lm_use(runs: Sequence[PlannedRun]) -> None:
+    """Log what the LM read for the runs that were trained, from their status; seconds exclude GPU waits."""
+    found = [use for run in runs if (use := read_status(run.folder).get("lm"))]
+    if not found:
+        return
+    passes = {one["pass"]: one for one in sorted(found, key=lambda one: one["tokens"]) if one["tokens"]}
+    tokens, seconds = (sum(one[key] for one in passes.values()) for key in ("tokens", "seconds"))
+    text = f"LM: {_passes(len(passes))}, {tokens:,} tokens in {seconds:.1f} s, for {len(found)} run"
+    text += "s" * (len(found) != 1)
+    if all(one["alone"] for one in found):
+        text += f"; one by one: {_passes(len(found))}, {sum(one['alone'] for one in found):,} tokens"
+    log.info("%s", text)
+
+
+def _passes(number: int) -> str:
+    return f"{number} pass" if number == 1 else f"{number} passes"

@@ -1,0 +1,144 @@
+"""Text for people: numbers with their units, short labels for runs, and aligned columns."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+_PREFIXES = ((10**24, "Y"), (10**21, "Z"), (10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"))
+_BARE = ("dataset", "architecture", "sparsity", "model", "numerics")
+"""Keys whose values are clear without the key."""
+_FORMATS = {"layer": "L{}", "dictionary": "x{}", "k": "k{}", "seed": "seed {}"}
+_GAP = "  "
+_NARROWEST = 8
+
+
+def count(number: int) -> str:
+    """`100_000_000` -> `100M`."""
+    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{_rounded(number / size)}{unit}"
+    return str(number)
+
+
+def flop(number: float) -> str:
+    """Floating-point operations: `4.66e19` -> `46.6 EFLOP`."""
+    size, prefix = next(((size, prefix) for size, prefix in _PREFIXES if number >= size), (10**6, "M"))
+    return f"{_rounded(number / size)} {prefix}FLOP"
+
+
+def gib(number: int) -> str:
+    """Bytes: `2**31` -> `2 GiB`."""
+    return f"{_rounded(number / 2**30)} GiB"
+
+
+def _rounded(number: float) -> str:
+    """Three significant digits, and all digits before the decimal point."""
+    return f"{number:,.0f}" if number >= 99.95 else f"{number:.3g}"
+
+
+def span(seconds: float) -> str:
+    """Duration in a fitting unit: `3 min`, `2.5 h`."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (unit != "d" and seconds >= size):
+            return f"{round(seconds / size, unit != 'min'):g} {unit}"
+    return f"{max(0, round(seconds))} s"
+
+
+def hours(number: float) -> str:
+    """Duration in hours, or in a smaller unit below one hour."""
+    return f"{number:,.1f} hours" if number >= 1 else span(3600 * number)
+
+
+def short_labels(names: Sequence[str], keys: Sequence[Mapping[str, Any]] | None = None) -> list[str]:
+    """One label per run, all different.
+
+    Args:
+        names: run names, all different.
+        keys: swept keys of each run. Labels are made of the keys that vary, if that makes all of them
+            different, else of the parts of the names that not all names share.
+    """
+    if keys is not None:
+        labels = _from_keys(keys)
+        if len(set(labels)) == len(names) and all(labels):
+            return labels
+    labels = _from_names(names)
+    return labels if len(set(labels)) == len(names) and all(labels) else list(names)
+
+
+def shorten(text: str, width: int) -> str:
+    """`text` in at most `width` characters, cut in the middle, since both ends of a run's name matter."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def _from_keys(keys: Sequence[Mapping[str, Any]]) -> list[str]:
+    known = dict.fromkeys(key for each in keys for key in each)
+    varying = [key for key in known if len({str(each.get(key)) for each in keys}) > 1]
+    ordered = sorted(varying, key=lambda key: key == "seed")
+    return [" ".join(_part(key, each[key]) for key in ordered if key in each) for each in keys]
+
+
+def _part(key: str, value: Any) -> str:
+    last = key.split(".")[-1]
+    if last in _BARE:
+        return str(value)
+    return _FORMATS.get(last, f"{last} {{}}").format(value)
+
+
+def _from_names(names: Sequence[str]) -> list[str]:
+    parts = [name.split("_") for name in names]
+    shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
+    return ["_".join(part for part in each if part not in shared) for each in parts]
+
+
+class TextTable:
+    """A table whose columns are as wide as their longest cell."""
+
+    def __init__(self, heads: Sequence[str], left: Collection[int] = ()) -> None:
+        """`left`: columns that are aligned to the left; the others, numbers, to the right."""
+        self._heads = list(heads)
+        self._left = set(left)
+        self._rows: list[list[str]] = []
+
+    def add(self, cells: Sequence[str]) -> None:
+        self._rows.append(list(cells))
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Replace the cells of the first column."""
+        for row, name in zip(self._rows, names, strict=True):
+            row[0] = name
+
+    @property
+    def width(self) -> int:
+        return self._total(range(len(self._heads)))
+
+    def lines(self, width: int, drop: Sequence[int] = ()) -> list[str]:
+        """Head, rule and rows, none longer than `width`.
+
+        If they are too long, the columns in `drop` are left out one by one, then the first column is cut,
+        then the ends of lines.
+        """
+        kept = list(range(len(self._heads)))
+        for column in drop:
+            if self._total(kept) > width:
+                kept.remove(column)
+        widths = self._widths()
+        widths[0] -= max(0, min(self._total(kept) - width, widths[0] - _NARROWEST))
+        lines = [self._line(row, kept, widths) for row in (self._heads, *self._rows)]
+        rule = "-" * min(width, sum(widths[column] for column in kept) + len(_GAP) * (len(kept) - 1))
+        return [line[:width] for line in (lines[0], rule, *lines[1:])]
+
+    def _total(self, kept: Sequence[int]) -> int:
+        widths = self._widths()
+        return sum(widths[column] for column in kept) + len(_GAP) * (len(kept) - 1)
+
+    def _widths(self) -> list[int]:
+        return [max(map(len, column)) for column in zip(self._heads, *self._rows, strict=True)]
+
+    def _line(self, cells: Sequence[str], kept: Sequence[int], widths: Sequence[int]) -> str:
+        return _GAP.join(self._cell(cells[column], column, widths[column]) for column in kept).rstrip()
+
+    def _cell(self, text: str, column: int, width: int) -> str:
+        fitted = shorten(text, width)
+        return fitted.ljust(width) if column in self._left else fitted.rjust(width)

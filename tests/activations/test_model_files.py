@@ -1,0 +1,31 @@
+import shutil
+
+from sae_sweep.activations import model_files, weights_fingerprint
+from sae_sweep.config import ModelConfig
+
+
+def test_the_fingerprint_follows_weights_tokenizer_and_config(model_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(model_folder, copy)
+    (copy / "README.md").write_text("notes")
+    original = weights_fingerprint(ModelConfig(path=str(model_folder)))
+    assert weights_fingerprint(ModelConfig(path=str(copy))) == original
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        saved = (copy / name).read_bytes()
+        (copy / name).write_bytes(saved[:-1] + b" ")
+        assert weights_fingerprint(ModelConfig(path=str(copy))) != original
+        (copy / name).write_bytes(saved)
+    (tmp_path / "a.gguf").write_bytes(b"1")
+    (tmp_path / "b.gguf").write_bytes(b"2")
+    files = [weights_fingerprint(ModelConfig(path=str(tmp_path / name))) for name in ("a.gguf", "b.gguf")]
+    assert files[0] != files[1]
+
+
+def test_the_fingerprint_of_a_hub_model_is_its_revision():
+    assert weights_fingerprint(ModelConfig(path="gpt2")) == "gpt2@main"
+    assert weights_fingerprint(ModelConfig(path="gpt2", revision="abc")) == "gpt2@abc"
+
+
+def test_a_bundled_model_is_a_folder_of_ours(model_folder, monkeypatch):
+    monkeypatch.setattr(model_files, "ASSETS", model_folder.parent)
+    assert model_files.local_path(ModelConfig(path=f"bundled:{model_folder.name}")) == model_folder

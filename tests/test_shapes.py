@@ -1,0 +1,47 @@
+"""While the tests run, a tensor of a wrong shape is refused wherever the package names its shape."""
+
+import sys
+from typing import NamedTuple
+
+import pytest
+import torch
+from jaxtyping import Float, TypeCheckError, jaxtyped
+from torch import Tensor
+
+from sae_sweep.analysis import evaluate
+from sae_sweep.ops import total_variance
+from tests import shapes
+
+
+class Pair(NamedTuple):
+    left: Float[Tensor, " n"]
+    right: Float[Tensor, " n"]
+
+
+@jaxtyped(typechecker=shapes.checked)
+def first(rows: list[Float[Tensor, " _n"]], bias: Float[Tensor, ""] | None = None) -> Pair:
+    del bias
+    return Pair(rows[0], rows[-1])
+
+
+def test_the_package_refuses_a_wrong_shape() -> None:
+    assert total_variance(torch.zeros(3, 2)) == 0
+    with pytest.raises(TypeCheckError, match="total_variance"):
+        total_variance(torch.zeros(3))
+
+
+def test_every_item_optional_and_field_is_checked() -> None:
+    assert first([torch.zeros(2), torch.ones(2)], torch.tensor(1.0)).right.sum() == 2
+    with pytest.raises(TypeCheckError, match="parameter 'rows'"):
+        first([torch.zeros(2)] * 50 + [torch.zeros(2, 2)])
+    with pytest.raises(TypeCheckError, match="parameter 'bias'"):
+        first([torch.zeros(2)], torch.zeros(1))
+    with pytest.raises(TypeCheckError, match="return value"):
+        first([torch.zeros(2), torch.zeros(3)])
+
+
+def test_no_module_with_shapes_was_imported_too_early() -> None:
+    imported = {name: sys.modules[name] for name in shapes.modules() if name in sys.modules}
+    assert evaluate.__module__ in imported
+    for name, module in imported.items():
+        assert type(module.__spec__.loader).__name__ == "_JaxtypingLoader", name

@@ -1,0 +1,135 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_sweep.config import PackingConfig, SaeSweepError
+from sae_sweep.text import sequences as sequences_module
+from sae_sweep.text.sequences import TrainingSequences, held_out_sequences
+from tests.text.helpers import EOT, ByteTokenizer, ListText
+
+PACKING = PackingConfig(seq_len=8)
+
+
+def make(units, seed=0, exhausted="repeat", packing=PACKING):
+    return TrainingSequences(ListText(units, exhausted=exhausted), packing, ByteTokenizer(), seed)
+
+
+def letters(n, length=6):
+    return [[chr(97 + index) * length] for index in range(n)]
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(sequences_module, "BLOCK_CHARS", 40)
+
+
+def documents_of(tokens):
+    """Return the text of all documents in the sequences, joined, without special tokens."""
+    content = bytes(token for token in tokens[:, 1:].flatten().tolist() if token != EOT)
+    return content.decode()
+
+
+def test_an_epoch_holds_every_document_once():
+    text = documents_of(make(letters(20)).read(20))  # 20 x (6 letters + EOT) = 20 x 7 tokens
+    assert sorted(text) == sorted("".join(unit[0] for unit in letters(20)))
+
+
+def test_each_epoch_and_each_seed_has_its_own_order():
+    stream = make(letters(20))
+    first, second = documents_of(stream.read(20)), documents_of(stream.read(20))
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert documents_of(make(letters(20), seed=1).read(20)) not in (first, second)
+    assert documents_of(make(letters(20)).read(20)) == first
+
+
+def test_the_order_does_not_depend_on_how_it_is_read():
+    stream = make(letters(9))
+    pieces = np.concatenate([stream.read(n) for n in (1, 5, 2, 30)])
+    np.testing.assert_array_equal(pieces, make(letters(9)).read(38))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    units=st.lists(
+        st.lists(st.text("abc", min_size=1, max_size=30), min_size=1, max_size=4), min_size=1, max_size=6
+    ),
+    before=st.integers(0, 30),
+    seed=st.integers(0, 3),
+    every=st.booleans(),
+)
+def test_restoring_a_position_repeats_the_stream(units, before, seed, every):
+    packing = PackingConfig(seq_len=8, bos_every_sequence=every)
+    stream = make(units, seed, packing=packing)
+    stream.read(before)
+    position = json.loads(json.dumps(stream.position()))
+    expected = stream.read(15)
+    again = make(units, seed, packing=packing)
+    again.restore(position)
+    np.testing.assert_array_equal(again.read(15), expected)
+    again.restore(position)
+    np.testing.assert_array_equal(again.read(15), expected)
+
+
+def test_restoring_reads_no_more_than_a_block():
+    units = [["a" * 20] for _ in range(1000)]
+    stream = make(units)
+    stream.read(2000)
+    source, tokenizer = ListText(units), ByteTokenizer()
+    again = TrainingSequences(source, PACKING, tokenizer, 0)
+    again.restore(stream.position())
+    again.read(1)
+    assert source.documents_read <= 4
+    assert tokenizer.seen <= 80
+
+
+def test_a_position_of_another_text_is_refused():
+    position = make(letters(5)).position()
+    with pytest.raises(SaeSweepError, match="has changed since the checkpoint"):
+        make(letters(6)).restore(position)
+
+
+def test_text_that_repeats_says_so_once_an_epoch(caplog):
+    stream = make(letters(10))
+    with caplog.at_level(logging.INFO):
+        stream.read(25)
+    assert [record.message for record in caplog.records] == [
+        "a list: all 60 tokens read, epoch 2 follows",
+        "a list: all 60 tokens read, epoch 3 follows",
+    ]
+    assert int(stream.epochs) == 2
+    assert 2 <= stream.epochs <= 3
+
+
+def test_text_that_stops_returns_what_it_has():
+    stream = make(letters(10), exhausted="stop")
+    assert stream.read(7).shape == (7, 8)
+    assert stream.read(7).shape == (3, 8)
+    assert stream.read(7).shape == (0, 8)
+
+
+def test_text_that_must_not_run_out_raises():
+    stream = make(letters(10), exhausted="error")
+    with pytest.raises(SaeSweepError, match=r"a list ran out after an epoch: lower tokens"):
+        stream.read(11)
+
+
+def test_text_without_tokens_raises_instead_of_looping():
+    with pytest.raises(SaeSweepError, match="holds no text to train on"):
+        make([["", ""], [""]]).read(1)
+
+
+def test_held_out_text_keeps_its_order_and_ends_at_the_requested_tokens():
+    source = ListText([["x"]], held_out=["a" * 6, "b" * 6, "c" * 6])
+    sequences = held_out_sequences(source, PACKING, ByteTokenizer(), tokens=15)
+    assert documents_of(sequences) == "a" * 6 + "b" * 6
+    assert len(held_out_sequences(source, PACKING, ByteTokenizer(), tokens=10_000)) == 3
+
+
+def test_held_out_text_too_short_for_a_sequence_raises():
+    with pytest.raises(SaeSweepError, match="held-out text of a list does not fill one sequence of 8 tokens"):
+        held_out_sequences(ListText([["x"]], held_out=["abc"]), PACKING, ByteTokenizer(), tokens=100)
