@@ -108,8 +108,8 @@ def _floats(values: Sequence[float]) -> list[float]:
 def open_sink(run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder) -> RunSink:
     """Open the sink of one run; records that the history already has are kept until `rewind`.
 
-    W&B shows the run's config, and as `provenance` the versions, host and fingerprints behind its weights.
-    Its id comes from sweep and run id: a resumed run continues its W&B run.
+    W&B gets the run's config, and as `provenance` the versions, host and fingerprints behind its weights. Its
+    id is made from sweep and run id, so that a resumed run continues its W&B run.
     """
     spec = _spec(
         tracking,
@@ -126,13 +126,13 @@ def open_sink(run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder) -> 
 def open_comparison_sink(
     sweep: SweepFolder, command: CommandConfig, runs: Sequence[str], *, what: str = "comparison"
 ) -> ComparisonSink:
-    """Open the sink of what is computed over all runs of a sweep.
+    """Open the sink for results over all runs of a sweep.
 
     Args:
         sweep: the group in W&B.
-        command: shown whole in W&B.
+        command: logged in full to W&B.
         runs: names of the runs that were compared.
-        what: comparison or report; each has a W&B run of its own.
+        what: comparison or report; each has its own W&B run.
     """
     spec = _spec(
         command.tracking,
