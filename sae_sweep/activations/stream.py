@@ -25,6 +25,10 @@ class ActivationBatch(NamedTuple):
     """Index of the batch in the stream, from 0."""
     tokens: Int[Tensor, " batch"]
     """Token id at which each row was computed."""
+    position: dict[str, Any]
+    """Position of the stream right behind the batch; Lightning fetches one batch ahead of the step."""
+    epochs: float
+    """Times the training text has been read by then."""
 
 
 class BadActivationsError(SaeSweepError):
@@ -132,10 +136,9 @@ class ActivationStream:
                 raise bad_activations(layer, self._step, problem)
         rows = buffer.order[self._batch]
         activations = {layer: residuals[rows].float() for layer, residuals in buffer.rows.items()}
-        batch = ActivationBatch(activations, self._step, buffer.tokens[rows])
         self._step += 1
         self._batch += 1
-        return batch
+        return ActivationBatch(activations, self._step - 1, buffer.tokens[rows], self.position(), self.epochs)
 
     def next_buffer(self) -> Buffer | None:
         """Return the whole buffer that starts at the current position; None at the end of the text.

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from sae_sweep.cli.composer import Composed, Composer
 from sae_sweep.cli.diagnose import check
 from sae_sweep.cli.grids import Grid, Point, read_grids, union
-from sae_sweep.cli.narrow import narrow
+from sae_sweep.cli.narrow import fits, unmet
 from sae_sweep.cli.overrides import Command, read_command
 from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, CommandConfig, ConfigError, RunConfig, digest
 from sae_sweep.plan import Request, WantedRun
@@ -47,12 +47,14 @@ def compose(
         for typed in command.swept_points()
     ]
     everything = [composer.compose(command, point) for point in points]
-    composed = narrow(everything, command.wanted)
+    if problems := unmet(everything, command.wanted):
+        raise ConfigError(problems)
+    composed = [one for one in everything if fits(one, command.wanted)]
     keys, problems = _command(composed[0].values)
     runs: list[RunConfig] = []
     for one in composed:
         try:
-            runs.append(to_run(one.values, keys))
+            runs.append(_typed(one.values, RunConfig, keys))
         except ConfigError as error:
             problems += error.problems
     problems = problems or _meaningless(grids, command, everything, composed)
@@ -87,7 +89,7 @@ def to_configs(values: DictConfig) -> tuple[RunConfig, CommandConfig]:
     """
     keys, problems = _command(values)
     try:
-        run = to_run(values, keys)
+        run = _typed(values, RunConfig, keys)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     if problems or keys is None:
@@ -98,27 +100,23 @@ def to_configs(values: DictConfig) -> tuple[RunConfig, CommandConfig]:
 def _command(values: DictConfig) -> tuple[CommandConfig | None, list[str]]:
     cls = command_class()
     try:
-        return cls(**_objects(values, cls)), []
+        return _typed(values, cls), []
     except ConfigError as error:
         return None, list(error.problems)
 
 
-def to_run(values: DictConfig, command: CommandConfig | None) -> RunConfig:
-    """The typed config of one run, as the command adapts it.
+def _typed(values: DictConfig, cls: type, command: CommandConfig | None = None) -> Any:
+    """A config class from its keys; of a run, as the command changes it.
 
     Raises:
-        ConfigError: all problems of the run.
+        ConfigError: all problems of the keys.
     """
-    run = RunConfig(**_objects(values, RunConfig))
-    return command.adapt(run) if command else run
-
-
-def _objects(values: DictConfig, cls: type) -> Any:
-    """The keys of a config class, interpolations between all keys resolved, its parts as typed objects."""
-    nodes = {key.name: values[key.name] for key in dataclasses.fields(cls)}
-    return {
+    nodes = {key.name: values[key.name] for key in dataclasses.fields(cls)}  # resolves interpolations
+    changes = command.changes(values.dataset.name) if command else {}
+    parts = {
         key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()
     }
+    return cls(**{**parts, **changes})
 
 
 def _reference(composer: Composer, run: Composed, command: CommandConfig) -> RunConfig:
@@ -126,7 +124,7 @@ def _reference(composer: Composer, run: Composed, command: CommandConfig) -> Run
     chosen = [f"{group}={run.choices[group]}" for group in REFERENCE_GROUPS]
     required = [REQUIRED[choice] for choice in chosen if choice in REQUIRED]
     values, _ = composer.load([*chosen, *required])
-    return RunConfig(**_objects(values, RunConfig))
+    return _typed(values, RunConfig)
 
 
 def _union_digest(everything: Sequence[Composed], command: CommandConfig) -> str:
@@ -134,7 +132,7 @@ def _union_digest(everything: Sequence[Composed], command: CommandConfig) -> str
     known = []
     for one in everything:
         with suppress(ConfigError):  # narrowed away: those that stay are all valid
-            known.append(digest(to_run(one.values, command).identity()))
+            known.append(digest(_typed(one.values, RunConfig, command).identity()))
     return digest(sorted(set(known)))
 
 

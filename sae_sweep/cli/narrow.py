@@ -7,26 +7,24 @@ from omegaconf import OmegaConf
 
 from sae_sweep.cli.composer import Composed
 from sae_sweep.cli.grids import same
-from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, ConfigError
+from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS
 
 NO_MEANING = object()
 """The value of a key in a run that has no use for it: no value selects it."""
 
 
-def narrow(runs: Sequence[Composed], wanted: Mapping[str, Sequence[Any]]) -> list[Composed]:
-    """The runs that have one of the wanted values at every key; defaults count like the values of a grid.
-
-    Raises:
-        ConfigError: for each value that no run has, or if no run has the combination.
-    """
+def unmet(runs: Sequence[Composed], wanted: Mapping[str, Sequence[Any]]) -> list[str]:
+    """A line for each wanted value that no run has, or one if no run has the combination."""
     problems = [problem for key, values in wanted.items() for problem in _absent(runs, key, values)]
-    kept = [run for run in runs if all(_has(run, key, values) for key, values in wanted.items())]
-    if not kept and not problems:
+    if not problems and not any(fits(run, wanted) for run in runs):
         asked = ", ".join(f"{key}={','.join(map(str, values))}" for key, values in wanted.items())
         problems.append(f"no run of the grids has this combination: {asked}")
-    if problems:
-        raise ConfigError(problems)
-    return kept
+    return problems
+
+
+def fits(run: Composed, wanted: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether a run has one of the wanted values at every key; defaults count like the values of a grid."""
+    return all(any(same(value_of(run, key), one) for one in values) for key, values in wanted.items())
 
 
 def _absent(runs: Sequence[Composed], key: str, values: Sequence[Any]) -> list[str]:
@@ -40,10 +38,6 @@ def _absent(runs: Sequence[Composed], key: str, values: Sequence[Any]) -> list[s
 def _sorted(values: list[Any]) -> list[Any]:
     numbers = all(isinstance(value, int | float) for value in values)
     return sorted(values) if numbers else values
-
-
-def _has(run: Composed, key: str, values: Sequence[Any]) -> bool:
-    return any(same(value_of(run, key), one) for one in values)
 
 
 def value_of(run: Composed, key: str) -> Any:

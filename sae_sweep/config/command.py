@@ -7,7 +7,6 @@ from typing import Any
 
 from sae_sweep.config.checks import at_least, fraction, one_of
 from sae_sweep.config.errors import ConfigError
-from sae_sweep.config.run import RunConfig
 
 CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
 
@@ -197,9 +196,10 @@ class CommandConfig:
                 found += value.problems()
         return found
 
-    def adapt(self, run: RunConfig) -> RunConfig:
-        """One of the command's runs as it is trained; tasks that bring keys of their own may change it."""
-        return run
+    def changes(self, dataset: str) -> dict[str, Any]:
+        """Keys that the command changes in its runs on a dataset; tasks that add keys may have some."""
+        del dataset
+        return {}
 
     def kept(self) -> dict[str, Any]:
         """Values that later tasks on the sweep need, as plain values for `plan.json`."""

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from sae_sweep.config import CommandConfig, RunConfig
+from sae_sweep.config import CommandConfig
 from sae_sweep.config.checks import one_of
 
 DATASETS = ("owt", "tinystories", "redpajama", "pile")
@@ -48,12 +48,10 @@ class StudyCommand(CommandConfig):
         one_of(found, "budget", self.budget, BUDGETS)
         return found
 
-    def adapt(self, run: RunConfig) -> RunConfig:
-        run = super().adapt(run)
-        on_owt = run.dataset.name == self.study.datasets.get("owt", "owt")
-        if self.budget == "published" and on_owt:
-            return dataclasses.replace(run, tokens=PUBLISHED_TOKENS)
-        return run
+    def changes(self, dataset: str) -> dict[str, Any]:
+        on_owt = dataset == self.study.datasets.get("owt", "owt")
+        published = {"tokens": PUBLISHED_TOKENS} if self.budget == "published" and on_owt else {}
+        return {**super().changes(dataset), **published}
 
     def kept(self) -> dict[str, Any]:
         return {**super().kept(), "study": dataclasses.asdict(self.study)}

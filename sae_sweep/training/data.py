@@ -1,12 +1,9 @@
-"""Activations, computed or cached, as Lightning's data: batches pass untouched, each with its place."""
+"""What training needs of a stream of activations, computed or cached."""
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 
@@ -21,6 +18,16 @@ class Batch(Protocol):
     @property
     def step(self) -> int:
         """Index of the batch in its stream, from 0."""
+        ...
+
+    @property
+    def position(self) -> Any:
+        """Position of the stream right behind the batch, JSON-able."""
+        ...
+
+    @property
+    def epochs(self) -> float:
+        """Times the text has been read by then."""
         ...
 
 
@@ -38,42 +45,3 @@ class Stream(Protocol):
         """JSON-able; the next batch is the one behind it."""
 
     def restore(self, position: Any) -> None: ...
-
-
-class Delivered(NamedTuple):
-    """One batch and where the stream stood right behind it."""
-
-    batch: Batch
-    position: Any
-    known: Mapping[str, float]
-    """What is logged beside the SAE's own metrics: `epochs`."""
-
-
-class _Deliveries:
-    """The loader; the position is read with the batch because Lightning fetches one batch ahead."""
-
-    def __init__(self, stream: Stream, steps: int) -> None:
-        self._stream = stream
-        self._steps = steps
-
-    def __iter__(self) -> Iterator[Delivered]:
-        for batch in islice(self._stream, self._steps):
-            yield Delivered(batch, self._stream.position(), {"epochs": self._stream.epochs})
-
-
-class StreamData(LightningDataModule):
-    """At most `steps` batches of a stream, from wherever it stands."""
-
-    def __init__(self, stream: Stream, steps: int) -> None:
-        super().__init__()
-        self._deliveries = _Deliveries(stream, steps)
-
-    def train_dataloader(self) -> _Deliveries:
-        return self._deliveries
-
-    def transfer_batch_to_device(
-        self, batch: Delivered, device: torch.device, dataloader_idx: int
-    ) -> Delivered:
-        """Streams give batches on the device, computed there or copied from the cache."""
-        del device, dataloader_idx
-        return batch

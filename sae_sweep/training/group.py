@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -11,7 +12,7 @@ from sae_sweep.activations import pick_device
 from sae_sweep.config import Interrupted, SaeSweepError, first_line
 from sae_sweep.signals import StopRequest
 from sae_sweep.training.callbacks import Checkpoints, History, Progress
-from sae_sweep.training.data import Stream, StreamData
+from sae_sweep.training.data import Stream
 from sae_sweep.training.member import GroupSettings, Member, Outcome
 from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
 from sae_sweep.training.module import GroupModule
@@ -88,7 +89,7 @@ def _train(
             stream.restore(last.position)
         left = max(t.member.run.config.steps for t in group.active) - last.learner.steps
         callbacks = [History(group), Checkpoints(group, stop, checkpoint_every_min), Progress(group)]
-        fit(group, StreamData(stream, left), callbacks, device)
+        fit(group, islice(stream, left), callbacks, device)
         _end_of_text(group)
     except SIGTERMException:
         # Lightning noticed the signal between two of our own looks; between steps, so all states are whole.

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from lightning.pytorch import LightningModule
 
 from sae_sweep.config import SaeSweepError
 from sae_sweep.signals import StopRequest
-from sae_sweep.training.data import Delivered
+from sae_sweep.training.data import Batch
 from sae_sweep.training.member import Outcome
 from sae_sweep.training.memory import GroupTooLargeError
 from sae_sweep.training.trainee import Trainee
@@ -36,7 +37,12 @@ class GroupModule(LightningModule):
     def configure_optimizers(self) -> list[None]:
         return []
 
-    def training_step(self, batch: Delivered, batch_idx: int) -> None:
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Streams give batches on the device; Lightning's own search for tensors takes 0.2 ms per step."""
+        del device, dataloader_idx
+        return batch
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         del batch_idx
         for trainee in self.active:
             try:

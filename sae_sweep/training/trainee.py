@@ -9,7 +9,7 @@ import torch
 from sae_sweep.config import SaeSweepError, first_line
 from sae_sweep.saes import Learner, build_sae, init_seed
 from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
-from sae_sweep.training.data import Delivered
+from sae_sweep.training.data import Batch
 from sae_sweep.training.member import GroupSettings, Member, Outcome
 from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
 from sae_sweep.training.readings import Readings
@@ -66,7 +66,7 @@ class Trainee:
         until = time.monotonic() if self._until is None else self._until
         return self._earlier_s + until - self._since
 
-    def train(self, delivered: Delivered) -> None:
+    def train(self, batch: Batch) -> None:
         """One step, unless the member has failed, or is ahead of the stream because it was saved later.
 
         A step that torch refuses to compute, such as one beyond the largest number, fails this member alone.
@@ -75,7 +75,7 @@ class Trainee:
             GroupTooLargeError: if memory ran out; the learner's state may be half a step on.
             RuntimeError: if the device failed, or the stream skipped a batch.
         """
-        batch, done = delivered.batch, self.learner.steps
+        done = self.learner.steps
         if self.failed is not None or batch.step < done:
             return
         if batch.step > done:
@@ -91,8 +91,8 @@ class Trainee:
                 raise GroupTooLargeError(first_line(error)) from error
             self.failed = f"step {done + 1} could not be computed: {first_line(error)}; lower optimizer.lr"
             return
-        self.position = delivered.position
-        self._readings.add(self.learner.steps, self.learner.tokens, metrics, delivered.known)
+        self.position = batch.position
+        self._readings.add(self.learner.steps, self.learner.tokens, metrics, {"epochs": batch.epochs})
 
     def publish(self, *, wait: bool = False) -> None:
         """Log what has reached the host; notice a loss that is not finite."""

@@ -2,20 +2,22 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from sae_sweep.training.data import StreamData
+from sae_sweep.training.data import Batch
 from sae_sweep.training.module import GroupModule
 
 _TALKATIVE = ("lightning.pytorch", "lightning.fabric")
 
 
-def fit(group: GroupModule, data: StreamData, callbacks: Sequence[Callback], device: torch.device) -> None:
+def fit(
+    group: GroupModule, data: Iterable[Batch], callbacks: Sequence[Callback], device: torch.device
+) -> None:
     """Train until the data ends or no member is left."""
     with _quiet():
         trainer = Trainer(
@@ -30,7 +32,7 @@ def fit(group: GroupModule, data: StreamData, callbacks: Sequence[Callback], dev
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(group, datamodule=data)
+        trainer.fit(group, train_dataloaders=data)
 
 
 @contextmanager

@@ -267,9 +267,8 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
     load = ConfigLoaderImpl.load_configuration
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     fused = planned(TWO_GRIDS, "batch=512", "sweep=mine")
-    assert (
-        len(loads) == 1 + 2 * 3
-    )  # the command, and a start and a reference for each of three combinations of choices
+    # Hydra itself loads the command twice; then a start and a reference for each of three choices
+    assert len(loads) == 2 + 2 * 3
     words = {
         "owt_topk_x4_k16": ["dataset=owt", "dictionary=4"],
         "tinystories_topk_x16_k32": ["dataset=tinystories", "k=32"],

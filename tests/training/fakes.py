@@ -25,6 +25,8 @@ BATCH = 32
 class Batch(NamedTuple):
     activations: dict[int, Tensor]
     step: int
+    position: Any
+    epochs: float
 
 
 def residuals(layer: int, step: int) -> Tensor:
@@ -63,9 +65,9 @@ class FakeStream:
         if self.step >= self._length:
             raise StopIteration
         self._before(self.layers, self.step)
-        batch = Batch({layer: residuals(layer, self.step) for layer in self.layers}, self.step)
         self.step += 1
-        return batch
+        activations = {layer: residuals(layer, self.step - 1) for layer in self.layers}
+        return Batch(activations, self.step - 1, self.position(), self.epochs)
 
 
 class FakeSink:

@@ -100,17 +100,12 @@ class CachedStream:
                 raise bad_activations(layer, bad.step, bad.problem)
         if self._shard is None:
             self._shard = self._load_shard(self._number)
-        batch = self._batch_of(self._shard)
+        rows = {part: self._on_device(batches[self._batch]) for part, batches in self._shard.items()}
+        tokens = rows.pop(TOKENS)
+        activations = {int(part): of_layer.float() for part, of_layer in rows.items()}
         self._step += 1
         self._batch += 1
-        return batch
-
-    def _batch_of(self, shard: _Parts) -> ActivationBatch:
-        rows = {part: self._on_device(batches[self._batch]) for part, batches in shard.items()}
-        tokens = rows.pop(TOKENS)
-        return ActivationBatch(
-            {int(part): of_layer.float() for part, of_layer in rows.items()}, self._step, tokens
-        )
+        return ActivationBatch(activations, self._step - 1, tokens, self.position(), self.epochs)
 
     def _on_device(self, rows: Tensor) -> Tensor:
         """Return rows on the device with torch's own alignment, which can change the last bit of results."""
