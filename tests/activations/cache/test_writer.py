@@ -165,6 +165,7 @@ def shards_of(folder: CacheFolder) -> int:
     return 0 if manifest is None else len(manifest.shards)
 
 
+@pytest.mark.slow(reason="the writer is a process of its own, which loads torch and the model")
 def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: Path, tmp_path: Path) -> None:
     bench = Bench(lm, tmp_path)
     process = start_writer(model_folder, tmp_path)
@@ -184,10 +185,10 @@ def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: 
     assert not Lease(bench.folder.root).marker.exists()
 
 
+@pytest.mark.slow(reason="the writer is a process of its own, which loads torch and the model")
 def test_a_suspended_writer_is_replaced_and_notices(
     lm: LanguageModel, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Takes seconds: the writer is a process of its own, which loads torch and the model."""
     monkeypatch.setattr(locks, "HEARTBEAT_S", 0.2)
     monkeypatch.setattr(locks, "DEAD_AFTER_S", 1.5)
     bench = Bench(lm, tmp_path)
