@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
-from typeguard import CollectionCheckStrategy, check_type
+from typeguard import (
+    CollectionCheckStrategy,
+    TypeCheckError,
+    TypeCheckMemo,
+    check_type,
+    check_type_internal,
+    checker_lookup_functions,
+)
 
 PACKAGE = Path(__file__).parents[1] / "sae_sweep"
 
@@ -44,10 +51,34 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 def _has_shape(hint: Any) -> bool:
     if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
         return True
-    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
-        return any(map(_has_shape, get_type_hints(hint).values()))
-    return any(map(_has_shape, get_args(hint)))
+    return bool(_fields_with_shape(hint)) or any(map(_has_shape, get_args(hint)))
+
+
+def _fields_with_shape(hint: Any) -> dict[str, Any]:
+    """Fields of a NamedTuple; none of any other type."""
+    is_named_tuple = isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields")
+    return _shapes_of(hint) if is_named_tuple else {}
+
+
+@functools.cache
+def _shapes_of(hint: type) -> dict[str, Any]:
+    return {name: field for name, field in get_type_hints(hint).items() if _has_shape(field)}
 
 
 def _check(value: Any, hint: Any) -> None:
     check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+
+
+def _check_fields(value: Any, kind: Any, args: Any, memo: TypeCheckMemo) -> None:
+    """Axis names hold within one value: a function may take two of a kind, of different sizes."""
+    del args
+    if not isinstance(value, kind):
+        raise TypeCheckError(f"is no {kind.__qualname__}")
+    with jaxtyping.jaxtyped("context"):
+        for name, hint in _fields_with_shape(kind).items():
+            check_type_internal(getattr(value, name), hint, memo)
+
+
+checker_lookup_functions.insert(
+    0, lambda kind, args, extras: _check_fields if _fields_with_shape(kind) else None
+)

@@ -24,6 +24,11 @@ def first(rows: list[Float[Tensor, " _n"]], bias: Float[Tensor, ""] | None = Non
     return Pair(rows[0], rows[-1])
 
 
+@jaxtyped(typechecker=shapes.checked)
+def both(one: Pair, other: Pair | None) -> None:
+    del one, other
+
+
 def test_the_package_refuses_a_wrong_shape() -> None:
     assert total_variance(torch.zeros(3, 2)) == 0
     with pytest.raises(TypeCheckError, match="total_variance"):
@@ -38,6 +43,13 @@ def test_every_item_optional_and_field_is_checked() -> None:
         first([torch.zeros(2)], torch.zeros(1))
     with pytest.raises(TypeCheckError, match="return value"):
         first([torch.zeros(2), torch.zeros(3)])
+
+
+def test_axis_names_hold_within_one_named_tuple() -> None:
+    both(Pair(torch.zeros(2), torch.zeros(2)), Pair(torch.zeros(3), torch.zeros(3)))
+    both(Pair(torch.zeros(2), torch.zeros(2)), None)
+    with pytest.raises(TypeCheckError, match="parameter 'other'"):
+        both(Pair(torch.zeros(2), torch.zeros(2)), Pair(torch.zeros(2), torch.zeros(3)))
 
 
 def test_no_module_with_shapes_was_imported_too_early() -> None:
