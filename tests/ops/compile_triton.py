@@ -1,6 +1,6 @@
-"""Compile all Triton kernels for an H200, on a machine that need not have one, and say which.
+"""Compiles all Triton kernels for an H200, with or without one, and prints their names.
 
-What is launched is only compiled: tensors are on the CPU and stay as they are.
+Launches only compile; tensors are on the CPU and stay unchanged.
 """
 
 import sys
@@ -17,7 +17,7 @@ BATCH, D_IN, D_SAE, K = 8, 768, 4096, 16
 
 
 class NoGPU:
-    """What Triton asks a driver before it launches."""
+    """The part of a driver that Triton calls before a launch."""
 
     def get_current_device(self) -> int:
         return 0
@@ -38,20 +38,20 @@ def main() -> None:
         sys.stdout.write(f"{self.__name__}\n")
 
     JITFunction.run = compile_only
-    torch.empty = torch.zeros  # `above` reads how much it found
+    torch.empty = torch.zeros  # `encode_above` reads counts back
     kernels = TritonKernels("cpu")
     x, W, b = torch.zeros(BATCH, D_IN), torch.zeros(D_SAE, D_IN), torch.zeros(D_SAE)
     for bias in (None, b):
-        found = kernels.encode_topk(x, W, bias, K)
-    found.csr.indices.zero_()
+        encoded = kernels.encode_topk(x, W, bias, K)
+    encoded.csr.indices.zero_()
     kernels.encode_above(x, W, b, b, 10**9)
     kernels.topk(x, K)
-    transposed, permutation = kernels.transpose(found.csr)
-    kernels.spmm(found.csr, found.values, W)
-    kernels.spmm(transposed, found.values[permutation], x)
-    kernels.sddmm(found.csr, x, W)
-    for tangent, unit in ((False, None), (True, "before"), (True, "after")):
-        update = AdamUpdate(1e-3, (0.9, 0.999), 1e-8, 1, tangent=tangent, unit_rows=unit)
+    transposed, permutation = kernels.transpose(encoded.csr)
+    kernels.spmm(encoded.csr, encoded.values, W)
+    kernels.spmm(transposed, encoded.values[permutation], x)
+    kernels.sddmm(encoded.csr, x, W)
+    for tangent, unit_rows in ((False, None), (True, "before"), (True, "after")):
+        update = AdamUpdate(1e-3, (0.9, 0.999), 1e-8, 1, tangent=tangent, unit_rows=unit_rows)
         kernels.adam(W, W, (W, W), update)
 
 

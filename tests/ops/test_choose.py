@@ -1,4 +1,4 @@
-"""Which kernels a training gets, and what it is told."""
+"""Which kernels a training run gets, and its warnings."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _forgetful():
-    """What was chosen and said before is forgotten, before and after."""
-    for remembered in (choose._load, choose._warn_once):
-        remembered.cache_clear()
+def _empty_caches():
+    """Forget loaded kernels and past warnings, before and after."""
+    for cached in (choose._load, choose._warn_once):
+        cached.cache_clear()
     yield
-    for remembered in (choose._load, choose._warn_once):
-        remembered.cache_clear()
+    for cached in (choose._load, choose._warn_once):
+        cached.cache_clear()
 
 
-def test_auto_on_a_cpu_are_the_cpus(tmp_path: Path):
+def test_auto_on_a_cpu_is_cpu(tmp_path: Path):
     kernels = choose_kernels("auto", CPU, tmp_path)
     assert kernels is not None
     assert kernels.name == "cpu"
@@ -40,7 +40,7 @@ def test_a_backend_for_another_device(tmp_path: Path):
         choose_kernels("triton", CPU, tmp_path)
 
 
-def test_without_a_compiler_it_is_said_once(tmp_path: Path, monkeypatch, caplog):
+def test_without_a_compiler_it_warns_once(tmp_path: Path, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "/no/such/compiler")
     assert choose_kernels("auto", CPU, tmp_path) is None
     assert choose_kernels("auto", CPU, tmp_path) is None

@@ -1,4 +1,4 @@
-"""Gradients over sparse patterns: float64 gradcheck on the plain kernels, and the C++ ones beside them."""
+"""Gradients over sparse patterns: gradcheck and dense formulas, in float64 on the reference kernels."""
 
 from functools import partial
 
@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from sae_sweep.ops import CSR, Encoded, SparsePattern, decode, gather_columns, mean_square, pre_activations
-from sae_sweep.ops.cpu import CPUKernels
-from sae_sweep.store import cache_folder
 from tests.ops import helpers
 from tests.ops.helpers import REFERENCE
 
@@ -15,7 +13,7 @@ BATCH, D_IN, D_SAE = 5, 4, 7
 draw = partial(helpers.draw, dtype=torch.float64)
 
 
-def found(floor: float, *, batch: int = BATCH) -> Encoded:
+def encoded(floor: float, *, batch: int = BATCH) -> Encoded:
     result = REFERENCE.encode_above(
         draw(batch, D_IN), draw(D_SAE, D_IN, seed=1), None, torch.full((D_SAE,), floor), 10**6
     )
@@ -25,21 +23,21 @@ def found(floor: float, *, batch: int = BATCH) -> Encoded:
 
 @pytest.fixture(params=[(0.0,), (-9.0,), (9.0,), (0.0, -0.5)], ids=["some", "all", "none", "two patterns"])
 def patterns(request) -> list[CSR]:
-    return [found(floor).csr for floor in request.param]
+    return [encoded(floor).csr for floor in request.param]
 
 
 def test_decode(patterns):
     sparse = [SparsePattern(REFERENCE, csr) for csr in patterns]
-    values = [draw(len(csr.indices), seed=3).requires_grad_() for csr in patterns]
+    values = [draw(csr.nnz, seed=3).requires_grad_() for csr in patterns]
     W_dec = draw(D_SAE, D_IN, seed=4).requires_grad_()
 
     def decoded(W, *v):
         return tuple(decode(list(zip(sparse, v, strict=True)), W))
 
     assert torch.autograd.gradcheck(decoded, (W_dec, *values))
-    for csr, of_csr, ours in zip(patterns, values, decoded(W_dec, *values), strict=True):
+    for csr, kept, ours in zip(patterns, values, decoded(W_dec, *values), strict=True):
         dense = torch.zeros(BATCH, D_SAE, dtype=torch.float64)
-        dense[csr.row_indices, csr.indices.long()] = of_csr.detach()
+        dense[csr.row_indices, csr.indices.long()] = kept.detach()
         torch.testing.assert_close(ours, dense @ W_dec)
 
 
@@ -55,11 +53,11 @@ def test_pre_activations(patterns, biased, centred):
     z = (x if b_dec is None else x - b_dec) @ W_enc + (0 if b_enc is None else b_enc)
     theirs = [z[csr.row_indices, csr.indices.long()] for csr in patterns]
     constant = x if b_dec is None else (x - b_dec).detach()
-    entries = [
+    found = [
         (SparsePattern(REFERENCE, csr), values.detach()) for csr, values in zip(patterns, theirs, strict=True)
     ]
-    ours = pre_activations(constant, W_enc, b_enc, b_dec, entries)
-    weights = [draw(len(csr.indices), seed=6) for csr in patterns]
+    ours = pre_activations(constant, W_enc, b_enc, b_dec, found)
+    weights = [draw(csr.nnz, seed=6) for csr in patterns]
     expected = torch.autograd.grad(
         sum((v * w).sum() for v, w in zip(theirs, weights, strict=True)), parameters
     )
@@ -68,20 +66,20 @@ def test_pre_activations(patterns, biased, centred):
         torch.testing.assert_close(a, b)
 
 
-def test_spread_and_mean_square():
-    sparse = SparsePattern(REFERENCE, found(0.0).csr)
+def test_gather_columns_and_mean_square():
+    sparse = SparsePattern(REFERENCE, encoded(0.0).csr)
     thresholds = draw(D_SAE).requires_grad_()
     assert torch.autograd.gradcheck(lambda t: gather_columns(sparse, t), thresholds)
     x = draw(BATCH, D_IN).requires_grad_()
     assert torch.autograd.gradcheck(mean_square, x)
     torch.testing.assert_close(mean_square(x), x.square().mean())
-    slanted = draw(D_IN, BATCH).t().requires_grad_()
-    assert not slanted.is_contiguous()
-    assert torch.autograd.gradcheck(mean_square, slanted)
+    transposed = draw(D_IN, BATCH).t().requires_grad_()
+    assert not transposed.is_contiguous()
+    assert torch.autograd.gradcheck(mean_square, transposed)
 
 
 def test_an_empty_batch():
-    csr = found(0.0, batch=0).csr
+    csr = encoded(0.0, batch=0).csr
     sparse, values = SparsePattern(REFERENCE, csr), torch.zeros(0, dtype=torch.float64, requires_grad=True)
     W_dec = draw(D_SAE, D_IN).requires_grad_()
     [y] = decode([(sparse, values)], W_dec)
@@ -90,21 +88,8 @@ def test_an_empty_batch():
     assert not W_dec.grad.any()
 
 
-def test_gradients_that_are_not_contiguous_reach_the_kernels():
-    kernels = CPUKernels(cache_folder(None))
-    csr = found(0.0).csr
-    W_dec = draw(D_SAE, D_IN).float().requires_grad_()
-    values = draw(len(csr.indices)).float().requires_grad_()
-    [y] = decode([(SparsePattern(kernels, csr), values)], W_dec)
-    slanted = draw(D_IN, BATCH).float().t()
-    ours = torch.autograd.grad(y, (W_dec, values), slanted)
-    [y] = decode([(SparsePattern(REFERENCE, csr), values)], W_dec)
-    for a, b in zip(ours, torch.autograd.grad(y, (W_dec, values), slanted), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_keep_drops_entries_and_keeps_rows():
-    csr, values, _ = found(-0.5)
+def test_keep_drops_non_zeros_and_keeps_rows():
+    csr, values, _ = encoded(-0.5)
     mask = values > 0.3
     kept = csr.keep(mask)
     assert torch.equal(kept.row_indices, csr.row_indices[mask])
@@ -113,9 +98,9 @@ def test_keep_drops_entries_and_keeps_rows():
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_a_code_of_some_features(biased):
-    """AuxK's: its columns are a few features, whose gradients are added to those of the others."""
-    all_features = found(0.0).csr
+def test_a_pattern_of_some_features(biased):
+    """As in AuxK: its columns are a few features, whose gradients are added to those of all."""
+    all_features = encoded(0.0).csr
     features = torch.tensor([5, 1, 6])
     x, W = draw(BATCH, D_IN), draw(D_SAE, D_IN, seed=1)
     few = REFERENCE.encode_above(x, W[features].contiguous(), None, torch.full((3,), -0.5), 10**6).csr
@@ -136,9 +121,9 @@ def test_a_code_of_some_features(biased):
         return sum((y * y).sum() for y in decoded) + sum(v.sum() for v in values)
 
     got = torch.autograd.grad(loss(ours, decode(list(zip(sparse, ours, strict=True)), W_dec)), parameters)
-    places = [all_features.indices.long(), features[few.indices.long()]]
+    columns_of = [all_features.indices.long(), features[few.indices.long()]]
     dense = []
-    for csr, values, columns in zip((all_features, few), theirs, places, strict=True):
+    for csr, values, columns in zip((all_features, few), theirs, columns_of, strict=True):
         f = torch.zeros(BATCH, D_SAE, dtype=torch.float64).index_put((csr.row_indices, columns), values)
         dense.append(f @ W_dec)
     for a, b in zip(got, torch.autograd.grad(loss(theirs, dense), parameters), strict=True):
