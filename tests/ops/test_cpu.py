@@ -22,7 +22,7 @@ def test_threads_do_not_change_a_bit(backend):
         transposed, permutation = kernels.transpose(encoded.csr)
         above = kernels.encode_above(x, W, None, torch.full((300,), 5.0), 10**6)
         weights, moments = draw(300, 40), tuple(torch.zeros(2, 300, 40))
-        kernels.adam(weights, W, moments, AdamUpdate(1e-2, (0.9, 0.99), 1e-8, 1, tangent=True, unit="after"))
+        kernels.adam(weights, W, moments, AdamUpdate(1e-2, (0.9, 0.99), 1e-8, 1, None, True, "after"))
         return [
             above.csr.indices,
             above.values,
