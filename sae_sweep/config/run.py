@@ -168,7 +168,10 @@ def config_from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
     """A config dataclass from plain nested values. Raises ConfigError for unknown keys."""
     unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
     if unknown:
-        raise ConfigError(f"{cls.__name__}: unknown key {key}" for key in sorted(unknown))
+        listed = ", ".join(sorted(unknown))
+        raise ConfigError(
+            [f"{cls.__name__}: unknown key {listed}, of another version: launch the sweep again to rewrite it"]
+        )
     nested = {
         part.name: config_from_plain(part.default_factory, values[part.name])
         for part in dataclasses.fields(cls)
