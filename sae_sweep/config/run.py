@@ -170,7 +170,7 @@ def config_from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
     if unknown:
         listed = ", ".join(sorted(unknown))
         raise ConfigError(
-            [f"{cls.__name__}: unknown key {listed}, of another version: launch the sweep again to rewrite it"]
+            [f"{cls.__name__}: unknown key {listed}: from another version? launch the sweep again"]
         )
     nested = {
         part.name: config_from_plain(part.default_factory, values[part.name])
