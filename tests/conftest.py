@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from tests import shapes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two workers or child processes share the cores
+os.environ.pop("COLUMNS", None)  # readline sets it in xdist's workers: 80, whatever the terminal
 shapes.install()  # before the first import of a module that it checks
 
 from sae_sweep.config import RunConfig  # noqa: E402
@@ -40,14 +41,21 @@ SLOW_S = 5.0
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests say why; SLURM's go first, for they mostly wait; a file stays with one worker of xdist."""
+    """Slow tests say why; what shares a fixture has one worker; SLURM's go first, for they mostly wait."""
     for item in items:
         for marker in item.iter_markers("slow"):
             if marker.args or not marker.kwargs.get("reason"):
                 raise pytest.UsageError(f'{item.nodeid}: slow needs one argument, reason="why it must"')
-        if _room(item) != "e2e":  # its tests are long and share little
-            item.add_marker(pytest.mark.xdist_group("slurm" if _room(item) == "slurm" else str(item.path)))
+        if group := _shares(item):
+            item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(_room(item), 2))
+
+
+def _shares(item: pytest.Item) -> str | None:
+    """Tests of one name run in one worker: a file's, except those of e2e, which are long and share little."""
+    if "experiment_plan" in getattr(item, "fixturenames", ()):
+        return "experiments"
+    return {"slurm": "slurm", "e2e": None}.get(_room(item), str(item.path))
 
 
 def _room(item: pytest.Item) -> str:
