@@ -110,8 +110,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     from sae_sweep.__main__ import main
 
     monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", "COLUMNS"):  # the latter is set in the workers of xdist
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
 
     def call(*words: str) -> Result:
