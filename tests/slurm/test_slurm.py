@@ -192,4 +192,4 @@ def test_a_cancelled_job_has_saved_what_it_had(cli: Cli, slurm: Slurm, words: li
     slurm("scancel", ticket["id"])
     wait_for(lambda: states(sweep) == ["pending"], "the job to stop", lambda: trace(sweep))
     assert list(sweep.glob("*/checkpoint/state.safetensors"))
-    assert "stopped by SIGTERM" in trace(sweep)
+    wait_for(lambda: "stopped by SIGTERM" in trace(sweep), "the job's last words", lambda: trace(sweep))
