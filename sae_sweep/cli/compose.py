@@ -57,7 +57,7 @@ def compose(
             runs.append(_typed(one.values, RunConfig, keys))
         except ConfigError as error:
             problems += error.problems
-    problems = problems or _meaningless(grids, command, everything, composed)
+    problems = problems or _unused_sparsity_keys(grids, command, everything, composed)
     if problems or keys is None:
         raise ConfigError(problems)
     wanted = [
@@ -136,7 +136,7 @@ def _union_digest(everything: Sequence[Composed], command: CommandConfig) -> str
     return digest(sorted(set(known)))
 
 
-def _meaningless(
+def _unused_sparsity_keys(
     grids: Sequence[Grid], command: Command, everything: Sequence[Composed], kept: Sequence[Composed]
 ) -> list[str]:
     """Sparsity keys that were given but mean nothing to any run; those that do to some are said once."""

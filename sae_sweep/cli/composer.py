@@ -62,7 +62,7 @@ class Composer:
         groups = [f"{key}={value}" for key, value in point.values.items() if choices(key)]
         where = f"{', '.join(point.grids)}: " if point.grids else ""
         try:
-            base, chosen = self.load([*command.plain, *groups])
+            base, chosen = self.load([*command.unswept, *groups])
             values = copy.deepcopy(base)
             for key, value in point.values.items():
                 if not choices(key):

@@ -9,7 +9,7 @@ from sae_sweep.cli.composer import Composed
 from sae_sweep.cli.grids import same
 from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS
 
-NO_MEANING = object()
+UNUSED = object()
 """The value of a key in a run that has no use for it: no value selects it."""
 
 
@@ -28,7 +28,7 @@ def fits(run: Composed, wanted: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def _absent(runs: Sequence[Composed], key: str, values: Sequence[Any]) -> list[str]:
-    held = {str(value): value for run in runs if (value := value_of(run, key)) is not NO_MEANING}
+    held = {str(value): value for run in runs if (value := value_of(run, key)) is not UNUSED}
     missing = [value for value in values if not any(same(value, one) for one in held.values())]
     listed = ", ".join(map(str, _sorted(list(held.values()))))
     instead = f"they have {listed}" if held else f"{key} means nothing to them"
@@ -41,11 +41,11 @@ def _sorted(values: list[Any]) -> list[Any]:
 
 
 def value_of(run: Composed, key: str) -> Any:
-    """The run's choice of a group, or its value of a key, given or default; NO_MEANING where it has none."""
+    """The run's choice of a group, or its value of a key, given or default; UNUSED where it has none."""
     if key in run.choices:
         return run.choices[key]
     if key in SPARSITY_KEYS:
         if key not in ARCHITECTURES[run.choices["architecture"]].uses:
-            return NO_MEANING
+            return UNUSED
         key = f"architecture.{key}"
-    return OmegaConf.select(run.values, key, default=NO_MEANING)
+    return OmegaConf.select(run.values, key, default=UNUSED)

@@ -17,7 +17,7 @@ from sae_sweep.config import ConfigError, short_key
 class Command:
     """The overrides of a command line, sorted by what they do."""
 
-    plain: Sequence[str]
+    unswept: Sequence[str]
     """Overrides of every run, as typed."""
     swept: Mapping[str, Sequence[Any]]
     """Key -> values of a comma list: these multiply."""
@@ -53,7 +53,7 @@ def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collectio
     swept = {key for key, override in zip(keys, overrides, strict=True) if override.is_sweep_override()}
     lists = swept - set(held)
     return Command(
-        plain=[
+        unswept=[
             _text(key, override)
             for key, override in zip(keys, overrides, strict=True)
             if key not in lists and key not in held

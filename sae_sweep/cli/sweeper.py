@@ -13,7 +13,7 @@ from sae_sweep.config import ConfigError
 from sae_sweep.config.checks import one_of
 from sae_sweep.tasks import TASKS, composes_runs, load
 
-_HYDRAS_OWN = "basic"
+_HYDRA_DEFAULT = "basic"
 """Hydra's default launcher; with it, the groups are trained by ours."""
 
 
@@ -45,7 +45,7 @@ class GridSweeper(Sweeper):
     @property
     def _launch(self) -> Any:
         """What launches jobs if the command names another launcher than ours; else None."""
-        if self._config.hydra.runtime.choices["hydra/launcher"] == _HYDRAS_OWN:
+        if self._config.hydra.runtime.choices["hydra/launcher"] == _HYDRA_DEFAULT:
             return None
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._task_function, config=self._config

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_PLAIN = ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt")
+_TWO_MATRIX_MLP = ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt")
 """Model types whose MLP is two matrices."""
-_GATED = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+_GATED_MLP = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 """Model types whose MLP is three matrices, and whose heads may share keys and values."""
 
 
@@ -35,10 +35,10 @@ def read_shape(folder: Path) -> ModelShape | None:
 
 def _block_parameters(values: Mapping[str, Any], d_model: int) -> int | None:
     inner = _first(values, "n_inner", "intermediate_size", "ffn_dim") or 4 * d_model
-    if values.get("model_type") in _PLAIN:
+    if values.get("model_type") in _TWO_MATRIX_MLP:
         return 4 * d_model**2 + 2 * d_model * inner
     heads = _first(values, "num_attention_heads")
-    if values.get("model_type") in _GATED and heads:
+    if values.get("model_type") in _GATED_MLP and heads:
         head = _first(values, "head_dim") or d_model // heads
         shared = _first(values, "num_key_value_heads") or heads
         return 2 * d_model * head * (heads + shared) + 3 * d_model * inner

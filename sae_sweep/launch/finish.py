@@ -73,7 +73,7 @@ class Finisher:
         save_sae(sae, run.folder.sae, metadata=_metadata(run))
         write_features(run.folder.features, evaluation)
         figures = run_figures(run.folder.features, evaluation, name=run.name, config=run.config.evaluation)
-        write_json(run.folder.metrics, {key: _plain(value) for key, value in metrics.items()})
+        write_json(run.folder.metrics, {key: _finite_or_none(value) for key, value in metrics.items()})
         for name, histogram in (
             ("log10_density", evaluation.density_histogram),
             ("activations", evaluation.activation_histogram),
@@ -124,6 +124,6 @@ def _metadata(run: PlannedRun) -> dict[str, object]:
     }
 
 
-def _plain(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     """JSON has no NaN: what is undefined is null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,7 @@ from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
-from sae_sweep.store import PlannedRun, cache_folder, set_state, unsettled
+from sae_sweep.store import PlannedRun, cache_folder, set_state, unfinished
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import (
@@ -44,24 +44,24 @@ def train_runs(plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharer
         stop.obey()  # a signal that arrived while a part was failing
         left = [run for run in group if run in runs]
         if left:
-            with logs.log_to_files([(run.name, run.folder.log) for run in left]), _settling(left):
+            with logs.log_to_files([(run.name, run.folder.log) for run in left]), _mark_cut_short(left):
                 _Shared.open(plan, left, models, stop).train(left, sharers)
 
 
 @contextmanager
-def _settling(runs: Sequence[PlannedRun]) -> Iterator[None]:
+def _mark_cut_short(runs: Sequence[PlannedRun]) -> Iterator[None]:
     """Give runs that an error or a signal cut short a state that says so."""
     try:
         yield
     except ConfigError:
         raise  # the model, once loaded, showed what the config alone could not
     except (Interrupted, KeyboardInterrupt):
-        for run in unsettled(runs):
+        for run in unfinished(runs):
             set_state(run, "pending")
         raise
     except SaeSweepError as error:
         log.error("%s", error)
-        for run in unsettled(runs):
+        for run in unfinished(runs):
             set_state(run, "failed", error=str(error))
 
 
@@ -118,7 +118,7 @@ class _Shared:
             except GroupTooLargeError as error:
                 log.warning("memory ran out with %d SAEs at once (%s): going on in halves", len(part), error)
                 release(self.lm.device)
-                left = unsettled(part)
+                left = unfinished(part)
                 middle = (len(left) + 1) // 2
                 parts.extendleft(half for half in (left[middle:], left[:middle]) if half)
             self.use.begin()

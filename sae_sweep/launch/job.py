@@ -11,7 +11,7 @@ from sae_sweep.config import ConfigError, Interrupted
 from sae_sweep.launch.frozen import read_group
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest, stop_signals
-from sae_sweep.store import SweepFolder, hold, set_state, unsettled
+from sae_sweep.store import SweepFolder, hold, set_state, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ def _train(plan: Plan, stop: StopRequest, sharers: int) -> None:
     try:
         from sae_sweep.launch.group import train_runs  # takes seconds to load: stopped like the rest
 
-        train_runs(plan, unsettled(plan.runs), stop, sharers)
+        train_runs(plan, unfinished(plan.runs), stop, sharers)
     except Interrupted:
-        for run in unsettled(plan.runs):
+        for run in unfinished(plan.runs):
             set_state(run, "pending")
         raise
     except ConfigError as error:
@@ -58,7 +58,7 @@ def _train(plan: Plan, stop: StopRequest, sharers: int) -> None:
 
 def _fail(plan: Plan, error: str) -> None:
     log.error("%s", error)
-    for run in unsettled(plan.runs):
+    for run in unfinished(plan.runs):
         set_state(run, "failed", error=error)
 
 

@@ -22,7 +22,7 @@ from sae_sweep.store import (
     read_status,
     set_state,
     state,
-    unsettled,
+    unfinished,
     write_json,
 )
 
@@ -54,7 +54,7 @@ class Cluster(Protocol):
     sharers: int
     """Jobs at once that divide the memory of a machine."""
 
-    def going_on(self) -> list[Ticket]:
+    def active(self) -> list[Ticket]:
         """Jobs of earlier commands for this sweep that have not ended."""
         ...
 
@@ -113,8 +113,8 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
     """
     plan.refuse_another()
     our_ids = {run.run_id for run in plan.runs}
-    going_on = [ticket for ticket in cluster.going_on() if our_ids & set(ticket.run_ids)]
-    taken = {run_id for ticket in going_on for run_id in ticket.run_ids}
+    active = [ticket for ticket in cluster.active() if our_ids & set(ticket.run_ids)]
+    taken = {run_id for ticket in active for run_id in ticket.run_ids}
     ours = [run for run in plan.runs if run.run_id not in taken]  # the others' folders belong to their jobs
     waiting = [run for run in ours if state(run.folder) != "done"]
     prepare(ours)
@@ -130,7 +130,7 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
             len(groups),
         ),
     )
-    return going_on + (_submit_groups(plan, cluster, groups) if groups else [])
+    return active + (_submit_groups(plan, cluster, groups) if groups else [])
 
 
 def _submit_groups(plan: Plan, cluster: Cluster, groups: Sequence[Sequence[PlannedRun]]) -> list[Ticket]:
@@ -169,7 +169,7 @@ class _Watch:
         self._runs = {run.run_id: run for run in plan.runs}
         self._open = {ticket.id: ticket for ticket in tickets}
         self._ended_at: dict[str, float] = {}
-        self._logged = {run.run_id for run in plan.runs if run not in unsettled(plan.runs)}
+        self._logged = {run.run_id for run in plan.runs if run not in unfinished(plan.runs)}
 
     def wait(self) -> None:
         while self._open:
@@ -183,7 +183,7 @@ class _Watch:
         runs = [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
         if ended is None:
             self._ended_at.pop(ticket.id, None)  # a job that is requeued ends more than once
-        elif unsettled(runs):
+        elif unfinished(runs):
             since = time.monotonic() - self._ended_at.setdefault(ticket.id, time.monotonic())
             if since >= self._cluster.lost_after_s:
                 mark_lost(
@@ -192,12 +192,12 @@ class _Watch:
                 )
                 del self._open[ticket.id]
         for run in runs:
-            self._log_settled(run)
-        if not unsettled(runs):
+            self._log_finished(run)
+        if not unfinished(runs):
             self._open.pop(ticket.id, None)
 
-    def _log_settled(self, run: PlannedRun) -> None:
-        if run.run_id in self._logged or unsettled([run]):
+    def _log_finished(self, run: PlannedRun) -> None:
+        if run.run_id in self._logged or unfinished([run]):
             return
         self._logged.add(run.run_id)
         status = read_status(run.folder)
@@ -208,8 +208,8 @@ class _Watch:
 
 
 def mark_lost(runs: Sequence[PlannedRun], why: str) -> None:
-    """Mark the runs that a lost job left unsettled as failed."""
-    for run in unsettled(runs):
+    """Mark the runs that a lost job left unfinished as failed."""
+    for run in unfinished(runs):
         try:
             with hold(run.folder):
                 set_state(run, "failed", error=why)

@@ -36,7 +36,7 @@ class Local:
         self._ended: dict[str, str] = {}
         self.sharers = plan.command.launcher.workers or 2
 
-    def going_on(self) -> list[Ticket]:
+    def active(self) -> list[Ticket]:
         """None: workers end with their command."""
         return []
 

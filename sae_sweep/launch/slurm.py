@@ -60,13 +60,13 @@ class Slurm:
         self.poll_s = self._config.poll_s
         self.lost_after_s = self._config.lost_after_s
 
-    def going_on(self) -> list[Ticket]:
+    def active(self) -> list[Ticket]:
         tickets = read_tickets(self._folder)
         ended = self.ended([ticket.id for ticket in tickets]) if tickets else {}
         return [ticket for ticket in tickets if ticket.id not in ended]
 
     def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
-        alive = self.going_on()  # whichever runs they train: they are followed later on
+        alive = self.active()  # whichever runs they train: they are followed later on
         jobs = self._submit([GroupJob(self._folder.root, group.number) for group in groups])
         tickets = [
             Ticket(number, job.job_id, str(job.paths.stderr), run_ids)
@@ -107,7 +107,7 @@ class Slurm:
         return f"check progress with `{task_command('status', self._folder)}`, cancel with `{cancel}`"
 
 
-def jobs_going_on(folder: SweepFolder) -> list[Ticket]:
+def active_jobs(folder: SweepFolder) -> list[Ticket]:
     """SLURM's jobs for a sweep that have not ended; all of them, if SLURM cannot be asked."""
     tickets = read_tickets(folder)
     if not tickets:

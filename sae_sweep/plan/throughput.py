@@ -69,8 +69,8 @@ def _sae_rate(config: RunConfig, shape: SaeShape, seconds: float) -> float:
     device = pick_device(config.device)
     d_sae = max(getattr(config.architecture, "k", 1), min(shape.d_sae, _LARGEST_SAE // shape.d_in))
     sae = build_sae(config.architecture, shape.d_in, d_sae, seed=config.seed, numerics=config.numerics)
-    plain = dataclasses.replace(config, init=dataclasses.replace(config.init, b_dec="zero"))
-    learner = Learner(sae, plain, device)
+    zero_bias = dataclasses.replace(config, init=dataclasses.replace(config.init, b_dec="zero"))
+    learner = Learner(sae, zero_bias, device)
 
     def step(tokens: int) -> None:
         learner.step(torch.randn(tokens, shape.d_in, device=device))

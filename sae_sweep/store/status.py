@@ -94,7 +94,7 @@ def prepare(runs: Sequence[PlannedRun]) -> None:
                 set_state(run, "pending")
 
 
-def unsettled(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+def unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The runs that are neither done nor failed."""
     return [run for run in runs if state(run.folder) not in ("done", "failed")]
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sae_sweep.launch.slurm import jobs_going_on
+from sae_sweep.launch.slurm import active_jobs
 from sae_sweep.plan import Request
 from sae_sweep.report import describe_status
 from sae_sweep.store import RunFolder, SweepFolder, find_sweep, is_held, read_plan, read_status
@@ -39,7 +39,7 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
         now: seconds since 1970.
     """
     plan = read_plan(folder)
-    in_jobs = {run_id for ticket in jobs_going_on(folder) for run_id in ticket.run_ids}
+    in_jobs = {run_id for ticket in active_jobs(folder) for run_id in ticket.run_ids}
     runs = [_run(planned, folder.run(planned["name"]), now, in_jobs) for planned in plan["runs"]]
     states = [run["state"] for run in runs]
     return {

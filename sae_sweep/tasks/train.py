@@ -4,7 +4,7 @@ from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_lm_use
 from sae_sweep.plan import Request, make_plan
 from sae_sweep.signals import stop_signals
-from sae_sweep.store import report_failed, state, unsettled
+from sae_sweep.store import report_failed, state, unfinished
 from sae_sweep.tasks.match import compare_finished
 
 
@@ -22,6 +22,6 @@ def train(request: Request) -> int:
         if not open_launcher(request).train(plan, stop):
             return 0
         log_lm_use(waiting)
-        failed = report_failed(plan.runs) + len(unsettled(plan.runs))
+        failed = report_failed(plan.runs) + len(unfinished(plan.runs))
         compare_finished(plan.folder, plan.command, plan.runs[0].config.device)
     return failed

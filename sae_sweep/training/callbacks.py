@@ -13,7 +13,7 @@ from sae_sweep.training.module import GroupModule
 from sae_sweep.training.trainee import Trainee
 
 
-class History(Callback):
+class LogMetrics(Callback):
     """Log each member's metrics as they reach the host; retire finished and diverged members."""
 
     def __init__(self, group: GroupModule) -> None:

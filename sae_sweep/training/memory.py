@@ -105,12 +105,12 @@ def split(
 
     A member that does not fit even alone is a part of its own, and fails for itself.
     """
-    room = _SHARE * available
+    usable = _SHARE * available
     parts: list[list[int]] = [[]]
     for position, config in enumerate(configs):
         together = [configs[other] for other in parts[-1]] + [config]
         needed = sum(member_bytes(one, d_in) for one in together) + shared_bytes(together, d_in)
-        full = len(parts[-1]) == max_group or needed > room
+        full = len(parts[-1]) == max_group or needed > usable
         if parts[-1] and full:
             parts.append([])
         parts[-1].append(position)

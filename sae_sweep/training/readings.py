@@ -13,7 +13,7 @@ CHECK_EVERY = 50
 """Most steps on a device between two looks at whether the loss is still finite."""
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """What is logged at one step."""
 
     step: int
@@ -23,12 +23,12 @@ class Point(NamedTuple):
     values: dict[str, float]
 
 
-class Arrived(NamedTuple):
+class Collected(NamedTuple):
     """What has reached the host since the last look."""
 
-    points: list[Point]
+    points: list[MetricPoint]
     """To be logged, in order."""
-    diverged: Point | None
+    diverged: MetricPoint | None
     """The first step whose loss is not finite; nothing from there on is among the points."""
 
 
@@ -100,21 +100,21 @@ class Readings:
             self._waiting.append(self._last)
             self._send()
 
-    def collect(self, *, wait: bool = False) -> Arrived:
+    def collect(self, *, wait: bool = False) -> Collected:
         """What has arrived; with `wait`, everything up to the last step."""
         if wait:
             self._send()
-        points: list[Point] = []
+        points: list[MetricPoint] = []
         while self._sent and (wait or self._sent[0][1] is None or self._sent[0][1].done()):
             steps, copy = self._sent.popleft()
             numbers = iter(copy.read() if copy else [])
             for step in steps:
                 point = _point(step, numbers)
                 if not math.isfinite(point.values["loss"]):
-                    return Arrived(points, point)
+                    return Collected(points, point)
                 if step.logged:
                     points.append(point)
-        return Arrived(points, None)
+        return Collected(points, None)
 
 
 def _on_host(value: Tensor) -> bool:
@@ -125,8 +125,8 @@ def _to_read(step: _Step) -> Mapping[str, Tensor]:
     return step.metrics if step.logged else {"loss": step.metrics["loss"]}
 
 
-def _point(step: _Step, numbers: Iterator[float]) -> Point:
+def _point(step: _Step, numbers: Iterator[float]) -> MetricPoint:
     values = {
         name: value.item() if _on_host(value) else next(numbers) for name, value in _to_read(step).items()
     }
-    return Point(step.step, step.tokens, {**values, **step.known})
+    return MetricPoint(step.step, step.tokens, {**values, **step.known})

@@ -96,12 +96,12 @@ class Trainee:
 
     def publish(self, *, wait: bool = False) -> None:
         """Log what has reached the host; notice a loss that is not finite."""
-        arrived = self._readings.collect(wait=wait)
-        for point in arrived.points:
+        collected = self._readings.collect(wait=wait)
+        for point in collected.points:
             self.member.sink.scalars(point.tokens, point.values)
             self.latest = point.values
-        if arrived.diverged is not None and self.failed is None:
-            bad = arrived.diverged
+        if collected.diverged is not None and self.failed is None:
+            bad = collected.diverged
             self.failed = (
                 f"the loss is {bad.values['loss']} at step {bad.step} ({bad.tokens} tokens): "
                 "lower optimizer.lr, or look at the activations of this layer"

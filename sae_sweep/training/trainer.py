@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from sae_sweep.training.data import Batch
 from sae_sweep.training.module import GroupModule
 
-_TALKATIVE = ("lightning.pytorch", "lightning.fabric")
+_NOISY_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 def fit(
@@ -38,8 +38,8 @@ def fit(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Its hints (device found, loader without workers, tips) say nothing to someone who trains SAEs."""
-    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
-    for name in _TALKATIVE:
+    levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
