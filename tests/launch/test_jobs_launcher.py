@@ -1,4 +1,4 @@
-"""Submitting and waiting, with a cluster that does as it is cluster."""
+"""Submitting jobs and waiting for them, on a scripted cluster."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from sae_sweep.store import hold, read_status, report_failed, set_state, state, 
 
 
 class ScriptedCluster:
-    """Jobs end as `script` says: one entry per look."""
+    """A cluster whose jobs end as `script` returns for each poll."""
 
     word = "job"
     poll_s = 0.01
