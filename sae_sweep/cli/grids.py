@@ -47,7 +47,7 @@ class Grid:
         return {**self.axes, **self.zipped}
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """Yield each point as key -> value; the last axis varies fastest, and the zip faster than any axis."""
+        """Yield each point as key -> value; later axes vary faster, and the zip fastest."""
         together = list(zip(*self.zipped.values(), strict=True)) if self.zipped else [()]
         for *values, row in itertools.product(*self.axes.values(), together):
             point = dict(zip(self.axes, values, strict=True)) | dict(zip(self.zipped, row, strict=True))

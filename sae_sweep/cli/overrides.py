@@ -27,7 +27,7 @@ class Command:
     """Every key that was typed."""
 
     def swept_points(self) -> Iterator[dict[str, Any]]:
-        """Yield each combination of the comma lists as key -> value; one empty mapping if there are no lists."""
+        """Yield each combination of the comma lists as key -> value; without lists, one empty mapping."""
         for values in itertools.product(*self.swept.values()):
             yield dict(zip(self.swept, values, strict=True))
 

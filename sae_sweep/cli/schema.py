@@ -54,8 +54,8 @@ def conf_folder() -> Path:
 def register_schemas() -> None:
     """Put the root schema and the variants of `architecture` and `dataset` into the ConfigStore.
 
-    Also registers resolvers: config files may multiply, as in `${times:0.0018,${study.l0_scale}}`; the `--help`
-    template uses `${group_help:}` and `${task_help:}`.
+    Also registers resolvers: config files may multiply, as in `${times:0.0018,${study.l0_scale}}`, and the
+    `--help` template uses `${group_help:}` and `${task_help:}`.
     """
     OmegaConf.register_new_resolver("times", _times, replace=True)
     OmegaConf.register_new_resolver("group_help", _group_help, replace=True)

@@ -1,7 +1,7 @@
 """Cost of a plan: LM passes, SAE training and disk, computed without loading anything.
 
-- LM: 2 x (weights of a block) + 4 x seq_len x d_model FLOPs per token, for every block below the highest layer
-  that is read. Embedding is a lookup, and no logits are computed.
+- LM: 2 x (weights of a block) + 4 x seq_len x d_model FLOPs per token, for every block below the highest
+  layer that is read. Embedding is a lookup, and no logits are computed.
 - SAE training: 12 x d_in x d_sae FLOPs per token, as in the dense step: encoder and decoder 2 x 2 forward,
   twice that backward. AuxK is not counted: how many features die is not known in advance.
 """
@@ -110,7 +110,7 @@ def plan_cost(plan: Plan, throughput: Throughput, auto_dtype: str) -> PlanCost:
 
 
 def group_cost(runs: Sequence[PlannedRun], auto_dtype: str) -> GroupCost:
-    """Cost of runs that share each LM pass; the largest budget and the highest layer set its length and depth."""
+    """Cost of runs that share each LM pass, which serves the largest budget and the highest layer."""
     tokens = max(lm_tokens(run.config) for run in runs)
     deepest = max((run.config for run in runs), key=lambda config: config.layer)
     per_token = lm_flops_per_token(deepest)

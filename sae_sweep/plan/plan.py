@@ -23,7 +23,7 @@ class Plan:
     """Digest of all runs of the grids that these were selected from; None for a command without grids."""
 
     def groups(self) -> list[list[PlannedRun]]:
-        """Groups to train: runs that share an LM pass, at most `launcher.max_group`; single runs if fuse=false."""
+        """Groups that share an LM pass, of at most `launcher.max_group` runs; single runs if fuse=false."""
         groups: dict[str, list[PlannedRun]] = {}
         for run in self.runs:
             groups.setdefault(run.group if self.command.fuse else run.name, []).append(run)
@@ -95,8 +95,8 @@ class Request:
     union: str | None = None
     """Digest of all runs of the grids that these were selected from; None for a command without grids."""
     launch: Callable[[list[list[str]]], Any] | None = None
-    """Runs jobs through one of Hydra's launchers, given one list of overrides per job; None: use the command's
-    `launcher`."""
+    """Runs jobs through one of Hydra's launchers, given one list of overrides per job; None: use the
+    command's `launcher`."""
 
 
 Fingerprints = Callable[[RunConfig], Mapping[str, str]]

@@ -50,7 +50,7 @@ def measure(configs: Iterable[RunConfig], seconds: float = 8.0) -> Throughput:
     for shape in ordered:
         if sae and time.monotonic() > deadline:
             log.info(
-                "measured %d of %d SAE shapes; the others are taken to be as fast", len(sae), len(ordered)
+                "measured %d of %d SAE shapes; the others are assumed to be as fast", len(sae), len(ordered)
             )
             break
         sae[shape] = _sae_rate(examples[shape], shape, share)

@@ -1,4 +1,4 @@
-"""Every output path, and how files get there: atomic writes, locks, status and plan files."""
+"""Output paths, atomic writes, locks, status and plan files."""
 
 from sae_sweep.store.atomic import (
     disk_error,

@@ -1,4 +1,4 @@
-"""`task=train`: train every run that is not done yet, then compare the SAEs of the sweep."""
+"""`task=train`: trains every run that is not done yet, then compares the SAEs of the sweep."""
 
 from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_lm_use
@@ -9,12 +9,12 @@ from sae_sweep.tasks.match import compare_finished
 
 
 def train(request: Request) -> int:
-    """Train and compare; returns how many runs failed.
+    """Run `task=train`; returns the number of runs that failed or did not finish.
 
     Raises:
-        SaeSweepError: if the sweep's folder holds another plan, a run's is held by another process or holds
-            another run, or no jobs are taken.
-        Interrupted: after everything was saved, if a signal asked to stop.
+        SaeSweepError: if the sweep's folder holds another plan, a run's folder is in use or holds another
+            run, or the jobs are refused.
+        Interrupted: if a signal asked to stop, after everything was saved.
     """
     plan = make_plan(request)
     with stop_signals() as stop:
