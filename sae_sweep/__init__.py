@@ -1,3 +1,3 @@
-"""Train grids of sparse autoencoders (SAEs) and tell which features belong to the language model."""
+"""Train grids of sparse autoencoders (SAEs) and find out which features belong to the language model."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command line: `python -m sae_sweep` and `sae-sweep`. Nothing but wiring."""
+"""Entry point of `python -m sae_sweep` and `sae-sweep`: only wiring."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def _guarded(run: Callable[[], None]) -> int:
-    """Turn whatever happens into one line per error and an exit code."""
+    """Run `run`; print one line per error and return the exit code."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
     try:

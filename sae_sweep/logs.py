@@ -1,4 +1,4 @@
-"""Logging of one command: the terminal, and a `train.log` for every run that is being trained."""
+"""Logging of a command: to the terminal, and to the `train.log` of each run in training."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ _current_run: ContextVar[str | None] = ContextVar("current_run", default=None)
 
 @contextmanager
 def about(run: str) -> Iterator[None]:
-    """Lines logged inside belong to this run alone; all others go to the log of every open run."""
+    """Send lines logged inside to this run's log only; other lines go to every open log."""
     token = _current_run.set(run)
     try:
         yield
@@ -21,7 +21,7 @@ def about(run: str) -> Iterator[None]:
 
 
 def log_to_terminal() -> None:
-    """Plain lines on standard error: results own standard output."""
+    """Log to standard error; standard output is for results."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     root = logging.getLogger()
@@ -32,7 +32,7 @@ def log_to_terminal() -> None:
 
 @contextmanager
 def log_to_files(runs: Sequence[tuple[str, Path]]) -> Iterator[None]:
-    """Append to each run's log file; `runs` are (name, file)."""
+    """Append to the log file of each run; `runs` holds (name, file) pairs."""
     with ExitStack() as stack:
         for name, path in runs:
             stack.callback(_detach, _attach(name, path))

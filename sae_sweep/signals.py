@@ -1,4 +1,4 @@
-"""Stopping in an orderly way: what SIGINT, SIGTERM and SIGUSR2 do while a command trains."""
+"""Orderly stops on SIGINT, SIGTERM and SIGUSR2 while a command trains."""
 
 import signal
 import threading
@@ -14,10 +14,10 @@ _IMPATIENT_S = 2.0
 
 
 class StopRequest:
-    """Handles the stop signals: the first one raises Interrupted at once or, where `deferred`, is noted.
+    """Handler of the stop signals: the first raises Interrupted, or is only recorded inside `deferred`.
 
-    Later signals do nothing, so that nothing cuts the saving on the way out; except a second Ctrl-C while the
-    first one is still waiting for the end of a step, which stops without saving.
+    Later signals are ignored, so that they cannot cut off a save. The exception is a second Ctrl-C while the
+    first still waits for the end of a step: it stops without saving.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class StopRequest:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a signal is only noted: `obey` acts on it, and so does the end of the block."""
+        """Record signals inside the block; `obey` or the end of the block raises Interrupted for them."""
         before, self._deferred = self._deferred, True
         try:
             yield
@@ -53,10 +53,10 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Handle the stop signals inside; the handlers from before come back afterwards."""
+    """Handle the stop signals inside the block; restore the previous handlers afterwards."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # Python delivers signals to the main thread alone: whoever runs it has to stop us
+        yield request  # Python delivers signals to the main thread only, which has to stop this one
         return
     before = {signum: signal.signal(signum, request) for signum in STOP_SIGNALS}
     try:

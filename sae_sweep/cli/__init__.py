@@ -1,1 +1,1 @@
-"""Everything that knows Hydra: schemas, grids, composition, diagnosis and the sweeper plugin."""
+"""All code that uses Hydra: schemas, grids, composition, diagnosis and the sweeper plugin."""

@@ -1,4 +1,4 @@
-"""Hydra's part of the command line: what is parsed, and the function that Hydra calls."""
+"""Starting Hydra: parses the command line and provides the function that Hydra calls."""
 
 import sys
 from pathlib import Path
@@ -34,10 +34,10 @@ def run() -> None:
 
 
 def task_function(config: Any) -> None:
-    """Hydra's task function: a job of one of Hydra's own launchers, or one run with `hydra.mode=RUN`.
+    """Hydra's task function: trains a job of one of Hydra's launchers, or one run with `hydra.mode=RUN`.
 
-    Such a job runs in a process in which no command line has set anything up; it imports this function by its
-    name. `config.job` names the frozen group that it trains.
+    A job may run in a fresh process, which imports this function by name. `config.job` names the frozen group
+    to train.
     """
     job = config.get(JOB_KEY)
     if job is None:

@@ -1,4 +1,4 @@
-"""From command-line overrides to the configs of the runs."""
+"""Composes the configs of the runs from command-line overrides."""
 
 import dataclasses
 import logging
@@ -21,7 +21,7 @@ from sae_sweep.tasks import command_class
 log = logging.getLogger(__name__)
 
 REFERENCE_GROUPS = ("model", "dataset", "architecture", "numerics", "activations")
-"""Groups whose chosen defaults a run's name is compared with."""
+"""Hydra groups whose choices give the defaults that a run's name is compared with."""
 REQUIRED = {"dataset=files": "dataset.path=given"}
 """Overrides that a choice needs before its defaults make a valid config."""
 Launch = Callable[[list[list[str]]], Any]
@@ -30,10 +30,10 @@ Launch = Callable[[list[list[str]]], Any]
 def compose(
     arguments: Sequence[str], master: DictConfig, loader: ConfigLoader, launch: Launch | None = None
 ) -> Request:
-    """Every run of the command, in the order the grids and comma lists have them.
+    """Compose every run of the command, in the order of its grids and comma lists.
 
-    Comma lists multiply. With grids, a value for a key that a grid holds selects among their runs; every
-    other key is set in all of them.
+    Comma lists multiply. Where a grid has the key of an override, the override selects among the grids' runs;
+    any other override applies to all runs.
 
     Raises:
         ConfigError: all problems of all runs at once.
@@ -57,7 +57,7 @@ def compose(
             runs.append(_typed(one.values, RunConfig, keys))
         except ConfigError as error:
             problems += error.problems
-    problems = problems or _meaningless(grids, command, everything, composed)
+    problems = problems or _unused_sparsity_keys(grids, command, everything, composed)
     if problems or keys is None:
         raise ConfigError(problems)
     wanted = [
@@ -70,7 +70,7 @@ def compose(
 def compose_first(
     arguments: Sequence[str], master: DictConfig, loader: ConfigLoader, launch: Launch | None = None
 ) -> Request:
-    """One run alone, with what all runs of the command share; what the grids vary stays at its default.
+    """Compose a single run from the keys that all runs share; keys that the grids vary keep their defaults.
 
     Raises:
         ConfigError: all problems of that run.
@@ -82,7 +82,7 @@ def compose_first(
 
 
 def to_configs(values: DictConfig) -> tuple[RunConfig, CommandConfig]:
-    """A composed run, and the command's keys beside it.
+    """Convert a composed config into the run's config and the command's.
 
     Raises:
         ConfigError: all problems of both.
@@ -106,7 +106,7 @@ def _command(values: DictConfig) -> tuple[CommandConfig | None, list[str]]:
 
 
 def _typed(values: DictConfig, cls: type, command: CommandConfig | None = None) -> Any:
-    """A config class from its keys; of a run, as the command changes it.
+    """Build a config class from its keys, with the command's changes if a command is given.
 
     Raises:
         ConfigError: all problems of the keys.
@@ -120,7 +120,7 @@ def _typed(values: DictConfig, cls: type, command: CommandConfig | None = None) 
 
 
 def _reference(composer: Composer, run: Composed, command: CommandConfig) -> RunConfig:
-    """The defaults of the run's choices; the composer remembers each combination."""
+    """Compose the defaults for the run's group choices; the composer caches each combination."""
     chosen = [f"{group}={run.choices[group]}" for group in REFERENCE_GROUPS]
     required = [REQUIRED[choice] for choice in chosen if choice in REQUIRED]
     values, _ = composer.load([*chosen, *required])
@@ -128,18 +128,18 @@ def _reference(composer: Composer, run: Composed, command: CommandConfig) -> Run
 
 
 def _union_digest(everything: Sequence[Composed], command: CommandConfig) -> str:
-    """Digest of all runs that the grids hold; a sweep's folder may hold any of them."""
+    """Digest of all runs of the grids; the sweep's folder may hold any of them."""
     known = []
     for one in everything:
-        with suppress(ConfigError):  # narrowed away: those that stay are all valid
+        with suppress(ConfigError):  # invalid runs were not selected: the selected ones are all valid
             known.append(digest(_typed(one.values, RunConfig, command).identity()))
     return digest(sorted(set(known)))
 
 
-def _meaningless(
+def _unused_sparsity_keys(
     grids: Sequence[Grid], command: Command, everything: Sequence[Composed], kept: Sequence[Composed]
 ) -> list[str]:
-    """Sparsity keys that were given but mean nothing to any run; those that do to some are said once."""
+    """Problems of given sparsity keys that no run uses; a key that some runs use is logged once instead."""
     problems = []
     in_grids = {key for grid in grids for key in grid.held}
     for key in SPARSITY_KEYS:

@@ -1,4 +1,4 @@
-"""Composing many runs at the price of a few: Hydra once for each combination of group choices."""
+"""Composes many runs quickly: Hydra composes once per combination of group choices."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, ConfigError, first_li
 
 
 class Composed(NamedTuple):
-    """One run before it is checked as a whole."""
+    """A composed run, not yet validated as a whole."""
 
     point: Point
     values: DictConfig
@@ -30,8 +30,8 @@ class Composed(NamedTuple):
 class Composer:
     """Composes the runs of one command.
 
-    Only group choices decide which files make up a config, so the runs that agree on them start from one
-    composition by Hydra, and each sets its values in a copy of it.
+    Only group choices decide which files make up a config. Runs with the same choices therefore share one
+    composition by Hydra, and each sets its values in a copy.
     """
 
     def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
@@ -40,7 +40,7 @@ class Composer:
         self._known: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
 
     def load(self, overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str]]:
-        """The keys of `Schema` as Hydra composes them from the overrides, and the choice of each group."""
+        """Compose the keys of `Schema` from overrides with Hydra; also returns the choice of each group."""
         key = tuple(overrides)
         if key not in self._known:
             # not load_sweep_config: it would overwrite the run's own group choices with the master's
@@ -54,7 +54,7 @@ class Composer:
         return self._known[key]
 
     def compose(self, command: Command, point: Point) -> Composed:
-        """One run: the command's plain overrides and the values of the point.
+        """Compose one run from the command's unswept overrides and the values of the point.
 
         Raises:
             ConfigError: naming the grids that ask for a value that cannot be set.
@@ -62,7 +62,7 @@ class Composer:
         groups = [f"{key}={value}" for key, value in point.values.items() if choices(key)]
         where = f"{', '.join(point.grids)}: " if point.grids else ""
         try:
-            base, chosen = self.load([*command.plain, *groups])
+            base, chosen = self.load([*command.unswept, *groups])
             values = copy.deepcopy(base)
             for key, value in point.values.items():
                 if not choices(key):
@@ -74,7 +74,7 @@ class Composer:
 
 
 def _set_sparsity(values: DictConfig, architecture: str, given: set[str]) -> None:
-    """`k=32` is `architecture.k=32`, also in an experiment that sets the latter."""
+    """Copy given sparsity keys to the architecture: `k=32` overrides an experiment's `architecture.k`."""
     for key in SPARSITY_KEYS:
         if key in given and key in ARCHITECTURES[architecture].uses:
             OmegaConf.update(values, f"architecture.{key}", values[key])

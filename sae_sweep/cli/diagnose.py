@@ -1,4 +1,4 @@
-"""Every problem of a command line at once, in plain words, before Hydra stops at the first."""
+"""Finds all problems of a command line at once; Hydra would stop at the first."""
 
 import dataclasses
 import difflib
@@ -18,7 +18,7 @@ HYDRA_KEYS = ("hydra",)
 
 
 def diagnose(overrides: Iterable[str]) -> list[str]:
-    """Problems of each override by itself; empty if only Hydra can tell more.
+    """Problems of each override on its own; Hydra still checks how they combine.
 
     Args:
         overrides: as typed, for example `["seed=42,49", "dataset=owt"]`.
@@ -85,7 +85,7 @@ def _values(override: Override) -> list[Any]:
 
 
 def _schemas(key: str) -> list[tuple[type, str]]:
-    """The dataclasses that know `key`, and the key inside them."""
+    """Dataclasses that have `key`, each with the key's path inside it."""
     head, _, rest = key.partition(".")
     variants: Sequence[type] = {
         "architecture": tuple(ARCHITECTURES.values()),
@@ -98,7 +98,7 @@ def _schemas(key: str) -> list[tuple[type, str]]:
 
 
 def _keys(cls: type, of: type | None = None) -> list[str]:
-    """Dotted names of all fields, those of nested dataclasses included; with `of`, only fields made by it."""
+    """Dotted names of all fields, nested ones included; with `of`, only fields with that default factory."""
     found = []
     for field in dataclasses.fields(cls):
         if of in (None, field.default_factory):
@@ -110,7 +110,7 @@ def _keys(cls: type, of: type | None = None) -> list[str]:
 
 @functools.cache
 def _scratch(schema: type) -> DictConfig:
-    """A config to try values on; building one takes as long as a hundred tries."""
+    """Cached config for trying values; building one takes as long as a hundred tries."""
     return open_schema(schema)
 
 
@@ -120,7 +120,7 @@ def _misfit(schema: type, key: str, value: Any) -> str | None:
         return None  # an interpolation: known only when composed
     try:
         OmegaConf.update(_scratch(schema), key, value)
-    except Exception as error:  # OmegaConf's own, and what Hydra's quoted strings and the like give
+    except Exception as error:  # OmegaConf's errors, and those from values such as Hydra's quoted strings
         return str(error).splitlines()[0]
     return None
 

@@ -1,11 +1,11 @@
-"""The grids of an experiment: what each may hold, its points, and the union of all of them.
+"""Grids of an experiment: parsing and checks, their points, and the union of all grids.
 
 common: {init.shared: [true, false]}    # part of every grid
 grids:
   - name: sparsity                      # default: grid 1, grid 2, ...
     dataset: [owt, tinystories]         # keys multiply
     zip: {k: [16, 32], layer: [8, 4]}   # these advance together
-    exclude: [{dataset: owt, k: 32}]    # points that fit all keys of an entry are dropped
+    exclude: [{dataset: owt, k: 32}]    # points that match all keys of an entry are dropped
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ from sae_sweep.tasks import command_class
 
 Values = Mapping[str, Sequence[Any]]
 Check = Callable[[str, Sequence[Any]], list[str]]
-"""(key, values) -> what is wrong with them, in the words of the command line."""
+"""(key, values) -> problems, worded as for the command line."""
 
 NOT_SWEPT = ("grids", "common", *(key.name for key in dataclasses.fields(command_class())))
-"""Keys that belong to the sweep as a whole."""
+"""Keys of the sweep as a whole, which cannot be swept."""
 RESERVED = ("name", "zip", "exclude")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A product of keys, one `zip` among its factors, without the points that `exclude` names."""
+    """Cartesian product of the axes and the `zip`, without the excluded points."""
 
     name: str
     axes: Values
-    """Key -> its values; these multiply."""
+    """Key -> values; these multiply."""
     zipped: Values
-    """Key -> its values, all equally many; these advance together."""
+    """Key -> values, all of equal length; these advance together."""
     excluded: Sequence[Values]
-    """A point is dropped if, for one of these, each key has one of the values."""
+    """Entries; a point is dropped if it matches every key of one entry."""
 
     @property
     def held(self) -> Values:
@@ -47,7 +47,7 @@ class Grid:
         return {**self.axes, **self.zipped}
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """Key -> value of every point; the last key turns fastest, the zip after all others."""
+        """Yield each point as key -> value; later axes vary faster, and the zip fastest."""
         together = list(zip(*self.zipped.values(), strict=True)) if self.zipped else [()]
         for *values, row in itertools.product(*self.axes.values(), together):
             point = dict(zip(self.axes, values, strict=True)) | dict(zip(self.zipped, row, strict=True))
@@ -57,19 +57,19 @@ class Grid:
 
 @dataclass(frozen=True)
 class Point:
-    """What one run sets, and the names of the grids that ask for it."""
+    """Values that one run sets, and the names of the grids that contain it."""
 
     values: Mapping[str, Any]
     grids: tuple[str, ...] = ()
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are one value, however they were spelled."""
+    """Whether two values are equal, however they are spelled."""
     return bool(one == other) or str(one) == str(other)
 
 
 def union(grids: Sequence[Grid]) -> list[Point]:
-    """Every distinct point once, in order of first appearance, with all grids that hold it."""
+    """Each distinct point once, in order of first appearance, with the names of all grids that contain it."""
     found: dict[frozenset[tuple[str, str]], Point] = {}
     for grid in grids:
         for values in grid.points():
@@ -81,7 +81,7 @@ def union(grids: Sequence[Grid]) -> list[Point]:
 
 
 def read_grids(config: DictConfig, check: Check) -> list[Grid]:
-    """The grids of a composed command; none where it lists none.
+    """Read the grids of a composed command; empty if it lists none.
 
     Raises:
         ConfigError: all problems of all grids at once, each naming its grid.
@@ -129,7 +129,7 @@ def _read_grid(name: str, raw: Mapping[str, Any], common: Values, check: Check, 
 
 
 def _read_axes(raw: Mapping[str, Any], check: Check, where: str, problems: list[str]) -> Values:
-    """Key -> list of values, whether one or several were written."""
+    """Read key -> list of values; a single value becomes a list of one."""
     axes = {short_key(str(key)): value if isinstance(value, list) else [value] for key, value in raw.items()}
     for key, values in axes.items():
         found = _problems_of(key, values, check)

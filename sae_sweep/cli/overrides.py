@@ -1,4 +1,4 @@
-"""What a command asks for: values for all runs, comma lists, and a selection among the runs of the grids."""
+"""Parses the overrides of a command: values for all runs, comma lists, and selections from the grids."""
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,33 +15,33 @@ from sae_sweep.config import ConfigError, short_key
 
 @dataclass(frozen=True)
 class Command:
-    """The overrides of a command line, sorted by what they do."""
+    """The overrides of a command line, by their effect."""
 
-    plain: Sequence[str]
-    """Overrides of every run, as typed."""
+    unswept: Sequence[str]
+    """Overrides that apply to every run, as typed."""
     swept: Mapping[str, Sequence[Any]]
-    """Key -> values of a comma list: these multiply."""
+    """Key -> values of a comma list; these multiply."""
     wanted: Mapping[str, Sequence[Any]]
-    """Key of a grid -> values: only runs that have one of them are meant."""
+    """Key of a grid -> values; only runs with one of these values are selected."""
     keys: Collection[str]
     """Every key that was typed."""
 
     def swept_points(self) -> Iterator[dict[str, Any]]:
-        """Key -> value of each combination of the comma lists; a single empty one where there are none."""
+        """Yield each combination of the comma lists as key -> value; without lists, one empty mapping."""
         for values in itertools.product(*self.swept.values()):
             yield dict(zip(self.swept, values, strict=True))
 
 
 def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collection[str]) -> Command:
-    """Sort the overrides.
+    """Parse the overrides and sort them by effect.
 
     Args:
         arguments: as typed, for example `["seed=42,49", "dataset=owt"]`.
         loader: knows the choices of the groups, for `dataset=glob(*)`.
-        held: the keys that grids hold.
+        held: keys of the grids.
 
     Raises:
-        ConfigError: for sweeps that are no comma list, and for keys that cannot be swept.
+        ConfigError: for sweeps other than comma lists, and for keys that cannot be swept.
     """
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     problems = [problem for override in overrides if (problem := _unsweepable(override))]
@@ -53,7 +53,7 @@ def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collectio
     swept = {key for key, override in zip(keys, overrides, strict=True) if override.is_sweep_override()}
     lists = swept - set(held)
     return Command(
-        plain=[
+        unswept=[
             _text(key, override)
             for key, override in zip(keys, overrides, strict=True)
             if key not in lists and key not in held

@@ -1,4 +1,4 @@
-"""The typed schemas that Hydra checks every config against, and the folder of the config groups."""
+"""Typed schemas that Hydra validates configs against, and the folder of the config groups."""
 
 import functools
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ DATASET_SCHEMAS = {"embedded": EmbeddedDataset, "hub": HubDataset, "files": File
 
 @dataclass(frozen=True)
 class GridKeys:
-    """Keys that only the command line has: names of sparsity keys, and what makes many runs of one."""
+    """Keys that only the command line has: short names of sparsity keys, and the grids."""
 
     k: int = TopKConfig.k
     """Active features per token (topk, batchtopk): `architecture.k`."""
@@ -34,18 +34,18 @@ class GridKeys:
     l1_coefficient: float = ReLUConfig.l1_coefficient
     """Sparsity weight (relu): `architecture.l1_coefficient`."""
     common: dict[str, Any] = field(default_factory=dict)
-    """Keys with a value or a list of values that every grid has."""
+    """Keys, each with a value or a list of values, that are added to every grid."""
     grids: list[dict[str, Any]] = field(default_factory=list)
-    """Each maps keys to a value or a list of values; the sweep is the union of their products."""
+    """Grids, each mapping keys to a value or a list of values; the sweep is the union of their products."""
 
 
 @dataclass(frozen=True)
 class Schema(GridKeys, RunConfig, command_class()):  # type: ignore[misc]  # tasks add keys
-    """Every key of a run and of a command, as the command line has them."""
+    """All keys of the command line: those of a run and those of a command."""
 
 
 def conf_folder() -> Path:
-    """The config groups: inside the installed package, or beside it in a checkout."""
+    """Folder of the config groups: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parent.parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
@@ -54,8 +54,8 @@ def conf_folder() -> Path:
 def register_schemas() -> None:
     """Put the root schema and the variants of `architecture` and `dataset` into the ConfigStore.
 
-    Config files may use resolvers: `${times:0.0018,${study.l0_scale}}` multiplies; `--help` is made with
-    `${group_help:}` and `${task_help:}`.
+    Also registers resolvers: config files may multiply, as in `${times:0.0018,${study.l0_scale}}`, and the
+    `--help` template uses `${group_help:}` and `${task_help:}`.
     """
     OmegaConf.register_new_resolver("times", _times, replace=True)
     OmegaConf.register_new_resolver("group_help", _group_help, replace=True)
@@ -84,9 +84,9 @@ def _task_help() -> str:
 
 
 def open_schema(cls: type) -> DictConfig:
-    """The schema of a frozen dataclass, writable: OmegaConf locks those, and composing has to write.
+    """A writable schema of a frozen dataclass: OmegaConf makes it read-only, but composing writes to it.
 
-    Its plain dicts take new keys, although Hydra forbids them to the rest of the config.
+    Fields of type dict accept new keys; Hydra forbids new keys everywhere else.
     """
     schema = OmegaConf.structured(cls)
     _unlock(schema)

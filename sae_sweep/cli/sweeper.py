@@ -1,4 +1,4 @@
-"""Our sweeper as a Hydra plugin that lives inside this package: it composes the runs and calls the task."""
+"""The Hydra sweeper of this package: it composes the runs and calls the task."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from sae_sweep.config import ConfigError
 from sae_sweep.config.checks import one_of
 from sae_sweep.tasks import TASKS, composes_runs, load
 
-_HYDRAS_OWN = "basic"
-"""Hydra's default launcher; with it, the groups are trained by ours."""
+_HYDRA_DEFAULT = "basic"
+"""Hydra's default launcher; when it is chosen, our own launchers train the groups."""
 
 
 class GridSweeper(Sweeper):
-    """Every launch is a sweep: it reads the whole command and hands it to its task."""
+    """Reads the whole command and passes it to its task; every launch is a sweep."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._config = config
@@ -30,7 +30,7 @@ class GridSweeper(Sweeper):
 
         Raises:
             ConfigError: all problems of the command at once.
-            SystemExit: with 1 if a run failed; Hydra itself drops what a sweep returns.
+            SystemExit: with 1 if a run failed; Hydra ignores the return value of a sweep.
         """
         task = self._config.task
         problems: list[str] = []
@@ -44,8 +44,8 @@ class GridSweeper(Sweeper):
 
     @property
     def _launch(self) -> Any:
-        """What launches jobs if the command names another launcher than ours; else None."""
-        if self._config.hydra.runtime.choices["hydra/launcher"] == _HYDRAS_OWN:
+        """Function that launches jobs through a Hydra launcher; None if the command chooses none."""
+        if self._config.hydra.runtime.choices["hydra/launcher"] == _HYDRA_DEFAULT:
             return None
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._task_function, config=self._config
@@ -54,7 +54,7 @@ class GridSweeper(Sweeper):
 
 
 def register_sweeper() -> None:
-    """Make `hydra/sweeper` know `sae_sweep`; Hydra instantiates only plugins below `hydra_plugins`."""
+    """Register `hydra/sweeper=sae_sweep`; Hydra only instantiates plugins below `hydra_plugins`."""
     alias = f"hydra_plugins.sae_sweep.{GridSweeper.__name__}"
     plugins = Plugins.instance()
     plugins.register(GridSweeper)

@@ -1,6 +1,6 @@
-"""The ground floor: every key of the configuration, its checks, and the names and ids derived from it.
+"""Every config key, its checks, and the names and ids derived from the config.
 
-No framework is imported here: the command line reads this before anything heavy loads.
+No framework is imported here, since the command line reads this before anything heavy loads.
 """
 
 from sae_sweep.config.architecture import (

@@ -1,4 +1,4 @@
-"""The architectures: one small config class each."""
+"""Architecture configs, one class per architecture."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,11 +8,11 @@ from sae_sweep.config.checks import at_least, fraction
 
 @dataclass(frozen=True)
 class ArchitectureConfig:
-    """An architecture; one subclass for each."""
+    """Base class of the architecture configs."""
 
     kind: ClassVar[str] = ""
     uses: ClassVar[tuple[str, ...]] = ()
-    """Which of `SPARSITY_KEYS` it has."""
+    """Keys of `SPARSITY_KEYS` that the architecture has."""
 
     @property
     def sparsity_label(self) -> str:
@@ -20,7 +20,7 @@ class ArchitectureConfig:
         raise NotImplementedError
 
     def problems(self, d_sae: int | None) -> list[str]:
-        """Contradictions, given a dictionary of `d_sae` features (None: not known yet)."""
+        """Contradictions, given a dictionary of `d_sae` features (None: not yet known)."""
         del d_sae
         return []
 
@@ -77,7 +77,7 @@ class JumpReLUConfig(ArchitectureConfig):
     bandwidth: float | None = None
     """Width of the straight-through kernel, in units of normalised pre-activations; null: the preset's."""
     initial_threshold: float | None = None
-    """Threshold every feature starts from, in the same units; null: the preset's."""
+    """Initial threshold of every feature, in units of normalised pre-activations; null: the preset's."""
     warmup_fraction: float | None = None
     """Share of the steps over which the coefficient rises from 0 to its value; null: the preset's."""
 
@@ -124,10 +124,10 @@ ARCHITECTURES: dict[str, type[ArchitectureConfig]] = {
 }
 
 SPARSITY_KEYS = tuple(dict.fromkeys(key for cls in ARCHITECTURES.values() for key in cls.uses))
-"""Keys of architectures that have a short name on the command line: `k=32` is `architecture.k=32`."""
+"""Architecture keys with a short name on the command line: `k=32` is `architecture.k=32`."""
 
 
 def short_key(key: str) -> str:
-    """`architecture.k` -> `k`; every other key stays as it is."""
+    """Shorten a sparsity key, `architecture.k` -> `k`; return other keys unchanged."""
     head, _, rest = key.partition(".")
     return rest if head == "architecture" and rest in SPARSITY_KEYS else key

@@ -1,4 +1,4 @@
-"""Checks of single values: each adds a line to `problems` if the value will not do."""
+"""Checks of single values; each appends a line to `problems` if the value is invalid."""
 
 from collections.abc import Sequence
 

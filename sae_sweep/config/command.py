@@ -1,4 +1,4 @@
-"""One command: what is done with its runs, where, and how that is tracked. None of it moves a weight."""
+"""Config of a command: its task, launcher and tracking. No key of it affects weights."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
 
 @dataclass(frozen=True)
 class MatchingConfig:
-    """How SAEs are compared."""
+    """Settings for the comparison of SAEs."""
 
     threshold: float = 0.7
     """A feature is matched when its best decoder cosine is strictly above this."""
@@ -29,7 +29,7 @@ class MatchingConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """What is sent to Weights & Biases; `history.jsonl` is written in any case."""
+    """Settings for Weights & Biases; `history.jsonl` is always written."""
 
     backend: str = "wandb"
     """wandb or none."""
@@ -67,13 +67,13 @@ class SlurmConfig:
     setup: list[str] = field(default_factory=list)
     """Shell lines at the start of a job: `["module load cuda", "export HF_HUB_OFFLINE=1"]`."""
     signal_delay_s: int = 120
-    """Seconds before the end of its time at which a job is told to save and be requeued."""
+    """Seconds before the time limit at which a job is told to save and be requeued."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further options of sbatch, such as `{constraint: a100, exclude: node7}`."""
     poll_s: float = 10.0
-    """Seconds between two looks at the jobs while the command waits for them."""
+    """Seconds between two polls of the jobs while the command waits for them."""
     lost_after_s: float = 60.0
-    """A job that ended this many seconds ago without a result is lost: shared disks take time to agree."""
+    """Seconds after which a job that ended without a result counts as lost; shared disks may lag behind."""
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -85,7 +85,7 @@ class SlurmConfig:
             found.append(f"launcher.slurm.poll_s={self.poll_s}: must be above 0")
         if not self.lost_after_s >= 0:
             found.append(f"launcher.slurm.lost_after_s={self.lost_after_s}: must be 0 or more")
-        # SLURM may send the signal up to a minute early; a job that does not listen yet would die of it
+        # SLURM may send the signal up to a minute early, and it kills a job that has not yet set a handler
         if 60 * self.time_min <= self.signal_delay_s + 60:
             found.append(
                 f"launcher.slurm.time_min={self.time_min}: must be over a minute longer than "
@@ -96,15 +96,14 @@ class SlurmConfig:
 
 @dataclass(frozen=True)
 class LauncherConfig:
-    """Where the groups of runs are trained."""
+    """Launcher settings: where groups of runs are trained, and how they are saved."""
 
     kind: str = "inprocess"
-    """inprocess: one group after the other, in this process. local: in worker processes. slurm: one job per
-    group."""
+    """inprocess: groups in turn, in this process. local: in worker processes. slurm: one job per group."""
     checkpoint_every_min: float = 5.0
     """Minutes between two checkpoints."""
     max_group: int | None = None
-    """Most runs that are trained together; null: as many as fit into the free memory."""
+    """Maximum number of runs trained together; null: as many as fit into the free memory."""
     workers: int | None = None
     """Worker processes at once (local); null: one per GPU, or two on a machine without GPUs."""
     detach: bool = False
@@ -128,7 +127,7 @@ class LauncherConfig:
 
 @dataclass(frozen=True)
 class PathsConfig:
-    """Folders; relative ones start where the command was typed."""
+    """Folders; relative paths start at the working directory."""
 
     output: str = "multirun"
     """Results: one folder per sweep."""
@@ -139,10 +138,10 @@ class PathsConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """Throughput that `task=plan` computes hours from."""
+    """Settings of `task=plan`."""
 
     tflops: float | None = None
-    """10^12 floating-point operations per second; null: measured on this machine."""
+    """Throughput for the estimate of hours, in 10^12 floating-point operations per second; null: measured."""
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -153,23 +152,24 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class CommandConfig:
-    """Keys of a command that are the same for all of its runs and written into none."""
+    """Keys of a command, which are common to all of its runs and not part of a run's config."""
 
     task: str = "train"
-    """What is done: `--help` lists the tasks."""
+    """Task to run; `--help` lists them."""
     format: str = "text"
-    """How plan and status are printed: text, or json (and nothing else on standard output)."""
+    """Output format of plan and status: text, or json (with nothing else on standard output)."""
     action: str = "fill"
-    """For task=cache. fill: compute what the runs will read, without training. On all that is cached: list;
-    verify the checksums; prune what is damaged, unfinished or of another version; remove one `stream`."""
+    """Action of task=cache. fill: cache what the runs will read, without training. list: show cached streams.
+    verify: check their checksums. prune: remove damaged, unfinished and outdated files. remove: delete
+    `stream`."""
     stream: str | None = None
-    """The cached stream that task=cache verifies, prunes or removes, as listed; null: every one."""
+    """Cached stream that task=cache verifies, prunes or removes, as listed; null: all."""
     sweep: str | None = None
     """Folder name of the sweep; null: the experiment's name, else a hash of the run ids."""
     experiment: str | None = None
-    """Set by `experiment=NAME`."""
+    """Name of the experiment, set by `experiment=NAME`."""
     fuse: bool = True
-    """true: runs that read the same text share each LM pass. false: one run after the other, same weights."""
+    """true: runs that read the same text share LM passes. false: one run at a time, with equal weights."""
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
@@ -182,7 +182,7 @@ class CommandConfig:
             raise ConfigError(problems)
 
     def problems(self) -> list[str]:
-        """Every contradiction of the command, in plain words."""
+        """All problems of the command's keys, one line each."""
         found: list[str] = []
         one_of(found, "action", self.action, CACHE_ACTIONS)
         if self.task == "cache" and self.action == "remove" and self.stream is None:
@@ -197,14 +197,14 @@ class CommandConfig:
         return found
 
     def changes(self, dataset: str) -> dict[str, Any]:
-        """Keys that the command changes in its runs on a dataset; tasks that add keys may have some."""
+        """Keys that the command changes in runs on `dataset`; subclasses of tasks may return some."""
         del dataset
         return {}
 
     def kept(self) -> dict[str, Any]:
-        """Values that later tasks on the sweep need, as plain values for `plan.json`."""
+        """Values for `plan.json` that later tasks on the sweep need."""
         return {}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain nested values, for JSON."""
+        """Nested dicts of the keys, for JSON."""
         return dataclasses.asdict(self)

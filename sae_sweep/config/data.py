@@ -1,4 +1,4 @@
-"""The language model and the text it reads."""
+"""Configs of the language model and of the text that it reads."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ LM_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class KnownModel(NamedTuple):
-    """What can be checked about a model before it loads."""
+    """Properties of a model that are known before it loads."""
 
     name: str
     n_layers: int
@@ -37,11 +37,11 @@ class ModelConfig:
     path: str = "gpt2"
     """Hub id, local folder, `.gguf` file, or `bundled:gpt2-pico`."""
     name: str | None = None
-    """Label in run names and tables; null: known for the models of `conf/model`, else the end of the path."""
+    """Label in run names and tables; null: that of the model in `conf/model`, else the end of the path."""
     revision: str | None = None
     """Commit, tag or branch on the hub; pin it so that a run can be repeated."""
     dtype: str = "auto"
-    """Arithmetic of the LM: auto (bfloat16 where the hardware is fast at it, else float32)."""
+    """Dtype of the LM; auto: bfloat16 where the hardware is fast at it, else float32."""
 
     @property
     def label(self) -> str:
@@ -51,13 +51,13 @@ class ModelConfig:
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """(layers, d_model) as far as they can be told before the model loads, else None."""
+        """(layers, d_model), or None if unknown until the model loads."""
         known = self._known
         return (known.n_layers, known.d_model) if known else None
 
     @property
     def block_parameters(self) -> int | None:
-        """Weights in the matrices of one block, as far as they can be told before the model loads."""
+        """Weights in the matrices of one block, or None if unknown until the model loads."""
         return self._known.block_parameters if self._known else None
 
     @property
@@ -77,7 +77,7 @@ class DatasetConfig:
     name: str = "owt"
     """Label in run names and tables."""
     exhausted: str = "repeat"
-    """What happens when the text runs out before `tokens`: repeat (and say so), stop, or error."""
+    """Behaviour when the text ends before `tokens`: repeat (with a log line), stop, or error."""
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -87,14 +87,14 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class EmbeddedDataset(DatasetConfig):
-    """A corpus that every installation has: documentation or source code of Python and libraries."""
+    """A corpus from the installation itself: documentation or source code of Python and libraries."""
 
     name: str = "stdlib_docs"
 
 
 @dataclass(frozen=True)
 class HubDataset(DatasetConfig):
-    """Script-free Parquet on the Hugging Face hub, streamed."""
+    """Parquet files on the Hugging Face hub, streamed without running scripts."""
 
     path: str = ""
     """Repository id on the hub."""
@@ -118,7 +118,7 @@ class HubDataset(DatasetConfig):
 
 @dataclass(frozen=True)
 class FilesDataset(DatasetConfig):
-    """Local .txt (one document a file), .jsonl and .parquet (one document a row)."""
+    """Local files: .txt (one document per file), .jsonl and .parquet (one document per row)."""
 
     name: str = "files"
     path: str = ""
@@ -138,18 +138,18 @@ class FilesDataset(DatasetConfig):
 
 @dataclass(frozen=True)
 class PackingConfig:
-    """How documents become sequences of equal length."""
+    """Settings for packing documents into sequences of equal length."""
 
     seq_len: int = 128
-    """Tokens a sequence, special tokens included."""
+    """Tokens per sequence, special tokens included."""
     bos_every_sequence: bool = True
     """True: BOS opens every sequence. False (the study): BOS at document starts only."""
     separate_documents: bool = True
     """Put the end-of-text token between documents."""
     max_document_tokens: int | None = None
-    """Cut documents at this many tokens (the study: 1,024); null: never."""
+    """Maximum tokens per document, after which it is cut (the study: 1,024); null: no limit."""
     mask_special: bool = True
-    """Leave special-token positions out of training, evaluation and patching alike."""
+    """Exclude special-token positions from training, evaluation and patching."""
 
     def problems(self) -> list[str]:
         found: list[str] = []

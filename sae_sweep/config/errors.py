@@ -9,7 +9,7 @@ class SaeSweepError(Exception):
 
 
 class ConfigError(SaeSweepError):
-    """A config that cannot run: all of its problems at once, one line each."""
+    """An invalid config; `problems` has one line per problem."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(dict.fromkeys(problems))
@@ -17,7 +17,7 @@ class ConfigError(SaeSweepError):
 
 
 class Interrupted(BaseException):
-    """A signal asked to stop and the state is on disk; whoever catches it exits with 128 + `signum`."""
+    """A stop signal arrived and the state is saved; the process should exit with 128 + `signum`."""
 
     def __init__(self, signum: int, what_now: str = "launch the same command again to resume") -> None:
         self.signum = signum
@@ -25,5 +25,5 @@ class Interrupted(BaseException):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's error; its type if it says nothing."""
+    """First line of an error's message, or its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

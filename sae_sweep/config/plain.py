@@ -1,4 +1,4 @@
-"""Short hashes, flat keys."""
+"""Short hashes and flat keys of nested values."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ def digest(value: Any) -> str:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
+    """Flatten nested keys: `{"a": {"b": 1}}` -> `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""One run: what determines the weights of an SAE and its evaluation, each value once."""
+"""Config of a run: everything that determines an SAE's weights and its evaluation, each value once."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from sae_sweep.config.training import (
 )
 
 NUMERICS_VERSION = 3
-"""Raised whenever the same config would give other weights; part of every run id."""
+"""Part of every run id; increased when the same config would give other weights."""
 
 SITES = ("resid_pre",)
 NUMERICS = ("modern", "study")
@@ -26,7 +26,7 @@ NUMERICS = ("modern", "study")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run; the defaults are the study's baseline."""
+    """Config of a run; the defaults are the study's baseline."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -47,11 +47,11 @@ class RunConfig:
     batch: int = 4096
     """SAE inputs per step."""
     numerics: str = "modern"
-    """modern, or study: the study's trainer to the letter."""
+    """Preset of the trainer: modern, or study (exactly the study's trainer)."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device: auto, cpu, cuda or mps."""
     backend: str = "auto"
-    """What computes the training step: reference (dense formulas), cpu or triton (fast kernels), or auto: the
+    """Kernels of the training step: reference (dense formulas), cpu or triton (fast), or auto: fast
     kernels for the device, else the reference. They differ in rounding."""
     packing: PackingConfig = field(default_factory=PackingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -65,7 +65,7 @@ class RunConfig:
             raise ConfigError(problems)
 
     def problems(self) -> list[str]:
-        """Every contradiction of the run, in plain words."""
+        """All problems of the run's keys, one line each."""
         found: list[str] = []
         one_of(found, "site", self.site, SITES)
         one_of(found, "numerics", self.numerics, NUMERICS)
@@ -96,7 +96,7 @@ class RunConfig:
 
     @property
     def hook(self) -> str:
-        """The hook's name in TransformerLens."""
+        """TransformerLens name of the hook."""
         return f"blocks.{self.layer}.hook_{self.site}"
 
     def stream_identity(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class RunConfig:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain nested values, for YAML and JSON; the architecture and dataset carry their kind."""
+        """Nested dicts for YAML and JSON; architecture and dataset include their kind."""
         plain = dataclasses.asdict(self)
         plain["architecture"] = {"kind": self.architecture.kind, **plain["architecture"]}
         plain["dataset"] = {"kind": type(self.dataset).__name__, **plain["dataset"]}
@@ -149,10 +149,10 @@ class RunConfig:
 
 
 def run_from_dict(plain: Mapping[str, Any]) -> RunConfig:
-    """Read back what `RunConfig.as_dict` gave: `config.yaml`, or a run in `plan.json`.
+    """Inverse of `RunConfig.as_dict`, for `config.yaml` and the runs in `plan.json`.
 
     Raises:
-        ConfigError: naming every key that this version does not know.
+        ConfigError: naming unknown keys, as from another version.
     """
     values = dict(plain)
     architecture = dict(values.pop("architecture"))
@@ -165,7 +165,7 @@ def run_from_dict(plain: Mapping[str, Any]) -> RunConfig:
 
 
 def config_from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
-    """A config dataclass from plain nested values. Raises ConfigError for unknown keys."""
+    """Build a config dataclass from nested dicts. Raises ConfigError for unknown keys."""
     unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         listed = ", ".join(sorted(unknown))
@@ -181,7 +181,7 @@ def config_from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _identity(part: Any) -> dict[str, Any]:
-    """A part of the config without its labels."""
+    """Keys of a part of the config, without a model's label."""
     values = dataclasses.asdict(part)
     if isinstance(part, ModelConfig):
         values.pop("name")

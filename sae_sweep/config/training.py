@@ -1,4 +1,4 @@
-"""How an SAE is initialised, fed, optimised and evaluated."""
+"""Configs of initialisation, activations, optimiser and evaluation."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ class OptimizerConfig:
     warmup_fraction: float = 0.02
     """Share of the steps over which the rate rises linearly from 0."""
     decay_fraction: float = 0.2
-    """Share of the steps, the last ones, over which it falls linearly to 0."""
+    """Share of the steps, at the end, over which the rate falls linearly to 0."""
     clip_norm: float | None = None
-    """Largest gradient norm over all parameters of one SAE; null: not clipped."""
+    """Maximum gradient norm over all parameters of one SAE; null: not clipped."""
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -37,12 +37,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where an SAE starts from."""
+    """Initialisation of an SAE."""
 
     shared: bool = True
-    """True (the study): equal seeds at equal size share a start. False: every run has its own."""
+    """True (the study): equal seeds at equal size share a dictionary at the start. False: none do."""
     b_dec: str = "zero"
-    """Decoder bias at the start: zero, mean or geometric_median of the first batch."""
+    """Initial decoder bias: zero, or the mean or geometric_median of the first batch."""
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -52,17 +52,17 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class ActivationsConfig:
-    """How activations reach the SAEs."""
+    """Source and buffering of the activations."""
 
     source: str = "stream"
-    """stream: computed by the LM as they are needed. cache: computed once, then read from `paths.cache`. The
-    weights are the same."""
+    """stream: computed by the LM on demand. cache: computed once, then read from `paths.cache`. The weights
+    are the same."""
     buffer_tokens: int = 262_144
-    """Sequences are gathered up to about this many tokens and shuffled inside."""
+    """Approximate number of tokens in the buffer, inside which activations are shuffled."""
     lm_batch: int = 64
-    """Sequences in one LM forward pass."""
+    """Sequences per LM forward pass."""
     dtype: str = "auto"
-    """What activations are rounded to; auto: the LM's dtype."""
+    """Dtype that activations are rounded to; auto: the LM's."""
 
     def problems(self) -> list[str]:
         found: list[str] = []
@@ -74,7 +74,7 @@ class ActivationsConfig:
 
 
 KEPT_RESIDUALS_BYTES = 2**30
-"""Held-out residuals of a layer that the evaluation keeps at most, so that the layers before it run once."""
+"""Limit up to which the evaluation keeps a layer's held-out residuals, so that earlier layers run once."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class EvaluationConfig:
     tokens: int = 200_000
     """Held-out tokens, special ones included; fewer where the held-out text is shorter."""
     ultra_rare: float = 1e-5
-    """Features that fire on a smaller share of tokens, but do fire, count as ultra-rare."""
+    """Features that fire, but on a smaller share of tokens than this, count as ultra-rare."""
     dense: float = 0.1
-    """Features that fire on a larger share count as dense."""
+    """Features that fire on a larger share of tokens than this count as dense."""
 
     def problems(self) -> list[str]:
         found: list[str] = []

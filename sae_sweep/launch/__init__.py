@@ -1,4 +1,4 @@
-"""Where groups of runs are trained: in this process, in local workers, on SLURM, through other launchers."""
+"""Launchers train groups of runs: in this process, in local workers, on SLURM, or through Hydra's own."""
 
 from typing import Protocol
 
@@ -7,24 +7,24 @@ from sae_sweep.signals import StopRequest
 
 
 class Launcher(Protocol):
-    """Trains a plan somewhere."""
+    """Trains the runs of a plan."""
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        """Train every run that is not done yet; how that went is in the runs' status.
+        """Train every run that is not done yet and record the results in the runs' status.
 
         Returns:
-            False if the jobs were left to themselves (`launcher.detach`), True after all of them have ended.
+            True once all jobs have ended, False if they still run (`launcher.detach`).
 
         Raises:
-            SaeSweepError: if the sweep's folder holds another plan, a run's is held by another process or
-                holds another run, or no jobs are taken.
-            Interrupted: if a signal asked to stop; what it left behind can be resumed.
+            SaeSweepError: if the sweep's folder holds another plan, a run's folder is in use or holds another
+                run, or the jobs are refused.
+            Interrupted: if a signal asked to stop; the runs can be resumed.
         """
         ...
 
 
 def open_launcher(request: Request) -> Launcher:
-    """The launcher that the command names; only what it needs is imported."""
+    """The launcher that the command names; the others are not imported."""
     if request.launch is not None:
         from sae_sweep.launch.foreign import Foreign
 

@@ -1,4 +1,4 @@
-"""What follows a run's training: evaluate the SAE, write it, and record how the run went."""
+"""Finishes a trained run: evaluates the SAE, writes its files, and records the outcome."""
 
 import logging
 import math
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Finisher:
-    """Finishes the members of a group as their training ends; they share text and LM baselines."""
+    """Finishes the members of a group as their training ends; caches the text and LM baselines they share."""
 
     def __init__(self, lm: LanguageModel, source: TextSource, threshold: float) -> None:
-        """`threshold`: cosine above which a feature still matches its initial dictionary."""
+        """Set up for one group; features match the initial dictionary above the cosine `threshold`."""
         self._lm = lm
         self._source = source
         self._threshold = threshold
@@ -35,7 +35,7 @@ class Finisher:
         self._baselines: dict[int, Baselines] = {}
 
     def finish(self, outcome: Outcome, lm_use: Mapping[str, Any]) -> None:
-        """Evaluate and write the SAE, or record why there is none; `lm_use` is kept in the status."""
+        """Evaluate and write the SAE, or record why the run failed; `lm_use` goes into the status."""
         run = outcome.member.run
         details = {"tokens": outcome.tokens, "seconds": outcome.seconds, "lm": dict(lm_use)}
         with logs.about(run.name):
@@ -58,7 +58,7 @@ class Finisher:
             outcome.member.sink.finish(failed=error is not None)
 
     def _keep(self, run: PlannedRun, outcome: Outcome, details: Mapping[str, Any]) -> None:
-        """Write all files, the status last: a run is done only when its files are there."""
+        """Write all files, the status last: a run is done only when its files exist."""
         sae, sink = outcome.sae, outcome.member.sink
         if sae is None:
             raise SaeSweepError(f"{run.name}: no SAE came out of training")
@@ -73,7 +73,7 @@ class Finisher:
         save_sae(sae, run.folder.sae, metadata=_metadata(run))
         write_features(run.folder.features, evaluation)
         figures = run_figures(run.folder.features, evaluation, name=run.name, config=run.config.evaluation)
-        write_json(run.folder.metrics, {key: _plain(value) for key, value in metrics.items()})
+        write_json(run.folder.metrics, {key: _finite_or_none(value) for key, value in metrics.items()})
         for name, histogram in (
             ("log10_density", evaluation.density_histogram),
             ("activations", evaluation.activation_histogram),
@@ -98,7 +98,7 @@ class Finisher:
         tokens, mask = self._held_out
         layer = config.layer
         if layer not in self._baselines:
-            # one layer's residuals at a time: the runs of a group mostly follow each other by layer
+            # keep one layer's residuals: the runs of a group are mostly sorted by layer
             self._baselines = {of: known._replace(residuals=None) for of, known in self._baselines.items()}
             self._baselines[layer] = language_model_baselines(self._lm, tokens, layer, mask, self._lm.device)
         sae = sae.to(self._lm.device).eval()
@@ -108,7 +108,7 @@ class Finisher:
 
 
 def _metadata(run: PlannedRun) -> dict[str, object]:
-    """What SAELens and a reader of `cfg.json` want to know about the activations."""
+    """Metadata about the activations for `cfg.json`, with SAELens's key names."""
     config = run.config
     return {
         "model_name": config.model.label,
@@ -124,6 +124,6 @@ def _metadata(run: PlannedRun) -> dict[str, object]:
     }
 
 
-def _plain(value: float) -> float | None:
-    """JSON has no NaN: what is undefined is null."""
+def _finite_or_none(value: float) -> float | None:
+    """The value, or None if it is NaN or infinite: JSON has neither."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

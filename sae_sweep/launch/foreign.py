@@ -1,7 +1,6 @@
-"""The launcher that trains through one of Hydra's own (`hydra/launcher=submitit_slurm`): one job per group.
+"""Trains through one of Hydra's launchers (`hydra/launcher=submitit_slurm`), one job per group.
 
-Such a launcher calls Hydra's task function for every list of overrides that it is given, often in a process
-of its own in which no command line has set anything up.
+Hydra's launcher calls the task function once per list of overrides, often in a fresh process.
 """
 
 import json
@@ -18,18 +17,18 @@ from sae_sweep.store import prepare, state
 log = logging.getLogger(__name__)
 
 JOB_KEY = "job"
-"""Added to the config of a job; it is no key of ours, so no command can set it."""
+"""Key added to the config of a job; the schema lacks it, so no command can set it."""
 
 
 class Foreign:
-    """Freezes the groups and has them trained by jobs of another launcher."""
+    """Freezes the groups and trains them as jobs of one of Hydra's launchers."""
 
     def __init__(self, launch: Callable[[list[list[str]]], Any]) -> None:
-        """`launch`: given one list of overrides per job; returns when all jobs have ended."""
+        """Set the function that runs one job per list of overrides and returns when all have ended."""
         self._launch = launch
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        del stop  # in whose hands the jobs are is the other launcher's business
+        del stop  # signals are left to Hydra's launcher
         plan.refuse_another()
         waiting = [run for run in plan.runs if state(run.folder) != "done"]
         prepare(plan.runs)
@@ -40,7 +39,7 @@ class Foreign:
             return True
         try:
             self._launch([_overrides(plan, freeze_group(plan, group).number) for group in groups])
-        except Exception as error:  # the launcher's own; jobs it has queued may still train their runs
+        except Exception as error:  # any error of Hydra's launcher; queued jobs may still train their runs
             log.error("the launcher stopped with %s: %s", type(error).__name__, error)
         else:
             mark_lost(plan.runs, "its job ended before it did: see the launcher's own logs")

@@ -1,4 +1,4 @@
-"""Frozen groups: the files from which a job in another process takes its runs."""
+"""Frozen groups: files that tell a job in another process which runs to train."""
 
 import dataclasses
 import itertools
@@ -12,10 +12,10 @@ from sae_sweep.store import PlannedRun, SweepFolder, read_json, write_json
 
 
 class FrozenGroup(NamedTuple):
-    """Runs that were written for a job to read."""
+    """A group of runs that was written for a job to read."""
 
     number: int
-    """The file is named for it."""
+    """Number of the group, which names its file."""
     run_ids: tuple[str, ...]
 
 
@@ -23,9 +23,9 @@ def freeze_group(plan: Plan, runs: Sequence[PlannedRun], sharers: int = 1) -> Fr
     """Write runs of one group for a job to read.
 
     Args:
-        plan: of the sweep.
-        runs: those that the job trains.
-        sharers: jobs at once that divide the memory of a machine.
+        plan: plan of the sweep.
+        runs: runs for the job to train.
+        sharers: number of concurrent jobs that share the memory of a machine.
     """
     number = _free_number(plan.folder)
     command = plan.command.as_dict()
@@ -40,7 +40,7 @@ def freeze_group(plan: Plan, runs: Sequence[PlannedRun], sharers: int = 1) -> Fr
 
 
 def _free_number(folder: SweepFolder) -> int:
-    """A number that no other command has, nor takes at the same moment."""
+    """Reserve a number that no other command uses; safe against commands that run at the same time."""
     folder.jobs.mkdir(parents=True, exist_ok=True)
     taken = [int(path.stem) for path in folder.jobs.glob("*.json") if path.stem.isdigit()]
     return next(n for n in itertools.count(max(taken, default=-1) + 1) if _create(_file(folder, n)))
@@ -55,11 +55,11 @@ def _create(path: Path) -> bool:
 
 
 def read_group(folder: SweepFolder, number: int) -> tuple[Plan, int]:
-    """The runs as they were frozen, whatever happened to the config files since, and `sharers`.
+    """Read the runs as they were frozen, and `sharers`; later changes of config files have no effect.
 
     Raises:
         SaeSweepError: if the file is missing or damaged.
-        ConfigError: naming the keys that this version does not know.
+        ConfigError: naming unknown keys, as from another version.
     """
     frozen = read_json(_file(folder, number))
     runs = tuple(PlannedRun.from_record(record, folder) for record in frozen["runs"])

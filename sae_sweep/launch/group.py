@@ -1,4 +1,4 @@
-"""Groups of runs: those that share LM passes are trained together, in parts that fit into memory."""
+"""Trains groups: runs that share LM passes train together, in parts that fit into memory."""
 
 import logging
 from collections import deque
@@ -14,7 +14,7 @@ from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
-from sae_sweep.store import PlannedRun, cache_folder, set_state, unsettled
+from sae_sweep.store import PlannedRun, cache_folder, set_state, unfinished
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import (
@@ -31,37 +31,37 @@ log = logging.getLogger(__name__)
 
 
 def train_runs(plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharers: int = 1) -> None:
-    """Train these runs of the plan, group by group; the caller holds their folders.
+    """Train some runs of the plan, group by group; the caller holds locks on their folders.
 
     Args:
-        plan: says which runs form a group.
-        runs: those that are to be trained.
-        stop: acts on stop signals.
-        sharers: processes like this one that divide the machine's memory.
+        plan: defines the groups.
+        runs: runs to train.
+        stop: handler of stop signals.
+        sharers: number of processes that share the machine's memory, this one included.
     """
     models = Models()
     for group in plan.groups():
-        stop.obey()  # a signal that arrived while a part was failing
+        stop.obey()  # a signal may have arrived while a part failed
         left = [run for run in group if run in runs]
         if left:
-            with logs.log_to_files([(run.name, run.folder.log) for run in left]), _settling(left):
+            with logs.log_to_files([(run.name, run.folder.log) for run in left]), _mark_cut_short(left):
                 _Shared.open(plan, left, models, stop).train(left, sharers)
 
 
 @contextmanager
-def _settling(runs: Sequence[PlannedRun]) -> Iterator[None]:
-    """Give runs that an error or a signal cut short a state that says so."""
+def _mark_cut_short(runs: Sequence[PlannedRun]) -> Iterator[None]:
+    """Record a state for runs that an error (failed) or a signal (pending) cut short."""
     try:
         yield
     except ConfigError:
-        raise  # the model, once loaded, showed what the config alone could not
+        raise  # a config problem that only the loaded model reveals
     except (Interrupted, KeyboardInterrupt):
-        for run in unsettled(runs):
+        for run in unfinished(runs):
             set_state(run, "pending")
         raise
     except SaeSweepError as error:
         log.error("%s", error)
-        for run in unsettled(runs):
+        for run in unfinished(runs):
             set_state(run, "failed", error=str(error))
 
 
@@ -74,7 +74,7 @@ class Models:
 
     def get(self, config: RunConfig) -> LanguageModel:
         if self._loaded is None or self._config != config.model:
-            self._loaded = None  # before the next one takes its memory
+            self._loaded = None  # free its memory before loading the next
             self._loaded = load_language_model(config.model, pick_device(config.device))
             self._config = config.model
         return self._loaded
@@ -82,7 +82,7 @@ class Models:
 
 @dataclass(frozen=True)
 class _Shared:
-    """Everything that the runs of a group share."""
+    """Objects that the runs of a group share."""
 
     plan: Plan
     lm: LanguageModel
@@ -104,7 +104,7 @@ class _Shared:
         return cls(plan, lm, source, make_stream, use, stop)
 
     def train(self, runs: Sequence[PlannedRun], sharers: int) -> None:
-        """Train the runs in parts that fit; a part that runs out of memory goes on in halves."""
+        """Train the runs in parts that fit into memory; a part that runs out of it is split in half."""
         most = self.plan.command.launcher.max_group
         available = available_bytes(self.lm.device, sharers)
         positions = split([run.config for run in runs], self.lm.d_model, available, most)
@@ -116,9 +116,9 @@ class _Shared:
             try:
                 self._train_together(part)
             except GroupTooLargeError as error:
-                log.warning("memory ran out with %d SAEs at once (%s): going on in halves", len(part), error)
+                log.warning("memory ran out with %d SAEs at once (%s): splitting them", len(part), error)
                 release(self.lm.device)
-                left = unsettled(part)
+                left = unfinished(part)
                 middle = (len(left) + 1) // 2
                 parts.extendleft(half for half in (left[middle:], left[:middle]) if half)
             self.use.begin()

@@ -1,4 +1,4 @@
-"""The launcher that trains one group after the other in this process."""
+"""Launcher that trains the groups in this process, in turn."""
 
 import logging
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class InProcess:
-    """Holds the folders of all runs of the plan while it trains them."""
+    """Trains the groups in turn; holds locks on the folders of all runs of the plan."""
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
         plan.refuse_another()

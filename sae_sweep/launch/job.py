@@ -1,4 +1,4 @@
-"""One group of runs in its own process: a SLURM job, or `python -m sae_sweep.launch.job FOLDER NUMBER`."""
+"""Trains one group in its own process: a SLURM job, or `python -m sae_sweep.launch.job FOLDER NUMBER`."""
 
 import logging
 import signal
@@ -11,16 +11,16 @@ from sae_sweep.config import ConfigError, Interrupted
 from sae_sweep.launch.frozen import read_group
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest, stop_signals
-from sae_sweep.store import SweepFolder, hold, set_state, unsettled
+from sae_sweep.store import SweepFolder, hold, set_state, unfinished
 
 log = logging.getLogger(__name__)
 
 
 def run_job(folder: Path, number: int) -> None:
-    """Train the runs of a frozen group that are not settled yet; how that went is in their status.
+    """Train the unfinished runs of a frozen group and record the results in their status.
 
-    Their folders are held meanwhile. SIGUSR2 (preempted, or out of time) saves the runs and then does what it
-    meant before, which under submitit is to requeue the job; SIGTERM and SIGINT save and end the process.
+    It holds locks on their folders. SIGUSR2 (preemption or timeout) saves the runs, then calls the previous
+    handler: submitit's requeues the job. SIGTERM and SIGINT save the runs and end the process.
 
     Raises:
         SystemExit: with 128 + the signal that asked to stop, after everything was saved.
@@ -42,11 +42,11 @@ def run_job(folder: Path, number: int) -> None:
 
 def _train(plan: Plan, stop: StopRequest, sharers: int) -> None:
     try:
-        from sae_sweep.launch.group import train_runs  # takes seconds to load: stopped like the rest
+        from sae_sweep.launch.group import train_runs  # slow to import: signals are handled meanwhile
 
-        train_runs(plan, unsettled(plan.runs), stop, sharers)
+        train_runs(plan, unfinished(plan.runs), stop, sharers)
     except Interrupted:
-        for run in unsettled(plan.runs):
+        for run in unfinished(plan.runs):
             set_state(run, "pending")
         raise
     except ConfigError as error:
@@ -58,12 +58,12 @@ def _train(plan: Plan, stop: StopRequest, sharers: int) -> None:
 
 def _fail(plan: Plan, error: str) -> None:
     log.error("%s", error)
-    for run in unsettled(plan.runs):
+    for run in unfinished(plan.runs):
         set_state(run, "failed", error=error)
 
 
 def run_job_alone(folder: Path, number: int) -> None:
-    """`run_job` in a process that nothing has been set up in."""
+    """Run a job in a fresh process: set up logging first."""
     logs.log_to_terminal()
     run_job(folder, number)
 

@@ -1,4 +1,4 @@
-"""The launcher whose groups are jobs of their own: it submits them, and waits for what their files say."""
+"""Launcher that submits each group as a job, and follows the jobs through the runs' files."""
 
 import dataclasses
 import logging
@@ -22,7 +22,7 @@ from sae_sweep.store import (
     read_status,
     set_state,
     state,
-    unsettled,
+    unfinished,
     write_json,
 )
 
@@ -36,49 +36,48 @@ class Ticket:
     number: int
     """Number of the frozen group."""
     id: str
-    """For the cluster, and for people: `4711_3`, or the number of a worker's job."""
+    """Job id as the cluster shows it: `4711_3`, or the number of a worker's job."""
     log: str
-    """File with what the job wrote on standard error."""
+    """File with the job's standard error."""
     run_ids: tuple[str, ...]
 
 
 class Cluster(Protocol):
-    """Where jobs are carried out."""
+    """A system that runs jobs."""
 
     word: str
-    """What a job is called, for example `SLURM job`."""
+    """Name for a job in messages, for example `SLURM job`."""
     poll_s: float
-    """Seconds between two looks at the jobs."""
+    """Seconds between two polls of the jobs."""
     lost_after_s: float
-    """Seconds after which a job that ended without a result is lost."""
+    """Seconds after which a job that ended without a result counts as lost."""
     sharers: int
-    """Jobs at once that divide the memory of a machine."""
+    """Number of concurrent jobs that share the memory of a machine."""
 
-    def going_on(self) -> list[Ticket]:
-        """Jobs of earlier commands for this sweep that have not ended."""
+    def active(self) -> list[Ticket]:
+        """Jobs that earlier commands submitted for this sweep and that have not ended."""
         ...
 
     def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
-        """One job for each frozen group. Raises SaeSweepError, with the cluster's own words, if refused."""
+        """Submit one job per frozen group. Raises SaeSweepError, with the cluster's message, if refused."""
         ...
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """How those jobs ended that will not go on; empty if the cluster cannot be asked just now."""
+        """Map each job that has ended for good to how it ended; empty while the cluster does not answer."""
         ...
 
     def close(self) -> None:
-        """All runs are settled: wait for nothing except the jobs' own ends."""
+        """Wait for the jobs' processes to end, once all runs are finished."""
 
     def leave(self, tickets: Sequence[Ticket]) -> str:
-        """Stop, or leave the jobs to themselves; returns what becomes of them, and what to do next."""
+        """Stop following the jobs, and end those of this process; returns a hint what to do next."""
         ...
 
 
 class Jobs:
-    """One job for each group that has something left to train.
+    """Submits one job per group that has runs left to train, and waits for all jobs of the sweep.
 
-    Jobs of an earlier command that still go on are waited for like those submitted now; with
-    `launcher.detach` nothing is waited for.
+    Jobs of earlier commands that have not ended are waited for too. With `launcher.detach` it does not wait.
     """
 
     def __init__(self, open_cluster: Callable[[Plan], Cluster]) -> None:
@@ -106,15 +105,15 @@ class Jobs:
 
 
 def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
-    """Freeze what is to be trained and submit it; returns the jobs that the sweep now waits for.
+    """Freeze and submit the groups left to train; returns all jobs of the sweep, earlier ones included.
 
     Raises:
-        SaeSweepError: if a folder is held or holds another run, or the cluster refuses; the runs then say so.
+        SaeSweepError: if a folder is in use or holds another run, or the cluster refuses; the runs then fail.
     """
     plan.refuse_another()
     our_ids = {run.run_id for run in plan.runs}
-    going_on = [ticket for ticket in cluster.going_on() if our_ids & set(ticket.run_ids)]
-    taken = {run_id for ticket in going_on for run_id in ticket.run_ids}
+    active = [ticket for ticket in cluster.active() if our_ids & set(ticket.run_ids)]
+    taken = {run_id for ticket in active for run_id in ticket.run_ids}
     ours = [run for run in plan.runs if run.run_id not in taken]  # the others' folders belong to their jobs
     waiting = [run for run in ours if state(run.folder) != "done"]
     prepare(ours)
@@ -130,7 +129,7 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
             len(groups),
         ),
     )
-    return going_on + (_submit_groups(plan, cluster, groups) if groups else [])
+    return active + (_submit_groups(plan, cluster, groups) if groups else [])
 
 
 def _submit_groups(plan: Plan, cluster: Cluster, groups: Sequence[Sequence[PlannedRun]]) -> list[Ticket]:
@@ -155,25 +154,25 @@ def _print_how_to_follow(plan: Plan, tickets: Sequence[Ticket], cluster: Cluster
 
 
 def task_command(task: str, folder: SweepFolder) -> str:
-    """The command line of a task on a sweep; it names the folder unless that is in the usual place."""
+    """Command line of a task on a sweep, with `paths.output` unless it is the default."""
     usual = folder.root.parent == Path("multirun").resolve()
     place = "" if usual else f" paths.output={folder.root.parent}"
     return f"python -m sae_sweep task={task} sweep={folder.root.name}{place}"
 
 
 class _Watch:
-    """Waits until each run of some jobs is settled, or its job is lost."""
+    """Waits until every run of the jobs is finished, or its job is lost."""
 
     def __init__(self, plan: Plan, cluster: Cluster, tickets: Sequence[Ticket]) -> None:
         self._cluster = cluster
         self._runs = {run.run_id: run for run in plan.runs}
         self._open = {ticket.id: ticket for ticket in tickets}
         self._ended_at: dict[str, float] = {}
-        self._logged = {run.run_id for run in plan.runs if run not in unsettled(plan.runs)}
+        self._logged = {run.run_id for run in plan.runs if run not in unfinished(plan.runs)}
 
     def wait(self) -> None:
         while self._open:
-            ended = self._cluster.ended(list(self._open))  # before the files: they are the later word
+            ended = self._cluster.ended(list(self._open))  # before the files, which are then newer
             for ticket in list(self._open.values()):
                 self._look(ticket, ended.get(ticket.id))
             if self._open:
@@ -182,8 +181,8 @@ class _Watch:
     def _look(self, ticket: Ticket, ended: str | None) -> None:
         runs = [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
         if ended is None:
-            self._ended_at.pop(ticket.id, None)  # a job that is requeued ends more than once
-        elif unsettled(runs):
+            self._ended_at.pop(ticket.id, None)  # a requeued job ends more than once
+        elif unfinished(runs):
             since = time.monotonic() - self._ended_at.setdefault(ticket.id, time.monotonic())
             if since >= self._cluster.lost_after_s:
                 mark_lost(
@@ -192,12 +191,12 @@ class _Watch:
                 )
                 del self._open[ticket.id]
         for run in runs:
-            self._log_settled(run)
-        if not unsettled(runs):
+            self._log_finished(run)
+        if not unfinished(runs):
             self._open.pop(ticket.id, None)
 
-    def _log_settled(self, run: PlannedRun) -> None:
-        if run.run_id in self._logged or unsettled([run]):
+    def _log_finished(self, run: PlannedRun) -> None:
+        if run.run_id in self._logged or unfinished([run]):
             return
         self._logged.add(run.run_id)
         status = read_status(run.folder)
@@ -208,22 +207,22 @@ class _Watch:
 
 
 def mark_lost(runs: Sequence[PlannedRun], why: str) -> None:
-    """Mark the runs that a lost job left unsettled as failed."""
-    for run in unsettled(runs):
+    """Mark the runs that a lost job left unfinished as failed."""
+    for run in unfinished(runs):
         try:
             with hold(run.folder):
                 set_state(run, "failed", error=why)
-        except SaeSweepError as error:  # another process trains it: its state is not ours to write
+        except SaeSweepError as error:  # another process trains it and writes its state
             log.error("%s: %s; %s", run.name, why, error)
 
 
 def write_tickets(folder: SweepFolder, tickets: Sequence[Ticket]) -> None:
-    """Replace what is remembered of the jobs of a sweep."""
+    """Replace the list of a sweep's submitted jobs."""
     write_json(folder.jobs / "submitted.json", [dataclasses.asdict(ticket) for ticket in tickets])
 
 
 def read_tickets(folder: SweepFolder) -> list[Ticket]:
-    """The jobs of a sweep that earlier commands submitted; some may have ended long ago."""
+    """Jobs that earlier commands submitted for a sweep; they may have ended since."""
     path = folder.jobs / "submitted.json"
     if not path.exists():
         return []

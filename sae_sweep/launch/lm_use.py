@@ -1,4 +1,4 @@
-"""How much the language model reads for a group, beside what it would read for each run alone."""
+"""Counts what the language model reads for a group, and what separate runs would have read."""
 
 import logging
 import os
@@ -20,20 +20,20 @@ class LmUse:
         self.begin()
 
     def begin(self) -> None:
-        """Begin another pass over the text."""
+        """Start counting another pass over the text."""
         self._pass = f"{os.getpid()}-{time.time_ns()}"
         self._start = self._lm.tokens_read, self._lm.seconds
         self._cached, self._longest = 0, 1
 
     def filled(self, longest: int) -> None:
-        """Everything read so far went into the activation cache, for a run of `longest` steps."""
+        """Record that everything read so far filled the activation cache, for a run of `longest` steps."""
         self._cached, self._longest = self._read(), longest
 
     def _read(self) -> int:
         return self._lm.tokens_read - self._start[0]
 
     def record(self, run: PlannedRun) -> dict[str, Any]:
-        """What `status.json` keeps for a run that ends now."""
+        """Counts for the `status.json` of a run that ends now."""
         cached = round(self._cached * run.config.steps / self._longest)
         return {
             "pass": self._pass,
@@ -44,7 +44,7 @@ class LmUse:
 
 
 def log_lm_use(runs: Sequence[PlannedRun]) -> None:
-    """Log what the LM read for the runs that were trained, from their status; seconds exclude GPU waits."""
+    """Log the LM's tokens and seconds for trained runs, from their status; seconds exclude GPU waits."""
     found = [use for run in runs if (use := read_status(run.folder).get("lm"))]
     if not found:
         return

@@ -1,4 +1,4 @@
-"""This machine as a cluster: worker processes, each with a GPU of its own if there are any."""
+"""Runs jobs as worker processes on this machine, one per GPU if there are any."""
 
 import logging
 import os
@@ -22,11 +22,11 @@ class _Worker(NamedTuple):
 
 
 class Local:
-    """Worker processes, as many at once as there are slots; a job is `python -m MODULE FOLDER NUMBER`."""
+    """Worker processes, one per slot; each runs a job as `python -m MODULE FOLDER NUMBER`."""
 
     word = "job"
     poll_s = 0.2
-    lost_after_s = 0.0  # a process that has ended wrote all that it ever will
+    lost_after_s = 0.0  # the files of an ended process are complete
 
     def __init__(self, plan: Plan) -> None:
         self._folder = plan.folder
@@ -36,20 +36,20 @@ class Local:
         self._ended: dict[str, str] = {}
         self.sharers = plan.command.launcher.workers or 2
 
-    def going_on(self) -> list[Ticket]:
-        """None: workers end with their command."""
+    def active(self) -> list[Ticket]:
+        """No jobs: workers end with their command."""
         return []
 
     def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
         self._waiting += [group.number for group in groups]
-        self._slots = self._slots[: len(groups)]  # threads are shared by workers that have something to do
+        self._slots = self._slots[: len(groups)]  # only as many workers as groups share the threads
         return [
             Ticket(number, str(number), str(self._folder.jobs / f"{number}.log"), run_ids)
             for number, run_ids in groups
         ]
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """Also starts the next jobs if workers have become free."""
+        """Map ended jobs to how they ended; also starts waiting jobs in free slots."""
         for worker in list(self._workers):
             code = worker.process.poll()
             if code is not None:
@@ -65,7 +65,7 @@ class Local:
             worker.process.wait()
 
     def leave(self, tickets: Sequence[Ticket]) -> str:
-        """Let each worker save what it has, and wait for that."""
+        """Tell the workers to save and stop, and wait for them."""
         del tickets
         self._waiting.clear()
         for worker in self._workers:
@@ -83,7 +83,7 @@ class Local:
     def _launch(self, number: int, gpu: str | None) -> subprocess.Popen[bytes]:
         if gpu is not None:
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-        else:  # with every core to each, they would wait for one another at every step of a product
+        else:  # more threads than cores would slow every matrix product
             share = max(1, _threads() // len(self._slots))
             environment = {"OMP_NUM_THREADS": str(share), **os.environ}
         command = [sys.executable, "-m", job.__name__, str(self._folder.root), str(number)]
@@ -94,7 +94,7 @@ class Local:
 
 
 def _slots(plan: Plan) -> list[str | None]:
-    """The GPU of each worker, as CUDA_VISIBLE_DEVICES names it; None for each that works on the CPU."""
+    """The GPU of each worker, as CUDA_VISIBLE_DEVICES names it; None for a worker on the CPU."""
     workers = plan.command.launcher.workers
     gpus = _gpus() if plan.runs[0].config.device in ("auto", "cuda") else []
     if not gpus:

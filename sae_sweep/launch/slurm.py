@@ -1,6 +1,6 @@
-"""SLURM as a cluster: submitit submits; how a job ended is asked of squeue, and of the runs' own files.
+"""Runs jobs on SLURM: submitit submits them; squeue and the runs' files tell how they ended.
 
-submitit's own view of a job is not used: without SLURM's accounting it waits for ever for one that is killed.
+submitit's job states are not used: without SLURM's accounting it would wait for a killed job for ever.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from sae_sweep.store import SweepFolder
 log = logging.getLogger(__name__)
 
 _REQUEUES = 1_000_000
-"""As often as it takes: submitit gives up after three, and counts each signal to a short job as a timeout."""
+"""Practically no limit: submitit's default is three, and each signal to a short job counts as a timeout."""
 _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
@@ -31,7 +31,7 @@ _ENDED = {
 
 @dataclass(frozen=True)
 class GroupJob:
-    """The callable that submitit pickles: a path and a number."""
+    """The callable that submitit pickles, which is only a path and a number."""
 
     folder: Path
     number: int
@@ -40,7 +40,7 @@ class GroupJob:
         run_job_alone(self.folder, self.number)
 
     def checkpoint(self) -> Any:
-        """The job of a requeue: the same again, for the runs know how far they are."""
+        """Requeue the same job: the runs resume from their checkpoints."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -60,13 +60,13 @@ class Slurm:
         self.poll_s = self._config.poll_s
         self.lost_after_s = self._config.lost_after_s
 
-    def going_on(self) -> list[Ticket]:
+    def active(self) -> list[Ticket]:
         tickets = read_tickets(self._folder)
         ended = self.ended([ticket.id for ticket in tickets]) if tickets else {}
         return [ticket for ticket in tickets if ticket.id not in ended]
 
     def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
-        alive = self.going_on()  # whichever runs they train: they are followed later on
+        alive = self.active()  # also jobs for other runs of the sweep: later commands follow them
         jobs = self._submit([GroupJob(self._folder.root, group.number) for group in groups])
         tickets = [
             Ticket(number, job.job_id, str(job.paths.stderr), run_ids)
@@ -85,7 +85,7 @@ class Slurm:
             executor.update_parameters(**_parameters(self._config, self._sweep))
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it also raises
                 return executor.submit_array(jobs)
-        except (RuntimeError, OSError) as error:  # all of submitit's own are the former
+        except (RuntimeError, OSError) as error:  # submitit's own errors are RuntimeErrors
             raise SaeSweepError(f"SLURM took no job: {_one_line(error)}") from error
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
@@ -100,15 +100,15 @@ class Slurm:
         return found
 
     def close(self) -> None:
-        """Jobs end by themselves."""
+        """Do nothing: SLURM jobs end by themselves."""
 
     def leave(self, tickets: Sequence[Ticket]) -> str:
         cancel = " ".join(["scancel", *_arrays([ticket.id for ticket in tickets])])
         return f"check progress with `{task_command('status', self._folder)}`, cancel with `{cancel}`"
 
 
-def jobs_going_on(folder: SweepFolder) -> list[Ticket]:
-    """SLURM's jobs for a sweep that have not ended; all of them, if SLURM cannot be asked."""
+def active_jobs(folder: SweepFolder) -> list[Ticket]:
+    """SLURM jobs of a sweep that have not ended, or all of its jobs if SLURM does not answer."""
     tickets = read_tickets(folder)
     if not tickets:
         return []
@@ -120,10 +120,10 @@ def jobs_going_on(folder: SweepFolder) -> list[Ticket]:
 
 
 def ended(ids: Sequence[str]) -> Mapping[str, str]:
-    """How those of the jobs ended that will not go on.
+    """Map each job that has ended for good to how it ended.
 
     Raises:
-        SaeSweepError: if SLURM cannot be asked.
+        SaeSweepError: if SLURM does not answer.
     """
     states = _squeue(ids)
     found = {job: states.get(job, "no longer known to SLURM") for job in ids}
@@ -131,13 +131,13 @@ def ended(ids: Sequence[str]) -> Mapping[str, str]:
 
 
 def _squeue(ids: Sequence[str]) -> dict[str, str]:
-    """Job id -> state, for the jobs that SLURM still knows; it forgets them some minutes after their end."""
+    """Job id -> state, for jobs that SLURM still knows; it forgets a job minutes after its end."""
     command = ["squeue", "-h", "-r", "-t", "all", "-j", ",".join(_arrays(ids)), "-o", "%i|%T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise SaeSweepError(f"cannot ask SLURM: {error}") from error
-    if done.returncode and "Invalid job id" not in done.stderr:  # its word for a job it has forgotten
+    if done.returncode and "Invalid job id" not in done.stderr:  # its answer for a forgotten job
         raise SaeSweepError(f"cannot ask SLURM: {_one_line(done.stderr)}")
     return dict(line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line)
 
@@ -148,13 +148,13 @@ def _arrays(ids: Sequence[str]) -> list[str]:
 
 
 def _one_line(error: object) -> str:
-    """SLURM's own words, without the name of its program."""
+    """SLURM's error message in one line, without its program's name."""
     lines = [line.removeprefix("sbatch: error: ").strip() for line in str(error).splitlines()]
     return "; ".join(line for line in lines if line) or "no reason given"
 
 
 def _parameters(config: SlurmConfig, sweep: str) -> dict[str, object]:
-    """In submitit's names; None is what the cluster chooses."""
+    """Parameters by submitit's names; None leaves the choice to the cluster."""
     return {
         "name": f"sae-{sweep}",
         "timeout_min": config.time_min,
@@ -168,6 +168,6 @@ def _parameters(config: SlurmConfig, sweep: str) -> dict[str, object]:
         "slurm_signal_delay_s": config.signal_delay_s,
         "slurm_setup": list(config.setup) or None,
         "slurm_additional_parameters": dict(config.extra) or None,
-        # since SLURM 22.05 srun no longer takes this from the job by itself
+        # since SLURM 22.05 srun no longer inherits this from the job
         "slurm_srun_args": [f"--cpus-per-task={config.cpus}"],
     }

@@ -1,4 +1,4 @@
-"""Activation streams of a group: computed as they are needed, or read from the cache."""
+"""Activation streams of a group: computed on demand, or read from the cache."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from sae_sweep.text import TextSource, TrainingSequences
 from sae_sweep.training.data import Stream
 
 StreamMaker = Callable[[Sequence[int]], Stream]
-"""Makes a stream of some layers, at its beginning."""
+"""Function that opens an activation stream of given layers at its start."""
 
 
 def stream_maker(
     lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path
 ) -> StreamMaker:
-    """The maker of a group's streams; `activations=cache` fills the cache first."""
+    """Function that opens a group's streams; with `activations=cache`, the cache is filled first."""
     if runs[0].config.activations.source == "cache":
         folder = fill_cache(lm, source, runs, cache)
         return lambda layers: CachedStream(folder, layers, lm.device)
@@ -25,9 +25,9 @@ def stream_maker(
 
 
 def fill_cache(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path) -> CacheFolder:
-    """Cache every layer of a group as far as its longest run goes; returns where.
+    """Cache every layer of a group for its longest run; returns the cache's folder.
 
-    It may be cut anywhere: the shards that are complete stay.
+    It can be interrupted at any time; complete shards are kept.
 
     Raises:
         SaeSweepError: if the disk is too small, or the cache cannot be used.

@@ -1,4 +1,4 @@
-"""The runs of a sweep: names and ids, groups, cost and measured throughput."""
+"""The runs of a sweep: names, ids, groups, cost and measured throughput."""
 
 from sae_sweep.plan.plan import Fingerprints, Plan, Request, WantedRun, make_plan
 

@@ -1,9 +1,9 @@
-"""What a plan costs: LM passes, SAE training and disk. Arithmetic alone; nothing is loaded.
+"""Cost of a plan: LM passes, SAE training and disk, computed without loading anything.
 
-- LM: 2 x (weights of a block) + 4 x seq_len x d_model FLOPs a token, for every block below the highest layer
-  that is read. Embedding is a lookup, and no logits are computed.
-- SAE training: 12 x d_in x d_sae FLOPs a token: encoder and decoder 2 x 2 forward, twice that backward, as
-  the dense step does. AuxK comes on top and is not counted: how many features die is not known before.
+- LM: 2 x (weights of a block) + 4 x seq_len x d_model FLOPs per token, for every block below the highest
+  layer that is read. Embedding is a lookup, and no logits are computed.
+- SAE training: 12 x d_in x d_sae FLOPs per token, as in the dense step: encoder and decoder 2 x 2 forward,
+  twice that backward. AuxK is not counted: how many features die is not known in advance.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ _TOKEN_ID_BYTES = 4
 
 
 class SaeShape(NamedTuple):
-    """What the speed of a training step depends on."""
+    """Properties of an SAE that determine the speed of a training step."""
 
     architecture: str
     numerics: str
@@ -30,41 +30,41 @@ class SaeShape(NamedTuple):
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast a machine is, in 10^12 floating-point operations a second."""
+    """Speed of a machine in TFLOP/s."""
 
     source: str
     """measured, or given."""
     sae: Mapping[SaeShape, float]
-    """SAE training steps of each shape."""
+    """Speed of a training step for each SAE shape."""
     lm: Mapping[int, float]
-    """Products of an MLP's shape, for each d_model."""
+    """Speed of an MLP's matrix products for each d_model."""
 
 
 @dataclass(frozen=True)
 class GroupCost:
-    """Of the runs that share each LM pass; None where the width of the LM is not known before it loads."""
+    """Cost of runs that share each LM pass; None where the LM's width is unknown until it loads."""
 
     runs: tuple[PlannedRun, ...]
     lm_tokens: int
-    """Tokens that the LM reads, special ones included; about."""
+    """Approximate number of tokens that the LM reads, special tokens included."""
     lm_tokens_solo: int
-    """The same if every run had a pass of its own."""
+    """The same if every run had its own LM pass."""
     sae_tokens: int
-    """Budgets of all runs, added up."""
+    """Sum of the budgets of all runs."""
     lm_flops: int | None
     sae_flops: int | None
     cache_bytes: int | None
-    """What a cache of these activations and token ids takes on disk."""
+    """Size on disk of a cache of these activations and token ids."""
 
     @property
     def layers(self) -> list[int]:
-        """Those whose residual stream is read, in order."""
+        """Layers whose residual stream is read, sorted."""
         return sorted({run.config.layer for run in self.runs})
 
 
 @dataclass(frozen=True)
 class PlanCost:
-    """Of all groups; None where that of any group is not known."""
+    """Cost of all groups; None where the cost of any group is unknown."""
 
     groups: tuple[GroupCost, ...]
     lm_tokens: int
@@ -73,11 +73,11 @@ class PlanCost:
     lm_flops: int | None
     sae_flops: int | None
     cache_bytes: int | None
-    """Of one cache for each stream, whatever the launcher."""
+    """Size on disk of one cache per activation stream, whatever the launcher."""
     hours: float | None
-    """On one machine of that throughput, LM and SAEs one after the other."""
+    """Hours on one machine of this throughput, LM and SAEs in turn."""
     tflops_sae: float | None
-    """10^12 FLOP/s over the SAE training of the whole plan."""
+    """Mean TFLOP/s over the SAE training of the whole plan."""
     tflops_lm: float | None
 
 
@@ -87,7 +87,7 @@ def plan_cost(plan: Plan, throughput: Throughput, auto_dtype: str) -> PlanCost:
     Args:
         plan: the runs, in the groups that its launcher makes.
         throughput: holds every SAE shape and d_model of the plan that is known.
-        auto_dtype: what the LM runs in where `model.dtype` is auto.
+        auto_dtype: dtype of the LM where `model.dtype` is auto.
     """
     groups = tuple(group_cost(group, auto_dtype) for group in plan.groups())
     sae = _timed((sae_flops(run.config), _sae_rate(run, throughput)) for run in plan.runs)
@@ -110,7 +110,7 @@ def plan_cost(plan: Plan, throughput: Throughput, auto_dtype: str) -> PlanCost:
 
 
 def group_cost(runs: Sequence[PlannedRun], auto_dtype: str) -> GroupCost:
-    """Of runs that share each LM pass: it goes as far as the largest budget and the highest layer ask."""
+    """Cost of runs that share each LM pass, which serves the largest budget and the highest layer."""
     tokens = max(lm_tokens(run.config) for run in runs)
     deepest = max((run.config for run in runs), key=lambda config: config.layer)
     per_token = lm_flops_per_token(deepest)
@@ -126,9 +126,9 @@ def group_cost(runs: Sequence[PlannedRun], auto_dtype: str) -> GroupCost:
 
 
 def lm_tokens(config: RunConfig) -> int:
-    """Tokens the LM reads for a run: its budget, and the masked BOS of every sequence.
+    """Tokens that the LM reads for a run: its budget, plus the masked BOS of every sequence.
 
-    Document separators and what is left over of the last buffer come on top.
+    Document separators and the unused rest of the last buffer are not counted.
     """
     packing = config.packing
     if not (packing.mask_special and packing.bos_every_sequence):
@@ -137,7 +137,7 @@ def lm_tokens(config: RunConfig) -> int:
 
 
 def lm_flops_per_token(config: RunConfig) -> int | None:
-    """Of a forward pass up to `config.layer`; None where the model's width is not known."""
+    """FLOPs per token of a forward pass up to `config.layer`; None if the model's width is unknown."""
     if config.model.shape is None:
         return None
     d_model = config.model.shape[1]
@@ -146,18 +146,18 @@ def lm_flops_per_token(config: RunConfig) -> int | None:
 
 
 def assumed_block_parameters(model: ModelConfig) -> int:
-    """Of a block like GPT-2's, for a model whose blocks are not known: 12 x d_model squared."""
+    """Weights of a block like GPT-2's, 12 x d_model^2, for a model whose blocks are unknown."""
     return 12 * model.shape[1] ** 2 if model.shape else 0
 
 
 def sae_flops(config: RunConfig) -> int | None:
-    """Of all training steps of a run; None where d_in is not known."""
+    """FLOPs of all training steps of a run; None if d_in is unknown."""
     shape = sae_shape(config)
     return None if shape is None else 12 * shape.d_in * shape.d_sae * config.tokens
 
 
 def sae_shape(config: RunConfig) -> SaeShape | None:
-    """None where d_in is not known before the model loads."""
+    """Shape of the run's SAE; None if d_in is unknown until the model loads."""
     if config.model.shape is None:
         return None
     d_in = config.model.shape[1]
@@ -165,13 +165,13 @@ def sae_shape(config: RunConfig) -> SaeShape | None:
 
 
 def cache_dtype(config: RunConfig, auto_dtype: str) -> str:
-    """What activations are rounded to: `activations.dtype`, else that of the LM."""
+    """Dtype that activations are rounded to: `activations.dtype`, else the LM's."""
     chosen = (config.activations.dtype, config.model.dtype)
     return next((dtype for dtype in chosen if dtype != "auto"), auto_dtype)
 
 
 def cache_bytes(runs: Sequence[PlannedRun], auto_dtype: str) -> int | None:
-    """Activations of every distinct layer for the largest budget, and four bytes for each id the LM reads."""
+    """Size of a cache: activations of each layer for the largest budget, and four bytes per token id."""
     config = runs[0].config
     if config.model.shape is None:
         return None
@@ -187,7 +187,7 @@ class _Timed(NamedTuple):
 
 
 def _timed(work: Iterable[tuple[int | None, float | None]]) -> _Timed | None:
-    """Seconds for (FLOPs, TFLOP/s) one after the other, and the rate over all; None if any is not known."""
+    """Total seconds and mean rate of (FLOPs, TFLOP/s) pairs done in turn; None if any value is unknown."""
     total, seconds, rates = 0, 0.0, set()
     for flops, rate in work:
         if flops is None or rate is None:

@@ -1,4 +1,4 @@
-"""The name of a run: what it is, and where it differs from the defaults."""
+"""Names of runs: the main keys, then where a run differs from the defaults."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ _LONGEST_NAME = 120
 
 
 def run_name(config: RunConfig, reference: RunConfig) -> str:
-    """`gpt2-small_L8_owt_topk_x16_k16_s49`, then every key that moves the weights and differs.
+    """Run name: `gpt2-small_L8_owt_topk_x16_k16_s49`, then each other key that affects weights and differs.
 
     Args:
         config: the run.

@@ -1,4 +1,4 @@
-"""Which runs a sweep has, what they are called, and which of them share an LM pass."""
+"""The plan of a sweep: its runs, their names, and the groups that share an LM pass."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, hold_sweep, r
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep: its folder, its runs in the order they were asked for, and the command that asks for them."""
+    """A sweep: its folder, its runs in the order requested, and the command that requests them."""
 
     sweep: str
     folder: SweepFolder
@@ -23,7 +23,7 @@ class Plan:
     """Digest of all runs of the grids that these were selected from; None for a command without grids."""
 
     def groups(self) -> list[list[PlannedRun]]:
-        """Runs trained together: at most `launcher.max_group` that share an LM pass, or each alone."""
+        """Groups that share an LM pass, of at most `launcher.max_group` runs; single runs if fuse=false."""
         groups: dict[str, list[PlannedRun]] = {}
         for run in self.runs:
             groups.setdefault(run.group if self.command.fuse else run.name, []).append(run)
@@ -33,7 +33,7 @@ class Plan:
         ]
 
     def refuse_another(self) -> None:
-        """Let a sweep grow or be narrowed, also one after the other, but not be mixed with another one.
+        """Refuse a command that would mix two sweeps; a sweep may grow or be narrowed.
 
         Raises:
             SaeSweepError: if `plan.json` lacks some of these runs and has others instead, or is damaged.
@@ -58,7 +58,7 @@ class Plan:
         return read_plan(self.folder) if self.folder.plan.exists() else {}
 
     def save(self) -> None:
-        """Write these runs into `plan.json`, beside the ones it already has.
+        """Add these runs to `plan.json`, keeping those that it already lists.
 
         Raises:
             SaeSweepError: if it is damaged.
@@ -76,31 +76,31 @@ class Plan:
 
 
 class WantedRun(NamedTuple):
-    """One run that a command asks for; two of them may turn out to be the same."""
+    """A run that a command requests; duplicates are merged later."""
 
     config: RunConfig
     reference: RunConfig
-    """Defaults of its model, dataset, architecture and numerics: its name says where it differs."""
+    """Defaults of its model, dataset, architecture and numerics; its name lists the differences."""
     grids: tuple[str, ...] = ()
     """Names of the grids that ask for it."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a command asks for, as a task receives it."""
+    """A command's request, as a task receives it."""
 
     command: CommandConfig
     runs: Sequence[WantedRun]
-    """In order; for a task about what is on disk, one alone, which holds the command's other keys."""
+    """Runs in order; a task that works on files gets a single run, for its keys."""
     union: str | None = None
     """Digest of all runs of the grids that these were selected from; None for a command without grids."""
     launch: Callable[[list[list[str]]], Any] | None = None
-    """Carries out jobs, given a list of overrides for each, through one of Hydra's own launchers; None: the
-    command's `launcher` says where."""
+    """Runs jobs through one of Hydra's launchers, given one list of overrides per job; None: use the
+    command's `launcher`."""
 
 
 Fingerprints = Callable[[RunConfig], Mapping[str, str]]
-"""Fingerprints of the text and the LM that a run reads: the part of a run id that is content."""
+"""Function from a run to the fingerprints of its text and LM, which are part of its id."""
 
 
 def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Plan:
@@ -132,7 +132,7 @@ def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Pla
 
 
 def _fingerprints(cache: Path) -> Fingerprints:
-    """Compute each fingerprint once per command: the files may be large."""
+    """A cached fingerprint function: it reads each large file once per command."""
     from sae_sweep.activations import weights_fingerprint
     from sae_sweep.text import fingerprint
 

@@ -1,4 +1,4 @@
-"""How fast this machine trains SAEs and multiplies matrices of a language model's shape."""
+"""Measures how fast this machine trains SAEs and computes the products of a language model."""
 
 import dataclasses
 import logging
@@ -15,14 +15,14 @@ from sae_sweep.saes import Learner, build_sae
 log = logging.getLogger(__name__)
 
 _FEW_TOKENS = 64
-"""Of the first steps, which tell how many can be afforded."""
+"""Tokens of the first timed step, which decides how large the second can be."""
 _LM_SECONDS = 0.3
 _LARGEST_SAE = 2**24
-"""Weights of an encoder that is timed; larger dictionaries are taken to be as fast as one of this size."""
+"""Largest encoder that is timed, in weights; larger ones are assumed to be as fast."""
 
 
 def given(tflops: float, configs: Iterable[RunConfig]) -> Throughput:
-    """One figure for everything."""
+    """The same given speed for every shape."""
     shapes = [shape for config in configs if (shape := sae_shape(config))]
     return Throughput("given", dict.fromkeys(shapes, tflops), {shape.d_in: tflops for shape in shapes})
 
@@ -31,9 +31,9 @@ def measure(configs: Iterable[RunConfig], seconds: float = 8.0) -> Throughput:
     """Time training steps of the SAE shapes, and LM products of every width, on random numbers.
 
     Args:
-        configs: of the runs; those of a model whose width is not known are left out.
-        seconds: about what all of it may take. Shapes for which no time is left are taken to be as fast as
-            those measured, so the ones with most work ahead come first.
+        configs: configs of the runs; those of models with unknown width are skipped.
+        seconds: approximate time limit. Shapes with the most work are timed first; those for which no time is
+            left are assumed to be as fast.
     """
     work: dict[SaeShape, int] = {}
     examples: dict[SaeShape, RunConfig] = {}
@@ -50,7 +50,7 @@ def measure(configs: Iterable[RunConfig], seconds: float = 8.0) -> Throughput:
     for shape in ordered:
         if sae and time.monotonic() > deadline:
             log.info(
-                "measured %d of %d SAE shapes; the others are taken to be as fast", len(sae), len(ordered)
+                "measured %d of %d SAE shapes; the others are assumed to be as fast", len(sae), len(ordered)
             )
             break
         sae[shape] = _sae_rate(examples[shape], shape, share)
@@ -58,19 +58,19 @@ def measure(configs: Iterable[RunConfig], seconds: float = 8.0) -> Throughput:
 
 
 def _like(shape: SaeShape, measured: Mapping[SaeShape, float]) -> float:
-    """The mean of what was measured, of the same architecture if there is any."""
+    """Mean measured rate, over shapes of the same architecture if any were measured."""
     same = [rate for other, rate in measured.items() if other.architecture == shape.architecture]
     rates = same or list(measured.values())
     return sum(rates) / len(rates)
 
 
 def _sae_rate(config: RunConfig, shape: SaeShape, seconds: float) -> float:
-    """TFLOP/s of the project's own training step at the run's batch."""
+    """TFLOP/s of the training step at the run's batch size."""
     device = pick_device(config.device)
     d_sae = max(getattr(config.architecture, "k", 1), min(shape.d_sae, _LARGEST_SAE // shape.d_in))
     sae = build_sae(config.architecture, shape.d_in, d_sae, seed=config.seed, numerics=config.numerics)
-    plain = dataclasses.replace(config, init=dataclasses.replace(config.init, b_dec="zero"))
-    learner = Learner(sae, plain, device)
+    zero_bias = dataclasses.replace(config, init=dataclasses.replace(config.init, b_dec="zero"))
+    learner = Learner(sae, zero_bias, device)
 
     def step(tokens: int) -> None:
         learner.step(torch.randn(tokens, shape.d_in, device=device))
@@ -79,7 +79,7 @@ def _sae_rate(config: RunConfig, shape: SaeShape, seconds: float) -> float:
 
 
 def _lm_rate(config: RunConfig, width: int) -> float:
-    """TFLOP/s of the two products of an MLP, in the LM's dtype."""
+    """TFLOP/s of the two matrix products of an MLP, in the LM's dtype."""
     device = pick_device(config.device)
     dtype = lm_dtype(config.model.dtype, device)
     up = torch.randn(width, 4 * width, device=device, dtype=dtype)
@@ -93,17 +93,17 @@ def _lm_rate(config: RunConfig, width: int) -> float:
 
 
 def _tokens_per_s(work: Callable[[int], None], batch: int, seconds: float, device: torch.device) -> float:
-    """Rate of `work`, which takes a number of tokens, at `batch` of them.
+    """Tokens per second of `work`, which takes a number of tokens, at `batch` tokens.
 
-    Where that takes too long it is told from two smaller numbers: a step has a part that does not depend on
-    the batch (Adam), which would weigh too much in a small one.
+    If that takes too long, it is extrapolated from two smaller sizes: a step has a fixed cost (Adam), which
+    would dominate at one small size.
     """
     few = min(_FEW_TOKENS, batch)
-    work(few)  # the first time allocates
+    work(few)  # the first call allocates
     short = _seconds(work, few, device)
     many = min(batch, max(4 * few, int(few * seconds / (2 * short))))
     if device.type != "cpu":
-        work(many)  # kernels are chosen for a size when it is first met
+        work(many)  # kernels are chosen when a size first occurs
     long = _seconds(work, many, device)
     each = (long - short) / max(1, many - few)
     if many == batch or each <= 0:

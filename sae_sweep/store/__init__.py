@@ -1,4 +1,4 @@
-"""Every output path, and how files get there: atomic writes, locks, status and plan files."""
+"""Output paths, atomic writes, locks, status and plan files."""
 
 from sae_sweep.store.atomic import (
     disk_error,
@@ -19,7 +19,7 @@ from sae_sweep.store.status import (
     report_failed,
     set_state,
     state,
-    unsettled,
+    unfinished,
 )
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
     "report_failed",
     "set_state",
     "state",
-    "unsettled",
+    "unfinished",
     "write_atomic",
     "write_folder_atomic",
     "write_json",

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all."""
+"""Atomic writes: files and folders appear complete or not at all."""
 
 import errno
 import json
@@ -13,10 +13,10 @@ from sae_sweep.config import SaeSweepError
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` on a temporary name beside `path`, flush it to disk, then rename it into place.
+    """Call `write` on a temporary file beside `path`, flush it to disk, then rename it.
 
     Raises:
-        SaeSweepError: if the disk is full or the folder cannot be written; nothing half-written stays.
+        SaeSweepError: if the disk is full or the folder cannot be written; no partial file stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_folder_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Like `write_atomic`, for a folder that appears whole and replaces an earlier one."""
+    """Write a folder like `write_atomic`; it replaces an earlier folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -60,7 +60,7 @@ def _flush(path: Path) -> None:
 
 
 def disk_error(path: Path, error: OSError) -> SaeSweepError:
-    """The one line a user sees when a file cannot be written."""
+    """Error for a file that cannot be written, as one line for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SaeSweepError(
             f"no disk space left to write {path}: free some, "
@@ -82,7 +82,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises SaeSweepError, naming the file, if it is missing or damaged."""
+    """Read a JSON file. Raises SaeSweepError, naming the file, if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Where everything that a sweep writes is kept."""
+"""Paths of everything that a sweep writes."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sae_sweep.config import CommandConfig, SaeSweepError
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where one run keeps its files."""
+    """Paths of the files of a run."""
 
     root: Path
 
@@ -48,7 +48,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """Where one sweep keeps its runs and what is computed over all of them."""
+    """Paths of a sweep: its runs, and the results over all runs."""
 
     root: Path
 
@@ -74,7 +74,7 @@ class SweepFolder:
 
     @property
     def jobs(self) -> Path:
-        """What jobs outside the launching process read and leave: frozen groups, tickets and logs."""
+        """Folder of jobs in other processes: frozen groups, tickets and logs."""
         return self.root / "jobs"
 
     def run(self, name: str) -> RunFolder:
@@ -82,10 +82,10 @@ class SweepFolder:
 
 
 def find_sweep(command: CommandConfig) -> SweepFolder:
-    """The folder of the sweep on disk that the command names.
+    """Find the folder of the sweep that the command names.
 
     Raises:
-        SaeSweepError: naming the sweeps that there are.
+        SaeSweepError: listing the sweeps on disk, if the command names none of them.
     """
     root = Path(command.paths.output).expanduser().resolve()
     name = command.sweep or command.experiment
@@ -101,7 +101,7 @@ def find_sweep(command: CommandConfig) -> SweepFolder:
 
 
 def cache_folder(configured: str | None) -> Path:
-    """`paths.cache`, or the user's cache folder."""
+    """Cache folder: `paths.cache` if it is set, else `sae_sweep` in the user's cache folder."""
     if configured:
         return Path(configured).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae_sweep"

@@ -1,4 +1,4 @@
-"""Planned runs, and `plan.json`, the file that lists those of a sweep."""
+"""Planned runs, and `plan.json`, which lists those of a sweep."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from sae_sweep.store.paths import RunFolder, SweepFolder
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One SAE to train."""
+    """A run of a plan: one SAE to train."""
 
     name: str
     """Folder name inside the sweep."""
     run_id: str
     """Hash of everything that determines the weights."""
     group: str
-    """Runs of equal group can share each LM pass."""
+    """Id of the group; runs with equal ids can share each LM pass."""
     config: RunConfig
     folder: RunFolder
     fingerprints: Mapping[str, str]
-    """What the run id holds beside the config: the text and the LM's weights."""
+    """Fingerprints of the text and the LM's weights, which are part of the run id."""
     grids: tuple[str, ...] = ()
-    """Names of the grids that ask for this run."""
+    """Names of the grids that contain this run."""
 
     def record(self) -> dict[str, Any]:
-        """The run as plain values, as files hold it."""
+        """The run as JSON values, for `plan.json` and frozen groups."""
         return {
             "name": self.name,
             "id": self.run_id,
@@ -39,7 +39,7 @@ class PlannedRun:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], sweep: SweepFolder) -> "PlannedRun":
-        """The inverse of `record`. Raises ConfigError for keys that this version does not know."""
+        """Inverse of `record`. Raises ConfigError for unknown keys."""
         return cls(
             name=record["name"],
             run_id=record["id"],
@@ -52,7 +52,7 @@ class PlannedRun:
 
 
 def read_plan(folder: SweepFolder) -> dict[str, Any]:
-    """The plan of a sweep that is on disk.
+    """Read `plan.json` of a sweep.
 
     Raises:
         SaeSweepError: naming the file, if it is missing or damaged.

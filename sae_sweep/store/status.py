@@ -1,4 +1,4 @@
-"""`status.json` and `config.yaml` of a run: what it is, and how far it got."""
+"""Reads and writes `status.json` and `config.yaml` of a run."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ _VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
 
 
 def provenance(run: PlannedRun) -> dict[str, Any]:
-    """Where a run's weights come from, beside its config."""
+    """Origin of a run's weights, besides its config: fingerprints, host and versions."""
     return {
         "run_id": run.run_id,
         **run.fingerprints,
@@ -46,13 +46,13 @@ def freeze(run: PlannedRun) -> None:
             f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
             "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
         )
-    if state(run.folder) == "done":  # killed after the status was written, before the checkpoint was removed
+    if state(run.folder) == "done":  # it was killed before it could remove the checkpoint
         shutil.rmtree(run.folder.checkpoint, ignore_errors=True)
     write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
 
 
 def read_status(run: RunFolder) -> Mapping[str, Any]:
-    """The run's status, or an empty mapping if it never started. Raises SaeSweepError if it is damaged."""
+    """Read the run's status; empty if it never started. Raises SaeSweepError if it is damaged."""
     if not run.status.exists():
         return {}
     status = read_json(run.status)
@@ -62,12 +62,12 @@ def read_status(run: RunFolder) -> Mapping[str, Any]:
 
 
 def state(folder: RunFolder) -> str:
-    """pending, running, done or failed; pending before anything was written."""
+    """State of a run: pending (also without a status file), running, done or failed."""
     return str(read_status(folder).get("state", "pending"))
 
 
 def set_state(run: PlannedRun, state: str, **details: Any) -> None:
-    """Replace `status.json`: the state, when it was reached, and `details` such as the error."""
+    """Write `status.json` with the state, its time, and `details` such as the error."""
     before = read_status(run.folder)
     times = {**before.get("times", {}), state: time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     status = {
@@ -82,10 +82,10 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
 
 
 def prepare(runs: Sequence[PlannedRun]) -> None:
-    """Freeze runs that another process will train; those that are not done become pending.
+    """Freeze runs for another process to train, and set those that are not done to pending.
 
     Raises:
-        SaeSweepError: if a folder is held or holds another run.
+        SaeSweepError: if a folder is in use or holds another run.
     """
     for run in runs:
         with hold(run.folder):
@@ -94,13 +94,13 @@ def prepare(runs: Sequence[PlannedRun]) -> None:
                 set_state(run, "pending")
 
 
-def unsettled(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs that are neither done nor failed."""
+def unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs that are neither done nor failed."""
     return [run for run in runs if state(run.folder) not in ("done", "failed")]
 
 
 def report_failed(runs: Sequence[PlannedRun]) -> int:
-    """Name every failed run and the file to read; returns how many there are."""
+    """Log each failed run with its log file; returns their number."""
     failed = [run for run in runs if state(run.folder) == "failed"]
     for run in failed:
         log.error("failed: %s (see %s)", run.name, run.folder.log)

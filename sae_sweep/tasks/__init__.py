@@ -1,4 +1,4 @@
-"""The tasks, by name. Nothing heavy is imported before it is needed."""
+"""Table of the tasks; each is imported only when it runs."""
 
 import importlib
 from typing import Any, NamedTuple
@@ -7,14 +7,14 @@ from sae_sweep.config import CommandConfig
 
 
 class Task(NamedTuple):
-    """One `task=NAME`."""
+    """An entry of the task table: `task=NAME`."""
 
     function: str
-    """`module:function`: called with the command's Request; returns how many runs failed."""
+    """`module:function`, called with the command's Request; it returns the number of failed runs."""
     summary: str
     """Line in `--help`."""
     composes: bool = True
-    """Whether it is about the runs that the command composes; else about what is on disk."""
+    """Whether the task needs all runs of the command; if not, it works on files of an earlier sweep."""
     command: str = "sae_sweep.config:CommandConfig"
     """`module:class` of the keys that the task adds to every command."""
 
@@ -35,7 +35,7 @@ TASKS = {
 
 
 def composes_runs(task: str, action: str) -> bool:
-    """Whether a task composes runs; of the actions of task=cache only `fill` does."""
+    """Whether a task needs all runs composed; task=cache does only for `action=fill`."""
     return TASKS[task].composes and (task != "cache" or action == "fill")
 
 

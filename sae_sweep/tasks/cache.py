@@ -1,4 +1,4 @@
-"""`task=cache`: fill the activation cache without training, and look after what is in it."""
+"""`task=cache`: fill, list, verify, prune or remove cached activations without training."""
 
 import logging
 import sys
@@ -25,14 +25,14 @@ _LEFT = (0, 1, 2, 3, 6, 7, 8)
 
 
 def cache(request: Request) -> int:
-    """Do the command's `action`; returns how many problems it found."""
+    """Run the command's `action`; returns the number of problems."""
     if request.command.action == "fill":
         return _fill(request)
     return _ACTIONS[request.command.action](request.command)
 
 
 def _fill(request: Request) -> int:
-    """Cache what the runs will read, those of one stream together."""
+    """Cache what the runs will read, one activation stream at a time."""
     folder = cache_folder(request.command.paths.cache)
     groups: dict[str, list[PlannedRun]] = {}
     for run in make_plan(request).runs:
@@ -53,7 +53,7 @@ def _found(command: CommandConfig) -> list[CacheEntry]:
 
 
 def _list(command: CommandConfig) -> int:
-    """Print a table of all streams."""
+    """Print a table of all cached streams."""
     table = TextTable(_HEADS, left=_LEFT)
     streams = _found(command)
     for found in streams:
@@ -75,7 +75,7 @@ def _row(found: CacheEntry) -> list[str]:
 
 
 def _verify(command: CommandConfig) -> int:
-    """Print every damaged file; returns how many there are, unusable streams included."""
+    """Print damaged files and unusable streams; returns their number."""
     problems = []
     for found in _found(command):
         problems += [found.problem] if found.problem else [str(error) for error in verify(found)]
@@ -84,7 +84,7 @@ def _verify(command: CommandConfig) -> int:
 
 
 def _prune(command: CommandConfig) -> int:
-    """Remove what is damaged, unfinished or unusable, and print what that freed."""
+    """Remove damaged, unfinished and unusable files, and print the space freed."""
     for found in _found(command):
         freed = prune(found)
         if freed is None:
@@ -95,7 +95,7 @@ def _prune(command: CommandConfig) -> int:
 
 
 def _remove(command: CommandConfig) -> int:
-    """Remove the one stream that was named."""
+    """Remove the stream that the command names."""
     for found in _found(command):
         _print(f"{found.folder.name}: freed {remove(found) / _GIB:.2f} GiB")
     return 0

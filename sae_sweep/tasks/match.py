@@ -1,4 +1,4 @@
-"""The comparison of a sweep's finished SAEs, at the end of a training or by `task=match sweep=NAME`."""
+"""Compares the finished SAEs of a sweep, after training or with `task=match sweep=NAME`."""
 
 import dataclasses
 import logging
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def rematch(request: Request) -> int:
-    """`task=match`: compare the finished runs of `sweep` again, with this command's `matching` keys.
+    """Run `task=match`: compare the finished runs of `sweep` again, with this command's `matching` keys.
 
     Raises:
         SaeSweepError: if there is no such sweep.
@@ -41,7 +41,7 @@ def rematch(request: Request) -> int:
 
 
 def compare_finished(folder: SweepFolder, command: CommandConfig, device: str) -> None:
-    """Match every pair, write `analysis/matching/`, log it, and end with a table on standard output."""
+    """Match every pair, write `analysis/matching/`, track the results, and print a table."""
     ids = {run["name"]: run["id"] for run in read_plan(folder)["runs"]}
     names = list(ids)
     lines = [_line(name, folder.run(name)) for name in names]
@@ -63,7 +63,7 @@ def compare_finished(folder: SweepFolder, command: CommandConfig, device: str) -
 
 
 def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
-    """For each run its keys that are not the same in all runs that have them, as a person would name them."""
+    """For each run, the keys whose values differ between runs, by their command-line names."""
     flat = [_axes(config) for config in configs]
     varying = [
         key
@@ -129,7 +129,7 @@ def _line(name: str, folder: RunFolder) -> RunLine:
 def _track(
     folder: SweepFolder, command: CommandConfig, comparison: Comparison, files: ComparisonFiles
 ) -> None:
-    """Send the comparison to W&B: the pairs as a table, the figures, the similarities as a histogram."""
+    """Send the comparison to W&B: a table of pairs, the figures, and a histogram of similarities."""
     columns = [field.name for field in dataclasses.fields(PairRow)]
     rows = [[_cell(getattr(row, column)) for column in columns] for row in comparison.rows]
     sink = open_comparison_sink(folder, command, comparison.names)

@@ -1,6 +1,6 @@
-"""`task=plan`: every run that the command would train, in its groups, and what that would cost.
+"""`task=plan`: shows the runs of a command, their groups, and the cost.
 
-Nothing is written and no language model is loaded.
+It writes nothing and loads no language model.
 """
 
 import json
@@ -23,15 +23,15 @@ from sae_sweep.report import describe_plan
 from sae_sweep.store import PlannedRun
 
 _NOTES = (
-    "LM tokens: document separators and what is left of the last buffer come on top.",
-    "LM FLOPs: 2 x (weights of a block) + 4 x seq_len x d_model a token, for each block below the "
+    "LM tokens: without document separators and the unused rest of the last buffer.",
+    "LM FLOPs: 2 x (weights of a block) + 4 x seq_len x d_model per token, for each block below the "
     "highest layer read; neither embedding nor logits.",
-    "SAE FLOPs: 12 x d_in x d_sae a token (forward 4, backward 8), without AuxK.",
+    "SAE FLOPs: 12 x d_in x d_sae per token (forward 4, backward 8), without AuxK.",
 )
 
 
 def show_plan(request: Request) -> int:
-    """Print the plan in `format`; returns 0, since no run can fail here."""
+    """Run `task=plan`: print the plan in `format`; returns 0."""
     document = describe(make_plan(request))
     as_json = request.command.format == "json"
     text = json.dumps(document, indent=2) if as_json else describe_plan(document)
@@ -40,7 +40,7 @@ def show_plan(request: Request) -> int:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """The plan as plain values: what `format=json` prints, and what the text is made from."""
+    """The plan as JSON values: `format=json` prints them, and the text is made from them."""
     configs = [run.config for run in plan.runs]
     tflops = plan.command.plan.tflops
     throughput = measure(configs) if tflops is None else given(tflops, configs)
@@ -115,17 +115,17 @@ def _dtypes(plan: Plan, auto_dtype: str) -> str:
 
 
 def _doubts(plan: Plan) -> list[str]:
-    """What is not known, or taken for granted, about the models of this plan."""
+    """Notes on unknown or assumed properties of the models of this plan."""
     doubts = []
     for model in dict.fromkeys(run.config.model for run in plan.runs):
         if model.shape is None:
             doubts.append(
-                f"{model.label}: its width is known only when it is loaded, so neither d_sae nor FLOPs, "
-                "cache size and time are."
+                f"{model.label}: its width is unknown until it loads, and with it d_sae, FLOPs, "
+                "cache size and time."
             )
         elif model.block_parameters is None:
             doubts.append(
-                f"{model.label}: its blocks are not known here and taken to be like GPT-2's, "
+                f"{model.label}: its blocks are unknown and assumed to be like GPT-2's, "
                 f"12 x d_model^2 = {assumed_block_parameters(model):,} weights each."
             )
     return doubts

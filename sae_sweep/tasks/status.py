@@ -1,4 +1,4 @@
-"""`task=status sweep=NAME`: how far each run of a sweep is. Files are only read; nothing heavy is loaded."""
+"""`task=status sweep=NAME`: shows the progress of each run of a sweep; only reads files."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sae_sweep.launch.slurm import jobs_going_on
+from sae_sweep.launch.slurm import active_jobs
 from sae_sweep.plan import Request
 from sae_sweep.report import describe_status
 from sae_sweep.store import RunFolder, SweepFolder, find_sweep, is_held, read_plan, read_status
@@ -15,14 +15,14 @@ from sae_sweep.tracking.history import latest_points
 
 STATES = ("done", "running", "failed", "interrupted", "pending")
 _POINTS_OF_RATE = 10
-"""Latest logged points whose mean speed is shown."""
+"""Number of latest logged points that the shown speed is averaged over."""
 
 
 def show_status(request: Request) -> int:
-    """Print how far the runs are, in `format`; returns 0: failed runs are shown, this task did its work.
+    """Run `task=status`: print the progress in `format`; returns 0, also when runs have failed.
 
     Raises:
-        SaeSweepError: naming the sweeps there are, if the command names none or one that is not there.
+        SaeSweepError: listing the sweeps on disk, if the command names none of them.
     """
     document = progress(find_sweep(request.command), time.time())
     as_json = request.command.format == "json"
@@ -32,14 +32,14 @@ def show_status(request: Request) -> int:
 
 
 def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
-    """The sweep as plain values: what `format=json` prints, and what the text is made from.
+    """The progress as JSON values: `format=json` prints them, and the text is made from them.
 
     Args:
-        folder: holds `plan.json`.
-        now: seconds since 1970.
+        folder: folder of the sweep, with `plan.json`.
+        now: current time, in seconds since 1970.
     """
     plan = read_plan(folder)
-    in_jobs = {run_id for ticket in jobs_going_on(folder) for run_id in ticket.run_ids}
+    in_jobs = {run_id for ticket in active_jobs(folder) for run_id in ticket.run_ids}
     runs = [_run(planned, folder.run(planned["name"]), now, in_jobs) for planned in plan["runs"]]
     states = [run["state"] for run in runs]
     return {
@@ -76,7 +76,7 @@ def _run(
 
 
 def _state(status: Mapping[str, Any], folder: RunFolder, in_jobs: bool) -> str:
-    """As written; interrupted where it had begun, and neither a process nor a job is left to carry it on."""
+    """Written state, or `interrupted` if the run had started but no process or job continues it."""
     state = str(status.get("state", "pending"))
     waits = state == "pending" and (in_jobs or "running" not in status.get("times", {}))
     if state in ("pending", "running") and not waits and not is_held(folder):
@@ -87,12 +87,12 @@ def _state(status: Mapping[str, Any], folder: RunFolder, in_jobs: bool) -> str:
 def _speed(
     status: Mapping[str, Any], state: str, points: Sequence[Mapping[str, Any]], since: float
 ) -> float | None:
-    """SAE inputs a second: lately of a running run, over all of one that has ended."""
+    """SAE inputs per second: recent speed of a running run, mean speed of a run that has ended."""
     if state != "running":
         return (
             status["tokens"] / status["seconds"] if status.get("tokens") and status.get("seconds") else None
         )
-    # points from before it was resumed are no measure: nobody trained in between
+    # points from before a resume do not count: no training happened in between
     recent = [point for point in points if point["time"] >= since][-_POINTS_OF_RATE:]
     if len(recent) < 2 or recent[-1]["time"] <= recent[0]["time"]:
         return None

@@ -1,20 +1,20 @@
-"""`task=train`: train every run that is not done yet, then compare the SAEs of the sweep."""
+"""`task=train`: trains every run that is not done yet, then compares the SAEs of the sweep."""
 
 from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_lm_use
 from sae_sweep.plan import Request, make_plan
 from sae_sweep.signals import stop_signals
-from sae_sweep.store import report_failed, state, unsettled
+from sae_sweep.store import report_failed, state, unfinished
 from sae_sweep.tasks.match import compare_finished
 
 
 def train(request: Request) -> int:
-    """Train and compare; returns how many runs failed.
+    """Run `task=train`; returns the number of runs that failed or did not finish.
 
     Raises:
-        SaeSweepError: if the sweep's folder holds another plan, a run's is held by another process or holds
-            another run, or no jobs are taken.
-        Interrupted: after everything was saved, if a signal asked to stop.
+        SaeSweepError: if the sweep's folder holds another plan, a run's folder is in use or holds another
+            run, or the jobs are refused.
+        Interrupted: if a signal asked to stop, after everything was saved.
     """
     plan = make_plan(request)
     with stop_signals() as stop:
@@ -22,6 +22,6 @@ def train(request: Request) -> int:
         if not open_launcher(request).train(plan, stop):
             return 0
         log_lm_use(waiting)
-        failed = report_failed(plan.runs) + len(unsettled(plan.runs))
+        failed = report_failed(plan.runs) + len(unfinished(plan.runs))
         compare_finished(plan.folder, plan.command, plan.runs[0].config.device)
     return failed

@@ -1,4 +1,4 @@
-"""What happens between two steps: logging, saving, stopping, and the progress bar."""
+"""Lightning callbacks that run after each step: logging, saving, stopping, and the progress bar."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ from sae_sweep.training.module import GroupModule
 from sae_sweep.training.trainee import Trainee
 
 
-class History(Callback):
+class LogMetrics(Callback):
     """Log each member's metrics as they reach the host; retire finished and diverged members."""
 
     def __init__(self, group: GroupModule) -> None:
@@ -25,7 +25,7 @@ class History(Callback):
 
 
 class Checkpoints(Callback):
-    """Save every member each `every_min` minutes, and when a signal asks to stop."""
+    """Save every member every `every_min` minutes, and when a signal asks to stop."""
 
     def __init__(self, group: GroupModule, stop: StopRequest, every_min: float) -> None:
         self._group = group
@@ -41,7 +41,7 @@ class Checkpoints(Callback):
 
 
 class Progress(Callback):
-    """One bar per group: tokens, tokens/s, time left, and its mean loss, L0 and dead features."""
+    """Progress bar of a group: tokens, tokens/s, time left, and mean loss, L0 and dead features."""
 
     def __init__(self, group: GroupModule) -> None:
         self._group = group
@@ -57,7 +57,7 @@ class Progress(Callback):
             unit_scale=True,
             dynamic_ncols=True,
             file=sys.stderr,
-            disable=None,  # not a terminal: quiet
+            disable=None,  # disabled if stderr is not a terminal
         )
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -1,6 +1,6 @@
-"""The state of one member on disk: one safetensors file that holds all, and appears whole or not at all.
+"""Checkpoints of a member: one safetensors file holds the whole state and is written atomically.
 
-The one before it is kept too: what falls back on it loses the steps between the two, and nothing else.
+The previous checkpoint is kept as a fallback, which loses only the steps between the two.
 """
 
 import json
@@ -23,20 +23,20 @@ _NEWEST, _BEFORE = "state.safetensors", "before.safetensors"
 
 
 class Checkpoint(NamedTuple):
-    """Everything that continues a member as if it had never stopped."""
+    """State from which a member continues as if it had never stopped."""
 
     state: dict[str, Tensor]
-    """What `Learner.state` gave: weights, optimiser, counters, step."""
+    """State from `Learner.state`: weights, optimiser, counters, step."""
     position: Any
-    """The stream's position behind the last batch the member saw, JSON-able."""
+    """Position of the activation stream after the member's last batch, JSON-serialisable."""
     history: int
-    """The mark of the member's sink: what was logged up to here."""
+    """Mark of the member's sink: how much had been logged."""
     seconds: float
     """Training time so far."""
 
 
 def save_checkpoint(folder: RunFolder, run_id: str, checkpoint: Checkpoint) -> None:
-    """Add a checkpoint, and keep one before it.
+    """Write a checkpoint and keep the previous one.
 
     Raises:
         SaeSweepError: if the disk is full or the folder cannot be written.
@@ -64,7 +64,7 @@ def _write(path: Path, whole: bytes) -> None:
 
 
 def load_checkpoint(folder: RunFolder, run_id: str) -> Checkpoint | None:
-    """The member's newest whole checkpoint, or None where there is none; damage is said in the log."""
+    """Load the newest undamaged checkpoint, or None if there is none; damage is logged."""
     damaged = False
     for path in (folder.checkpoint / _NEWEST, folder.checkpoint / _BEFORE):
         if not path.exists():
@@ -76,7 +76,7 @@ def load_checkpoint(folder: RunFolder, run_id: str) -> Checkpoint | None:
             damaged = True
             continue
         if damaged:
-            logger.warning("going on from the checkpoint before it")
+            logger.warning("continuing from the previous checkpoint")
         return found
     if damaged:
         logger.warning("starting this run over from its first step")
@@ -84,7 +84,7 @@ def load_checkpoint(folder: RunFolder, run_id: str) -> Checkpoint | None:
 
 
 def discard_checkpoint(folder: RunFolder) -> None:
-    """Remove the resume state: the run is done, or not worth resuming."""
+    """Remove the checkpoints of a run that is done or must start over."""
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
 
@@ -100,7 +100,7 @@ def _read(path: Path, run_id: str) -> Checkpoint:
 
 
 def _checksum(state: Mapping[str, Tensor]) -> int:
-    """CRC-32 over all names and bytes: safetensors itself notices a short file, but no flipped bit."""
+    """CRC-32 of all names and bytes: safetensors detects a truncated file, but not a flipped bit."""
     total = 0
     for name in sorted(state):
         total = zlib.crc32(name.encode(), total)

@@ -1,4 +1,4 @@
-"""What training needs of a stream of activations, computed or cached."""
+"""Protocols of an activation stream, computed or cached, as training uses it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Batch(Protocol):
-    """What the stream yields (`sae_sweep.activations`)."""
+    """A batch of an activation stream (`sae_sweep.activations`)."""
 
     @property
     def activations(self) -> Mapping[int, Float[Tensor, "batch d_in"]]:
@@ -22,12 +22,12 @@ class Batch(Protocol):
 
     @property
     def position(self) -> Any:
-        """Position of the stream right behind the batch, JSON-able."""
+        """Position of the stream after this batch, JSON-serialisable."""
         ...
 
     @property
     def epochs(self) -> float:
-        """Times the text has been read by then."""
+        """Passes over the text up to this batch."""
         ...
 
 
@@ -36,12 +36,12 @@ class Stream(Protocol):
 
     @property
     def epochs(self) -> float:
-        """Times the text has been read."""
+        """Passes over the text so far."""
         ...
 
     def __iter__(self) -> Iterator[Batch]: ...
 
     def position(self) -> Any:
-        """JSON-able; the next batch is the one behind it."""
+        """Position before the next batch, JSON-serialisable."""
 
     def restore(self, position: Any) -> None: ...

@@ -1,4 +1,4 @@
-"""Train a group: the runs that share each pass of the language model."""
+"""Trains a group: runs that share each pass of the language model."""
 
 import logging
 import signal
@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from sae_sweep.activations import pick_device
 from sae_sweep.config import Interrupted, SaeSweepError, first_line
 from sae_sweep.signals import StopRequest
-from sae_sweep.training.callbacks import Checkpoints, History, Progress
+from sae_sweep.training.callbacks import Checkpoints, LogMetrics, Progress
 from sae_sweep.training.data import Stream
 from sae_sweep.training.member import GroupSettings, Member, Outcome
 from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
@@ -31,27 +31,28 @@ def train_group(
     stop: StopRequest,
     on_finished: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
-    """Train members that read the same stream, each until its own budget; resume those with a checkpoint.
+    """Train members on one activation stream, each to its own budget; resume those with a checkpoint.
 
-    The stream starts behind the member that is least far; members ahead of it wait. A member whose loss is
-    not finite, or whose layer's activations cannot be used, fails alone; any other `SaeSweepError` fails all
-    that still learn. On a CPU a member's weights are the same bits alone, in any group, and after a resume.
+    The stream starts where the member with the fewest steps stopped; members ahead of it wait. A member
+    whose loss is not finite, or whose layer's activations are unusable, fails alone; any other
+    `SaeSweepError` fails all active members. On a CPU a member's weights are bit-identical alone, in any
+    group, and after a resume.
 
     Args:
-        members: they agree in batch size, device and everything that determines the stream.
-        make_stream: makes a stream of some layers, at its beginning.
+        members: runs with equal batch size, device and everything else that determines the stream.
+        make_stream: opens an activation stream of given layers at its start.
         d_in: width of the residual stream.
-        settings: what the command says about logging and saving.
-        stop: its signals are deferred to the end of a step.
-        on_finished: called with each outcome as soon as it is known, while the others are still learning;
-            what it raises ends the group.
+        settings: intervals of logging and saving.
+        stop: handler of stop signals, which are deferred to the end of a step.
+        on_finished: called with each outcome as soon as it is known, while other members still train; an
+            exception from it ends the group.
 
     Returns:
-        One outcome for each member, in their order.
+        One outcome per member, in their order.
 
     Raises:
-        Interrupted: after SIGINT, SIGTERM or SIGUSR2, once every member that still learns is saved.
-        GroupTooLargeError: if memory ran out in a group of several, once they are saved.
+        Interrupted: after SIGINT, SIGTERM or SIGUSR2, once all active members are saved.
+        GroupTooLargeError: if memory ran out with several members, once they are saved.
     """
     device = pick_device(members[0].run.config.device)
     group = GroupModule([], on_finished, stop)
@@ -68,7 +69,7 @@ def train_group(
                     raise GroupTooLargeError(first_line(error)) from error
                 why = f"memory ran out ({first_line(error)}): lower dictionary"
                 group.report(Outcome(member, sae=None, failed=why, seconds=0.0, tokens=0))
-        group.publish()  # those that were saved at their budget, before they were evaluated
+        group.publish()  # retire members that reached their budget in an earlier launch
         while group.active:
             _train(group, make_stream, stop, device, settings.checkpoint_every_min)
     return [group.outcomes[member.run.name] for member in members]
@@ -81,22 +82,22 @@ def _train(
     device: torch.device,
     checkpoint_every_min: float,
 ) -> None:
-    """Train until all members are through, or one layer's activations fail: the others then go on."""
+    """Train until all members finish, or one layer's activations fail; the caller continues with the rest."""
     try:
         stream = make_stream(sorted({t.member.run.config.layer for t in group.active}))
         last = min(group.active, key=lambda trainee: trainee.learner.steps)
         if last.position is not None:
             stream.restore(last.position)
         left = max(t.member.run.config.steps for t in group.active) - last.learner.steps
-        callbacks = [History(group), Checkpoints(group, stop, checkpoint_every_min), Progress(group)]
+        callbacks = [LogMetrics(group), Checkpoints(group, stop, checkpoint_every_min), Progress(group)]
         fit(group, islice(stream, left), callbacks, device)
         _end_of_text(group)
     except SIGTERMException:
-        # Lightning noticed the signal between two of our own looks; between steps, so all states are whole.
+        # Lightning saw the signal before our callback did; that is between steps, so all states are complete.
         group.save()
         raise Interrupted(stop.signum or signal.SIGTERM) from None
     except GroupTooLargeError:
-        group.save()  # but for the member whose step was cut: it goes back to its last checkpoint
+        group.save()  # except the member whose step failed: it goes back to its last checkpoint
         raise
     except RuntimeError as error:
         cause = first_line(error)
@@ -115,7 +116,7 @@ def _train(
 
 
 def _end_of_text(group: GroupModule) -> None:
-    """Let go of members whose text ended before their budget (`dataset.exhausted=stop`)."""
+    """Retire members whose text ended before their budget (`dataset.exhausted=stop`)."""
     for trainee in group.active:
         name, tokens = trainee.member.run.name, trainee.learner.tokens
         if tokens:

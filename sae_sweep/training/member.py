@@ -1,4 +1,4 @@
-"""A group's members, how their training ended, and the protocol of what their metrics go to."""
+"""Members of a group, their outcomes, and the protocol of their metric sinks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sae_sweep.store import PlannedRun
 
 
 class MetricSink(Protocol):
-    """Where the metrics of one run go: the local history, W&B, or both."""
+    """Receives the metrics of one run, for the local history, W&B, or both."""
 
     def scalars(self, tokens: int, values: Mapping[str, float]) -> None:
         """Log numbers at `tokens` SAE inputs."""
@@ -22,33 +22,33 @@ class MetricSink(Protocol):
         """Set the final values of the run."""
 
     def image(self, name: str, path: Path) -> None:
-        """Log a figure that is on disk."""
+        """Log a figure from a file."""
 
     def artifact(self, name: str, folder: Path) -> None:
-        """Keep the files of `folder` as a versioned artifact (the trained SAE)."""
+        """Upload the files of `folder` as a versioned artifact (the trained SAE)."""
 
     def mark(self) -> int:
-        """How much has been logged; kept in a checkpoint, for `rewind`."""
+        """Return how much has been logged, to be stored in a checkpoint for `rewind`."""
         ...
 
     def rewind(self, mark: int) -> None:
-        """Begin, having logged what was logged up to `mark` (0: nothing): the rest will be logged again."""
+        """Start logging: keep what was logged up to `mark` (0: nothing) and drop the rest."""
 
     def finish(self, *, failed: bool) -> None:
-        """Close; nothing is logged afterwards. No-op if closed already."""
+        """Close the sink; a no-op if it is already closed."""
 
 
 class Member(NamedTuple):
-    """The planned run with its sink."""
+    """A planned run and its metric sink."""
 
     run: PlannedRun
-    """Training touches nothing in its folder except the checkpoint."""
+    """The run; training writes only the checkpoint into its folder."""
     sink: MetricSink
     """Receives every logged metric; the caller closes it."""
 
 
 class GroupSettings(NamedTuple):
-    """What a command says about the training of a group; it moves no weight."""
+    """Settings of a command for the training of a group, without effect on the weights."""
 
     log_every: int = 50
     """Steps between two logged points."""
@@ -66,8 +66,8 @@ class Outcome:
     sae: SAE | None
     """The trained SAE on its device; None if training never began."""
     failed: str | None
-    """One line that says what went wrong, or None."""
+    """One-line error message, or None."""
     seconds: float
-    """Wall time in its group until its training ended, earlier launches included."""
+    """Wall time until the member's training ended, earlier launches included."""
     tokens: int
     """SAE inputs seen, earlier launches included."""

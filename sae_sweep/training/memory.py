@@ -1,4 +1,4 @@
-"""How many SAEs fit beside each other: reckoned before a group starts."""
+"""Estimates how many SAEs fit in memory together."""
 
 import gc
 from collections.abc import Iterator, Sequence
@@ -12,44 +12,44 @@ from sae_sweep.config import KEPT_RESIDUALS_BYTES, RunConfig
 
 _FLOAT = 4
 _COPIES = 4
-"""Of every parameter: itself, its gradient, and Adam's two moments."""
+"""Copies of every parameter: itself, its gradient, and Adam's two moments."""
 _DENSE = 8
-"""Arrays of batch x d_sae that one step holds at its height; members step one after the other."""
+"""Peak number of batch x d_sae arrays in a step; members step in turn, so they count once."""
 _SHARE = 0.9
-"""Of the free memory that a group may plan with: the rest is for what is not counted here."""
+"""Share of the free memory that a group may use; the rest is for what the estimate omits."""
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 class GroupTooLargeError(RuntimeError):
-    """Memory ran out in a group of several: every member is saved, and can go on in a smaller group."""
+    """Memory ran out with several members; all are saved and can continue in a smaller group."""
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not get memory; on a CPU it says so in a plain RuntimeError."""
+    """Whether the error means that torch ran out of memory; on a CPU only the message shows it."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return "can't allocate memory" in str(error) or "ALLOC_FAILED" in str(error)
 
 
 def device_failed(error: RuntimeError) -> bool:
-    """Whether the device itself is at fault, and nothing that follows in this process can be trusted."""
+    """Whether the device itself failed, so that later results in this process cannot be trusted."""
     return isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error")
 
 
 def release(device: torch.device) -> None:
-    """Give back what earlier groups held: they form cycles, and torch keeps freed blocks for itself."""
+    """Free the memory of earlier groups: collect reference cycles and empty torch's cache."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def available_bytes(device: torch.device, sharers: int = 1) -> int:
-    """Memory that is free now: of the GPU, or of the machine as far as its container allows.
+    """Free memory of the GPU, or of the machine within its container's limit.
 
     Args:
         device: where the SAEs are trained.
-        sharers: processes that divide a machine's memory; each has a GPU of its own.
+        sharers: number of processes that share the machine's memory; each has its own GPU.
     """
     release(device)
     if device.type == "cuda":
@@ -58,13 +58,13 @@ def available_bytes(device: torch.device, sharers: int = 1) -> int:
 
 
 def _container_bytes() -> Iterator[int]:
-    """What each control group (version 2) around this process still allows; page cache counts as free."""
+    """Yield the memory left in each control group (v2) of this process; page cache counts as free."""
     with suppress(OSError):
         own = next((line[3:] for line in _OWN_CGROUP.read_text().splitlines() if line.startswith("0::")), "/")
         folder = _CGROUP / own.lstrip("/")
         for place in (folder, *folder.parents):
             if place.is_relative_to(_CGROUP):
-                with suppress(OSError, ValueError):  # no limit ("max"), or not a control group of its own
+                with suppress(OSError, ValueError):  # no limit ("max"), or no such files here
                     limit, used = (int((place / f"memory.{name}").read_text()) for name in ("max", "current"))
                     yield limit - used + _inactive_file(place)
 
@@ -75,13 +75,13 @@ def _inactive_file(place: Path) -> int:
 
 
 def member_bytes(config: RunConfig, d_in: int) -> int:
-    """What one SAE holds from its first step to its last: parameters, gradients, moments."""
+    """Memory that one SAE holds throughout training: parameters, gradients, moments."""
     d_sae = config.dictionary * d_in
     return _COPIES * _FLOAT * (2 * d_in * d_sae + 2 * d_sae + d_in)
 
 
 def shared_bytes(configs: Sequence[RunConfig], d_in: int) -> int:
-    """What the members use in turn or together.
+    """Memory that the members share.
 
     The buffer of every layer, one step's dense arrays, and the held-out residuals that the evaluation keeps.
     """
@@ -95,22 +95,22 @@ def shared_bytes(configs: Sequence[RunConfig], d_in: int) -> int:
 def split(
     configs: Sequence[RunConfig], d_in: int, available: int, max_group: int | None = None
 ) -> list[list[int]]:
-    """Positions of the configs, in order, in as few consecutive parts as fit.
+    """Split the positions of the configs into as few consecutive parts as fit in memory.
 
     Args:
-        configs: of one group, in order.
+        configs: configs of one group, in order.
         d_in: width of the residual stream.
-        available: bytes that are free before any member is built.
-        max_group: most members of a part; None: what the memory allows.
+        available: free bytes before any member is built.
+        max_group: maximum members per part; None: as many as fit.
 
-    A member that does not fit even alone is a part of its own, and fails for itself.
+    A member that does not fit even alone gets its own part, and fails alone.
     """
-    room = _SHARE * available
+    usable = _SHARE * available
     parts: list[list[int]] = [[]]
     for position, config in enumerate(configs):
         together = [configs[other] for other in parts[-1]] + [config]
         needed = sum(member_bytes(one, d_in) for one in together) + shared_bytes(together, d_in)
-        full = len(parts[-1]) == max_group or needed > room
+        full = len(parts[-1]) == max_group or needed > usable
         if parts[-1] and full:
             parts.append([])
         parts[-1].append(position)

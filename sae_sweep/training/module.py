@@ -1,4 +1,4 @@
-"""The LightningModule: several SAEs that learn from each batch, each until its own budget is spent."""
+"""The LightningModule of a group: every SAE trains on each batch, up to its own budget."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,9 +14,9 @@ from sae_sweep.training.trainee import Trainee
 
 
 class GroupModule(LightningModule):
-    """Manual optimisation: each learner holds its own Adam, of which Lightning knows nothing.
+    """Trains a group with manual optimisation; each learner has its own Adam, hidden from Lightning.
 
-    The SAEs are no submodules: Lightning would move those to the CPU when `fit` ends.
+    The SAEs are not submodules, because Lightning would move them to the CPU when `fit` ends.
     """
 
     def __init__(
@@ -28,9 +28,9 @@ class GroupModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.active = list(trainees)
-        """Those that still learn."""
+        """Members in training."""
         self.outcomes: dict[str, Outcome] = {}
-        """By member name, of those that no longer do."""
+        """Outcomes of retired members, by run name."""
         self._on_finished = on_finished
         self._stop = stop
 
@@ -38,7 +38,7 @@ class GroupModule(LightningModule):
         return []
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Streams give batches on the device; Lightning's own search for tensors takes 0.2 ms per step."""
+        """Return the batch, which is already on the device; Lightning's own search takes 0.2 ms per step."""
         del device, dataloader_idx
         return batch
 
@@ -53,10 +53,10 @@ class GroupModule(LightningModule):
                     raise
 
     def publish(self) -> None:
-        """Log what has arrived; retire members that diverged or reached their budget.
+        """Log available metrics; retire members that failed or reached their budget.
 
-        Those that reached it are all saved first: what is done with an outcome can take minutes, and a
-        request to stop is obeyed between two of them.
+        Members at their budget are all saved first: handling an outcome can take minutes, and a stop request
+        is obeyed between two outcomes.
 
         Raises:
             Interrupted: if a signal has arrived, once every member is saved.
@@ -76,9 +76,9 @@ class GroupModule(LightningModule):
             self.retire(trainee)
 
     def retire(self, trainee: Trainee) -> None:
-        """Take a member out, and tell the caller how it ended."""
+        """Remove a member from training and report its outcome."""
         self.active.remove(trainee)
-        trainee.learner.sae.zero_grad(set_to_none=True)  # as large as the SAE itself
+        trainee.learner.sae.zero_grad(set_to_none=True)  # gradients are as large as the SAE itself
         self.report(trainee.outcome())
 
     def report(self, outcome: Outcome) -> None:
@@ -87,13 +87,13 @@ class GroupModule(LightningModule):
             self._on_finished(outcome)
 
     def fail(self, error: SaeSweepError, layer: int | None = None) -> None:
-        """Fail the members of one layer that still learn, or all where it is not one layer's fault."""
+        """Fail the active members of a layer, or all active members if `layer` is None."""
         concerned = [t for t in self.active if layer in (None, t.member.run.config.layer)]
         for trainee in concerned:
             trainee.failed = str(error)
             self.retire(trainee)
 
     def save(self) -> None:
-        """Write a checkpoint of every member that still learns."""
+        """Write a checkpoint of every active member."""
         for trainee in self.active:
             trainee.save()

@@ -1,4 +1,4 @@
-"""Metrics on their way from the device to the log, without the training ever waiting for them."""
+"""Copies metrics from the device to the host asynchronously, so that training never waits."""
 
 import math
 from collections import deque
@@ -10,30 +10,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 CHECK_EVERY = 50
-"""Most steps on a device between two looks at whether the loss is still finite."""
+"""Maximum steps on a device between two checks that the loss is finite."""
 
 
-class Point(NamedTuple):
-    """What is logged at one step."""
+class MetricPoint(NamedTuple):
+    """Metrics that are logged at one step."""
 
     step: int
     """Steps done, this one included."""
     tokens: int
-    """SAE inputs seen, those of this step included."""
+    """SAE inputs seen, this step included."""
     values: dict[str, float]
 
 
-class Arrived(NamedTuple):
-    """What has reached the host since the last look."""
+class Collected(NamedTuple):
+    """Metrics that reached the host since the last `collect`."""
 
-    points: list[Point]
-    """To be logged, in order."""
-    diverged: Point | None
-    """The first step whose loss is not finite; nothing from there on is among the points."""
+    points: list[MetricPoint]
+    """Points to log, in order."""
+    diverged: MetricPoint | None
+    """First step with a non-finite loss; points from there on are dropped."""
 
 
 class HostCopy:
-    """A few numbers on their way to the host."""
+    """Asynchronous copy of a few numbers to the host."""
 
     def __init__(self, values: Float[Tensor, " n"]) -> None:
         self._event: torch.cuda.Event | None = None
@@ -63,7 +63,7 @@ class _Step(NamedTuple):
 
 
 class Readings:
-    """The metrics of one member; every step's loss is checked, every `log_every`-th step is logged."""
+    """Metrics of one member: checks the loss of every step, and logs every `log_every`-th step."""
 
     def __init__(self, log_every: int) -> None:
         self._log_every = log_every
@@ -72,13 +72,13 @@ class Readings:
         self._last: _Step | None = None
 
     def add(self, step: int, tokens: int, metrics: Mapping[str, Tensor], known: Mapping[str, float]) -> None:
-        """Note one step.
+        """Record the metrics of one step.
 
         Args:
             step: steps done, this one included.
-            tokens: SAE inputs seen, those of this step included.
+            tokens: SAE inputs seen, this step included.
             metrics: 0-d tensors, `loss` among them.
-            known: further numbers that are on the host already.
+            known: further numbers, already on the host.
         """
         logged = step % self._log_every == 0
         self._last = _Step(step, tokens, metrics, known, logged)
@@ -94,27 +94,27 @@ class Readings:
             self._waiting = []
 
     def add_final(self) -> None:
-        """Log the last step too, wherever it fell."""
+        """Log the last step even if it is not a multiple of `log_every`."""
         if self._last is not None and not self._last.logged:
             self._last = self._last._replace(logged=True)
             self._waiting.append(self._last)
             self._send()
 
-    def collect(self, *, wait: bool = False) -> Arrived:
-        """What has arrived; with `wait`, everything up to the last step."""
+    def collect(self, *, wait: bool = False) -> Collected:
+        """Return the metrics on the host; with `wait`, those of every step."""
         if wait:
             self._send()
-        points: list[Point] = []
+        points: list[MetricPoint] = []
         while self._sent and (wait or self._sent[0][1] is None or self._sent[0][1].done()):
             steps, copy = self._sent.popleft()
             numbers = iter(copy.read() if copy else [])
             for step in steps:
                 point = _point(step, numbers)
                 if not math.isfinite(point.values["loss"]):
-                    return Arrived(points, point)
+                    return Collected(points, point)
                 if step.logged:
                     points.append(point)
-        return Arrived(points, None)
+        return Collected(points, None)
 
 
 def _on_host(value: Tensor) -> bool:
@@ -125,8 +125,8 @@ def _to_read(step: _Step) -> Mapping[str, Tensor]:
     return step.metrics if step.logged else {"loss": step.metrics["loss"]}
 
 
-def _point(step: _Step, numbers: Iterator[float]) -> Point:
+def _point(step: _Step, numbers: Iterator[float]) -> MetricPoint:
     values = {
         name: value.item() if _on_host(value) else next(numbers) for name, value in _to_read(step).items()
     }
-    return Point(step.step, step.tokens, {**values, **step.known})
+    return MetricPoint(step.step, step.tokens, {**values, **step.known})

@@ -1,4 +1,4 @@
-"""One member while it trains: its learner, its place in the stream, its metrics and its checkpoint."""
+"""A member in training: its learner, stream position, metrics and checkpoint."""
 
 import logging
 import time
@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 class Trainee:
-    """Started from the member's checkpoint where it has one; its sink is wound back to that point."""
+    """A member in training; resumes from its checkpoint if there is one, and rewinds the sink to it."""
 
     def __init__(self, member: Member, d_in: int, device: torch.device, settings: GroupSettings) -> None:
         self.member = member
         self.failed: str | None = None
-        """One line, once something went wrong; the others go on."""
+        """One-line error message, once the member has failed."""
         self.position: Any = None
-        """Of the stream, behind the last batch trained on; None before the first."""
+        """Stream position after the last batch trained on; None before the first."""
         self.latest: dict[str, float] = {}
-        """Metrics that reached the host last."""
+        """Latest metrics that reached the host."""
         self._readings = Readings(settings.log_every)
         self._earlier_s = 0.0
         self._since = time.monotonic()
@@ -41,7 +41,7 @@ class Trainee:
         self._resume()
 
     def _resume(self) -> None:
-        """Continue from the checkpoint, if there is one that fits; the sink goes back to that point."""
+        """Load the checkpoint, if a usable one exists, and rewind the sink to it."""
         run = self.member.run
         found = load_checkpoint(run.folder, run.run_id)
         if found is not None:
@@ -62,17 +62,17 @@ class Trainee:
 
     @property
     def seconds(self) -> float:
-        """Wall time in the group until the member's own training ended."""
+        """Wall time until the member's training ended, earlier launches included."""
         until = time.monotonic() if self._until is None else self._until
         return self._earlier_s + until - self._since
 
     def train(self, batch: Batch) -> None:
-        """One step, unless the member has failed, or is ahead of the stream because it was saved later.
+        """Train one step, unless the member has failed or its checkpoint is ahead of the stream.
 
-        A step that torch refuses to compute, such as one beyond the largest number, fails this member alone.
+        A step that torch refuses to compute, for example because it overflows, fails only this member.
 
         Raises:
-            GroupTooLargeError: if memory ran out; the learner's state may be half a step on.
+            GroupTooLargeError: if memory ran out, perhaps in the middle of the step.
             RuntimeError: if the device failed, or the stream skipped a batch.
         """
         done = self.learner.steps
@@ -95,22 +95,22 @@ class Trainee:
         self._readings.add(self.learner.steps, self.learner.tokens, metrics, {"epochs": batch.epochs})
 
     def publish(self, *, wait: bool = False) -> None:
-        """Log what has reached the host; notice a loss that is not finite."""
-        arrived = self._readings.collect(wait=wait)
-        for point in arrived.points:
+        """Log metrics that reached the host; fail if a loss is not finite."""
+        collected = self._readings.collect(wait=wait)
+        for point in collected.points:
             self.member.sink.scalars(point.tokens, point.values)
             self.latest = point.values
-        if arrived.diverged is not None and self.failed is None:
-            bad = arrived.diverged
+        if collected.diverged is not None and self.failed is None:
+            bad = collected.diverged
             self.failed = (
                 f"the loss is {bad.values['loss']} at step {bad.step} ({bad.tokens} tokens): "
                 "lower optimizer.lr, or look at the activations of this layer"
             )
-            # What is on disk may hold the infinities already: a later launch starts over.
+            # The checkpoints may already contain infinities: a later launch starts over.
             discard_checkpoint(self.member.run.folder)
 
     def save(self) -> None:
-        """Write the checkpoint, unless the one on disk is as new or the member has failed."""
+        """Write a checkpoint, unless it would be unchanged or the member has failed."""
         self.publish(wait=True)
         if self.failed is not None or self.learner.steps == self._saved_step:
             return
@@ -121,7 +121,7 @@ class Trainee:
         self._saved_step = self.learner.steps
 
     def complete(self) -> None:
-        """Log the last step, wherever it fell, and save: the evaluation that follows may be cut off too."""
+        """Log the last step and save, since the evaluation that follows may be interrupted."""
         self._until = time.monotonic()
         self._readings.add_final()
         self.save()

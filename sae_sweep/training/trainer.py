@@ -1,4 +1,4 @@
-"""One Lightning `fit`, without what Lightning leaves on the terminal and on the disk by itself."""
+"""Runs Lightning's `fit` without its default output to the terminal and the disk."""
 
 import logging
 import warnings
@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from sae_sweep.training.data import Batch
 from sae_sweep.training.module import GroupModule
 
-_TALKATIVE = ("lightning.pytorch", "lightning.fabric")
+_NOISY_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 def fit(
@@ -25,7 +25,7 @@ def fit(
             devices=1,
             max_epochs=1,
             callbacks=list(callbacks),
-            # Under SLURM Lightning would choose an environment that requeues the job by itself.
+            # Under SLURM, Lightning's default environment would requeue the job itself.
             plugins=[LightningEnvironment()],
             logger=False,
             enable_checkpointing=False,
@@ -37,9 +37,9 @@ def fit(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Its hints (device found, loader without workers, tips) say nothing to someone who trains SAEs."""
-    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
-    for name in _TALKATIVE:
+    """Silence Lightning's hints on devices, data loaders and features."""
+    levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

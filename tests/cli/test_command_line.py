@@ -1,4 +1,4 @@
-"""From the command line to the plan: grids, merging, names, and every problem at once."""
+"""The command line up to the plan: grids, merging, names, and all problems at once."""
 
 from collections.abc import Callable
 from pathlib import Path

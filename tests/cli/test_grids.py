@@ -1,4 +1,4 @@
-"""Grids: their points, their union, what the command line selects among them, and what is wrong with them."""
+"""Grids: their points, their union, selection from the command line, and error messages."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -101,7 +101,7 @@ def _grids(draw: st.DrawFn) -> Grid:
 
 
 def _brute_force(grid: Grid) -> list[dict[str, int]]:
-    """Every assignment of numbers to the grid's keys, tried one by one."""
+    """All points of a grid by brute force: each assignment of values to its keys is checked."""
     keys = list(grid.held)
     rows = [dict(zip(grid.zipped, row, strict=True)) for row in zip(*grid.zipped.values(), strict=True)]
     tried = [dict(zip(keys, values, strict=True)) for values in itertools.product(range(3), repeat=len(keys))]
@@ -257,7 +257,7 @@ def test_a_value_that_only_another_choice_has_names_the_grid(cli: Cli) -> None:
 def test_composing_from_a_shared_start_is_what_hydra_composes(
     planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The naive twin: every run's overrides given to Hydra, one composition a run."""
+    """Naive twin: compose each run with Hydra, one composition per run."""
     loads = []
 
     def counted(self: ConfigLoaderImpl, config_name: str, overrides: list[str], **keys: Any) -> Any:
@@ -267,7 +267,7 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
     load = ConfigLoaderImpl.load_configuration
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     fused = planned(TWO_GRIDS, "batch=512", "sweep=mine")
-    # Hydra itself loads the command twice; then a start and a reference for each of three choices
+    # Hydra itself loads the command twice; then a base and a reference for each of three choices
     assert len(loads) == 2 + 2 * 3
     words = {
         "owt_topk_x4_k16": ["dataset=owt", "dictionary=4"],

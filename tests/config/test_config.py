@@ -1,4 +1,4 @@
-"""Config: checks, identity, names, and the way to disk and back."""
+"""Config: checks, identity, names, and round trips through files."""
 
 import dataclasses
 
@@ -162,7 +162,7 @@ def test_a_long_name_is_cut_and_stays_unique() -> None:
     assert all(len(name) <= 120 for name in names)
 
 
-def test_a_local_model_tells_its_shape(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_shape_of_a_local_model_is_read(tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "config.json").write_text('{"n_layer": 3, "n_embd": 32}')
     model = ModelConfig(path=str(tmp_path))
     assert model.shape == (3, 32)

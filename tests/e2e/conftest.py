@@ -1,4 +1,4 @@
-"""A small text folder and the words that make a run of the bundled model take seconds."""
+"""Fixtures: a small text folder, and overrides for runs of the bundled model that take a second."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 @pytest.fixture
 def text_folder(tmp_path: Path) -> Path:
-    """Forty files of about 300 words, no two alike."""
+    """A folder of forty distinct files of about 300 words."""
     folder = tmp_path / "texts"
     folder.mkdir()
     for number in range(40):
@@ -19,7 +19,7 @@ def text_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing is a quarter of the time of a small sweep, and other tests look at the figures."""
+    """Skip drawing, which is a quarter of a small sweep's time; other tests check the figures."""
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **keys: Path(path).touch())
 
 

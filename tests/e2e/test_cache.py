@@ -1,4 +1,4 @@
-"""Sweeps that read the activation cache, and the command that looks after it."""
+"""Sweeps that read the activation cache, and `task=cache`."""
 
 import json
 import os

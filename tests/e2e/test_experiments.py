@@ -1,4 +1,4 @@
-"""Every experiment that needs no study, composed and briefly run (tests/study has the others)."""
+"""Composes and briefly runs each experiment that does not need the study (tests/study has the others)."""
 
 import csv
 import json
@@ -48,7 +48,7 @@ def test_quickstart(cli: Cli, corpora_cache: Path) -> None:
     with (sweep / "analysis" / "matching" / "pairs.csv").open() as file:
         pairs = list(csv.DictReader(file))
     assert len(pairs) == 8 * 7 / 2
-    # every run starts from a dictionary of its own: after eight steps nothing can match yet
+    # every run starts from its own dictionary: nothing can match after eight steps
     assert all(float(pair["ratio_a_in_b"]) < 0.05 for pair in pairs)
     with (sweep / "analysis" / "matching" / "keys.csv").open() as file:
         keys = {row["key"] for row in csv.DictReader(file)}

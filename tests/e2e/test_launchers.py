@@ -1,4 +1,4 @@
-"""Sweeps whose groups are trained by other processes: local workers, and launchers that are not ours."""
+"""Sweeps trained in other processes: by local workers, and through Hydra's launchers."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def same_weights(sweep: Path, twin: Path) -> None:
 def test_local_workers_train_what_one_process_would(
     cli: Cli, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With as many threads: how many there are shows in the last bits of the language model."""
+    """Train in this process with as many threads, since their number affects the LM's last bits."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     words = [*small, "tracking=none", "data_seed=0,1"]
     result = cli(*words, "sweep=workers", "launcher=local", "launcher.workers=2")
@@ -80,7 +80,7 @@ call(*arguments)
 
 
 def foreign_job(state: Any, context: Any, function: Any, config: Any, overrides: list[str]) -> None:
-    """What hydra's submitit launcher does inside a job."""
+    """Run a job as Hydra's submitit launcher does."""
     Singleton.set_state(state)
     composed = context.config_loader.load_sweep_config(config, overrides)
     run_job(
@@ -93,7 +93,7 @@ def foreign_job(state: Any, context: Any, function: Any, config: Any, overrides:
 
 
 class ForeignLauncher(Launcher):
-    """Carries out each job in a fresh Python that is given a pickle, as cluster launchers do."""
+    """Runs each job in a fresh Python process that gets a pickle, as cluster launchers do."""
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
         self.arguments = (hydra_context, task_function, config)
@@ -114,7 +114,7 @@ class ForeignLauncher(Launcher):
 
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The override that chooses the launcher above."""
+    """Override that chooses the launcher above."""
     alias = "hydra_plugins.sae_sweep_test.ForeignLauncher"
     plugins = Plugins.instance()
     plugins.register(ForeignLauncher)

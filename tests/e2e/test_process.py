@@ -1,4 +1,4 @@
-"""What only a process of its own can show: signals, exit codes, and what is imported when."""
+"""Checks that need a separate process: signals, exit codes, and imports."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ def start(words: list[str], cwd: Path) -> subprocess.Popen[str]:
 
 
 def logged(run: Path) -> list[int]:
-    """Tokens at which metrics were logged."""
+    """Token counts at which metrics were logged."""
     lines = map(json.loads, (run / "history.jsonl").read_text().splitlines())
     return [line["tokens"] for line in lines if "loss" in line]
 

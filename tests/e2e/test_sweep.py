@@ -1,4 +1,4 @@
-"""Whole sweeps through the command line, and what they leave on disk."""
+"""Whole sweeps through the command line, and the files that they write."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A small text folder, and a plan of two runs that nothing trains."""
+"""Fixtures: a small text folder, and a plan of two runs that are not trained."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the evaluations of a group's runs share."""
+"""Sharing of baselines between the evaluations of a group."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What becomes of the runs of a job, however it ends."""
+"""States of a job's runs after each way that the job can end."""
 
 import signal
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Job = Callable[[Callable[[Plan], None]], None]
 
 @pytest.fixture
 def job(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Job:
-    """Run a job whose training is the function given."""
+    """Run a job that trains with the given function."""
 
     def call(training: Callable[[Plan], None]) -> None:
         monkeypatch.setattr(group, "train_runs", lambda plan, runs, stop, sharers: training(plan))

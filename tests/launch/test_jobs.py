@@ -1,4 +1,4 @@
-"""Frozen groups, tickets, and both clusters without their machinery."""
+"""Frozen groups, tickets, and both clusters with fake workers and a fake SLURM."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Submitting and waiting, with a cluster that does as it is cluster."""
+"""Submitting jobs and waiting for them, on a scripted cluster."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ from sae_sweep.launch.frozen import FrozenGroup, read_group
 from sae_sweep.launch.jobs import Jobs, Ticket, read_tickets
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
-from sae_sweep.store import hold, read_status, report_failed, set_state, state, unsettled
+from sae_sweep.store import hold, read_status, report_failed, set_state, state, unfinished
 
 
 class ScriptedCluster:
-    """Jobs end as `script` says: one entry per look."""
+    """A cluster whose jobs end as `script` returns for each poll."""
 
     word = "job"
     poll_s = 0.01
@@ -28,7 +28,7 @@ class ScriptedCluster:
         self.numbers: list[int] = []
         self.refuses = ""
 
-    def going_on(self) -> list[Ticket]:
+    def active(self) -> list[Ticket]:
         return []
 
     def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
@@ -56,7 +56,7 @@ def cluster() -> ScriptedCluster:
 def train(plan: Plan, cluster: ScriptedCluster) -> int:
     """Train the plan with jobs on the cluster; returns how many runs are not done."""
     assert Jobs(lambda plan: cluster).train(plan, StopRequest())
-    return report_failed(plan.runs) + len(unsettled(plan.runs))
+    return report_failed(plan.runs) + len(unfinished(plan.runs))
 
 
 def test_results_come_from_the_runs_own_files(

@@ -1,4 +1,4 @@
-"""What is counted of the language model's passes."""
+"""Counts of the language model's tokens and passes."""
 
 import dataclasses
 

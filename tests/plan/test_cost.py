@@ -1,4 +1,4 @@
-"""The arithmetic of a plan's cost, against numbers worked out by hand."""
+"""Cost of a plan, compared with numbers computed by hand."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ from sae_sweep.plan.cost import (
 )
 
 BLOCK = 7_077_888
-"""12 x 768^2: the weights of a block of GPT-2 small."""
+"""Weights of a block of GPT-2 small, 12 x 768^2."""
 PER_BLOCK = 2 * BLOCK + 4 * 128 * 768
 SHAPE = SaeShape("topk", "modern", 768, 12_288)
 

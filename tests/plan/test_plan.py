@@ -1,4 +1,4 @@
-"""plan.json: it grows with its sweep, and is not mixed with another one."""
+"""`plan.json` grows with its sweep and refuses the runs of another."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def plan(
 
 
 def launch(one: Plan) -> list[int]:
-    """What a launch does with the plan; returns the seeds on disk."""
+    """Check and save the plan as a launch does; returns the seeds on disk."""
     one.refuse_another()
     one.save()
     return [run["config"]["seed"] for run in read_json(one.folder.plan)["runs"]]

@@ -1,4 +1,4 @@
-"""A SLURM of one node on this machine, with everything that it writes in one folder."""
+"""Starts a one-node SLURM on this machine, with all of its files in one folder."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# a requeued job waits until its credential has expired: two minutes, if nobody says otherwise
+# a requeued job waits until its credential has expired, by default two minutes
 AuthInfo=socket={root}/munge.socket,cred_expire=5
 StateSaveLocation={root}/state
 SlurmdSpoolDir={root}/spool
@@ -35,7 +35,7 @@ MpiDefault=none
 SwitchType=switch/none
 ReturnToService=2
 KillWait=10
-# more cores than the machine may have: jobs shall run side by side
+# more cores than the machine may have, so that jobs run in parallel
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
@@ -45,7 +45,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sco
 
 
 def why_not() -> str | None:
-    """Why no SLURM can be started here, or None."""
+    """Reason why SLURM cannot be started here, or None."""
     missing = [program for program in PROGRAMS if shutil.which(program, path=_path()) is None]
     if missing:
         return f"no {', '.join(missing)} here: install slurm-wlm and munge"
@@ -57,7 +57,7 @@ def _path() -> str:
 
 
 class Slurm:
-    """munged, slurmctld and slurmd while the `with` block lasts."""
+    """Run munged, slurmctld and slurmd during the `with` block."""
 
     def __init__(self, root: Path) -> None:
         self.conf = root / "slurm.conf"
@@ -91,13 +91,13 @@ class Slurm:
         self._stack.close()
 
     def __call__(self, *command: str) -> str:
-        """Standard output of one of SLURM's commands."""
+        """Standard output of a SLURM command."""
         return subprocess.run(
             command, env=self._environment(), capture_output=True, text=True, check=False
         ).stdout
 
     def logs(self) -> str:
-        """The last words of the daemons."""
+        """Last log lines of the daemons."""
         return "\n".join(path.read_text()[-2000:] for path in sorted(self._root.glob("*.out")))
 
     def _environment(self) -> dict[str, str]:
@@ -118,7 +118,7 @@ class Slurm:
 def wait_for(
     fact: Callable[[], object], what: str, logs: Callable[[], str] = str, seconds: float = 120
 ) -> None:
-    """Returns as soon as `fact` holds; fails, with what `logs` gives, if it does not come true."""
+    """Wait until `fact` holds; fail with the output of `logs` on a timeout."""
     deadline = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{logs()}"

@@ -1,4 +1,4 @@
-"""One SLURM for all tests here, where one can be started."""
+"""Fixtures: one SLURM for all tests here, if it can be started."""
 
 from collections.abc import Iterator
 
@@ -22,6 +22,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 @pytest.fixture
 def words(slurm: Slurm, small: list[str]) -> list[str]:
-    """A small run, to be trained as a job of this SLURM."""
+    """Overrides of a small run that trains as a SLURM job."""
     keys = {"gpus": 0, "cpus": 1, "mem_gb": "null", "poll_s": 0.3, "lost_after_s": 3}
     return [*small, "tracking=none", "launcher=slurm", *(f"launcher.slurm.{k}={v}" for k, v in keys.items())]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow(
 
 
 def launch(words: list[str], cwd: Path) -> subprocess.Popen[str]:
-    """Type a command in a process of its own; what it says goes to a file."""
+    """Start a command in its own process, with its output in a file."""
     with (cwd / "said.txt").open("w") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "sae_sweep", *words], cwd=cwd, stdout=said, stderr=said, text=True
@@ -47,7 +47,7 @@ def tickets(sweep: Path) -> list[dict[str, Any]]:
 
 
 def trace(sweep: Path) -> str:
-    """What the jobs wrote, for the message of a test that fails."""
+    """Output of the jobs, for the message of a failing test."""
     return "\n".join(path.read_text()[-2000:] for path in sweep.glob("jobs/slurm/*.err"))
 
 
@@ -122,7 +122,7 @@ def test_failed_runs_and_lost_jobs_are_named_and_the_others_go_on(
     assert states(sweep) == ["done", "failed", "failed", "failed"]
     for name, status in statuses(sweep).items():
         assert f"{name}: " in said
-        if "lr-1e+30" in name:  # diverged; in the second job perhaps killed before it could
+        if "lr-1e+30" in name:  # diverged, unless the second job was killed before
             assert "SLURM job" not in status["error"] or name in killed()
         elif name in killed():
             assert f"SLURM job {ticket['id']} ended" in status["error"]
@@ -133,7 +133,7 @@ def test_failed_runs_and_lost_jobs_are_named_and_the_others_go_on(
 
 
 def progress(cli: Cli) -> dict[str, Any]:
-    """What `task=status` says of the sweep called left."""
+    """Output of `task=status` for the sweep `left`."""
     result = cli("task=status", "sweep=left", "format=json")
     assert result.code == 0, result.err
     return dict(json.loads(result.out))
@@ -152,9 +152,9 @@ def test_detached_then_waited_for_then_left(
     assert not (sweep / "analysis").exists()
     assert sum(progress(cli)["counts"][state] for state in ("pending", "running", "done")) == 1
     (config,) = sweep.glob("*/config.yaml")
-    config.write_text(config.read_text().replace("tokens: 10240", "tokens: 512"))  # of no effect
+    config.write_text(config.read_text().replace("tokens: 10240", "tokens: 512"))  # without effect
 
-    process = launch(words, tmp_path)  # the same again, waiting: no second job
+    process = launch(words, tmp_path)  # the same command, now waiting: no second job
     wait_for(lambda: "1 in jobs that go on; 0 new jobs" in (tmp_path / "said.txt").read_text(), "the count")
     process.send_signal(signal.SIGINT)
     code, said = finish(process, tmp_path)

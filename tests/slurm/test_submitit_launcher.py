@@ -1,4 +1,4 @@
-"""Hydra's own submitit launcher, as it is installed from its package: each run a job, the cache shared."""
+"""Hydra's submitit launcher as installed: one job per run, with a shared cache."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def words(small: list[str], tmp_path: Path) -> list[str]:
 
 
 def jobs_logs(folder: Path) -> Callable[[], str]:
-    """What the jobs wrote; submitit keeps it beside the sweeps."""
+    """Output of the jobs, which submitit writes beside the sweeps."""
 
     def read() -> str:
         logs = (folder / "multirun").rglob(".submitit/*/*.err")

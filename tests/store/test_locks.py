@@ -1,4 +1,4 @@
-"""Locks: one process at a time, with and without the kernel's help, and none that outlives its process."""
+"""Locks: one process at a time, with and without flock, and no lock outlives its process."""
 
 import errno
 import fcntl
@@ -51,7 +51,7 @@ def without_flock(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSYS) -> 
 
 @contextmanager
 def holder(run: RunFolder, code: int) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the run."""
+    """Another process that holds the run's lock."""
     command = [sys.executable, "-c", HOLDER, str(run.root), str(code)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -247,14 +247,14 @@ def test_an_error_under_the_lock_is_not_taken_for_one_of_the_lock(run: RunFolder
 
 @pytest.fixture(params=[True, False], ids=["exchange", "no exchange"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With a lease; on file systems of both kinds."""
+    """A folder for a lease, on file systems with and without an atomic exchange."""
     if not request.param:
         monkeypatch.setattr(SoftFileLease, "_try_break_stale_lock", lambda self: None)
     return tmp_path / "stream"
 
 
 def rewrite(lease: Lease, **fields: object) -> None:
-    """Make it another owner's."""
+    """Replace the marker with another owner's."""
     lines = lease.marker.read_text().splitlines()
     kept = [line for line in lines if line.partition("=")[0] not in fields]
     lease.marker.write_text(

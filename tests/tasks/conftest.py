@@ -1,4 +1,4 @@
-"""The small text folder of the whole-sweep tests."""
+"""Fixture of the whole-sweep tests: a small text folder."""
 
 from tests.e2e.conftest import text_folder
 

@@ -1,4 +1,4 @@
-"""`task=plan` on the command line: what it shows, and that it touches nothing."""
+"""`task=plan` on the command line: its output, and that it writes nothing."""
 
 import json
 import logging
@@ -86,14 +86,14 @@ def test_an_unknown_width_leaves_names_and_ids_and_says_why(cli: Cli) -> None:
     }
     text = cli(*words).out
     assert run["id"] in text
-    assert "some-lm: its width is known only when it is loaded" in text
+    assert "some-lm: its width is unknown until it loads" in text
 
 
 def test_blocks_that_are_guessed_are_said_to_be(cli: Cli, tmp_path: Path) -> None:
     values = {"model_type": "novel", "num_hidden_layers": 9, "hidden_size": 16}
     (tmp_path / "config.json").write_text(json.dumps(values))
     words = ("task=plan", "plan.tflops=2", f"model.path={tmp_path}", "model.name=mine", "k=4")
-    assert "mine: its blocks are not known here and taken to be like GPT-2's" in cli(*words).out
+    assert "mine: its blocks are unknown and assumed to be like GPT-2's" in cli(*words).out
 
 
 def test_json_is_all_there_is_on_standard_output_when_measured(cli: Cli, text_folder: Path) -> None:

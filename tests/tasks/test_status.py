@@ -1,4 +1,4 @@
-"""`task=status`, on folders that are made up: every state, ages, speeds, and what it loads."""
+"""`task=status` on artificial folders: every state, ages, speeds, and its imports."""
 
 import datetime
 import json
@@ -31,7 +31,7 @@ def write_status(run: RunFolder, state: str, seconds_ago: float, now: float = NO
 
 
 def log_points(run: RunFolder, *points: tuple[float, int]) -> None:
-    """Each: seconds ago, tokens."""
+    """Write a history of points, given as (seconds ago, tokens)."""
     lines = [json.dumps({"tokens": tokens, "time": NOW - ago, "loss": 1.0}) + "\n" for ago, tokens in points]
     run.history.write_text("".join(lines))
 
@@ -47,10 +47,10 @@ def sweep(tmp_path: Path) -> SweepFolder:
 
 @pytest.fixture
 def every_state(sweep: SweepFolder) -> Iterator[SweepFolder]:
-    """The runs that are training and queued are held, as by a process at work."""
+    """A sweep with a run in every state; the locks of active runs are held."""
     write_status(sweep.run("finished"), "done", 7200, tokens=999_936, seconds=500.0)
     write_status(sweep.run("training"), "running", 180)
-    # 50k tokens from an earlier launch; since this one 1,000 tokens a second
+    # 50k tokens from an earlier launch; since this one 1,000 tokens per second
     log_points(sweep.run("training"), (9000, 50_000), (100, 60_000), (50, 110_000), (10, 150_000))
     write_status(sweep.run("broken"), "failed", 60, error="the loss is nan\nat step 3", tokens=4096)
     write_status(sweep.run("cut"), "running", 259_200)

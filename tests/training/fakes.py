@@ -1,4 +1,4 @@
-"""A stream that is a pure function of (layer, step), and a sink that only remembers."""
+"""Fakes: a stream that is a pure function of (layer, step), and a sink that records its calls."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ def residuals(layer: int, step: int) -> Tensor:
 
 
 class FakeStream:
-    """Ends after `length` batches; `before` is called ahead of each and may raise or send a signal."""
+    """A stream of `length` batches; `before` is called before each and may raise or send a signal."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class FakeStream:
 
 
 class FakeSink:
-    """Keeps what it is told, in order."""
+    """Records calls in order."""
 
     def __init__(self) -> None:
         self.points: list[tuple[int, dict[str, float]]] = []

@@ -1,4 +1,4 @@
-"""Groups on fakes, ways to end them early, and the bits that each member has to have."""
+"""Helpers: groups on fakes, interruptions, and the expected weights of each member."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def train(
 
 
 def mixed_members(root: Path) -> list[Member]:
-    """All architectures, two layers, a budget for each."""
+    """Members of all architectures, on two layers, with different budgets."""
     return [
         make_member(root, f"m{i}", make_config(architecture, steps=8 + 3 * i, layer=1 + i % 2, seed=i))
         for i, architecture in enumerate(ARCHITECTURES)
@@ -54,7 +54,7 @@ def mixed_members(root: Path) -> list[Member]:
 
 
 def bare_loop(config: RunConfig, run_id: str) -> dict[str, torch.Tensor]:
-    """The weights after the same steps without a group."""
+    """Expected weights: the same steps without a group."""
     seed = init_seed(config, run_id)
     sae = build_sae(config.architecture, D_IN, 2 * D_IN, seed=seed, numerics=config.numerics)
     learner = Learner(sae, config, "cpu")

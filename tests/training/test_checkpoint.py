@@ -1,4 +1,4 @@
-"""A checkpoint is read back as it was, or not at all."""
+"""A checkpoint is read back unchanged, or rejected."""
 
 import logging
 from collections.abc import Callable
@@ -98,7 +98,7 @@ def test_a_damaged_one_falls_back_on_the_one_before(
         found = load_checkpoint(folder, "the-id")
     assert found is not None
     assert found.seconds == before.seconds
-    assert "going on from the checkpoint before it" in caplog.text
+    assert "continuing from the previous checkpoint" in caplog.text
 
 
 def test_a_writer_killed_between_its_two_renames_loses_one_checkpoint(folder: RunFolder) -> None:

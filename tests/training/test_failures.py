@@ -1,4 +1,4 @@
-"""What fails one member, what fails the group, and that the rest is as if nothing had happened."""
+"""Failures of one member or of a group; the other members are unaffected."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.training.helpers import assert_equal_bits, bare_loop, bits, raise_at,
 
 def test_a_diverged_member_is_stopped_with_its_step_and_the_rest_goes_on(tmp_path: Path) -> None:
     good = make_member(tmp_path, "good", make_config())
-    # ReLU without a unit norm in its way: the first steps at this rate overflow.
+    # ReLU without unit norm: the first steps at this rate overflow.
     bad = make_member(tmp_path, "bad", make_config(ReLUConfig(), lr=1e30))
     finished: list[tuple[str, bool]] = []
     ok, failed = train(

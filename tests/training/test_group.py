@@ -1,4 +1,4 @@
-"""Groups end to end on the CPU: real learners, a stream that is a pure function of its step."""
+"""Groups end to end on the CPU, with real learners and a fake stream."""
 
 import io
 import logging
@@ -62,7 +62,7 @@ def test_text_that_ends_early_finishes_the_members_and_says_so(
 def test_what_is_done_with_the_first_is_not_time_of_the_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    """Also where the text ends first."""
+    """Seconds exclude the evaluation of other members, also if the text ends first."""
     evaluated = 0.0
     real = time.monotonic
     monkeypatch.setattr(trainee, "time", SimpleNamespace(monotonic=lambda: real() + evaluated))
@@ -109,7 +109,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    # drawn at every step: otherwise a fast machine is through before the bar is drawn a second time
+    # drawn at every step: otherwise a fast machine finishes before the bar is drawn a second time
     monkeypatch.setattr(callbacks, "tqdm", partial(tqdm, mininterval=0, miniters=1))
     train([make_member(tmp_path, name, make_config(seed=i)) for i, name in enumerate("ab")])
     shown = terminal.getvalue()

@@ -1,4 +1,4 @@
-"""However runs are put together, and wherever they are cut, each ends with the bits it has alone."""
+"""Property test: in any grouping and with any interruptions, a run ends with the weights it has alone."""
 
 import dataclasses
 import signal

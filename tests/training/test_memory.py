@@ -1,4 +1,4 @@
-"""Groups that are too large for the memory there is."""
+"""Groups that are too large for the available memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_a_container_can_have_less_than_its_machine(tmp_path: Path, monkeypatch:
 
 
 def _make_memory_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the sixth step on there is none."""
+    """Let memory run out from the sixth step on."""
     step = Learner.step
 
     def scarce(learner: Learner, x: torch.Tensor) -> Any:

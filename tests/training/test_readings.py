@@ -1,4 +1,4 @@
-"""Metrics of a device reach the log late, complete and in order."""
+"""Metrics from a device reach the log late, but complete and in order."""
 
 import math
 
@@ -13,7 +13,7 @@ from sae_sweep.training.readings import CHECK_EVERY, HostCopy, Readings
 
 @pytest.fixture
 def _device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if all metrics but lr were on a device that a look from the host would have to wait for."""
+    """Treat all metrics except lr as if they were on a device, where reading them would wait."""
     monkeypatch.setattr(readings, "_on_host", lambda value: value.dtype == torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""What was interrupted goes on as if it had not been, with the same bits and the same history."""
+"""Interrupted training resumes to the same weights and history as uninterrupted training."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def test_interrupted_and_resumed_gives_the_same_bits_and_the_same_history(
         train(members, kill(signum, at=9))
     assert caught.value.signum == signum
     assert signal.getsignal(signum) is before
-    # The first member was through, with its last step on disk for an evaluation that comes later.
+    # The first member was finished, with its last step saved for a later evaluation.
     done = [load_file(m.run.folder.checkpoint / "state.safetensors")["steps"].item() for m in members]
     assert done[0] == 8
     assert set(done[1:]) <= {9, 10}
@@ -95,7 +95,7 @@ def test_a_request_to_stop_is_obeyed_between_two_evaluations(tmp_path: Path) -> 
 def test_a_signal_that_lightning_sees_first_saves_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # After the last look of ours in this step, Lightning raises an exception of its own.
+    # After our last check in this step, Lightning raises its own exception.
     monkeypatch.setattr("sae_sweep.training.callbacks.StopRequest.obey", lambda self: None)
     member = make_member(tmp_path, "a", make_config())
     with pytest.raises(Interrupted) as caught:
