@@ -1,4 +1,4 @@
-"""All tests. Without a GPU, Triton's kernels are interpreted: Triton reads that when anything first imports it."""
+"""All tests. Without a GPU, Triton interprets its kernels, which must be set before anything imports it."""
 
 import os
 

@@ -109,3 +109,13 @@ def assert_same(ours: Encoded | None, theirs: Encoded | None) -> None:
     assert theirs is not None
     assert_same_csr(ours.csr, theirs.csr)
     assert_close(ours.values, theirs.values)
+
+
+def assert_products(kernels: Kernels, csr: CSR, values: Tensor, x: Tensor, W: Tensor) -> None:
+    """The transpose, and all products with a sparse matrix and with its transpose."""
+    ours, theirs = kernels.transpose(csr), define_transpose(csr)
+    assert_same_csr(ours.csr, theirs.csr)
+    assert torch.equal(ours.permutation.cpu(), theirs.permutation)
+    assert_close(kernels.sddmm(csr, x, W), define_sddmm(csr, x, W), atol=1e-4)
+    for matrix, numbers, dense in ((csr, values, W), (ours.csr, values[ours.permutation], x)):
+        assert_close(kernels.spmm(matrix, numbers, dense), define_spmm(matrix, numbers, dense), atol=1e-4)

@@ -1,4 +1,4 @@
-"""One thread: these tensors are too small to share."""
+"""Runs every test on one thread: the tensors are too small for more."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Small SAEs, configs and data for the tests of this room."""
+"""Small SAEs, configs and data for the tests of saes/."""
 
 import math
 from typing import Any
@@ -56,7 +56,7 @@ def fresh_sae(arch: ArchitectureConfig, numerics: str, *, seed: int = 3, d_sae: 
 
 
 def sparse_batch(step: int, *, n: int = BATCH, d_in: int = D_IN) -> Tensor:
-    """Raw activations: sparse sums of fixed directions, with an offset, token by token on another scale."""
+    """Raw activations: sparse sums of fixed directions with an offset, each token on its own scale."""
     directions = torch.randn(2 * d_in, d_in, generator=torch.Generator().manual_seed(0)) / math.sqrt(d_in)
     draw = torch.Generator().manual_seed(1000 + step)
     active = torch.rand(n, 2 * d_in, generator=draw) < 0.1

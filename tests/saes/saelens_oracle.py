@@ -1,9 +1,9 @@
-"""Run by an interpreter that has SAELens 6, not by pytest: what the real SAELens makes of exported SAEs.
+"""Runs the real SAELens on exported SAEs; started with an interpreter that has SAELens 6, not by pytest.
 
     python saelens_oracle.py FOLDER...
 
-Each FOLDER holds `sae/` and `x.safetensors` with `x` [n, d_in], raw residuals; `out.safetensors` is written
-beside them: `features` [n, d_sae], `pre_activations` [n, d_sae] and `reconstruction` [n, d_in].
+Each FOLDER holds `sae/` and `x.safetensors` with raw residuals `x` [n, d_in]. `out.safetensors` is written
+beside them, with `features` [n, d_sae], `pre_activations` [n, d_sae] and `reconstruction` [n, d_in].
 """
 
 import sys

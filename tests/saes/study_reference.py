@@ -1,9 +1,8 @@
-"""The study's trainer, derived a second time from its description, to check the product against.
+"""An independent derivation of the study's trainer, with which tests compare `numerics=study`.
 
-Sources: definitions.md 1.1 (row BTK), 1.2, 1.3 (a to g), 1.7, and DESIGN.md §5 "study". Nothing of the
-product is used. It is one module that autograd differentiates whole: JumpReLU's straight-through gradients
-are not custom functions but terms that are zero in value (θ - stop(θ), times a constant) and carry the wanted
-derivative.
+Sources: definitions.md 1.1 (row BTK), 1.2, 1.3 (a to g), 1.7, and DESIGN.md §5 "study". It uses no code of
+the package. Autograd differentiates all of it: JumpReLU's straight-through gradients are not custom functions
+but terms of value zero (θ - stop(θ), times a constant) with the desired derivative.
 """
 
 from collections.abc import Callable
@@ -14,14 +13,14 @@ from torch.nn.functional import relu
 
 
 def normalise(x: Tensor) -> Tensor:
-    """Per token, unbiased deviation."""
+    """(x - mean) / (std + 1e-5) per token, with the unbiased std."""
     centred = x - x.mean(-1, keepdim=True)
     variance = (centred**2).sum(-1, keepdim=True) / (x.shape[-1] - 1)
     return centred / (variance.sqrt() + 1e-5)
 
 
 class StudySAE(nn.Module):
-    """Weights as the study's trainer lays them out, for any of its four kinds."""
+    """An SAE of one of the study's four kinds, with its loss."""
 
     def __init__(self, kind: str, d_in: int, d_sae: int, seed: int, *, k: int = 0, coefficient: float = 0.0,
                  bandwidth: float = 0.001) -> None:  # fmt: skip
@@ -41,7 +40,7 @@ class StudySAE(nn.Module):
         self.dead_seen: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """The loss of one batch of raw activations."""
+        """The loss of a batch of raw activations."""
         losses: dict[str, Callable[[Tensor], Tensor]] = {
             "topk": lambda x: self._top_loss(x, per_token=True),
             "batchtopk": lambda x: self._top_loss(x, per_token=False),
@@ -80,7 +79,7 @@ class StudySAE(nn.Module):
         moving = self.log_threshold - self.log_threshold.detach()  # 0, with derivative 1: no factor theta
         open_ = (z > theta).detach().to(z.dtype)
         f = z * open_ - self._near(z, theta) * theta / self.bandwidth * moving
-        # L0 is laid on f: where it is 0 it is far below theta, so only the upper half of the kernel is met.
+        # L0 uses f: a latent of 0 is far below theta, so only the upper half of the kernel acts
         active = (f > theta).to(z.dtype).detach() - self._near(f, theta) / self.bandwidth * moving
         error = f @ self.W_dec + self.b_dec - x
         return (error**2).mean() + self.coefficient * active.sum(-1).mean()
@@ -96,7 +95,7 @@ class StudySAE(nn.Module):
 
 
 class StudyTrainer:
-    """Backward, clip at 1e5, unit rows and tangent gradient, Adam: in this order."""
+    """One step: backward, clip at 1e5, unit rows, tangent gradient, Adam, in this order."""
 
     def __init__(self, sae: StudySAE) -> None:
         self.sae = sae

@@ -1,4 +1,4 @@
-"""The fast step is the reference's: outcomes, gradients, metrics and the paths between them."""
+"""Training with kernels equals training by the dense formulas: losses, gradients, metrics, switches."""
 
 import pytest
 import torch
@@ -8,10 +8,10 @@ from sae_sweep.saes.layouts import DenseLayout, SparseLayout
 from tests.saes.helpers import D_SAE, KINDS, NUMERICS, architecture, config, fresh_sae, learner, sparse_batch
 
 WIDE = 256
-"""Features of SAEs wide enough that latents are sparse."""
+"""d_sae at which latents are sparse enough for kernels."""
 
 
-def pair(kind: str, numerics: str, **changes) -> tuple[Learner, Learner]:
+def both_backends(kind: str, numerics: str, **changes) -> tuple[Learner, Learner]:
     both = []
     for backend in ("reference", "cpu"):
         sae = fresh_sae(changes.get("arch") or architecture(kind), numerics, d_sae=WIDE)
@@ -22,7 +22,7 @@ def pair(kind: str, numerics: str, **changes) -> tuple[Learner, Learner]:
     return both[0], both[1]
 
 
-def outcomes(one: Learner, x: torch.Tensor, step: int = 10**6):
+def losses_and_gradients(one: Learner, x: torch.Tensor, step: int = 10**6):
     losses = one._objective(one.sae.normalise(x).x, step)
     losses.loss.backward()
     gradients = {name: p.grad for name, p in one._objective.named_parameters() if p.requires_grad}
@@ -30,7 +30,7 @@ def outcomes(one: Learner, x: torch.Tensor, step: int = 10**6):
 
 
 def assert_same(reference: Learner, fast: Learner, x: torch.Tensor, layout: type = SparseLayout) -> None:
-    (a, theirs), (b, ours) = outcomes(reference, x), outcomes(fast, x)
+    (a, theirs), (b, ours) = losses_and_gradients(reference, x), losses_and_gradients(fast, x)
     assert isinstance(a.output.layout, DenseLayout)
     assert isinstance(b.output.layout, layout)
     for name in ("loss", "mse", "aux"):
@@ -49,7 +49,7 @@ def assert_same(reference: Learner, fast: Learner, x: torch.Tensor, layout: type
 @pytest.mark.parametrize("numerics", NUMERICS)
 @pytest.mark.parametrize("dead", [0, 5, 100])
 def test_one_step_has_the_reference_gradients(kind, numerics, dead):
-    reference, fast = pair(kind, numerics)
+    reference, fast = both_backends(kind, numerics)
     for one in (reference, fast):
         one._objective.silent[:dead] = one._objective.dead_after
         with torch.no_grad():
@@ -63,7 +63,7 @@ def test_one_step_has_the_reference_gradients(kind, numerics, dead):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_many_steps_stay_together(kind, numerics):
-    reference, fast = pair(kind, numerics)
+    reference, fast = both_backends(kind, numerics)
     for step in range(30):
         a, b = reference.step(sparse_batch(step)), fast.step(sparse_batch(step))
         assert a.keys() == b.keys()
@@ -72,7 +72,7 @@ def test_many_steps_stay_together(kind, numerics):
 
 
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "relu"])
-def test_a_batch_too_dense_for_kernels_takes_the_formulas(kind):
+def test_a_batch_too_dense_for_kernels_uses_the_formulas(kind):
     arch = architecture(kind, k=40) if kind != "relu" else architecture(kind)
     sae = [fresh_sae(arch, "modern") for _ in range(2)]
     reference, fast = (
@@ -82,9 +82,9 @@ def test_a_batch_too_dense_for_kernels_takes_the_formulas(kind):
     assert_same(reference, fast, sparse_batch(0), layout=DenseLayout)
 
 
-def test_study_thresholds_near_zero_take_the_formulas():
-    """There a latent of 0 lies within its threshold's kernel, and all of them have gradients."""
-    reference, fast = pair("jumprelu", "study")
+def test_study_thresholds_near_zero_use_the_formulas():
+    """There a latent of 0 is inside its threshold's kernel, so all have gradients."""
+    reference, fast = both_backends("jumprelu", "study")
     for one in (reference, fast):
         with torch.no_grad():
             one._objective.log_threshold[3] = -9.0
@@ -93,8 +93,8 @@ def test_study_thresholds_near_zero_take_the_formulas():
 
 @pytest.mark.parametrize("scale", [0.25, 4.0])
 def test_batchtopk_finds_its_floor_again_when_the_scale_jumps(scale):
-    """The threshold so far misleads the search: too few above it, or far too many."""
-    reference, fast = pair("batchtopk", "modern")
+    """The old threshold misleads the search: too few above it, or far too many."""
+    reference, fast = both_backends("batchtopk", "modern")
     for one in (reference, fast):
         for step in range(3):
             one.step(sparse_batch(step))
@@ -106,8 +106,8 @@ def test_batchtopk_finds_its_floor_again_when_the_scale_jumps(scale):
 
 
 def test_batchtopk_searches_once_while_its_latents_shrink(monkeypatch):
-    """Early in training they do, step after step, and the threshold's running mean lags behind."""
-    fast = pair("batchtopk", "modern")[1]
+    """Early in training they do at every step, and the threshold's running mean lags behind."""
+    fast = both_backends("batchtopk", "modern")[1]
     fast.step(sparse_batch(0))
     searches = []
     above = fast._kernels.encode_above
@@ -117,12 +117,12 @@ def test_batchtopk_searches_once_while_its_latents_shrink(monkeypatch):
             fast.sae.W_enc *= 0.94
         fast.step(sparse_batch(0))
     assert len(searches) == 20
-    assert isinstance(outcomes(fast, sparse_batch(0))[0].output.layout, SparseLayout)
+    assert isinstance(losses_and_gradients(fast, sparse_batch(0))[0].output.layout, SparseLayout)
 
 
-def test_batchtopk_goes_on_with_the_same_floor(monkeypatch):
-    """Which of the equal latents at the cut are kept depends on it."""
-    one, other = (pair("batchtopk", "modern")[1] for _ in range(2))
+def test_batchtopk_resumes_with_the_same_floor(monkeypatch):
+    """It decides which of equal latents are kept."""
+    one, other = (both_backends("batchtopk", "modern")[1] for _ in range(2))
     for step in range(5):
         with torch.no_grad():
             one.sae.W_enc *= 0.94
@@ -139,14 +139,14 @@ def test_batchtopk_goes_on_with_the_same_floor(monkeypatch):
     assert floors[0] == floors[1]
 
 
-def test_batchtopk_stays_sparse_where_the_last_floor_lets_too_many_through():
-    """A batch of small latents before one of usual size."""
+def test_batchtopk_stays_sparse_if_the_last_floor_admits_too_many():
+    """As after a batch of unusually small latents."""
     arch = architecture("batchtopk", k=8)
-    fast = pair("batchtopk", "modern", arch=arch)[1]
+    fast = both_backends("batchtopk", "modern", arch=arch)[1]
     for step in range(5):
         fast.step(sparse_batch(step))
     fast._objective.latest_minimum *= 0.3
-    assert isinstance(outcomes(fast, sparse_batch(5))[0].output.layout, SparseLayout)
+    assert isinstance(losses_and_gradients(fast, sparse_batch(5))[0].output.layout, SparseLayout)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,8 +161,8 @@ def test_nan_is_not_lost(kind):
     assert not torch.isfinite(one.step(sparse_batch(0))["loss"])
 
 
-def test_states_are_those_of_the_reference():
-    reference, fast = pair("topk", "modern")
+def test_states_are_interchangeable():
+    reference, fast = both_backends("topk", "modern")
     for one in (reference, fast):
         one.step(sparse_batch(0))
     assert reference.state().keys() == fast.state().keys()
@@ -172,7 +172,7 @@ def test_states_are_those_of_the_reference():
         assert float(b["loss"]) == pytest.approx(float(a["loss"]), rel=1e-5)
 
 
-def test_float64_takes_the_formulas():
+def test_float64_uses_the_formulas():
     sae = fresh_sae(architecture("topk"), "modern").double()
     one = Learner(sae, config(sae.architecture), "cpu")
     losses = one._objective(torch.randn(8, 16, dtype=torch.float64), 0)

@@ -1,4 +1,4 @@
-"""The files of an SAE: they come back bit for bit, and what is wrong with them is said."""
+"""The files of an SAE: round trips bit for bit, and errors that say what is wrong."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The training step: schedules, what AuxK touches, decoder norms, thresholds, resuming."""
+"""The training step: schedules, AuxK, decoder norms, thresholds, resuming."""
 
 import math
 
@@ -25,12 +25,12 @@ from tests.saes.helpers import (
 @pytest.mark.parametrize("numerics", NUMERICS)
 def test_every_architecture_learns(kind, numerics):
     one = learner(kind, numerics, steps=200, optimizer=OptimizerConfig(lr=5e-3))
-    seen = [one.step(sparse_batch(step)) for step in range(200)]
-    assert seen[-1]["mse"] < 0.35 * max(float(m["mse"]) for m in seen)
-    assert seen[-1]["explained_variance"] > 0.6
+    metrics = [one.step(sparse_batch(step)) for step in range(200)]
+    assert metrics[-1]["mse"] < 0.35 * max(float(m["mse"]) for m in metrics)
+    assert metrics[-1]["explained_variance"] > 0.6
     assert one.steps == 200
     assert one.tokens == 200 * BATCH
-    for value in seen[-1].values():
+    for value in metrics[-1].values():
         assert value.shape == ()
         assert not value.requires_grad
 
@@ -51,7 +51,7 @@ def test_study_rows_are_not():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", ["reference", "auto"])
-def test_what_adam_sees_has_no_part_along_its_row(kind, backend):
+def test_adams_gradient_has_no_part_along_its_row(kind, backend):
     one = learner(kind, backend=backend)
     before = one.sae.W_dec.detach().clone()
     one.step(sparse_batch(0))
@@ -110,7 +110,7 @@ def test_a_state_of_something_else_is_refused(damage):
         learner("topk").load_state(state)
 
 
-def test_learning_rate_by_shares_of_the_budget():
+def test_learning_rate_by_fractions_of_the_budget():
     c = config(architecture("topk"), steps=100, optimizer=OptimizerConfig(lr=1.0, warmup_fraction=0.1))
     rates = [learning_rate(step, c) for step in range(100)]
     assert rates[:10] == pytest.approx([i / 10 for i in range(1, 11)])
@@ -129,18 +129,18 @@ def test_the_study_rate_is_constant():
 def test_coefficients_warm_up_by_key():
     assert [ramp(step, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert ramp(0, 0) == 1.0
-    shares = {}
-    for share in (0.0, 0.5):
-        arch = architecture("relu", warmup_fraction=share)
+    penalties = {}
+    for fraction in (0.0, 0.5):
+        arch = architecture("relu", warmup_fraction=fraction)
         one = learner("relu", arch=arch, steps=10)
         metrics = one.step(sparse_batch(0))
-        shares[share] = float(metrics["loss"] - metrics["mse"])
-    assert shares[0.5] == pytest.approx(shares[0.0] / 5, rel=1e-4)
+        penalties[fraction] = float(metrics["loss"] - metrics["mse"])
+    assert penalties[0.5] == pytest.approx(penalties[0.0] / 5, rel=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 def test_clipping_bounds_the_gradient(backend):
-    """After Adam's first step the moment is (1 - β1) times the gradient, less what is along decoder rows."""
+    """After Adam's first step its mean is (1 - β1) x the gradient without its part along decoder rows."""
     one = learner("topk", optimizer=OptimizerConfig(clip_norm=1e-3), backend=backend)
     one.step(sparse_batch(0))
     means = [value for name, value in one.state().items() if name.endswith("exp_avg")]
@@ -189,7 +189,7 @@ def test_modern_dead_after():
 
 
 @pytest.mark.parametrize("kind", ["topk", "batchtopk"])
-def test_modern_auxk_touches_dead_features_only(kind):
+def test_modern_auxk_moves_dead_features_only(kind):
     one = learner(kind, steps=50)
     objective, dead_ones = one._objective, torch.tensor([3, 5, 8])
     kill(one, dead_ones)
@@ -227,7 +227,7 @@ def test_modern_auxk_by_hand(backend):
     assert losses.aux.item() == pytest.approx(numerator / denominator, rel=1e-5)
 
 
-def test_modern_auxk_without_variance_is_nothing():
+def test_modern_auxk_without_variance_is_zero():
     assert ModernRules().aux_loss(torch.ones(4, D_IN), torch.zeros(4, D_IN)) == 0
 
 
@@ -243,7 +243,7 @@ def test_auxk_revives():
     assert revived[0.0] >= D_SAE // 2 > 2 * revived[1 / 32]
 
 
-def test_batchtopk_keeps_k_a_token_over_the_batch():
+def test_batchtopk_keeps_k_per_token_over_the_batch():
     one = learner("batchtopk", backend="reference")
     losses = one._objective(one.sae.normalise(sparse_batch(0)).x, 0)
     z, f = losses.output.z, losses.output.f
@@ -279,7 +279,7 @@ def test_batchtopk_inference_does_not_depend_on_the_neighbours():
     torch.testing.assert_close(one.sae.encode(x)[:3], one.sae.encode(x[:3]))
 
 
-def test_a_batch_that_keeps_nothing_leaves_the_threshold():
+def test_a_batch_that_keeps_nothing_does_not_move_the_threshold():
     one = learner("batchtopk")
     one.step(sparse_batch(0))
     before = one.sae.threshold.clone()

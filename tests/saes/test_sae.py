@@ -1,13 +1,13 @@
-"""Inference: shapes, sparsity, normalisation, and where an SAE starts."""
+"""Inference: shapes, sparsity, normalisation; and the initial SAE."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.config import InitConfig
+from sae_sweep.config import InitConfig, JumpReLUConfig
 from sae_sweep.saes import build_sae, init_seed, initial_decoder
-from sae_sweep.saes.build import geometric_median
+from sae_sweep.saes.build import RULES, geometric_median
 from tests.saes.helpers import D_IN, D_SAE, KINDS, NUMERICS, architecture, config, fresh_sae, sparse_batch
 
 kinds, presets = st.sampled_from(KINDS), st.sampled_from(NUMERICS)
@@ -138,3 +138,27 @@ def test_geometric_median_resists_outliers_and_is_least():
 
 def test_geometric_median_of_points_that_coincide():
     assert torch.equal(geometric_median(torch.ones(5, 2)), torch.ones(2))
+
+
+def test_pre_activations_start_with_variance_two_over_the_expansion_factor():
+    for expansion in (4, 16):
+        sae = build_sae(JumpReLUConfig(), 128, expansion * 128, seed=0, numerics="modern")
+        xn = sae.normalise(torch.randn(500, 128, generator=torch.Generator().manual_seed(0))).x
+        assert sae.pre_activations(xn).var().item() == pytest.approx(2 / expansion, rel=0.05)
+
+
+@pytest.mark.parametrize("numerics", ["modern", "study"])
+def test_jumprelu_starts_sparse_but_alive(numerics):
+    """At x16 a threshold of 1 is 2.8 deviations out: 0.23% of the features, 29 of 12,288."""
+    sae = build_sae(JumpReLUConfig(), 128, 2048, seed=0, numerics=numerics)
+    x = torch.randn(500, 128, generator=torch.Generator().manual_seed(0))
+    density = (sae.encode(x) > 0).float().mean().item()
+    assert 0.001 < density < 0.005
+
+
+@pytest.mark.parametrize("numerics", ["modern", "study"])
+def test_keys_override_the_preset(numerics):
+    default = build_sae(JumpReLUConfig(), 8, 16, seed=0, numerics=numerics)
+    keyed = build_sae(JumpReLUConfig(initial_threshold=0.3), 8, 16, seed=0, numerics=numerics)
+    assert (default.threshold == RULES[numerics].initial_threshold).all()
+    assert torch.allclose(keyed.threshold, torch.tensor(0.3))

@@ -2,8 +2,8 @@
 
     SAELENS_PYTHON=/path/to/venv/bin/python pytest tests/saes/test_saelens_oracle.py
 
-The interpreter needs sae-lens 6. With SAELENS_ACTIVATIONS=FILE.safetensors, which holds `x` [n, d_in], the
-same is done on those raw residuals instead of synthetic ones.
+The interpreter needs sae-lens 6. SAELENS_ACTIVATIONS=FILE.safetensors, with raw residuals `x` [n, d_in],
+replaces the synthetic ones.
 """
 
 import logging
@@ -38,7 +38,7 @@ class Theirs(NamedTuple):
 
 
 def batches() -> list[Tensor]:
-    """Training batches of raw residuals, and one more for the comparison."""
+    """Batches of raw residuals: for training, and a last one for the comparison."""
     if ACTIVATIONS is None:
         return [sparse_batch(step, n=ROWS, d_in=64) for step in range(STEPS + 1)]
     x = load_file(ACTIVATIONS)["x"].float()
@@ -55,13 +55,13 @@ def trained(kind: str, numerics: str, data: list[Tensor]) -> SAE:
     for x in data[:-1]:
         learner.step(x)
     with torch.no_grad():
-        learner.sae.b_dec += 0.1  # so that a bias taken off on one side only cannot go unnoticed
+        learner.sae.b_dec += 0.1  # so that a bias subtracted on one side only is noticed
     return learner.sae
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[SAE, Tensor, Theirs]]:
-    """Every SAE, the activations, and what SAELens says of them; in one process, for its import is slow."""
+    """Every SAE, the activations, and SAELens's answers from one process, because its import is slow."""
     data = batches()
     saes = {(kind, numerics): trained(kind, numerics, data) for kind in KINDS for numerics in NUMERICS}
     folders = {key: tmp_path_factory.mktemp("_".join(key)) for key in saes}
@@ -91,7 +91,7 @@ def undecided(sae: SAE, z: Tensor) -> Tensor:
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Of each token, in the norm."""
+    """Norm of the difference over the norm of `theirs`, per token."""
     return (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=1e-12)
 
 

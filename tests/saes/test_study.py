@@ -1,4 +1,4 @@
-"""`numerics=study` beside an independent derivation of the study's trainer, for 50 steps, to 1e-5."""
+"""`numerics=study` equals an independent derivation of the study's trainer, over 50 steps, to 1e-5."""
 
 import pytest
 import torch
