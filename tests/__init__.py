@@ -1,4 +1,4 @@
-"""All tests. Without a GPU, Triton interprets its kernels: it reads that setting at its first import."""
+"""All tests. Without a GPU, Triton interprets its kernels, which must be set before anything imports it."""
 
 import os
 

@@ -2,9 +2,8 @@
 
     python saelens_oracle.py FOLDER...
 
-Each FOLDER holds `sae/` and `x.safetensors` with raw residuals `x` [n, d_in]. The script
-writes `out.safetensors` beside them: `features` [n, d_sae], `pre_activations` [n, d_sae] and
-`reconstruction` [n, d_in].
+Each FOLDER holds `sae/` and `x.safetensors` with raw residuals `x` [n, d_in]. `out.safetensors` is written
+beside them, with `features` [n, d_sae], `pre_activations` [n, d_sae] and `reconstruction` [n, d_in].
 """
 
 import sys

@@ -1,8 +1,8 @@
 """An independent derivation of the study's trainer, with which tests compare `numerics=study`.
 
 Sources: definitions.md 1.1 (row BTK), 1.2, 1.3 (a to g), 1.7, and DESIGN.md §5 "study". It uses no code of
-the package. Autograd differentiates all of it: JumpReLU's straight-through gradients are not custom
-functions but terms of value zero (θ - stop(θ), times a constant) with the desired derivative.
+the package. Autograd differentiates all of it: JumpReLU's straight-through gradients are not custom functions
+but terms of value zero (θ - stop(θ), times a constant) with the desired derivative.
 """
 
 from collections.abc import Callable
