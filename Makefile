@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools bench
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
 .PHONY: quickstart paper-mini test check format oracle kill-test wheel-check clean
 

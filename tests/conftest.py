@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -39,27 +39,28 @@ SLOW_S = 5.0
 """A test that takes longer carries `@pytest.mark.slow(reason="why it must")`."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests say why; what shares a fixture has one worker; SLURM's go first, for they mostly wait."""
+    """Slow tests say why; SLURM's go first, for they mostly wait."""
     for item in items:
         for marker in item.iter_markers("slow"):
             if marker.args or not marker.kwargs.get("reason"):
                 raise pytest.UsageError(f'{item.nodeid}: slow needs one argument, reason="why it must"')
-        if group := _shares(item):
-            item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(_room(item), 2))
+    items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(item.path.parent.name, 2))
 
 
-def _shares(item: pytest.Item) -> str | None:
-    """Tests of one name run in one worker: a file's, except those of e2e, which are long and share little."""
-    if "experiment_plan" in getattr(item, "fixturenames", ()):
-        return "experiments"
-    return {"slurm": "slurm", "e2e": None}.get(_room(item), str(item.path))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share what takes long to make run in one worker."""
+    from xdist.scheduler import LoadScopeScheduling
 
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, _ = nodeid.partition("::")
+            if file in ("tests/cli/test_grids.py", "tests/e2e/test_experiments.py"):
+                return "experiment_plan"
+            return {"slurm": "slurm", "e2e": nodeid}.get(Path(file).parent.name, file)
 
-def _room(item: pytest.Item) -> str:
-    return item.path.parent.name
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
