@@ -18,31 +18,31 @@ USAGE_ERROR = 2
 def main() -> None:
     """Run the command line and exit with 0 (all done), 1 (a run failed) or 2 (usage or config error)."""
     logs.log_to_terminal()
-    sys.exit(_guarded(app.run))
+    sys.exit(_exit_code(app.run))
 
 
-def _guarded(run: Callable[[], None]) -> int:
+def _exit_code(run: Callable[[], None]) -> int:
     """Run `run`; print one line per error and return the exit code."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
     try:
         run()
     except ConfigError as error:
-        return _complain(error.problems, USAGE_ERROR)
+        return _print_problems(error.problems, USAGE_ERROR)
     except SaeSweepError as error:
-        return _complain([str(error)], 1)
+        return _print_problems([str(error)], 1)
     except KeyboardInterrupt:
-        return _complain(["stopped by SIGINT before there was anything to save"], 130)
+        return _print_problems(["stopped by SIGINT before there was anything to save"], 130)
     except Interrupted as stop:
-        return _complain([str(stop)], 128 + stop.signum)
+        return _print_problems([str(stop)], 128 + stop.signum)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         if wants_traceback:
             raise
-        return _complain([first_line(error)], USAGE_ERROR)
+        return _print_problems([first_line(error)], USAGE_ERROR)
     return 0
 
 
-def _complain(problems: Sequence[str], exit_code: int) -> int:
+def _print_problems(problems: Sequence[str], exit_code: int) -> int:
     for problem in problems:
         sys.stderr.write(f"sae_sweep: {problem}\n")
     return exit_code

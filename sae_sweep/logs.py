@@ -11,7 +11,7 @@ _current_run: ContextVar[str | None] = ContextVar("current_run", default=None)
 
 
 @contextmanager
-def about(run: str) -> Iterator[None]:
+def only_for(run: str) -> Iterator[None]:
     """Send lines logged inside to this run's log only; other lines go to every open log."""
     token = _current_run.set(run)
     try:

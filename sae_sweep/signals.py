@@ -35,20 +35,20 @@ class StopRequest:
         elif self._deferred and signum == signal.SIGINT and time.monotonic() - self._since > _IMPATIENT_S:
             raise Interrupted(signum)
 
-    def obey(self) -> None:
+    def raise_if_requested(self) -> None:
         """Raise Interrupted if a signal has arrived."""
         if self.signum is not None:
             raise Interrupted(self.signum)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Record signals inside the block; `obey` or the end of the block raises Interrupted for them."""
+        """Record signals inside the block; its end, or `raise_if_requested`, raises Interrupted for them."""
         before, self._deferred = self._deferred, True
         try:
             yield
         finally:
             self._deferred = before
-        self.obey()
+        self.raise_if_requested()
 
 
 @contextmanager

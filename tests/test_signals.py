@@ -24,12 +24,12 @@ def test_a_deferred_signal_is_noted_until_it_is_obeyed(signum: signal.Signals) -
     with stop_signals() as stop:
         deferred = stop.deferred()
         deferred.__enter__()
-        stop.obey()
+        stop.raise_if_requested()
         signal.raise_signal(signum)
         signal.raise_signal(signum)  # the same key press, from a parent process
         assert stop.signum == signum
         with pytest.raises(Interrupted, match=signum.name):
-            stop.obey()
+            stop.raise_if_requested()
     assert signal.getsignal(signum) is before
 
 

@@ -66,7 +66,7 @@ def _check_choices(group: str, values: Sequence[Any]) -> list[str]:
 def _check_values(key: str, values: Sequence[Any]) -> list[str]:
     problems = []
     for value in values:
-        errors = [_misfit(schema, path, value) for schema, path in _schemas(key)]
+        errors = [_type_problem(schema, path, value) for schema, path in _schemas(key)]
         if all(errors):
             problems.append(f"{key}={value}: {errors[0]}")
     return problems
@@ -109,17 +109,17 @@ def _keys(cls: type, of: type | None = None) -> list[str]:
 
 
 @functools.cache
-def _scratch(schema: type) -> DictConfig:
+def _trial_config(schema: type) -> DictConfig:
     """Cached config for trying values; building one takes as long as a hundred tries."""
     return open_schema(schema)
 
 
-def _misfit(schema: type, key: str, value: Any) -> str | None:
+def _type_problem(schema: type, key: str, value: Any) -> str | None:
     """Why `value` does not fit the type of `key`, or None."""
     if isinstance(value, str) and "${" in value:
         return None  # an interpolation: known only when composed
     try:
-        OmegaConf.update(_scratch(schema), key, value)
+        OmegaConf.update(_trial_config(schema), key, value)
     except Exception as error:  # OmegaConf's errors, and those from values such as Hydra's quoted strings
         return str(error).splitlines()[0]
     return None

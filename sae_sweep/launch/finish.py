@@ -27,7 +27,7 @@ class Finisher:
     """Finishes the members of a group as their training ends; caches the text and LM baselines they share."""
 
     def __init__(self, lm: LanguageModel, source: TextSource, threshold: float) -> None:
-        """Set up for one group; features match the initial dictionary above the cosine `threshold`."""
+        """Create a finisher; features above the cosine `threshold` match the initial dictionary."""
         self._lm = lm
         self._source = source
         self._threshold = threshold
@@ -38,11 +38,11 @@ class Finisher:
         """Evaluate and write the SAE, or record why the run failed; `lm_use` goes into the status."""
         run = outcome.member.run
         details = {"tokens": outcome.tokens, "seconds": outcome.seconds, "lm": dict(lm_use)}
-        with logs.about(run.name):
+        with logs.only_for(run.name):
             error = outcome.failed
             if error is None:
                 try:
-                    self._keep(run, outcome, details)
+                    self._write_results(run, outcome, details)
                 except SaeSweepError as problem:
                     error = str(problem)
                 except RuntimeError as problem:
@@ -57,7 +57,7 @@ class Finisher:
                 set_state(run, "failed", error=error, **details)
             outcome.member.sink.finish(failed=error is not None)
 
-    def _keep(self, run: PlannedRun, outcome: Outcome, details: Mapping[str, Any]) -> None:
+    def _write_results(self, run: PlannedRun, outcome: Outcome, details: Mapping[str, Any]) -> None:
         """Write all files, the status last: a run is done only when its files exist."""
         sae, sink = outcome.sae, outcome.member.sink
         if sae is None:

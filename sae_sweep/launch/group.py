@@ -41,7 +41,7 @@ def train_runs(plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharer
     """
     models = Models()
     for group in plan.groups():
-        stop.obey()  # a signal may have arrived while a part failed
+        stop.raise_if_requested()  # a signal may have arrived while a part failed
         left = [run for run in group if run in runs]
         if left:
             with logs.log_to_files([(run.name, run.folder.log) for run in left]), _mark_cut_short(left):

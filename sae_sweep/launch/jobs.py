@@ -174,11 +174,11 @@ class _Watch:
         while self._open:
             ended = self._cluster.ended(list(self._open))  # before the files, which are then newer
             for ticket in list(self._open.values()):
-                self._look(ticket, ended.get(ticket.id))
+                self._update(ticket, ended.get(ticket.id))
             if self._open:
                 time.sleep(self._cluster.poll_s)
 
-    def _look(self, ticket: Ticket, ended: str | None) -> None:
+    def _update(self, ticket: Ticket, ended: str | None) -> None:
         runs = [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
         if ended is None:
             self._ended_at.pop(ticket.id, None)  # a requeued job ends more than once

@@ -48,7 +48,7 @@ class GroupCost:
     lm_tokens: int
     """Approximate number of tokens that the LM reads, special tokens included."""
     lm_tokens_solo: int
-    """The same if every run had its own LM pass."""
+    """LM tokens if every run had its own LM pass."""
     sae_tokens: int
     """Sum of the budgets of all runs."""
     lm_flops: int | None

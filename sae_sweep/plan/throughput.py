@@ -54,10 +54,10 @@ def measure(configs: Iterable[RunConfig], seconds: float = 8.0) -> Throughput:
             )
             break
         sae[shape] = _sae_rate(examples[shape], shape, share)
-    return Throughput("measured", {shape: sae.get(shape) or _like(shape, sae) for shape in ordered}, lm)
+    return Throughput("measured", {shape: sae.get(shape) or _mean_rate(shape, sae) for shape in ordered}, lm)
 
 
-def _like(shape: SaeShape, measured: Mapping[SaeShape, float]) -> float:
+def _mean_rate(shape: SaeShape, measured: Mapping[SaeShape, float]) -> float:
     """Mean measured rate, over shapes of the same architecture if any were measured."""
     same = [rate for other, rate in measured.items() if other.architecture == shape.architecture]
     rates = same or list(measured.values())

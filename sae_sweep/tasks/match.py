@@ -44,7 +44,7 @@ def compare_finished(folder: SweepFolder, command: CommandConfig, device: str) -
     """Match every pair, write `analysis/matching/`, track the results, and print a table."""
     ids = {run["name"]: run["id"] for run in read_plan(folder)["runs"]}
     names = list(ids)
-    lines = [_line(name, folder.run(name)) for name in names]
+    lines = [_run_line(name, folder.run(name)) for name in names]
     done = [name for name in names if state(folder.run(name)) == "done"]
     comparison = None
     if len(done) > 1:
@@ -63,8 +63,8 @@ def compare_finished(folder: SweepFolder, command: CommandConfig, device: str) -
 
 
 def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
-    """For each run, the keys whose values differ between runs, by their command-line names."""
-    flat = [_axes(config) for config in configs]
+    """Keys of each run whose values differ between runs, by their command-line names."""
+    flat = [_named_keys(config) for config in configs]
     varying = [
         key
         for key in dict.fromkeys(key for one in flat for key in one)
@@ -73,7 +73,7 @@ def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
     return [{key: one[key] for key in varying if key in one} for one in flat]
 
 
-def _axes(config: RunConfig) -> dict[str, Any]:
+def _named_keys(config: RunConfig) -> dict[str, Any]:
     named = {
         "model": config.model.label,
         "layer": config.layer,
@@ -83,11 +83,11 @@ def _axes(config: RunConfig) -> dict[str, Any]:
         "dictionary": config.dictionary,
         "seed": config.seed,
     }
-    spoken_for = ("model.", "dataset.", "architecture.")
+    covered = ("model.", "dataset.", "architecture.")
     rest = {
         key: value
         for key, value in flatten(config.identity()).items()
-        if key not in named and not key.startswith(spoken_for)
+        if key not in named and not key.startswith(covered)
     }
     return {**named, **rest}
 
@@ -114,7 +114,7 @@ def _entry(
     )
 
 
-def _line(name: str, folder: RunFolder) -> RunLine:
+def _run_line(name: str, folder: RunFolder) -> RunLine:
     metrics = read_json(folder.metrics) if folder.metrics.exists() else {}
     known = {key: value for key, value in metrics.items() if value is not None}
     return RunLine(

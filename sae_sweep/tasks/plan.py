@@ -54,7 +54,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "runs": [_run(run) for run in plan.runs],
         "groups": [_group(group) for group in cost.groups],
         "cost": {**_totals(cost), "throughput": throughput.source, "cache_dtype": _dtypes(plan, auto_dtype)},
-        "notes": [*_NOTES, *_doubts(plan)],
+        "notes": [*_NOTES, *_model_notes(plan)],
     }
 
 
@@ -114,18 +114,18 @@ def _dtypes(plan: Plan, auto_dtype: str) -> str:
     return ", ".join(dict.fromkeys(cache_dtype(run.config, auto_dtype) for run in plan.runs))
 
 
-def _doubts(plan: Plan) -> list[str]:
+def _model_notes(plan: Plan) -> list[str]:
     """Notes on unknown or assumed properties of the models of this plan."""
-    doubts = []
+    notes = []
     for model in dict.fromkeys(run.config.model for run in plan.runs):
         if model.shape is None:
-            doubts.append(
+            notes.append(
                 f"{model.label}: its width is unknown until it loads, and with it d_sae, FLOPs, "
                 "cache size and time."
             )
         elif model.block_parameters is None:
-            doubts.append(
+            notes.append(
                 f"{model.label}: its blocks are unknown and assumed to be like GPT-2's, "
                 f"12 x d_model^2 = {assumed_block_parameters(model):,} weights each."
             )
-    return doubts
+    return notes

@@ -37,7 +37,7 @@ class Checkpoints(Callback):
         if self._stop.signum is not None or time.monotonic() - self._saved >= self._every_s:
             self._group.save()
             self._saved = time.monotonic()
-        self._stop.obey()
+        self._stop.raise_if_requested()
 
 
 class Progress(Callback):

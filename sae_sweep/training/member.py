@@ -60,7 +60,7 @@ class GroupSettings(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the training of one member ended."""
+    """Result of the training of one member."""
 
     member: Member
     sae: SAE | None

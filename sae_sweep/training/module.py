@@ -72,7 +72,7 @@ class GroupModule(LightningModule):
         for trainee in through:
             if self._stop is not None and self._stop.signum is not None:
                 self.save()
-                self._stop.obey()
+                self._stop.raise_if_requested()
             self.retire(trainee)
 
     def retire(self, trainee: Trainee) -> None:

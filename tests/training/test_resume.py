@@ -96,7 +96,7 @@ def test_a_signal_that_lightning_sees_first_saves_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # After our last check in this step, Lightning raises its own exception.
-    monkeypatch.setattr("sae_sweep.training.callbacks.StopRequest.obey", lambda self: None)
+    monkeypatch.setattr("sae_sweep.training.callbacks.StopRequest.raise_if_requested", lambda self: None)
     member = make_member(tmp_path, "a", make_config())
     with pytest.raises(Interrupted) as caught:
         train([member], kill(signal.SIGTERM, at=6))
