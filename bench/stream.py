@@ -105,7 +105,7 @@ class Setup:
 def train(setup: Setup, seeds: Sequence[int], tokens: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         members = [Member(_planned(Path(folder), seed, tokens), NoSink()) for seed in seeds]
-        settings = GroupSettings(checkpoint_every_min=1e6)
+        settings = GroupSettings(log_every=50, checkpoint_every_min=1e6)
         keys = {"d_in": setup.lm.d_model, "settings": settings, "stop": StopRequest()}
         outcomes = train_group(members, setup.stream, **keys)
         assert all(outcome.failed is None for outcome in outcomes), outcomes

@@ -4,12 +4,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from sae_sweep import logs
 from sae_sweep.cli import app
+from sae_sweep.cli.sweeper import TaskError
 from sae_sweep.config import ConfigError, Interrupted, SaeSweepError, first_line
 
 USAGE_ERROR = 2
@@ -35,7 +32,9 @@ def _exit_code(run: Callable[[], None]) -> int:
         return _print_problems(["stopped by SIGINT before there was anything to save"], 130)
     except Interrupted as stop:
         return _print_problems([str(stop)], 128 + stop.signum)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except TaskError as error:
+        raise error.cause from None  # a mistake of ours
+    except Exception as error:  # from Hydra and what it reads: the command was not composed yet
         if wants_traceback:
             raise
         return _print_problems([first_line(error)], USAGE_ERROR)

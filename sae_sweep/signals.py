@@ -52,6 +52,16 @@ class StopRequest:
 
 
 @contextmanager
+def blocked() -> Iterator[None]:
+    """Hold back the stop signals inside the block, from child processes too; they act at its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def stop_signals() -> Iterator[StopRequest]:
     """Handle the stop signals inside the block; restore the previous handlers afterwards."""
     request = StopRequest()

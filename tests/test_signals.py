@@ -1,13 +1,15 @@
 """Signals stop at once, or are noted and obeyed between steps; the handlers come back."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from sae_sweep.config import Interrupted
-from sae_sweep.signals import STOP_SIGNALS, stop_signals
+from sae_sweep.signals import STOP_SIGNALS, blocked, stop_signals
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
@@ -70,6 +72,20 @@ def test_no_broad_except_swallows_a_stop() -> None:
 
     with stop_signals(), pytest.raises(Interrupted):
         work()
+
+
+def test_a_blocked_signal_reaches_no_child_and_acts_at_the_end() -> None:
+    with stop_signals(), pytest.raises(Interrupted):
+        _submit_while_interrupted()
+
+
+def _submit_while_interrupted() -> None:
+    with blocked():
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
+        child.send_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert child.wait(30) == 0
+    pytest.fail("the signal did nothing")
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:

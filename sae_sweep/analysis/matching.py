@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.config import MatchingConfig, RunConfig, SaeSweepError
 from sae_sweep.saes import init_seed, initial_decoder
 
 _CHUNK_ELEMENTS = 1 << 24
@@ -56,7 +56,7 @@ class MatchResult(NamedTuple):
 def match(
     a: HasDecoder | Tensor,
     b: HasDecoder | Tensor,
-    threshold: float = 0.7,
+    threshold: float = MatchingConfig.threshold,
     *,
     densities_a: Float[Tensor, " n_a"] | None = None,
     densities_b: Float[Tensor, " n_b"] | None = None,
@@ -96,7 +96,9 @@ def match(
 
 
 def match_to_init(
-    decoder: Float[Tensor, "d_sae d_in"], initial: Float[Tensor, "n_init d_in"], threshold: float = 0.7
+    decoder: Float[Tensor, "d_sae d_in"],
+    initial: Float[Tensor, "n_init d_in"],
+    threshold: float = MatchingConfig.threshold,
 ) -> float:
     """Share of features whose cosine with some row of the SAE's own initial dictionary is above `threshold`.
 

@@ -14,6 +14,7 @@ from sae_sweep.cli.diagnose import check
 from sae_sweep.cli.grids import Grid, Point, read_grids, union
 from sae_sweep.cli.narrow import fits, unmet
 from sae_sweep.cli.overrides import Command, read_command
+from sae_sweep.cli.schema import GridKeys
 from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, CommandConfig, ConfigError, RunConfig, digest
 from sae_sweep.plan import Request, WantedRun
 from sae_sweep.tasks import command_class
@@ -111,12 +112,26 @@ def _typed(values: DictConfig, cls: type, command: CommandConfig | None = None) 
     Raises:
         ConfigError: all problems of the keys.
     """
+    if cls is RunConfig:
+        _refuse_two_values(values)
     nodes = {key.name: values[key.name] for key in dataclasses.fields(cls)}  # resolves interpolations
     changes = command.changes(values.dataset.name) if command else {}
     parts = {
         key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()
     }
     return cls(**{**parts, **changes})
+
+
+def _refuse_two_values(values: DictConfig) -> None:
+    """Refuse a config that sets `k` and `architecture.k` to different values."""
+    problems = [
+        f"{key}={values[key]}, but architecture.{key}={values.architecture[key]}: they are one key, give one"
+        for key in SPARSITY_KEYS
+        if key in values.architecture
+        and values[key] not in (values.architecture[key], getattr(GridKeys, key))
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _reference(composer: Composer, run: Composed, command: CommandConfig) -> RunConfig:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sae_sweep.cli.grids import Point
 from sae_sweep.cli.overrides import Command
 from sae_sweep.cli.schema import Schema, choices
-from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, ConfigError, first_line
+from sae_sweep.config import ARCHITECTURES, ConfigError, first_line
 
 
 class Composed(NamedTuple):
@@ -75,6 +75,5 @@ class Composer:
 
 def _set_sparsity(values: DictConfig, architecture: str, given: set[str]) -> None:
     """Copy given sparsity keys to the architecture: `k=32` overrides an experiment's `architecture.k`."""
-    for key in SPARSITY_KEYS:
-        if key in given and key in ARCHITECTURES[architecture].uses:
-            OmegaConf.update(values, f"architecture.{key}", values[key])
+    for key in given & set(ARCHITECTURES[architecture].uses):
+        OmegaConf.update(values, f"architecture.{key}", values[key])

@@ -10,7 +10,7 @@ grids:
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,11 +130,27 @@ def _read_grid(name: str, raw: Mapping[str, Any], common: Values, check: Check, 
 
 def _read_axes(raw: Mapping[str, Any], check: Check, where: str, problems: list[str]) -> Values:
     """Read key -> list of values; a single value becomes a list of one."""
-    axes = {short_key(str(key)): value if isinstance(value, list) else [value] for key, value in raw.items()}
+    axes = _listed_values(raw)
+    doubled = two_spellings(raw)
+    problems += [f"{where}: {problem}" if where else problem for problem in doubled]
     for key, values in axes.items():
         found = _problems_of(key, values, check)
         problems += [f"{where}: {problem}" if where else problem for problem in found]
     return axes
+
+
+def _listed_values(raw: Mapping[str, Any]) -> Values:
+    return {short_key(str(key)): value if isinstance(value, list) else [value] for key, value in raw.items()}
+
+
+def two_spellings(keys: Iterable[str]) -> list[str]:
+    """A line for each key that is given by its short and by its long name."""
+    given = set(keys)
+    return [
+        f"{short_key(key)} and {key} are one key: give one of them"
+        for key in sorted(given)
+        if short_key(key) != key and short_key(key) in given
+    ]
 
 
 def _problems_of(key: str, values: Sequence[Any], check: Check) -> list[str]:
@@ -163,10 +179,8 @@ def _read_exclude(raw: Any, held: Values, problems: list[str]) -> list[Values]:
     if not isinstance(raw, list) or not all(isinstance(entry, Mapping) and entry for entry in raw):
         problems.append("exclude must be a list of mappings of keys to values")
         return []
-    entries: list[Values] = [
-        {short_key(str(key)): value if isinstance(value, list) else [value] for key, value in entry.items()}
-        for entry in raw
-    ]
+    entries = [_listed_values(entry) for entry in raw]
+    problems += [f"exclude: {problem}" for entry in raw for problem in two_spellings(entry)]
     problems += [
         f"exclude: {key}: the list of values is empty"
         for entry in entries

@@ -9,7 +9,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 
-from sae_sweep.cli.grids import NOT_SWEPT
+from sae_sweep.cli.grids import NOT_SWEPT, two_spellings
 from sae_sweep.config import ConfigError, short_key
 
 
@@ -45,7 +45,7 @@ def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collectio
     """
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     problems = [problem for override in overrides if (problem := _unsweepable(override))]
-    problems += _two_spellings(overrides)
+    problems += two_spellings(override.key_or_group for override in overrides)
     if problems:
         raise ConfigError(problems)
     keys = [short_key(override.key_or_group) for override in overrides]
@@ -69,15 +69,6 @@ def _text(key: str, override: Override) -> str:
         return override.input_line
     element = override.get_key_element().replace(override.key_or_group, key)
     return f"{element}={override.get_value_element_as_str()}"
-
-
-def _two_spellings(overrides: Sequence[Override]) -> list[str]:
-    given = {override.key_or_group for override in overrides}
-    return [
-        f"{short_key(key)} and {key} are one key: give one of them"
-        for key in sorted(given)
-        if short_key(key) != key and short_key(key) in given
-    ]
 
 
 def _unsweepable(override: Override) -> str | None:

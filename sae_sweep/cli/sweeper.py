@@ -9,12 +9,38 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from sae_sweep.cli.compose import compose, compose_first
-from sae_sweep.config import ConfigError
-from sae_sweep.config.checks import one_of
-from sae_sweep.tasks import TASKS, composes_runs, load
+from sae_sweep.config import SaeSweepError
+from sae_sweep.plan import Request
+from sae_sweep.tasks import composes_runs, find
 
 _HYDRA_DEFAULT = "basic"
 """Hydra's default launcher; when it is chosen, our own launchers train the groups."""
+
+
+class TaskError(Exception):
+    """An unexpected error of a task, as opposed to one while the command was composed."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+        super().__init__(str(cause))
+
+
+def carry_out(request: Request) -> None:
+    """Call the command's task.
+
+    Raises:
+        SaeSweepError: an error that the user can fix.
+        SystemExit: with 1 if a run failed.
+        TaskError: any other error.
+    """
+    try:
+        failed = find(request.command.task)(request)
+    except SaeSweepError:
+        raise
+    except Exception as error:
+        raise TaskError(error) from error
+    if failed:
+        raise SystemExit(1)
 
 
 class GridSweeper(Sweeper):
@@ -32,15 +58,8 @@ class GridSweeper(Sweeper):
             ConfigError: all problems of the command at once.
             SystemExit: with 1 if a run failed; Hydra ignores the return value of a sweep.
         """
-        task = self._config.task
-        problems: list[str] = []
-        one_of(problems, "task", task, tuple(TASKS))
-        if problems:
-            raise ConfigError(problems)
-        read = compose if composes_runs(task, self._config.action) else compose_first
-        request = read(arguments, self._config, self._context.config_loader, self._launch)
-        if load(TASKS[task].function)(request):
-            raise SystemExit(1)
+        read = compose if composes_runs(self._config.task, self._config.action) else compose_first
+        carry_out(read(arguments, self._config, self._context.config_loader, self._launch))
 
     @property
     def _launch(self) -> Any:

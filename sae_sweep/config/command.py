@@ -188,7 +188,7 @@ class CommandConfig:
         if self.task == "cache" and self.action == "remove" and self.stream is None:
             found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
         one_of(found, "format", self.format, ("text", "json"))
-        if self.sweep is not None and Path(self.sweep).name != self.sweep:
+        if self.sweep is not None and (Path(self.sweep).name != self.sweep or self.sweep == ".."):
             found.append(f"sweep={self.sweep}: must be a plain folder name")
         for part in dataclasses.fields(self):
             value = getattr(self, part.name)

@@ -20,6 +20,12 @@ from sae_sweep.config.training import (
 NUMERICS_VERSION = 3
 """Part of every run id; increased when the same config would give other weights."""
 
+_COMMANDS_KEYS = {
+    *("action", "experiment", "format", "launcher", "matching", "paths", "plan", "stream", "study", "sweep"),
+    *("task", "tracking", "k", "l0_coefficient", "l1_coefficient"),
+}
+"""Keys that version 0.1.0 wrote into runs beside their own; none of them moves a weight."""
+
 SITES = ("resid_pre",)
 NUMERICS = ("modern", "study")
 
@@ -154,7 +160,7 @@ def run_from_dict(plain: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: naming unknown keys, as from another version.
     """
-    values = dict(plain)
+    values = {key: value for key, value in plain.items() if key not in _COMMANDS_KEYS}
     architecture = dict(values.pop("architecture"))
     dataset = dict(values.pop("dataset"))
     parts = {
@@ -169,9 +175,7 @@ def config_from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
     unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         listed = ", ".join(sorted(unknown))
-        raise ConfigError(
-            [f"{cls.__name__}: unknown key {listed}: from another version? launch the sweep again"]
-        )
+        raise ConfigError([f"{cls.__name__}: unknown key {listed}"])
     nested = {
         part.name: config_from_plain(part.default_factory, values[part.name])
         for part in dataclasses.fields(cls)

@@ -122,6 +122,12 @@ class _Shared:
                 middle = (len(left) + 1) // 2
                 parts.extendleft(half for half in (left[middle:], left[:middle]) if half)
             self.use.begin()
+        tokens, seconds = self.use.total()
+        log.info(
+            "%s read %s tokens in %.1f s for %d runs, which train on %s tokens together",
+            *(self.lm.name, f"{tokens:,}", seconds, len(runs)),
+            f"{sum(run.config.tokens for run in runs):,}",
+        )
 
     def _train_together(self, runs: Sequence[PlannedRun]) -> None:
         command = self.plan.command

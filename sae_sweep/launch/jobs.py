@@ -12,7 +12,7 @@ from typing import Protocol
 from sae_sweep.config import Interrupted, SaeSweepError
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group
 from sae_sweep.plan import Plan
-from sae_sweep.signals import StopRequest
+from sae_sweep.signals import StopRequest, blocked
 from sae_sweep.store import (
     PlannedRun,
     SweepFolder,
@@ -84,10 +84,11 @@ class Jobs:
         self._open_cluster = open_cluster
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
+        del stop  # it raises wherever the command waits
         cluster = self._open_cluster(plan)
         tickets: list[Ticket] = []
         try:
-            with stop.deferred():
+            with blocked():  # a Ctrl-C must not reach sbatch either
                 tickets += submit(plan, cluster)
             if plan.command.launcher.detach:
                 _print_how_to_follow(plan, tickets, cluster)

@@ -17,7 +17,12 @@ class LmUse:
 
     def __init__(self, lm: LanguageModel) -> None:
         self._lm = lm
+        self._opened = lm.tokens_read, lm.seconds
         self.begin()
+
+    def total(self) -> tuple[int, float]:
+        """Tokens and seconds of all passes so far."""
+        return self._lm.tokens_read - self._opened[0], self._lm.seconds - self._opened[1]
 
     def begin(self) -> None:
         """Start counting another pass over the text."""

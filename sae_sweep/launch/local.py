@@ -34,7 +34,7 @@ class Local:
         self._waiting: list[int] = []
         self._workers: list[_Worker] = []
         self._ended: dict[str, str] = {}
-        self.sharers = plan.command.launcher.workers or 2
+        self.sharers = len(self._slots)
 
     def active(self) -> list[Ticket]:
         """No jobs: workers end with their command."""

@@ -104,7 +104,8 @@ class Slurm:
 
     def leave(self, tickets: Sequence[Ticket]) -> str:
         cancel = " ".join(["scancel", *_arrays([ticket.id for ticket in tickets])])
-        return f"check progress with `{task_command('status', self._folder)}`, cancel with `{cancel}`"
+        progress = task_command("status", self._folder)
+        return f"the SLURM jobs go on: check progress with `{progress}`, cancel with `{cancel}`"
 
 
 def active_jobs(folder: SweepFolder) -> list[Ticket]:

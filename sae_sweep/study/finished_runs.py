@@ -93,9 +93,10 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
 
 
 def _kept(folder: SweepFolder, plan: Mapping[str, Any]) -> StudyConfig:
-    """The study keys of the command that planned the sweep."""
+    """The study keys of the command that planned the sweep; version 0.1.0 wrote them into its runs."""
     try:
-        return config_from_plain(StudyConfig, plan.get("study", {}))
+        in_runs = [run["config"]["study"] for run in plan["runs"] if "study" in run["config"]]
+        return config_from_plain(StudyConfig, plan.get("study") or (in_runs or [{}])[0])
     except (AttributeError, TypeError) as error:
         raise SaeSweepError(f"{folder.plan}: its study keys cannot be read ({error!r})") from error
 

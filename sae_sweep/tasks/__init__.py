@@ -1,9 +1,11 @@
 """Table of the tasks; each is imported only when it runs."""
 
+import dataclasses
 import importlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sae_sweep.config import CommandConfig
+from sae_sweep.config import CommandConfig, ConfigError
 
 
 class Task(NamedTuple):
@@ -15,8 +17,8 @@ class Task(NamedTuple):
     """Line in `--help`."""
     composes: bool = True
     """Whether the task needs all runs of the command; if not, it works on files of an earlier sweep."""
-    command: str = "sae_sweep.config:CommandConfig"
-    """`module:class` of the keys that the task adds to every command."""
+    command: str | None = None
+    """`module:class` of a `CommandConfig` with the keys that the task adds to every command."""
 
 
 TASKS = {
@@ -34,19 +36,32 @@ TASKS = {
 }
 
 
+def find(task: str) -> Callable[..., int]:
+    """The function of a task. Raises ConfigError, naming the tasks, if there is none of that name."""
+    return _load(_entry(task).function)
+
+
 def composes_runs(task: str, action: str) -> bool:
     """Whether a task needs all runs composed; task=cache does only for `action=fill`."""
-    return TASKS[task].composes and (task != "cache" or action == "fill")
+    return _entry(task).composes and (task != "cache" or action == "fill")
+
+
+def _entry(task: str) -> Task:
+    if task not in TASKS:
+        raise ConfigError([f"task={task}: not one of {', '.join(TASKS)}"])
+    return TASKS[task]
 
 
 def command_class() -> type[CommandConfig]:
     """`CommandConfig` with the keys that tasks add."""
-    bases = [load(name) for name in dict.fromkeys(task.command for task in TASKS.values())]
-    own = tuple(base for base in bases if base is not CommandConfig) or (CommandConfig,)
-    return own[0] if len(own) == 1 else type("Command", own, {})
+    names = dict.fromkeys(task.command for task in TASKS.values() if task.command)
+    bases = tuple(_load(name) for name in names) or (CommandConfig,)
+    return (
+        bases[0] if len(bases) == 1 else dataclasses.make_dataclass("Command", [], bases=bases, frozen=True)
+    )
 
 
-def load(name: str) -> Any:
+def _load(name: str) -> Any:
     """The function or class that `module:name` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -7,11 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from sae_sweep.activations import pick_device
 from sae_sweep.analysis import COSINE_EDGES, Comparison, ComparisonEntry, PairRow, compare
 from sae_sweep.analysis.matching import match_to_own_start
-from sae_sweep.config import CommandConfig, RunConfig, flatten, run_from_dict
+from sae_sweep.config import (
+    CommandConfig,
+    ConfigError,
+    RunConfig,
+    SaeSweepError,
+    first_line,
+    flatten,
+    run_from_dict,
+)
 from sae_sweep.plan import Request
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
@@ -93,8 +102,13 @@ def _named_keys(config: RunConfig) -> dict[str, Any]:
 
 
 def _config(folder: RunFolder) -> RunConfig:
-    plain: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
-    return run_from_dict(plain)
+    try:
+        plain: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
+        return run_from_dict(plain)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError, ConfigError) as error:
+        raise SaeSweepError(
+            f"cannot read {folder.config}: {first_line(error)}; launch the sweep again"
+        ) from error
 
 
 def _entry(

@@ -50,9 +50,9 @@ class Member(NamedTuple):
 class GroupSettings(NamedTuple):
     """Settings of a command for the training of a group, without effect on the weights."""
 
-    log_every: int = 50
+    log_every: int
     """Steps between two logged points."""
-    checkpoint_every_min: float = 5.0
+    checkpoint_every_min: float
     """Minutes between two checkpoints."""
     cache: Path | None = None
     """Folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder."""

@@ -1,14 +1,15 @@
 """The command line up to the plan: grids, merging, names, and all problems at once."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import LauncherConfig, RunConfig, TopKConfig, flatten
+from sae_sweep.config import CommandConfig, LauncherConfig, RunConfig, TopKConfig, flatten
 from sae_sweep.plan import Plan
 from sae_sweep.plan import plan as plan_module
-from sae_sweep.tasks import TASKS
+from sae_sweep.tasks import TASKS, Task, command_class
 from tests.conftest import Cli
 
 
@@ -53,6 +54,53 @@ def test_k_lives_once(planned: Callable[..., Plan], key: str) -> None:
     assert flatten(plan.runs[0].config.as_dict())["architecture.k"] == 32
     assert not {"k", "l0_coefficient", "l1_coefficient"} & plan.runs[0].config.as_dict().keys()
     assert len(planned(f"{key}=32,64").runs) == 2
+
+
+def test_a_run_that_says_two_things_of_k_is_refused(cli: Cli) -> None:
+    result = cli("hydra.mode=RUN", "k=32", "architecture.k=8")
+    assert result.code == 2
+    assert "k=32, but architecture.k=8: they are one key, give one" in result.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["grids=[{architecture.k: [8, 16], k: [32]}]"],
+        ["grids=[{zip: {architecture.k: [8, 16], k: [1, 2]}}]"],
+        ["grids=[{k: [16, 32], exclude: [{k: 16, architecture.k: 32}]}]"],
+        ["common={k: 16, architecture.k: 8}"],
+    ],
+)
+def test_two_spellings_of_one_key_in_a_grid_are_refused(cli: Cli, words: list[str]) -> None:
+    result = cli("task=plan", *words)
+    assert result.code == 2
+    assert "k and architecture.k are one key: give one of them" in result.err
+
+
+def test_errors_while_composing_are_one_line_and_those_of_a_task_are_not_hidden(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (["hydra.mode=RUN", "task=statsu"], ["hydra.sweeper._target_=foo.bar"]):
+        result = cli(*words)
+        assert result.code == 2
+        assert "Traceback" not in result.err
+        assert result.err.splitlines()[-1].startswith("sae_sweep: ")
+
+    def broken(request: object) -> int:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr("sae_sweep.tasks.plan.show_plan", broken)
+    with pytest.raises(KeyError, match="a mistake of ours"):
+        cli("task=plan")
+
+
+def test_two_tasks_may_each_add_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, key in (("one", "first"), ("two", "second")):
+        added = dataclasses.make_dataclass(name, [(key, int, 1)], bases=(CommandConfig,), frozen=True)
+        monkeypatch.setattr("sae_sweep.config." + name, added, raising=False)
+        monkeypatch.setitem(TASKS, name, Task("", "", command=f"sae_sweep.config:{name}"))
+    keys = {key.name for key in dataclasses.fields(command_class())}
+    assert {"first", "second", "launcher"} <= keys
 
 
 @pytest.mark.parametrize("key", ["l0_coefficient", "architecture.l0_coefficient"])

@@ -72,6 +72,7 @@ def test_contradictions_are_named(part: dict[str, object], message: str) -> None
     ("keys", "message"),
     [
         ({"sweep": "a/b"}, "must be a plain folder name"),
+        ({"sweep": ".."}, "must be a plain folder name"),
         ({"action": "empty"}, "action=empty: not one of fill, list"),
         ({"task": "cache", "action": "remove"}, "action=remove needs stream=NAME"),
         ({"format": "xml"}, "format=xml: not one of text, json"),
@@ -109,6 +110,17 @@ def test_a_config_survives_the_disk(kind: str, seed: int, tokens: int, shared: b
         architecture=ARCHITECTURES[kind](), seed=seed, tokens=tokens, init=InitConfig(shared=shared)
     )
     assert run_from_dict(config.as_dict()) == config
+
+
+def test_a_config_of_the_first_version_is_read_without_its_commands_keys() -> None:
+    plain = {
+        **BASELINE.as_dict(),
+        "k": 16,
+        "l0_coefficient": None,
+        "launcher": {"kind": "fused"},
+        "task": "train",
+    }
+    assert run_from_dict(plain) == BASELINE
 
 
 def test_an_unknown_key_on_disk_is_named() -> None:
