@@ -77,15 +77,17 @@ def test_two_spellings_of_one_key_in_a_grid_are_refused(cli: Cli, words: list[st
     assert "k and architecture.k are one key: give one of them" in result.err
 
 
-def test_errors_while_composing_are_one_line_and_those_of_a_task_are_not_hidden(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for words in (["hydra.mode=RUN", "task=statsu"], ["hydra.sweeper._target_=foo.bar"]):
-        result = cli(*words)
-        assert result.code == 2
-        assert "Traceback" not in result.err
-        assert result.err.splitlines()[-1].startswith("sae_sweep: ")
+@pytest.mark.parametrize(
+    "words", [["hydra.mode=RUN", "task=statsu"], ["hydra.sweeper._target_=foo.bar"], ["experiment=nothing"]]
+)
+def test_an_error_while_composing_is_one_line(cli: Cli, words: list[str]) -> None:
+    result = cli(*words)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    assert result.err.splitlines()[-1].startswith("sae_sweep: ")
 
+
+def test_a_mistake_in_a_task_is_not_hidden(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(request: object) -> int:
         raise KeyError("a mistake of ours")
 
