@@ -4,10 +4,12 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sae_sweep.activations import LanguageModel
 from sae_sweep.store import PlannedRun, read_status
+
+if TYPE_CHECKING:
+    from sae_sweep.activations import LanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +17,7 @@ log = logging.getLogger(__name__)
 class LmUse:
     """Counts tokens and seconds of one LM pass for training; evaluation is not counted."""
 
-    def __init__(self, lm: LanguageModel) -> None:
+    def __init__(self, lm: "LanguageModel") -> None:
         self._lm = lm
         self._opened = lm.tokens_read, lm.seconds
         self.begin()

@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
     values: Float[Tensor, " nnz"]
     """Pre-activation of each non-zero: exact in float32, up to summation order."""
     estimates: Estimates | None = None
-    """Of the dead candidates, if the backend leaves estimates."""
+    """Estimates for the dead candidates, if the backend leaves them."""
 
 
 class Kernels(ABC):

@@ -5,7 +5,6 @@ from sae_sweep.launch.lm_use import log_lm_use
 from sae_sweep.plan import Request, make_plan
 from sae_sweep.signals import stop_signals
 from sae_sweep.store import report_failed, state, unfinished
-from sae_sweep.tasks.match import compare_finished
 
 
 def train(request: Request) -> int:
@@ -23,5 +22,7 @@ def train(request: Request) -> int:
             return 0
         log_lm_use(waiting)
         failed = report_failed(plan.runs) + len(unfinished(plan.runs))
+        from sae_sweep.tasks.match import compare_finished  # torch loads here, not while jobs are submitted
+
         compare_finished(plan.folder, plan.command, plan.runs[0].config.device)
     return failed

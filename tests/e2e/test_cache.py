@@ -57,6 +57,7 @@ def test_every_architecture_learns_the_same_bits_from_the_cache(cli: Cli, words:
     assert_equal_weights(Path("multirun/streamed"), Path("multirun/cached"))
 
 
+@pytest.mark.slow(reason="a cache is filled, then read by two runs")
 def test_a_filled_cache_is_read_and_never_computed(
     cli: Cli, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_damaged_file_fails_its_layer_and_can_be_mended(cli: Cli, words: list[
     assert_equal_weights(Path("multirun/s"), Path("multirun/streamed"))
 
 
+@pytest.mark.slow(reason="two caches are filled with real activations first")
 def test_the_cache_is_listed_and_removed(cli: Cli, words: list[str], tmp_path: Path) -> None:
     assert "nothing is cached in" in cli(*words, "task=cache", "action=list").out
     assert cli(*words, "layer=2,3", "task=cache").code == 0
@@ -144,6 +146,7 @@ def test_the_cache_is_listed_and_removed(cli: Cli, words: list[str], tmp_path: P
     assert not folder.exists()
 
 
+@pytest.mark.slow(reason="a cache is filled with real activations first")
 def test_prune_removes_what_no_version_of_ours_reads(cli: Cli, words: list[str], tmp_path: Path) -> None:
     assert cli(*words, "task=cache").code == 0
     manifest = cached_folder(tmp_path) / "manifest.json"
@@ -160,6 +163,7 @@ def test_prune_removes_what_no_version_of_ours_reads(cli: Cli, words: list[str],
     assert cli(*words, "activations=cache").code == 0
 
 
+@pytest.mark.slow(reason="a cache is filled twice, and read by a run")
 def test_a_stopped_fill_goes_on_later(
     cli: Cli, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +194,7 @@ def test_choices_are_named(cli: Cli, words: list[str]) -> None:
     assert "activations.source=disk: not one of stream, cache" in result.err
 
 
+@pytest.mark.slow(reason="a cache is filled, then read by a run that is evaluated")
 def test_the_language_model_is_still_there_for_the_evaluation(
     cli: Cli, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def status(run: Path) -> dict[str, object]:
 
 
 def test_a_sweep_leaves_what_the_readme_says(cli: Cli, small: list[str]) -> None:
+    """The one whole sweep of `make test`: four runs, evaluated, tracked and compared, which takes seconds."""
     result = cli("-m", *small, "seed=42,49", "architecture=topk,jumprelu")
     assert result.code == 0, result.err
     sweep = sweep_folder()
@@ -108,6 +109,7 @@ def test_the_same_command_again_trains_nothing(cli: Cli, small: list[str]) -> No
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/sae/*")} == before
 
 
+@pytest.mark.slow(reason="the same runs are trained three times")
 @pytest.mark.usefixtures("without_figures")
 def test_fused_solo_and_alone_give_the_same_weights(cli: Cli, small: list[str]) -> None:
     words = [*small, "tracking=none", "architecture=topk,batchtopk,relu"]

@@ -142,7 +142,7 @@ def progress(cli: Cli) -> dict[str, Any]:
 def test_detached_then_waited_for_then_left(
     cli: Cli, slurm: Slurm, words: list[str], text_folder: Path, tmp_path: Path
 ) -> None:
-    words = [*words, "sweep=left"]
+    words = [*words, "sweep=left", "tokens=409_600"]  # some seconds, so that the job is there to be left
     sweep = tmp_path / "multirun" / "left"
     result = cli(*words, "launcher.detach=true")
     assert result.code == 0, result.err
@@ -152,7 +152,7 @@ def test_detached_then_waited_for_then_left(
     assert not (sweep / "analysis").exists()
     assert sum(progress(cli)["counts"][state] for state in ("pending", "running", "done")) == 1
     (config,) = sweep.glob("*/config.yaml")
-    config.write_text(config.read_text().replace("tokens: 10240", "tokens: 512"))  # without effect
+    config.write_text(config.read_text().replace("tokens: 409600", "tokens: 512"))  # without effect
 
     process = launch(words, tmp_path)  # the same command, now waiting: no second job
     wait_for(lambda: "1 in jobs that go on; 0 new jobs" in (tmp_path / "said.txt").read_text(), "the count")
@@ -166,7 +166,7 @@ def test_detached_then_waited_for_then_left(
     wait_for(
         lambda: progress(cli)["counts"]["done"] == 1, "the job that was left alone", lambda: trace(sweep)
     )
-    assert [run["tokens"] for run in progress(cli)["runs"]] == [10_240]
+    assert [run["tokens"] for run in progress(cli)["runs"]] == [409_600]
 
 
 def test_a_refusal_is_slurms_own_words(cli: Cli, slurm: Slurm, words: list[str]) -> None:
