@@ -1,5 +1,7 @@
 """The Hydra sweeper of this package: it composes the runs and calls the task."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -10,7 +12,6 @@ from omegaconf import DictConfig
 
 from sae_sweep.cli.compose import compose, compose_first
 from sae_sweep.config import SaeSweepError
-from sae_sweep.plan import Request
 from sae_sweep.tasks import composes_runs, find
 
 _HYDRA_DEFAULT = "basic"
@@ -25,22 +26,15 @@ class TaskError(Exception):
         super().__init__(str(cause))
 
 
-def carry_out(request: Request) -> None:
-    """Call the command's task.
-
-    Raises:
-        SaeSweepError: an error that the user can fix.
-        SystemExit: with 1 if a run failed.
-        TaskError: any other error.
-    """
+@contextmanager
+def task_errors() -> Iterator[None]:
+    """Turn an unexpected error of a task into TaskError."""
     try:
-        failed = find(request.command.task)(request)
+        yield
     except SaeSweepError:
         raise
     except Exception as error:
         raise TaskError(error) from error
-    if failed:
-        raise SystemExit(1)
 
 
 class GridSweeper(Sweeper):
@@ -59,7 +53,11 @@ class GridSweeper(Sweeper):
             SystemExit: with 1 if a run failed; Hydra ignores the return value of a sweep.
         """
         read = compose if composes_runs(self._config.task, self._config.action) else compose_first
-        carry_out(read(arguments, self._config, self._context.config_loader, self._launch))
+        request = read(arguments, self._config, self._context.config_loader, self._launch)
+        with task_errors():
+            failed = find(request.command.task)(request)
+        if failed:
+            raise SystemExit(1)
 
     @property
     def _launch(self) -> Any:
