@@ -84,11 +84,10 @@ class Jobs:
         self._open_cluster = open_cluster
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        del stop  # it raises wherever the command waits
         cluster = self._open_cluster(plan)
         tickets: list[Ticket] = []
         try:
-            with blocked():  # a Ctrl-C must not reach sbatch either
+            with stop.deferred(), blocked():  # a Ctrl-C must reach neither this process nor sbatch
                 tickets += submit(plan, cluster)
             if plan.command.launcher.detach:
                 _print_how_to_follow(plan, tickets, cluster)

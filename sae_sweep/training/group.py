@@ -55,7 +55,7 @@ def train_group(
         GroupTooLargeError: if memory ran out with several members, once they are saved.
     """
     device = pick_device(members[0].run.config.device)
-    group = GroupModule([], on_finished, stop)
+    group = GroupModule(on_finished, stop)
     with stop.deferred():
         for member in members:
             try:

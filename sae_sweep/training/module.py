@@ -1,6 +1,6 @@
 """The LightningModule of a group: every SAE trains on each batch, up to its own budget."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -20,14 +20,11 @@ class GroupModule(LightningModule):
     """
 
     def __init__(
-        self,
-        trainees: Sequence[Trainee],
-        on_finished: Callable[[Outcome], None] | None = None,
-        stop: StopRequest | None = None,
+        self, on_finished: Callable[[Outcome], None] | None = None, stop: StopRequest | None = None
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.active = list(trainees)
+        self.active: list[Trainee] = []
         """Members in training."""
         self.outcomes: dict[str, Outcome] = {}
         """Outcomes of retired members, by run name."""

@@ -1,16 +1,17 @@
 """Submitting jobs and waiting for them, on a scripted cluster."""
 
 import dataclasses
+import signal
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import Interrupted, SaeSweepError
 from sae_sweep.launch import local
 from sae_sweep.launch.frozen import FrozenGroup, read_group
 from sae_sweep.launch.jobs import Jobs, Ticket, read_tickets
 from sae_sweep.plan import Plan
-from sae_sweep.signals import StopRequest
+from sae_sweep.signals import StopRequest, stop_signals
 from sae_sweep.store import hold, read_status, report_failed, set_state, state, unfinished
 
 
@@ -116,6 +117,27 @@ def test_a_refusal_fails_the_runs_and_no_job_is_remembered(plan: Plan, cluster: 
         train(plan, cluster)
     assert [read_status(run.folder)["error"] for run in plan.runs] == [cluster.refuses] * 2
     assert read_tickets(plan.folder) == []
+
+
+def test_a_stop_while_jobs_are_submitted_leaves_them_with_their_tickets(
+    plan: Plan, cluster: ScriptedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Ticket] = []
+
+    def submit(groups: Sequence[FrozenGroup]) -> list[Ticket]:
+        signal.raise_signal(signal.SIGINT)
+        return [Ticket(number, f"job{number}", f"{number}.log", ids) for number, ids in groups]
+
+    def leave(tickets: Sequence[Ticket]) -> str:
+        left.extend(tickets)
+        return "the jobs go on"
+
+    monkeypatch.setattr(cluster, "submit", submit)
+    monkeypatch.setattr(cluster, "leave", leave)
+    with stop_signals() as stop, pytest.raises(Interrupted, match="SIGINT; the jobs go on"):
+        Jobs(lambda plan: cluster).train(plan, stop)
+    assert [ticket.id for ticket in left] == ["job0"]
+    assert [state(run.folder) for run in plan.runs] == ["pending", "pending"]
 
 
 @pytest.mark.parametrize(
