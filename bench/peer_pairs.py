@@ -302,5 +302,4 @@ def _record(
 
 def backend_of(setting: Setting) -> str:
     """The backend of our step, with `auto` resolved."""
-    kernels = choose_kernels(setting.backend, torch.device(setting.device), cache_folder(None))
-    return "reference" if kernels is None else {"cpu": "cpu", "cuda": "triton"}[setting.device]
+    return choose_kernels(setting.backend, torch.device(setting.device), cache_folder(None)).name

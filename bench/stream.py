@@ -24,7 +24,6 @@ import torch
 
 from sae_sweep.activations import ActivationStream, LanguageModel, load_language_model, pick_device
 from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
-from sae_sweep.activations.stream import activation_dtype
 from sae_sweep.config import (
     ActivationsConfig,
     EmbeddedDataset,
@@ -34,8 +33,10 @@ from sae_sweep.config import (
     RunConfig,
     TopKConfig,
 )
+from sae_sweep.launch.conditions import resolve
 from sae_sweep.signals import StopRequest
 from sae_sweep.store import PlannedRun, RunFolder, cache_folder
+from sae_sweep.store.resolved import Conditions
 from sae_sweep.text import TextSource, TrainingSequences, open_text
 from sae_sweep.training import GroupSettings, Member, train_group
 
@@ -104,7 +105,8 @@ class Setup:
 
 def train(setup: Setup, seeds: Sequence[int], tokens: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        members = [Member(_planned(Path(folder), seed, tokens), NoSink()) for seed in seeds]
+        here = Conditions(resolve(setup.lm, setup.config, cache_folder(None)).resolved)
+        members = [Member(_planned(Path(folder), seed, tokens), NoSink(), here) for seed in seeds]
         settings = GroupSettings(log_every=50, checkpoint_every_min=1e6)
         keys = {"d_in": setup.lm.d_model, "settings": settings, "stop": StopRequest()}
         outcomes = train_group(members, setup.stream, **keys)
@@ -145,10 +147,8 @@ def _median(runs: Sequence[dict[str, float]], key: str) -> float:
 
 def cache_against_bare_read(tokens: int, repeats: int) -> dict[str, Any]:
     setup = Setup(tokens)
-    dtype = activation_dtype(setup.config, setup.lm)
-    identity = cache_identity(
-        setup.config, {}, lm_dtype=setup.lm.dtype, attention=setup.lm.attention, dtype=dtype
-    )
+    here = resolve(setup.lm, setup.config, cache_folder(None)).resolved
+    identity = cache_identity(setup.config, {}, here)
     with tempfile.TemporaryDirectory() as root:
         folder = locate(Path(root), identity)
         layers = dict.fromkeys(range(3, 11), setup.config.steps)

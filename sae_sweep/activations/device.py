@@ -22,6 +22,16 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_kind(device: torch.device) -> str:
+    """Return the kind of device, whose products differ from another kind's in their last bits."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        amx = " AMX" if torch.cpu.get_capabilities().get("amx_bf16") else ""
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}{amx}"
+    return device.type
+
+
 def lm_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype for a value of `model.dtype`; auto is bfloat16 if the hardware is fast at it."""
     if name != "auto":

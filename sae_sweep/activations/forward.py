@@ -58,6 +58,11 @@ class Forward(Protocol):
         """eager or sdpa, whose results differ in their last bits."""
         ...
 
+    @property
+    def fell_back(self) -> str | None:
+        """Why attention is not the fused one, if that was wanted."""
+        ...
+
     def residuals(self, tokens: Int[Tensor, "b s"], layers: Sequence[int]) -> dict[int, Tensor]:
         """Return `resid_pre` of each layer, from a pass that stops at the last of them."""
         ...
@@ -72,7 +77,8 @@ class BridgeForward:
 
     attention = "eager"
 
-    def __init__(self, bridge: Any) -> None:
+    def __init__(self, bridge: Any, fell_back: str | None = None) -> None:
+        self.fell_back = fell_back
         self._bridge = bridge
         self.blocks: Sequence[nn.Module] = bridge.blocks
 
@@ -111,6 +117,7 @@ class SdpaForward:
     """Forward passes through the transformers model with fused attention; an exception stops them early."""
 
     attention = "sdpa"
+    fell_back = None
 
     def __init__(self, network: Any, blocks: str) -> None:
         """Prepare a model that has no other user.
@@ -234,38 +241,48 @@ def _return_input(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
 
 
-def copy_sharing_weights(network: nn.Module) -> nn.Module | None:
-    """Copy a model without its weights, before TransformerBridge rebuilds it; None if it cannot be copied."""
+def copy_sharing_weights(network: nn.Module) -> nn.Module | str:
+    """Copy a model without its weights, before TransformerBridge rebuilds it; the reason if that fails."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     try:
         return copy.deepcopy(network, shared)
     except Exception as error:  # as below
-        _log_eager(error)
-        return None
+        return _unusable(error)
 
 
 @torch.no_grad()
 def choose_forward(
-    bridge: Any, network: nn.Module | None, tokenizer: TextTokenizer, dtype: torch.dtype
+    bridge: Any, network: nn.Module | str | None, tokenizer: TextTokenizer, dtype: torch.dtype
 ) -> Forward:
-    """Return `network` with SDPA if its residuals equal the bridge's on a few sequences, else the bridge."""
-    eager = BridgeForward(bridge)
+    """Choose how a model is run: `network` with SDPA if its residuals equal the bridge's, else the bridge.
+
+    Args:
+        bridge: the model's TransformerBridge.
+        network: the transformers model, why there is none, or None if fused attention is not wanted.
+        tokenizer: its tokenizer, for the sequences that the two are compared on.
+        dtype: dtype of its arithmetic.
+    """
+    if isinstance(network, str):
+        return _eager(bridge, network)
     if network is None:
-        return eager
+        return BridgeForward(bridge)
     try:
         sdpa = SdpaForward(network, bridge.adapter.component_mapping["blocks"].name)
-        difference = _difference(eager, sdpa, _probe(bridge, tokenizer), bridge.cfg.n_layers)
+        difference = _difference(BridgeForward(bridge), sdpa, _probe(bridge, tokenizer), bridge.cfg.n_layers)
     except Exception as error:  # each architecture fails in its own way; the bridge runs all of them
-        _log_eager(error)
-        return eager
+        return _eager(bridge, _unusable(error))
     if difference <= TOLERANCE[dtype]:
         return sdpa
-    log.info("eager attention: SDPA's residuals differ by %.1e, more than %.0e", difference, TOLERANCE[dtype])
-    return eager
+    return _eager(bridge, f"SDPA's residuals differ by {difference:.1e}, more than {TOLERANCE[dtype]:.0e}")
 
 
-def _log_eager(error: Exception) -> None:
-    log.info("eager attention: the transformers model cannot be used (%s)", first_line(error))
+def _eager(bridge: Any, why: str) -> Forward:
+    log.info("eager attention: %s", why)
+    return BridgeForward(bridge, why)
+
+
+def _unusable(error: Exception) -> str:
+    return f"the transformers model cannot be used ({first_line(error)})"
 
 
 def _probe(bridge: Any, tokenizer: TextTokenizer) -> Int[Tensor, "b s"]:

@@ -59,6 +59,11 @@ class LanguageModel:
         """eager or sdpa, chosen at loading; the two differ by rounding."""
         return self._forward.attention
 
+    @property
+    def fell_back(self) -> str | None:
+        """Why attention is not the fused one, if that was wanted."""
+        return self._forward.fell_back
+
     def check(self, layers: Sequence[int], seq_len: int) -> None:
         """Raise ConfigError, with the valid values, if the model lacks a layer or reads no such length."""
         problems = [

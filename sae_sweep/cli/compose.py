@@ -147,7 +147,7 @@ def _union_digest(everything: Sequence[Composed], command: CommandConfig) -> str
     known = []
     for one in everything:
         with suppress(ConfigError):  # invalid runs were not selected: the selected ones are all valid
-            known.append(digest(_typed(one.values, RunConfig, command).identity()))
+            known.append(digest(_typed(one.values, RunConfig, command).weight_keys()))
     return digest(sorted(set(known)))
 
 

@@ -106,6 +106,12 @@ class LauncherConfig:
     """Maximum number of runs trained together; null: as many as fit into the free memory."""
     workers: int | None = None
     """Worker processes at once (local); null: one per GPU, or two on a machine without GPUs."""
+    threads: int | None = None
+    """CPU threads per process; null: the machine's cores, divided between workers (local). A run that is
+    resumed takes the number that it began with."""
+    allow_mixed: bool = False
+    """True: resume runs that began on another kind of device, or with other attention or kernels, and record
+    them as mixed. False: refuse. A preempted job always goes on."""
     detach: bool = False
     """True: return when the jobs are submitted (slurm), without waiting for them."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
@@ -115,8 +121,9 @@ class LauncherConfig:
         one_of(found, "launcher.kind", self.kind, ("inprocess", "local", "slurm"))
         if self.max_group is not None:
             at_least(found, "launcher.max_group", self.max_group, 1)
-        if self.workers is not None:
-            at_least(found, "launcher.workers", self.workers, 1)
+        for key in ("workers", "threads"):
+            if getattr(self, key) is not None:
+                at_least(found, f"launcher.{key}", getattr(self, key), 1)
         if self.detach and self.kind != "slurm":
             found.append(f"launcher.detach=true needs launcher=slurm, not {self.kind}")
         found += self.slurm.problems()

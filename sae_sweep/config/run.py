@@ -1,7 +1,7 @@
 """Config of a run: everything that determines an SAE's weights and its evaluation, each value once."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,9 @@ _COMMANDS_KEYS = {
     *("task", "tracking", "k", "l0_coefficient", "l1_coefficient"),
 }
 """Keys that version 0.1.0 wrote into runs beside their own; none of them moves a weight."""
+
+DATASET_LOCATION = ("name", "path", "revision", "files")
+"""Keys that say where a text is and what it is called; its fingerprint says what it is."""
 
 SITES = ("resid_pre",)
 NUMERICS = ("modern", "study")
@@ -106,11 +109,14 @@ class RunConfig:
         return f"blocks.{self.layer}.hook_{self.site}"
 
     def stream_identity(self) -> dict[str, Any]:
-        """Everything that determines the sequence of tokens and activations, except the layer."""
+        """Everything that determines tokens and activations, except the layer and the content of text and LM.
+
+        Fingerprints stand for that content: the path and the label of a text or a model have no effect.
+        """
         return {
-            "model": _identity(self.model),
-            "dataset": _identity(self.dataset),
-            "packing": _identity(self.packing),
+            "model": {"dtype": self.model.dtype},
+            "dataset": _without(self.dataset, DATASET_LOCATION),
+            "packing": dataclasses.asdict(self.packing),
             "activations": {"buffer_tokens": self.activations.buffer_tokens, "dtype": self.activations.dtype},
             "batch": self.batch,
             "data_seed": self.data_seed,
@@ -118,10 +124,10 @@ class RunConfig:
         }
 
     def identity(self) -> dict[str, Any]:
-        """Everything in the config that determines the weights."""
+        """Everything that determines the weights, except the content of text and LM."""
         return {
             **self.stream_identity(),
-            "architecture": {"kind": self.architecture.kind, **_identity(self.architecture)},
+            "architecture": {"kind": self.architecture.kind, **dataclasses.asdict(self.architecture)},
             "dictionary": self.dictionary,
             "layer": self.layer,
             "site": self.site,
@@ -129,8 +135,16 @@ class RunConfig:
             "tokens": self.tokens,
             "numerics": self.numerics,
             "backend": self.backend,
-            "optimizer": _identity(self.optimizer),
-            "init": _identity(self.init),
+            "optimizer": dataclasses.asdict(self.optimizer),
+            "init": dataclasses.asdict(self.init),
+        }
+
+    def weight_keys(self) -> dict[str, Any]:
+        """The keys of `identity`, with text and model as the command names them; for names and tables."""
+        return {
+            **self.identity(),
+            "model": _without(self.model, ("name",)),
+            "dataset": dataclasses.asdict(self.dataset),
         }
 
     def run_id(self, fingerprints: Mapping[str, str]) -> str:
@@ -184,9 +198,6 @@ def config_from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
     return cls(**{**values, **nested})
 
 
-def _identity(part: Any) -> dict[str, Any]:
-    """Keys of a part of the config, without a model's label."""
-    values = dataclasses.asdict(part)
-    if isinstance(part, ModelConfig):
-        values.pop("name")
-    return values
+def _without(part: Any, left_out: Sequence[str]) -> dict[str, Any]:
+    """Keys of a part of the config, except some."""
+    return {key: value for key, value in dataclasses.asdict(part).items() if key not in left_out}

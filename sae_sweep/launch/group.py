@@ -2,19 +2,21 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.config import ConfigError, Interrupted, ModelConfig, RunConfig, SaeSweepError
+from sae_sweep.launch.conditions import by_threads, conditions, cpu_threads, resolve
 from sae_sweep.launch.finish import Finisher
 from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
 from sae_sweep.store import PlannedRun, cache_folder, set_state, unfinished
+from sae_sweep.store.resolved import Conditions
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import (
@@ -30,7 +32,9 @@ from sae_sweep.training import (
 log = logging.getLogger(__name__)
 
 
-def train_runs(plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharers: int = 1) -> None:
+def train_runs(
+    plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharers: int = 1, job: int | None = None
+) -> None:
     """Train some runs of the plan, group by group; the caller holds locks on their folders.
 
     Args:
@@ -38,14 +42,16 @@ def train_runs(plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharer
         runs: runs to train.
         stop: handler of stop signals.
         sharers: number of processes that share the machine's memory, this one included.
+        job: number of the frozen group, in a job.
     """
     models = Models()
     for group in plan.groups():
-        stop.raise_if_requested()  # a signal may have arrived while a part failed
         left = [run for run in group if run in runs]
-        if left:
-            with logs.log_to_files([(run.name, run.folder.log) for run in left]), _mark_cut_short(left):
-                _Shared.open(plan, left, models, stop).train(left, sharers)
+        for threads, part in by_threads(left, plan.command.launcher).items():
+            stop.raise_if_requested()  # a signal may have arrived while a part failed
+            files = [(run.name, run.folder.log) for run in part]
+            with logs.log_to_files(files), _mark_cut_short(part), cpu_threads(threads):
+                _Shared.open(plan, part, models, stop, job).train(part, sharers)
 
 
 @contextmanager
@@ -90,18 +96,24 @@ class _Shared:
     make_stream: StreamMaker
     use: LmUse
     stop: StopRequest
+    conditions: Mapping[str, Conditions]
+    """How each run is trained, by its name."""
 
     @classmethod
-    def open(cls, plan: Plan, runs: Sequence[PlannedRun], models: Models, stop: StopRequest) -> "_Shared":
+    def open(
+        cls, plan: Plan, runs: Sequence[PlannedRun], models: Models, stop: StopRequest, job: int | None
+    ) -> "_Shared":
         """Open text and model; with `activations=cache`, fill the cache."""
         first, cache = runs[0].config, cache_folder(plan.command.paths.cache)
         source = open_text(first.dataset, cache)
         lm = models.get(first)
         lm.check([run.config.layer for run in runs], first.packing.seq_len)
+        here = resolve(lm, first, cache)
+        of_runs = {run.name: conditions(run, here, plan.command.launcher, job) for run in runs}
         use = LmUse(lm)
-        make_stream = stream_maker(lm, source, runs, cache)
+        make_stream = stream_maker(lm, source, runs, cache, here.resolved)
         use.filled(max(run.config.steps for run in runs))
-        return cls(plan, lm, source, make_stream, use, stop)
+        return cls(plan, lm, source, make_stream, use, stop, of_runs)
 
     def train(self, runs: Sequence[PlannedRun], sharers: int) -> None:
         """Train the runs in parts that fit into memory; a part that runs out of it is split in half."""
@@ -135,8 +147,10 @@ class _Shared:
         members: list[Member] = []
         try:
             for run in runs:
-                members.append(Member(run, open_sink(run, command.tracking, self.plan.folder)))
-                set_state(run, "running")
+                of_run = self.conditions[run.name]
+                sink = open_sink(run, command.tracking, self.plan.folder, of_run)
+                members.append(Member(run, sink, of_run))
+                set_state(run, "running", **of_run.as_status())
             train_group(
                 members,
                 self.make_stream,

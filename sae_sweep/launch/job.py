@@ -32,7 +32,7 @@ def run_job(folder: Path, number: int) -> None:
             plan, sharers = read_group(SweepFolder(folder), number)
             for run in plan.runs:
                 stack.enter_context(hold(run.folder))
-            _train(plan, stop, sharers)
+            _train(plan, stop, sharers, number)
     except Interrupted as interrupted:
         log.info("%s", interrupted)
         if interrupted.signum == signal.SIGUSR2 and callable(requeue):
@@ -40,11 +40,11 @@ def run_job(folder: Path, number: int) -> None:
         raise SystemExit(128 + interrupted.signum) from None
 
 
-def _train(plan: Plan, stop: StopRequest, sharers: int) -> None:
+def _train(plan: Plan, stop: StopRequest, sharers: int, number: int) -> None:
     try:
         from sae_sweep.launch.group import train_runs  # slow to import: signals are handled meanwhile
 
-        train_runs(plan, unfinished(plan.runs), stop, sharers)
+        train_runs(plan, unfinished(plan.runs), stop, sharers, number)
     except Interrupted:
         for run in unfinished(plan.runs):
             set_state(run, "pending")

@@ -31,6 +31,7 @@ class Local:
     def __init__(self, plan: Plan) -> None:
         self._folder = plan.folder
         self._slots = _slots(plan)
+        self._threads = worker_threads(plan)
         self._waiting: list[int] = []
         self._workers: list[_Worker] = []
         self._ended: dict[str, str] = {}
@@ -42,7 +43,6 @@ class Local:
 
     def submit(self, groups: Sequence[FrozenGroup]) -> list[Ticket]:
         self._waiting += [group.number for group in groups]
-        self._slots = self._slots[: len(groups)]  # only as many workers as groups share the threads
         return [
             Ticket(number, str(number), str(self._folder.jobs / f"{number}.log"), run_ids)
             for number, run_ids in groups
@@ -83,9 +83,8 @@ class Local:
     def _launch(self, number: int, gpu: str | None) -> subprocess.Popen[bytes]:
         if gpu is not None:
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-        else:  # more threads than cores would slow every matrix product
-            share = max(1, _threads() // len(self._slots))
-            environment = {"OMP_NUM_THREADS": str(share), **os.environ}
+        else:
+            environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
         command = [sys.executable, "-m", job.__name__, str(self._folder.root), str(number)]
         with (self._folder.jobs / f"{number}.log").open("ab") as file:
             return subprocess.Popen(
@@ -93,15 +92,32 @@ class Local:
             )
 
 
+def worker_threads(plan: Plan) -> int:
+    """CPU threads of each worker: `launcher.threads`, else `OMP_NUM_THREADS`, else a share of the cores.
+
+    The share depends on the whole plan, not on what is left of it: a run that is launched later is then
+    trained with as many threads as the others.
+    """
+    import torch
+
+    if plan.command.launcher.threads is not None:
+        return plan.command.launcher.threads
+    if "OMP_NUM_THREADS" in os.environ:
+        return torch.get_num_threads()
+    return max(1, torch.get_num_threads() // len(_slots(plan)))
+
+
 def _slots(plan: Plan) -> list[str | None]:
-    """The GPU of each worker, as CUDA_VISIBLE_DEVICES names it; None for a worker on the CPU."""
+    """The GPU of each worker, as CUDA_VISIBLE_DEVICES names it; None for a worker on the CPU.
+
+    There are no more workers than groups in the plan.
+    """
     workers = plan.command.launcher.workers
     gpus = _gpus() if plan.runs[0].config.device in ("auto", "cuda") else []
-    if not gpus:
-        return [None] * (workers or 2)
-    if workers and workers > len(gpus):
+    if workers and gpus and workers > len(gpus):
         log.warning("launcher.workers=%d: only %d at once, one per GPU", workers, len(gpus))
-    return list(gpus[: workers or len(gpus)])
+    slots: list[str | None] = [*gpus[: workers or len(gpus)]] if gpus else [None] * (workers or 2)
+    return slots[: len(plan.groups())]
 
 
 def _gpus() -> list[str]:
@@ -110,9 +126,3 @@ def _gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
     return visible.split(",")[:count] if visible else [str(index) for index in range(count)]
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sae_sweep.activations import ActivationStream, LanguageModel
 from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
-from sae_sweep.activations.stream import activation_dtype
 from sae_sweep.store import PlannedRun
+from sae_sweep.store.resolved import Resolved
 from sae_sweep.text import TextSource, TrainingSequences
 from sae_sweep.training.data import Stream
 
@@ -15,16 +15,18 @@ StreamMaker = Callable[[Sequence[int]], Stream]
 
 
 def stream_maker(
-    lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path
+    lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path, resolved: Resolved
 ) -> StreamMaker:
     """Function that opens a group's streams; with `activations=cache`, the cache is filled first."""
     if runs[0].config.activations.source == "cache":
-        folder = fill_cache(lm, source, runs, cache)
+        folder = fill_cache(lm, source, runs, cache, resolved)
         return lambda layers: CachedStream(folder, layers, lm.device)
     return _computed(lm, source, runs[0])
 
 
-def fill_cache(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path) -> CacheFolder:
+def fill_cache(
+    lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path, resolved: Resolved
+) -> CacheFolder:
     """Cache every layer of a group for its longest run; returns the cache's folder.
 
     It can be interrupted at any time; complete shards are kept.
@@ -33,10 +35,7 @@ def fill_cache(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun]
         SaeSweepError: if the disk is too small, or the cache cannot be used.
     """
     shared = runs[0]
-    dtype = activation_dtype(shared.config, lm)
-    identity = cache_identity(
-        shared.config, shared.fingerprints, lm_dtype=lm.dtype, attention=lm.attention, dtype=dtype
-    )
+    identity = cache_identity(shared.config, shared.fingerprints, resolved)
     folder = locate(cache, identity)
     steps = max(run.config.steps for run in runs)
     fill(
@@ -46,6 +45,7 @@ def fill_cache(lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun]
         _computed(lm, source, shared),
         d_in=lm.d_model,
         batch=shared.config.batch,
+        names={"model": shared.config.model.label, "dataset": shared.config.dataset.name},
     )
     return folder
 

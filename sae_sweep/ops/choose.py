@@ -3,6 +3,7 @@
 import logging
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -15,8 +16,22 @@ _DEVICES = {"cpu": "cpu", "triton": "cuda"}
 """The device type that each backend runs on."""
 
 
-def choose_kernels(backend: str, device: torch.device, folder: Path) -> Kernels | None:
-    """The kernels for a device, or None for the dense formulas in torch.
+class Choice(NamedTuple):
+    """The kernels of a device, and why they are not the fast ones."""
+
+    kernels: Kernels | None
+    """None: the dense formulas in torch."""
+    fell_back: str | None = None
+    """Why `auto` did not find the device's own backend; None if it did, or if a backend was named."""
+
+    @property
+    def name(self) -> str:
+        """reference, cpu or triton."""
+        return self.kernels.name if self.kernels is not None else "reference"
+
+
+def choose_kernels(backend: str, device: torch.device, folder: Path) -> Choice:
+    """Choose the kernels for a device.
 
     Args:
         backend: reference (the dense formulas), cpu, triton, or auto: the device's own backend, else the
@@ -29,22 +44,23 @@ def choose_kernels(backend: str, device: torch.device, folder: Path) -> Kernels 
     """
     if backend == "auto":
         fast = next((name for name, kind in _DEVICES.items() if kind == device.type), None)
-        return None if fast is None else _load_or_warn(fast, folder)
+        return Choice(None) if fast is None else _load_or_warn(fast, folder)
     if backend == "reference":
-        return None
+        return Choice(None)
     if device.type != _DEVICES[backend]:
         raise SaeSweepError(
             f"backend={backend} runs on {_DEVICES[backend]}, and device is {device.type}: set backend=auto"
         )
-    return _load(backend, folder)
+    return Choice(_load(backend, folder))
 
 
-def _load_or_warn(backend: str, folder: Path) -> Kernels | None:
+@cache
+def _load_or_warn(backend: str, folder: Path) -> Choice:
     try:
-        return _load(backend, folder)
+        return Choice(_load(backend, folder))
     except SaeSweepError as error:
-        _warn_once(str(error))
-        return None
+        logger.warning("training without fast kernels, several times slower: %s", error)
+        return Choice(None, str(error))
 
 
 @cache
@@ -56,8 +72,3 @@ def _load(backend: str, folder: Path) -> Kernels:
     from sae_sweep.ops.triton import TritonKernels
 
     return TritonKernels()
-
-
-@cache
-def _warn_once(problem: str) -> None:
-    logger.warning("training without fast kernels, several times slower: %s", problem)

@@ -15,7 +15,7 @@ from sae_sweep.plan.plan import Plan
 from sae_sweep.store import PlannedRun
 
 TERA = 10**12
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BYTES = {"auto": 4, "float32": 4, "bfloat16": 2, "float16": 2}
 _TOKEN_ID_BYTES = 4
 
 
@@ -81,15 +81,14 @@ class PlanCost:
     tflops_lm: float | None
 
 
-def plan_cost(plan: Plan, throughput: Throughput, auto_dtype: str) -> PlanCost:
+def plan_cost(plan: Plan, throughput: Throughput) -> PlanCost:
     """Add up all groups.
 
     Args:
         plan: the runs, in the groups that its launcher makes.
         throughput: holds every SAE shape and d_model of the plan that is known.
-        auto_dtype: dtype of the LM where `model.dtype` is auto.
     """
-    groups = tuple(group_cost(group, auto_dtype) for group in plan.groups())
+    groups = tuple(group_cost(group) for group in plan.groups())
     sae = _timed((sae_flops(run.config), _sae_rate(run, throughput)) for run in plan.runs)
     lm = _timed((group.lm_flops, _lm_rate(group, throughput)) for group in groups)
     streams: dict[str, list[PlannedRun]] = {}
@@ -102,14 +101,14 @@ def plan_cost(plan: Plan, throughput: Throughput, auto_dtype: str) -> PlanCost:
         sae_tokens=sum(group.sae_tokens for group in groups),
         lm_flops=_sum(group.lm_flops for group in groups),
         sae_flops=_sum(group.sae_flops for group in groups),
-        cache_bytes=_sum(cache_bytes(runs, auto_dtype) for runs in streams.values()),
+        cache_bytes=_sum(cache_bytes(runs) for runs in streams.values()),
         hours=(sae.seconds + lm.seconds) / 3600 if sae and lm else None,
         tflops_sae=sae.tflops if sae else None,
         tflops_lm=lm.tflops if lm else None,
     )
 
 
-def group_cost(runs: Sequence[PlannedRun], auto_dtype: str) -> GroupCost:
+def group_cost(runs: Sequence[PlannedRun]) -> GroupCost:
     """Cost of runs that share each LM pass, which serves the largest budget and the highest layer."""
     tokens = max(lm_tokens(run.config) for run in runs)
     deepest = max((run.config for run in runs), key=lambda config: config.layer)
@@ -121,7 +120,7 @@ def group_cost(runs: Sequence[PlannedRun], auto_dtype: str) -> GroupCost:
         sae_tokens=sum(run.config.tokens for run in runs),
         lm_flops=None if per_token is None else tokens * per_token,
         sae_flops=_sum(sae_flops(run.config) for run in runs),
-        cache_bytes=cache_bytes(runs, auto_dtype),
+        cache_bytes=cache_bytes(runs),
     )
 
 
@@ -164,19 +163,13 @@ def sae_shape(config: RunConfig) -> SaeShape | None:
     return SaeShape(config.architecture.kind, config.numerics, d_in, config.dictionary * d_in)
 
 
-def cache_dtype(config: RunConfig, auto_dtype: str) -> str:
-    """Dtype that activations are rounded to: `activations.dtype`, else the LM's."""
-    chosen = (config.activations.dtype, config.model.dtype)
-    return next((dtype for dtype in chosen if dtype != "auto"), auto_dtype)
-
-
-def cache_bytes(runs: Sequence[PlannedRun], auto_dtype: str) -> int | None:
+def cache_bytes(runs: Sequence[PlannedRun]) -> int | None:
     """Size of a cache: activations of each layer for the largest budget, and four bytes per token id."""
     config = runs[0].config
     if config.model.shape is None:
         return None
     layers = len({run.config.layer for run in runs})
-    row = layers * config.model.shape[1] * _BYTES[cache_dtype(config, auto_dtype)]
+    row = layers * config.model.shape[1] * _BYTES[config.activations.dtype]
     ids = _TOKEN_ID_BYTES * max(lm_tokens(run.config) for run in runs)
     return max(run.config.tokens for run in runs) * row + ids
 

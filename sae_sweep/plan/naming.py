@@ -20,7 +20,7 @@ def run_name(config: RunConfig, reference: RunConfig) -> str:
         config: the run.
         reference: the defaults of the same model, dataset, architecture and numerics.
     """
-    ours, usual = flatten(config.identity()), flatten(reference.identity())
+    ours, usual = flatten(config.weight_keys()), flatten(reference.weight_keys())
     extras = [
         f"{key.split('.')[-1]}-{_short(value)}"
         for key, value in ours.items()

@@ -2,13 +2,23 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, digest
+from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, digest, flatten, short_key
 from sae_sweep.plan.naming import run_name
-from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, hold_sweep, read_plan, write_json
+from sae_sweep.plan.resolve import resolve_dtypes
+from sae_sweep.store import (
+    PlannedRun,
+    RunFolder,
+    SweepFolder,
+    cache_folder,
+    hold_sweep,
+    read_plan,
+    state,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -36,23 +46,31 @@ class Plan:
         """Refuse a command that would mix two sweeps; a sweep may grow or be narrowed.
 
         Raises:
-            SaeSweepError: if `plan.json` lacks some of these runs and has others instead, or is damaged.
+            SaeSweepError: naming the keys that differ, if a run's folder is another run's, or if `plan.json`
+                lacks some of these runs and has others instead; or if it is damaged.
         """
         on_disk = self._on_disk()
+        there = [PlannedRun.from_record(record, self.folder) for record in on_disk.get("runs", [])]
+        by_name = {run.name: run for run in there}
+        for run in self.runs:
+            held = by_name.get(run.name, run)
+            if held.run_id != run.run_id:
+                raise SaeSweepError(
+                    f"{run.folder.root} holds another run: {_differences(held, run)}; {_ELSEWHERE}"
+                )
         if self.union is not None and on_disk.get("union") == self.union:
             return  # another selection among the same runs
-        known = {run["id"]: run["name"] for run in on_disk.get("runs", [])}
-        ours = {run.run_id: run.name for run in self.runs}
-        others = known.keys() - ours.keys()
-        if not others or not ours.keys() - known.keys():
-            return
-        are = "is" if len(others) == 1 else "are"
-        changed = sorted({known[run_id] for run_id in others} & set(ours.values()))
-        hint = f" ({changed[0]} is, but with other text, model weights or versions)" if changed else ""
-        raise SaeSweepError(
-            f"{self.folder.root} holds another plan: {len(others)} of its {len(known)} runs {are} "
-            f"not in this command{hint}; choose sweep=NAME, or move the folder away"
-        )
+        ids = {run.run_id for run in there}
+        ours = {run.run_id for run in self.runs}
+        others, new = ids - ours, [run for run in self.runs if run.run_id not in ids]
+        if others and new:
+            left_out = [run for run in there if run.run_id in others]
+            near = min(left_out, key=lambda run: len(_differing_keys(run, new[0])))
+            are = "is" if len(others) == 1 else "are"
+            raise SaeSweepError(
+                f"{self.folder.root} holds another plan: {len(others)} of its {len(ids)} runs {are} not in "
+                f"this command ({near.name} is nearest: {_differences(near, new[0])}); {_ELSEWHERE}"
+            )
 
     def _on_disk(self) -> dict[str, Any]:
         return read_plan(self.folder) if self.folder.plan.exists() else {}
@@ -67,12 +85,44 @@ class Plan:
             on_disk = self._on_disk()
             runs = {run["id"]: run for run in on_disk.get("runs", [])}
             for run in self.runs:
-                before = runs.get(run.run_id, {}).get("grids", [])
-                grids = list(dict.fromkeys([*before, *run.grids]))
-                runs[run.run_id] = {**run.record(), "grids": grids}
+                before = runs.get(run.run_id, {})
+                record = {
+                    **run.record(),
+                    "grids": list(dict.fromkeys([*before.get("grids", []), *run.grids])),
+                }
+                if before and state(run.folder) == "done":  # as it was trained; it is evaluated as wanted now
+                    evaluation = record["config"]["evaluation"]
+                    record["config"] = {**before["config"], "evaluation": evaluation}
+                runs[run.run_id] = record
             union = self.union or on_disk.get("union")
             plan = {"sweep": self.sweep, "union": union, **self.command.kept(), "runs": list(runs.values())}
             write_json(self.folder.plan, plan)
+
+
+_ELSEWHERE = "choose sweep=NAME, or move the folder away"
+
+
+def _differences(there: PlannedRun, here: PlannedRun) -> str:
+    """Name what makes two runs differ, with both values: `k is 16 there and 32 here`."""
+    ours, theirs = flatten(here.config.identity()), flatten(there.config.identity())
+    lines = [
+        f"{short_key(key)} is {theirs.get(key, 'not a key')} there and {ours.get(key, 'not a key')} here"
+        for key in _differing_keys(there, here)
+    ]
+    if "model.dtype" in _differing_keys(there, here):
+        lines[-1] += f" (auto depends on the machine: model.dtype={there.config.model.dtype} continues it)"
+    prints = {"corpus": "text", "model": "model weights or tokenizer"}
+    lines += [
+        f"its {what} {'is' if key == 'corpus' else 'are'} other"
+        for key, what in prints.items()
+        if there.fingerprints.get(key) != here.fingerprints.get(key)
+    ]
+    return ", ".join(lines) or "it was made by another version of sae_sweep"
+
+
+def _differing_keys(there: PlannedRun, here: PlannedRun) -> list[str]:
+    ours, theirs = flatten(here.config.identity()), flatten(there.config.identity())
+    return [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
 
 
 class WantedRun(NamedTuple):
@@ -111,24 +161,35 @@ def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Pla
     """
     command = request.command
     fingerprints = fingerprints or _fingerprints(cache_folder(command.paths.cache))
-    found: dict[str, tuple[WantedRun, Mapping[str, str]]] = {}
+    found: dict[str, PlannedRun] = {}
     grids: dict[str, dict[str, None]] = {}
     for one in request.runs:
-        prints = fingerprints(one.config)
-        run_id = one.config.run_id(prints)
-        found.setdefault(run_id, (one, prints))
+        config, reference = (_resolved(given, request) for given in (one.config, one.reference))
+        prints = fingerprints(config)
+        run_id = config.run_id(prints)
+        group = digest({"stream": config.stream_identity(), **prints})
+        name = run_name(config, reference)
+        found.setdefault(run_id, PlannedRun(name, run_id, group, config, RunFolder(Path(name)), prints))
         grids.setdefault(run_id, {}).update(dict.fromkeys(one.grids))
     sweep = command.sweep or command.experiment or digest(sorted(found))
     folder = SweepFolder(Path(command.paths.output).expanduser().resolve() / sweep)
+    names = _names_on_disk(folder)
     runs = []
-    for run_id, (one, prints) in found.items():
-        name = run_name(one.config, one.reference)
-        group = digest({"stream": one.config.stream_identity(), **prints})
-        runs.append(
-            PlannedRun(name, run_id, group, one.config, folder.run(name), prints, tuple(grids[run_id]))
-        )
+    for run_id, run in found.items():
+        name = names.get(run_id, run.name)
+        runs.append(replace(run, name=name, folder=folder.run(name), grids=tuple(grids[run_id])))
     _refuse_equal_names(runs)
     return Plan(sweep, folder, tuple(runs), command, request.union)
+
+
+def _resolved(config: RunConfig, request: Request) -> RunConfig:
+    """The run with its dtypes fixed; Hydra's launchers train on machines that are not known yet."""
+    return config if request.launch is not None else resolve_dtypes(config, request.command.launcher)
+
+
+def _names_on_disk(folder: SweepFolder) -> dict[str, str]:
+    """Names by run id: a run keeps the one under which its sweep first planned it, whatever its labels."""
+    return {run["id"]: run["name"] for run in read_plan(folder)["runs"]} if folder.plan.exists() else {}
 
 
 def _fingerprints(cache: Path) -> Fingerprints:

@@ -35,7 +35,7 @@ class Learner:
         self._device = torch.device(device)
         self._kernels = None  # kernels compute in float32 only
         if sae.W_dec.dtype is torch.float32:
-            self._kernels = choose_kernels(config.backend, self._device, cache or cache_folder(None))
+            self._kernels = choose_kernels(config.backend, self._device, cache or cache_folder(None)).kernels
         self._objective = build_objective(self.sae, config, self._kernels).to(device)
         self._optimizer = Optimizer(
             {name: p for name, p in self._objective.named_parameters() if p.requires_grad},

@@ -20,6 +20,8 @@ from sae_sweep.store.plan_file import PlannedRun
 
 log = logging.getLogger(__name__)
 
+_KEPT = ("resolved", "mixed", "fell_back", "job")
+"""Keys that a later state keeps."""
 _VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
 
 
@@ -76,6 +78,7 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
         "times": times,
         "pid": os.getpid(),
         **provenance(run),
+        **{key: before[key] for key in _KEPT if key in before},
         **details,
     }
     write_json(run.folder.status, status)
@@ -91,7 +94,7 @@ def prepare(runs: Sequence[PlannedRun]) -> None:
         with hold(run.folder):
             freeze(run)
             if state(run.folder) != "done":
-                set_state(run, "pending")
+                set_state(run, "pending", job=None)
 
 
 def unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

@@ -209,4 +209,4 @@ def _number_or_none(metrics: Any, key: str, folder: RunFolder) -> float | None:
 
 def _rest(config: RunConfig) -> dict[str, Any]:
     """All other keys that determine the weights."""
-    return {key: value for key, value in flatten(config.identity()).items() if key not in _FACTS}
+    return {key: value for key, value in flatten(config.weight_keys()).items() if key not in _FACTS}

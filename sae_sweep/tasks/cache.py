@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from sae_sweep.activations.cache import CacheEntry, inventory, prune, remove, verify
-from sae_sweep.activations.cache.inventory import model_and_dataset
 from sae_sweep.config import CommandConfig
+from sae_sweep.launch.conditions import cpu_threads, resolve
 from sae_sweep.launch.group import Models
+from sae_sweep.launch.local import worker_threads
 from sae_sweep.launch.streams import fill_cache
-from sae_sweep.plan import Request, make_plan
+from sae_sweep.plan import Plan, Request, make_plan
 from sae_sweep.report.formatting import TextTable
 from sae_sweep.signals import stop_signals
 from sae_sweep.store import PlannedRun, cache_folder
@@ -34,18 +37,28 @@ def cache(request: Request) -> int:
 def _fill(request: Request) -> int:
     """Cache what the runs will read, one activation stream at a time."""
     folder = cache_folder(request.command.paths.cache)
+    plan = make_plan(request)
     groups: dict[str, list[PlannedRun]] = {}
-    for run in make_plan(request).runs:
+    for run in plan.runs:
         groups.setdefault(run.group, []).append(run)
     models = Models()
     for runs in groups.values():
         config = runs[0].config
         lm = models.get(config)
         lm.check([run.config.layer for run in runs], config.packing.seq_len)
-        with stop_signals():
-            filled = fill_cache(lm, open_text(config.dataset, folder), runs, folder)
+        with stop_signals(), cpu_threads(_threads(plan)):
+            resolved = resolve(lm, config, folder).resolved
+            filled = fill_cache(lm, open_text(config.dataset, folder), runs, folder, resolved)
         log.info("%s holds what %d runs read", filled.root, len(runs))
     return 0
+
+
+def _threads(plan: Plan) -> int:
+    """CPU threads that the launcher trains with: the cached bits depend on them."""
+    launcher = plan.command.launcher
+    if launcher.kind == "local":
+        return worker_threads(plan)
+    return launcher.threads or torch.get_num_threads()
 
 
 def _found(command: CommandConfig) -> list[CacheEntry]:
@@ -68,7 +81,7 @@ def _row(found: CacheEntry) -> list[str]:
     manifest = found.manifest
     if manifest is None:
         return [found.folder.name, *("?" * 4), gib, "?", found.state, used]
-    model, dataset = model_and_dataset(manifest.stream)
+    model, dataset = (manifest.names.get(key, "?") for key in ("model", "dataset"))
     layers = ",".join(map(str, sorted(manifest.wanted)))
     tokens = f"{manifest.steps * manifest.batch:,}"
     return [found.folder.name, model, dataset, layers, tokens, gib, manifest.dtype, found.state, used]

@@ -95,7 +95,7 @@ def _named_keys(config: RunConfig) -> dict[str, Any]:
     covered = ("model.", "dataset.", "architecture.")
     rest = {
         key: value
-        for key, value in flatten(config.identity()).items()
+        for key, value in flatten(config.weight_keys()).items()
         if key not in named and not key.startswith(covered)
     }
     return {**named, **rest}

@@ -7,14 +7,12 @@ import json
 import sys
 from typing import Any
 
-from sae_sweep.activations import lm_dtype, pick_device
 from sae_sweep.config import SPARSITY_KEYS
 from sae_sweep.plan import Plan, Request, make_plan
 from sae_sweep.plan.cost import (
     GroupCost,
     PlanCost,
     assumed_block_parameters,
-    cache_dtype,
     plan_cost,
     sae_shape,
 )
@@ -44,8 +42,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     configs = [run.config for run in plan.runs]
     tflops = plan.command.plan.tflops
     throughput = measure(configs) if tflops is None else given(tflops, configs)
-    auto_dtype = str(lm_dtype("auto", pick_device(plan.runs[0].config.device))).removeprefix("torch.")
-    cost = plan_cost(plan, throughput, auto_dtype)
+    cost = plan_cost(plan, throughput)
     return {
         "sweep": plan.sweep,
         "experiment": plan.command.experiment,
@@ -53,7 +50,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "fuse": plan.command.fuse,
         "runs": [_run(run) for run in plan.runs],
         "groups": [_group(group) for group in cost.groups],
-        "cost": {**_totals(cost), "throughput": throughput.source, "cache_dtype": _dtypes(plan, auto_dtype)},
+        "cost": {**_totals(cost), "throughput": throughput.source, "cache_dtype": _dtypes(plan)},
         "notes": [*_NOTES, *_model_notes(plan)],
     }
 
@@ -110,8 +107,8 @@ def _totals(cost: PlanCost) -> dict[str, Any]:
     }
 
 
-def _dtypes(plan: Plan, auto_dtype: str) -> str:
-    return ", ".join(dict.fromkeys(cache_dtype(run.config, auto_dtype) for run in plan.runs))
+def _dtypes(plan: Plan) -> str:
+    return ", ".join(dict.fromkeys(run.config.activations.dtype for run in plan.runs))
 
 
 def _model_notes(plan: Plan) -> list[str]:

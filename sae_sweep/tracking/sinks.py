@@ -7,6 +7,7 @@ from typing import Any
 
 from sae_sweep.config import CommandConfig, TrackingConfig, digest
 from sae_sweep.store import PlannedRun, RunFolder, SweepFolder, provenance
+from sae_sweep.store.resolved import Conditions
 from sae_sweep.tracking.history import History
 from sae_sweep.tracking.wandb_run import WandbRun, WandbSpec
 
@@ -105,11 +106,13 @@ def _floats(values: Sequence[float]) -> list[float]:
     return [float(value) for value in values]
 
 
-def open_sink(run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder) -> RunSink:
+def open_sink(
+    run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder, conditions: Conditions
+) -> RunSink:
     """Open the sink of one run; records that the history already has are kept until `rewind`.
 
-    W&B gets the run's config, and as `provenance` the versions, host and fingerprints behind its weights. Its
-    id is made from sweep and run id, so that a resumed run continues its W&B run.
+    W&B gets the run's config, and as `provenance` the versions, host and fingerprints behind its weights, and
+    what `auto` became. Its id is made from sweep and run id, so that a resumed run continues its W&B run.
     """
     spec = _spec(
         tracking,
@@ -118,7 +121,7 @@ def open_sink(run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder) -> 
         name=run.name,
         base=run.folder.root,
         job_type="train",
-        config={**run.config.as_dict(), "provenance": provenance(run)},
+        config={**run.config.as_dict(), "provenance": {**provenance(run), **conditions.as_status()}},
     )
     return RunSink(run.folder, WandbRun(spec) if spec else None)
 

@@ -1,6 +1,6 @@
 """Training with Lightning: groups of SAEs that share each batch of activations."""
 
-from sae_sweep.training.checkpoint import discard_checkpoint
+from sae_sweep.training.checkpoint import begun, discard_checkpoint
 from sae_sweep.training.group import train_group
 from sae_sweep.training.member import GroupSettings, Member, MetricSink, Outcome
 from sae_sweep.training.memory import (
@@ -18,6 +18,7 @@ __all__ = [
     "MetricSink",
     "Outcome",
     "available_bytes",
+    "begun",
     "discard_checkpoint",
     "out_of_memory",
     "release",

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,18 @@ class Checkpoint(NamedTuple):
     """Mark of the member's sink: how much had been logged."""
     seconds: float
     """Training time so far."""
+    resolved: Mapping[str, Any] = {}
+    """`Resolved.as_dict` of the training so far; empty: not known."""
+    mixed: Sequence[Mapping[str, Any]] = ()
+    """`Conditions.mixed` of the training so far."""
+
+
+class Begun(NamedTuple):
+    """How the training that a checkpoint continues was done."""
+
+    step: int
+    resolved: Mapping[str, Any]
+    mixed: Sequence[Mapping[str, Any]]
 
 
 def save_checkpoint(folder: RunFolder, run_id: str, checkpoint: Checkpoint) -> None:
@@ -46,6 +58,8 @@ def save_checkpoint(folder: RunFolder, run_id: str, checkpoint: Checkpoint) -> N
         "position": checkpoint.position,
         "history": checkpoint.history,
         "seconds": checkpoint.seconds,
+        "resolved": dict(checkpoint.resolved),
+        "mixed": list(checkpoint.mixed),
         "checksum": _checksum(checkpoint.state),
     }
     whole = save(checkpoint.state, metadata={"progress": json.dumps(progress)})
@@ -83,6 +97,19 @@ def load_checkpoint(folder: RunFolder, run_id: str) -> Checkpoint | None:
     return None
 
 
+def begun(folder: RunFolder, run_id: str) -> Begun | None:
+    """How the newest checkpoint of a run was trained; None if there is none. Does not read the weights."""
+    for path in (folder.checkpoint / _NEWEST, folder.checkpoint / _BEFORE):
+        try:
+            with safe_open(path, framework="pt") as file:
+                progress = json.loads((file.metadata() or {})["progress"])
+            if progress["run_id"] == run_id:
+                return Begun(progress["position"]["step"], progress["resolved"], progress["mixed"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            continue  # missing or damaged: loading it says so
+    return None
+
+
 def discard_checkpoint(folder: RunFolder) -> None:
     """Remove the checkpoints of a run that is done or must start over."""
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
@@ -96,7 +123,14 @@ def _read(path: Path, run_id: str) -> Checkpoint:
         raise ValueError(f"it belongs to run {progress['run_id']}, not {run_id}")
     if progress["checksum"] != _checksum(state):
         raise ValueError("its checksum differs")
-    return Checkpoint(state, progress["position"], int(progress["history"]), float(progress["seconds"]))
+    return Checkpoint(
+        state,
+        progress["position"],
+        int(progress["history"]),
+        float(progress["seconds"]),
+        progress["resolved"],
+        progress["mixed"],
+    )
 
 
 def _checksum(state: Mapping[str, Tensor]) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from sae_sweep.saes import SAE
 from sae_sweep.store import PlannedRun
+from sae_sweep.store.resolved import Conditions
 
 
 class MetricSink(Protocol):
@@ -39,12 +40,14 @@ class MetricSink(Protocol):
 
 
 class Member(NamedTuple):
-    """A planned run and its metric sink."""
+    """A planned run, its metric sink, and how it is trained in this launch."""
 
     run: PlannedRun
     """The run; training writes only the checkpoint into its folder."""
     sink: MetricSink
     """Receives every logged metric; the caller closes it."""
+    conditions: Conditions
+    """What `auto` became; checkpoints carry it."""
 
 
 class GroupSettings(NamedTuple):

@@ -115,7 +115,12 @@ class Trainee:
         if self.failed is not None or self.learner.steps == self._saved_step:
             return
         checkpoint = Checkpoint(
-            self.learner.state(), self.position, history=self.member.sink.mark(), seconds=self.seconds
+            self.learner.state(),
+            self.position,
+            history=self.member.sink.mark(),
+            seconds=self.seconds,
+            resolved=self.member.conditions.resolved.as_dict(),
+            mixed=self.member.conditions.mixed,
         )
         save_checkpoint(self.member.run.folder, self.member.run.run_id, checkpoint)
         self._saved_step = self.learner.steps

@@ -121,7 +121,8 @@ def test_a_model_without_a_copy_stays_with_the_bridge(load, monkeypatch):
         raise RuntimeError("no copy")
 
     monkeypatch.setattr(forward.copy, "deepcopy", lambda *_: refuse())
-    assert forward.copy_sharing_weights(nn.Linear(1, 1)) is None
+    why = forward.copy_sharing_weights(nn.Linear(1, 1))
+    assert why == "the transformers model cannot be used (no copy)"
 
 
 class CallsByKeyword(nn.Module):

@@ -138,14 +138,26 @@ def test_run_id_follows_what_moves_the_weights_and_nothing_else() -> None:
     assert BASELINE.run_id({"corpus": "other", "model": "m"}) != base
     assert changed(device="cpu").run_id(prints) == base
     assert changed(activations=ActivationsConfig(source="cache")).run_id(prints) == base
-    assert changed(model=ModelConfig(name="label")).run_id(prints) == base
+    assert changed(backend="reference").run_id(prints) != base
+    assert changed(model=ModelConfig(dtype="float32")).run_id(prints) != base
+
+
+def test_how_text_and_model_are_spelled_and_called_is_no_part_of_the_id() -> None:
+    prints = {"corpus": "c", "model": "m"}
+    text = [FilesDataset(path=path, name=name) for path in ("a", "./a/", "/w/a") for name in ("x", "y")]
+    assert len({changed(dataset=one).run_id(prints) for one in text}) == 1
+    model = [ModelConfig(path=path, name=name) for path in ("gpt2", "/w/gpt2") for name in (None, "mine")]
+    assert len({changed(model=one).run_id(prints) for one in model}) == 1
+    assert changed(dataset=FilesDataset(path="a", text_key="body")).run_id(prints) not in {
+        changed(dataset=one).run_id(prints) for one in text
+    }
 
 
 def test_runs_share_a_stream_across_layers_seeds_and_sizes_but_not_data() -> None:
     stream = BASELINE.stream_identity()
     assert changed(layer=3, seed=1, dictionary=4, tokens=8192).stream_identity() == stream
     assert changed(data_seed=1).stream_identity() != stream
-    assert changed(dataset=EmbeddedDataset(name="stdlib_code")).stream_identity() != stream
+    assert changed(dataset=FilesDataset(path="a", text_key="body")).stream_identity() != stream
     assert changed(shuffle_seed=0).stream_identity() == stream  # null means data_seed, which is 0
 
 

@@ -21,7 +21,7 @@ def job(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Job:
     """Run a job that trains with the given function."""
 
     def call(training: Callable[[Plan], None]) -> None:
-        monkeypatch.setattr(group, "train_runs", lambda plan, runs, stop, sharers: training(plan))
+        monkeypatch.setattr(group, "train_runs", lambda plan, runs, stop, sharers, job: training(plan))
         run_job(plan.folder.root, freeze_group(plan, plan.runs).number)
 
     return call
@@ -34,7 +34,7 @@ def states(plan: Plan) -> list[str]:
 def test_only_what_is_not_settled_is_trained(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     set_state(plan.runs[0], "failed", error="diverged before the job was requeued")
     trained = []
-    monkeypatch.setattr(group, "train_runs", lambda plan, runs, stop, sharers: trained.extend(runs))
+    monkeypatch.setattr(group, "train_runs", lambda plan, runs, stop, sharers, job: trained.extend(runs))
     run_job(plan.folder.root, freeze_group(plan, plan.runs).number)
     assert trained == [plan.runs[1]]
 

@@ -123,10 +123,11 @@ def open_local(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loc
     monkeypatch.setenv("PYTHONPATH", str(plan.folder.root))
     monkeypatch.setattr(module, "job", SimpleNamespace(__name__="some_worker"))
 
-    def open_with(slots: Sequence[str | None], threads: int) -> Local:
+    def open_with(slots: Sequence[str | None], threads: int, key: int | None = None) -> Local:
         monkeypatch.setattr(module, "_slots", lambda plan: list(slots))
-        monkeypatch.setattr(module, "_threads", lambda: threads)
-        return Local(plan)
+        monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+        launcher = LauncherConfig(kind="local", threads=key)
+        return Local(dataclasses.replace(plan, command=dataclasses.replace(plan.command, launcher=launcher)))
 
     return open_with
 
@@ -160,25 +161,49 @@ def test_workers_that_are_left_are_stopped(plan: Plan, open_local: Callable[...,
     assert local.ended(["1", "2"]) == {"1": "killed by signal 15"}
 
 
-@pytest.mark.parametrize(("jobs", "own", "threads"), [(2, None, "5"), (9, None, "3"), (2, "7", "7")])
+@pytest.mark.parametrize(
+    ("slots", "own", "key", "threads"),
+    [
+        (3, None, None, "3"),
+        (2, None, None, "5"),
+        (20, None, None, "1"),
+        (3, "7", None, "10"),
+        (3, "7", 4, "4"),
+    ],
+)
 def test_workers_without_a_gpu_share_the_cores(
     plan: Plan,
     open_local: Callable[..., Local],
     monkeypatch: pytest.MonkeyPatch,
-    jobs: int,
+    slots: int,
     own: str | None,
+    key: int | None,
     threads: str,
 ) -> None:
+    """With OMP_NUM_THREADS set, torch's own number (10 here) is it."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if own:
         monkeypatch.setenv("OMP_NUM_THREADS", own)
-    local = open_local([None] * 3, threads=10)
-    local.submit(numbered(*range(1, jobs + 1)))
+    local = open_local([None] * slots, threads=10, key=key)
+    local.submit(numbered(1))
     seen = plan.folder.root / "1.seen"
     wait_for(lambda: not local.ended(["1"]) and seen.exists() and seen.read_text(), "a worker")
     local.leave([])
     assert seen.read_text() == f"all {threads}"
+
+
+def test_the_share_of_the_cores_does_not_depend_on_what_is_left_to_train(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(module, "_gpus", list)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    launcher = LauncherConfig(kind="local", max_group=1, workers=2)
+    two = dataclasses.replace(plan, command=dataclasses.replace(plan.command, launcher=launcher))
+    assert module.worker_threads(two) == 4
+    one = dataclasses.replace(two, runs=two.runs[:1])
+    assert module.worker_threads(one) == 8  # a smaller sweep: its only worker has all of them
 
 
 def test_a_command_about_a_sweep_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,8 +144,8 @@ def test_a_stop_while_jobs_are_submitted_leaves_them_with_their_tickets(
     ("gpus", "workers", "slots"),
     [
         ([], None, [None, None]),
-        ([], 3, [None, None, None]),
-        (["0", "1", "2"], None, ["0", "1", "2"]),
+        ([], 3, [None, None]),  # no more workers than groups
+        (["0", "1"], None, ["0", "1"]),
         (["4", "6"], 1, ["4"]),
         (["4", "6"], 5, ["4", "6"]),
     ],
@@ -154,7 +154,7 @@ def test_a_worker_has_a_gpu_to_itself(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, gpus: list[str], workers: int | None, slots: list[str | None]
 ) -> None:
     monkeypatch.setattr(local, "_gpus", lambda: gpus)
-    launcher = dataclasses.replace(plan.command.launcher, workers=workers)
+    launcher = dataclasses.replace(plan.command.launcher, workers=workers, max_group=1)
     command = dataclasses.replace(plan.command, launcher=launcher)
     assert local.Local(dataclasses.replace(plan, command=command))._slots == slots
 

@@ -14,23 +14,23 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _empty_caches():
     """Forget loaded kernels and past warnings, before and after."""
-    for cached in (choose._load, choose._warn_once):
+    for cached in (choose._load, choose._load_or_warn):
         cached.cache_clear()
     yield
-    for cached in (choose._load, choose._warn_once):
+    for cached in (choose._load, choose._load_or_warn):
         cached.cache_clear()
 
 
 def test_auto_on_a_cpu_is_cpu(tmp_path: Path):
-    kernels = choose_kernels("auto", CPU, tmp_path)
+    kernels = choose_kernels("auto", CPU, tmp_path).kernels
     assert kernels is not None
     assert kernels.name == "cpu"
-    assert choose_kernels("cpu", CPU, tmp_path) is kernels
-    assert choose_kernels("reference", CPU, tmp_path) is None
+    assert choose_kernels("cpu", CPU, tmp_path).kernels is kernels
+    assert choose_kernels("reference", CPU, tmp_path).kernels is None
 
 
 def test_other_devices_use_the_formulas(tmp_path: Path):
-    assert choose_kernels("auto", torch.device("mps"), tmp_path) is None
+    assert choose_kernels("auto", torch.device("mps"), tmp_path) == (None, None)
 
 
 def test_a_backend_for_another_device(tmp_path: Path):
@@ -42,9 +42,11 @@ def test_a_backend_for_another_device(tmp_path: Path):
 
 def test_without_a_compiler_it_warns_once(tmp_path: Path, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "/no/such/compiler")
-    assert choose_kernels("auto", CPU, tmp_path) is None
-    assert choose_kernels("auto", CPU, tmp_path) is None
+    assert choose_kernels("auto", CPU, tmp_path).kernels is None
+    assert choose_kernels("auto", CPU, tmp_path).kernels is None
     assert caplog.text.count("training without fast kernels") == 1
+    assert choose_kernels("auto", CPU, tmp_path).name == "reference"
+    assert "compiler did not run" in str(choose_kernels("auto", CPU, tmp_path).fell_back)
     with pytest.raises(SaeSweepError, match="compiler did not run"):
         choose_kernels("cpu", CPU, tmp_path)
 
@@ -56,7 +58,7 @@ def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch, caplog):
     )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    assert choose_kernels("auto", CPU, tmp_path) is None
+    assert choose_kernels("auto", CPU, tmp_path).kernels is None
     assert "the compiled kernels cannot be loaded" in caplog.text
     assert str(tmp_path / "kernels") in caplog.text
 
@@ -64,5 +66,5 @@ def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch, caplog):
 def test_a_cache_folder_that_cannot_be_made(tmp_path: Path, caplog):
     in_the_way = tmp_path / "cache"
     in_the_way.write_text("a file")
-    assert choose_kernels("auto", CPU, in_the_way) is None
+    assert choose_kernels("auto", CPU, in_the_way).kernels is None
     assert caplog.text.count("training without fast kernels") == 1

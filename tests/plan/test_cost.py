@@ -35,7 +35,7 @@ SHAPE = SaeShape("topk", "modern", 768, 12_288)
 
 
 def baseline(**keys: Any) -> RunConfig:
-    return RunConfig(architecture=TopKConfig(), **keys)
+    return RunConfig(**{"architecture": TopKConfig(), "model": ModelConfig(dtype="float32"), **keys})
 
 
 def plan_of(*configs: RunConfig, fuse: bool = True) -> Plan:
@@ -66,7 +66,7 @@ def test_a_group_pays_for_its_largest_budget_and_highest_layer() -> None:
         baseline(tokens=127_000), baseline(layer=3, tokens=254_000), baseline(seed=1, tokens=127_000)
     )
     (group,) = plan.groups()
-    cost = group_cost(group, "float32")
+    cost = group_cost(group)
     assert cost.layers == [3, 8]
     assert (cost.lm_tokens, cost.lm_tokens_solo) == (256_000, 512_000)
     assert cost.sae_tokens == 508_000
@@ -77,19 +77,19 @@ def test_a_group_pays_for_its_largest_budget_and_highest_layer() -> None:
 
 @pytest.mark.parametrize(
     ("lm", "activations", "width"),
-    [("auto", "auto", 2), ("float32", "auto", 4), ("float32", "float16", 2), ("auto", "float32", 4)],
+    [("bfloat16", "auto", 2), ("float32", "auto", 4), ("float32", "float16", 2), ("auto", "float32", 4)],
 )
 def test_the_cache_is_in_the_dtype_of_the_activations(lm: str, activations: str, width: int) -> None:
     config = baseline(
         tokens=127_000, model=ModelConfig(dtype=lm), activations=ActivationsConfig(dtype=activations)
     )
-    assert cache_bytes(plan_of(config).runs, "bfloat16") == 127_000 * 768 * width + 128_000 * 4
+    assert cache_bytes(plan_of(config).runs) == 127_000 * 768 * width + 128_000 * 4
 
 
 def test_hours_add_up_over_shapes_and_passes() -> None:
     big, small = baseline(tokens=127_000), baseline(dictionary=4, tokens=127_000)
     rates = {SHAPE: 2.0, SaeShape("topk", "modern", 768, 3072): 1.0}
-    cost = plan_cost(plan_of(big, small), Throughput("measured", rates, {768: 4.0}), "float32")
+    cost = plan_cost(plan_of(big, small), Throughput("measured", rates, {768: 4.0}))
     sae_seconds = 12 * 768 * 127_000 * (12_288 / 2e12 + 3072 / 1e12)
     lm_seconds = 128_000 * 8 * PER_BLOCK / 4e12
     assert cost.hours == pytest.approx((sae_seconds + lm_seconds) / 3600)
@@ -99,7 +99,7 @@ def test_hours_add_up_over_shapes_and_passes() -> None:
 
 def test_one_by_one_every_run_is_a_pass_but_the_cache_is_shared() -> None:
     configs = [baseline(seed=seed, tokens=127_000) for seed in (1, 2)]
-    cost = plan_cost(plan_of(*configs, fuse=False), Throughput("given", {SHAPE: 1.0}, {768: 1.0}), "float32")
+    cost = plan_cost(plan_of(*configs, fuse=False), Throughput("given", {SHAPE: 1.0}, {768: 1.0}))
     assert len(cost.groups) == 2
     assert cost.lm_tokens == cost.lm_tokens_solo == 256_000
     assert cost.cache_bytes == cost.groups[0].cache_bytes == 127_000 * 768 * 4 + 128_000 * 4
@@ -107,7 +107,7 @@ def test_one_by_one_every_run_is_a_pass_but_the_cache_is_shared() -> None:
 
 def test_a_model_of_unknown_width_has_tokens_but_no_flops() -> None:
     unknown = baseline(model=ModelConfig(path="somebody/some-lm"), tokens=127_000)
-    cost = plan_cost(plan_of(unknown, baseline()), Throughput("given", {SHAPE: 1.0}, {768: 1.0}), "float32")
+    cost = plan_cost(plan_of(unknown, baseline()), Throughput("given", {SHAPE: 1.0}, {768: 1.0}))
     first, second = cost.groups
     assert (first.lm_tokens, first.lm_flops, first.sae_flops, first.cache_bytes) == (
         128_000,

@@ -68,7 +68,8 @@ def test_another_plan_is_refused_before_anything_is_written(tmp_path: Path) -> N
     with pytest.raises(SaeSweepError) as caught:
         launch(plan(tmp_path, [3, 4]))
     assert str(caught.value) == (
-        f"{tmp_path}/mine holds another plan: 2 of its 3 runs are not in this command; "
+        f"{tmp_path}/mine holds another plan: 2 of its 3 runs are not in this command "
+        "(gpt2-small_L8_stdlib_docs_topk_x16_k16_s1 is nearest: seed is 1 there and 4 here); "
         "choose sweep=NAME, or move the folder away"
     )
     assert (tmp_path / "mine" / "plan.json").read_bytes() == before
@@ -77,9 +78,7 @@ def test_another_plan_is_refused_before_anything_is_written(tmp_path: Path) -> N
 
 def test_the_same_names_with_other_text_are_told_apart(tmp_path: Path) -> None:
     launch(plan(tmp_path, [1, 2]))
-    with pytest.raises(
-        SaeSweepError, match=r"2 of its 2 runs are not in this command \(.*_s1 is, but with other text"
-    ):
+    with pytest.raises(SaeSweepError, match=r"_s1 holds another run: its text is other; choose sweep=NAME"):
         launch(plan(tmp_path, [1], text="b"))
 
 

@@ -8,6 +8,7 @@ import pytest
 from sae_sweep.config import RunConfig, TopKConfig, TrackingConfig
 from sae_sweep.store import PlannedRun, SweepFolder
 from sae_sweep.tracking import RunSink, open_sink, wandb_run
+from tests.training.fakes import CONDITIONS
 
 OpenSink = Callable[..., RunSink]
 
@@ -32,6 +33,6 @@ def open_one(tmp_path: Path) -> OpenSink:
         sweep = SweepFolder(tmp_path)
         config = RunConfig(architecture=TopKConfig(), seed=42)
         run = PlannedRun(name, f"id-{name}", "group", config, sweep.run(name), {"corpus": "abc"})
-        return open_sink(run, TrackingConfig(backend=backend), sweep)
+        return open_sink(run, TrackingConfig(backend=backend), sweep, CONDITIONS)
 
     return open_one

@@ -16,6 +16,7 @@ from sae_sweep.config import (
     TopKConfig,
 )
 from sae_sweep.store import PlannedRun, RunFolder
+from sae_sweep.store.resolved import Conditions, Resolved
 from sae_sweep.training import Member, MetricSink
 
 D_IN = 8
@@ -101,6 +102,9 @@ class FakeSink:
         raise NotImplementedError
 
 
+CONDITIONS = Conditions(Resolved("cpu AVX2", "float32", "float32", "sdpa", "cpu", 64, 1))
+
+
 def make_config(
     architecture: ArchitectureConfig | None = None, *, steps: int = 12, lr: float = 1e-3, **keys: Any
 ) -> RunConfig:
@@ -119,4 +123,4 @@ def make_config(
 
 def make_member(root: Path, name: str, config: RunConfig, sink: MetricSink | None = None) -> Member:
     run = PlannedRun(name, f"id-{name}", "group", config, RunFolder(root / name), {})
-    return Member(run, sink or FakeSink())
+    return Member(run, sink or FakeSink(), CONDITIONS)

@@ -22,10 +22,14 @@ STATE = {
 POSITION = {"step": 7, "sequences": {"file": "a", "rows": [1, 2]}}
 
 
+RESOLVED = {"attention": "sdpa", "threads": 2}
+MIXED = [{"step": 3, "attention": ["eager", "sdpa"]}]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
-    save_checkpoint(folder, "the-id", Checkpoint(STATE, POSITION, history=5, seconds=1.5))
+    save_checkpoint(folder, "the-id", Checkpoint(STATE, POSITION, 5, 1.5, RESOLVED, MIXED))
     return folder
 
 
@@ -40,7 +44,7 @@ def test_what_is_saved_comes_back(folder: RunFolder) -> None:
     for name, value in STATE.items():
         assert found.state[name].dtype == value.dtype
         assert torch.equal(found.state[name], value)
-    assert found[1:] == (POSITION, 5, 1.5)
+    assert found[1:] == (POSITION, 5, 1.5, RESOLVED, MIXED)
     assert [path.name for path in folder.checkpoint.iterdir()] == ["state.safetensors"]
 
 

@@ -15,7 +15,7 @@ from sae_sweep.config import Interrupted, TrackingConfig
 from sae_sweep.store import SweepFolder
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import Member, Outcome
-from tests.training.fakes import BATCH, make_config, make_member
+from tests.training.fakes import BATCH, CONDITIONS, make_config, make_member
 from tests.training.helpers import assert_equal_bits, bare_loop, bits, kill, mixed_members, raise_at, train
 
 
@@ -141,7 +141,8 @@ def test_a_checkpoint_of_another_size_starts_over(tmp_path: Path, caplog: pytest
 def test_history_and_resume_with_the_real_sink(tmp_path: Path) -> None:
     def member(root: Path) -> Member:
         made = make_member(root, "a", make_config())
-        return made._replace(sink=open_sink(made.run, TrackingConfig(backend="none"), SweepFolder(root)))
+        tracking = TrackingConfig(backend="none")
+        return made._replace(sink=open_sink(made.run, tracking, SweepFolder(root), CONDITIONS))
 
     def lines(root: Path) -> list[dict[str, float]]:
         found = [json.loads(line) for line in (root / "a" / "history.jsonl").read_text().splitlines()]

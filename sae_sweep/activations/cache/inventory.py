@@ -1,7 +1,6 @@
 """Lists, verifies and removes cached streams."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,13 +115,3 @@ def remove(entry: CacheEntry) -> int:
             raise SaeSweepError(f"{entry.folder.root} is {entry.state}: wait for it, or stop it")
         shutil.rmtree(entry.folder.root)
     return entry.bytes
-
-
-def model_and_dataset(identity: Mapping[str, object]) -> tuple[str, str]:
-    """Return the names of the model and the dataset of a stream, for a table."""
-    model, dataset = identity["model"], identity["dataset"]
-    return _field(model, "path"), _field(dataset, "name")
-
-
-def _field(part: object, key: str) -> str:
-    return str(part.get(key, "?")) if isinstance(part, Mapping) else "?"

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sae_sweep.activations.device import dtype_name
 from sae_sweep.config import RunConfig, digest
+from sae_sweep.store.resolved import Resolved
 
 TOKENS = "tokens"
 """Name of the part of a shard that holds token ids; the other parts are named by their layer."""
@@ -50,28 +48,22 @@ def locate(cache: Path, identity: Mapping[str, Any]) -> CacheFolder:
     return CacheFolder(cache_root(cache) / digest(identity))
 
 
-def cache_identity(
-    config: RunConfig,
-    fingerprints: Mapping[str, str],
-    *,
-    lm_dtype: torch.dtype,
-    attention: str,
-    dtype: torch.dtype,
-) -> dict[str, Any]:
-    """Return everything that determines a stream except the layer, with `auto` resolved.
+def cache_identity(config: RunConfig, fingerprints: Mapping[str, str], resolved: Resolved) -> dict[str, Any]:
+    """Return everything that determines a stream's bits, except the layer.
 
     Args:
         config: config of any run that reads the stream.
         fingerprints: fingerprints of the text and of the LM's weights.
-        lm_dtype: dtype of the LM's arithmetic.
-        attention: `LanguageModel.attention`; the implementations differ by rounding.
-        dtype: dtype that activations are rounded to.
+        resolved: how the LM is run on this machine; the number of threads counts on a CPU only.
     """
     identity = config.stream_identity()
+    lm = {"dtype": resolved.lm_dtype, "attention": resolved.attention, "batch": resolved.lm_batch}
     return {
         **identity,
-        "model": {**identity["model"], "dtype": dtype_name(lm_dtype), "attention": attention},
-        "activations": {**identity["activations"], "dtype": dtype_name(dtype)},
+        "model": lm,
+        "activations": {**identity["activations"], "dtype": resolved.activation_dtype},
+        "device": resolved.device,
+        "threads": resolved.threads if resolved.device.startswith("cpu") else None,
         "site": config.site,
         "fingerprints": dict(fingerprints),
     }

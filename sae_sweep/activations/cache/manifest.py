@@ -11,7 +11,7 @@ from sae_sweep.config import SaeSweepError, digest
 from sae_sweep.config.run import NUMERICS_VERSION
 from sae_sweep.store import read_json, write_text
 
-VERSION = f"1.{NUMERICS_VERSION}"
+VERSION = f"2.{NUMERICS_VERSION}"
 """Version of the layout, and of how a config determines activations."""
 
 Position = dict[str, Any]
@@ -64,6 +64,8 @@ class Manifest:
     """Rows per step."""
     following: Position
     """Position of the stream after the last shard."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the command that made the stream calls its `model` and `dataset`; for tables only."""
     shards: tuple[Shard, ...] = ()
     ended: bool = False
     """Whether the text ends after the last shard (`dataset.exhausted=stop`)."""

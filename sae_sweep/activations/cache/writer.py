@@ -46,6 +46,7 @@ def fill(
     *,
     d_in: int,
     batch: int,
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """Compute what `wanted` needs and the cache lacks; wait while another process writes into the folder.
 
@@ -58,6 +59,7 @@ def fill(
         make_stream: creates the stream with that identity.
         d_in: width of the residual stream.
         batch: rows per step.
+        names: names of `model` and `dataset` for tables.
 
     Raises:
         SaeSweepError: if the disk is too small, the manifest cannot be used, or the stream fails.
@@ -66,7 +68,8 @@ def fill(
     stream: ActivationStream | None = None
     while (manifest := load_manifest(folder)) is None or not manifest.covers(wanted):
         stream = stream or make_stream(sorted(wanted))
-        empty = Manifest(identity, d_in, dtype_name(stream.dtype), batch, following=stream.position())
+        start = stream.position()
+        empty = Manifest(identity, d_in, dtype_name(stream.dtype), batch, start, names or {})
         owner = lease.owner
         if owner is None:
             _check_space(folder, manifest or empty, wanted, stream)

@@ -11,6 +11,7 @@ import torch
 from sae_sweep.activations import ActivationStream, LanguageModel
 from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
 from sae_sweep.config import RunConfig
+from sae_sweep.store.resolved import Resolved
 from tests.activations.test_stream import config, make
 
 
@@ -31,10 +32,9 @@ class Bench:
 
     @property
     def identity(self) -> dict[str, Any]:
-        dtype = self.stream([1]).dtype
-        return cache_identity(
-            self.config, {"corpus": "c"}, lm_dtype=torch.float32, attention="eager", dtype=dtype
-        )
+        dtype = str(self.stream([1]).dtype).removeprefix("torch.")
+        resolved = Resolved("cpu AVX2", "float32", dtype, "eager", "cpu", 64, 1)
+        return cache_identity(self.config, {"corpus": "c"}, resolved)
 
     def stream(self, layers: Sequence[int]) -> ActivationStream:
         return make(_Counting(self.lm, self.computed), self.config, layers, self._exhausted)
