@@ -11,14 +11,13 @@ from sae_sweep import logs
 from sae_sweep.activations import LanguageModel
 from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, language_model_baselines
 from sae_sweep.analysis.matching import match_to_own_start
-from sae_sweep.config import RunConfig, SaeSweepError, first_line
-from sae_sweep.plan.plan import PlannedRun
+from sae_sweep.config import RunConfig, SaeSweepError
 from sae_sweep.report import run_figures, write_features
 from sae_sweep.saes import SAE, save_sae
-from sae_sweep.store import write_json
+from sae_sweep.store import PlannedRun, fault_line, log_traceback, settle, write_json
 from sae_sweep.store.status import provenance, set_state
 from sae_sweep.text import TextSource, held_out_sequences, token_mask
-from sae_sweep.training import Outcome, discard_checkpoint, out_of_memory
+from sae_sweep.training import MetricSink, Outcome, border, discard_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +25,18 @@ log = logging.getLogger(__name__)
 class Finisher:
     """Finishes the members of a group as their training ends; caches the text and LM baselines they share."""
 
-    def __init__(self, lm: LanguageModel, source: TextSource, threshold: float) -> None:
-        """Create a finisher; features above the cosine `threshold` match the initial dictionary."""
+    def __init__(
+        self, lm: LanguageModel, source: TextSource, threshold: float, *, together: bool = False
+    ) -> None:
+        """Create a finisher.
+
+        Args:
+            lm: the language model that the group reads.
+            source: its text.
+            threshold: features above this cosine match the initial dictionary.
+            together: whether the members are several, so that a smaller group would leave more memory.
+        """
+        self._together = together
         self._lm = lm
         self._source = source
         self._threshold = threshold
@@ -35,27 +44,25 @@ class Finisher:
         self._baselines: dict[int, Baselines] = {}
 
     def finish(self, outcome: Outcome, lm_use: Mapping[str, Any]) -> None:
-        """Evaluate and write the SAE, or record why the run failed; `lm_use` goes into the status."""
-        run = outcome.member.run
+        """Evaluate and write the SAE, or record why the run failed; `lm_use` goes into the status.
+
+        Raises:
+            GroupTooLargeError: if memory ran out with several members; the run goes on from its checkpoint.
+        """
+        run, sink = outcome.member.run, outcome.member.sink
         details = {"tokens": outcome.tokens, "seconds": outcome.seconds, "lm": dict(lm_use)}
-        with logs.only_for(run.name):
-            error = outcome.failed
-            if error is None:
-                try:
-                    self._write_results(run, outcome, details)
-                except SaeSweepError as problem:
-                    error = str(problem)
-                except RuntimeError as problem:
-                    if not out_of_memory(problem):
-                        raise
-                    error = (
-                        f"memory ran out in the evaluation ({first_line(problem)}): the same command, "
-                        "with a lower launcher.max_group, goes on from there"
-                    )
-            if error is not None:
-                log.error("%s: %s", run.name, error)
-                set_state(run, "failed", error=error, **details)
-            outcome.member.sink.finish(failed=error is not None)
+        why = [] if outcome.failed is None else [outcome.failed]
+
+        def fail(line: str) -> None:
+            why.append(f"{line}; it is trained, and the same command evaluates it again")
+            log.error("%s: %s", run.name, why[0])
+
+        if not why:
+            with border(run.name, fail, remedy="lower evaluation.tokens", together=self._together):
+                self._write_results(run, outcome, details)
+        if why:
+            settle([run], "failed", error=why[0], **details)
+        close(sink, run, failed=bool(why))
 
     def _write_results(self, run: PlannedRun, outcome: Outcome, details: Mapping[str, Any]) -> None:
         """Write all files, the status last: a run is done only when its files exist."""
@@ -105,6 +112,17 @@ class Finisher:
         return evaluate(
             sae, self._lm, tokens, layer, mask, config.evaluation, baselines=self._baselines[layer]
         )
+
+
+def close(sink: MetricSink, run: PlannedRun, *, failed: bool) -> None:
+    """Close a sink, if it is open; an error of it is logged, for everything is in the run's files by then."""
+
+    with logs.only_for(run.name):
+        try:
+            sink.finish(failed=failed)
+        except Exception as error:  # also called while another error passes
+            log.warning("%s: its metrics could not be closed: %s", run.name, fault_line(error))
+            log_traceback(error)
 
 
 def _metadata(run: PlannedRun) -> dict[str, object]:

@@ -3,18 +3,18 @@
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.config import ConfigError, Interrupted, ModelConfig, RunConfig, SaeSweepError
-from sae_sweep.launch.finish import Finisher
+from sae_sweep.config import Interrupted, ModelConfig, RunConfig
+from sae_sweep.launch.finish import Finisher, close
 from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
-from sae_sweep.store import PlannedRun, cache_folder, set_state, unfinished
+from sae_sweep.store import PlannedRun, cache_folder, fail, set_state, settle, unfinished
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import (
@@ -22,6 +22,8 @@ from sae_sweep.training import (
     GroupTooLargeError,
     Member,
     available_bytes,
+    border,
+    explain,
     release,
     split,
     train_group,
@@ -43,26 +45,64 @@ def train_runs(plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharer
     for group in plan.groups():
         stop.raise_if_requested()  # a signal may have arrived while a part failed
         left = [run for run in group if run in runs]
-        if left:
-            with logs.log_to_files([(run.name, run.folder.log) for run in left]), _mark_cut_short(left):
-                _Shared.open(plan, left, models, stop).train(left, sharers)
+        with ExitStack() as files, _group_border(left, stop):
+            ready = [run for run in left if _log_opened(run, files)]
+            if ready:
+                _train_group(plan, ready, models, stop, sharers)
+
+
+def _train_group(
+    plan: Plan, runs: Sequence[PlannedRun], models: "Models", stop: StopRequest, sharers: int
+) -> None:
+    first = runs[0].config
+    source = open_text(first.dataset, cache_folder(plan.command.paths.cache))
+    lm = models.get(first)
+    stop.raise_if_requested()  # a library may have swallowed it while the model was loaded
+    ready = [run for run in runs if _accepted(run, lm)]
+    if ready:
+        _Shared.open(plan, ready, source, lm, stop).train(ready, sharers)
 
 
 @contextmanager
-def _mark_cut_short(runs: Sequence[PlannedRun]) -> Iterator[None]:
-    """Record a state for runs that an error (failed) or a signal (pending) cut short."""
+def _group_border(runs: Sequence[PlannedRun], stop: StopRequest) -> Iterator[None]:
+    """The border of a group: an error inside fails its unfinished runs, a stop leaves them pending."""
     try:
-        yield
-    except ConfigError:
-        raise  # a config problem that only the loaded model reveals
+        try:
+            yield
+        except Exception as error:
+            stop.raise_if_requested()  # a library may have turned it into an error of its own
+            fail(runs, error, explain(error, "take a machine with more memory, or a smaller model"))
     except (Interrupted, KeyboardInterrupt):
-        for run in unfinished(runs):
-            set_state(run, "pending")
+        settle(runs, "pending")
         raise
-    except SaeSweepError as error:
-        log.error("%s", error)
-        for run in unfinished(runs):
-            set_state(run, "failed", error=str(error))
+
+
+@contextmanager
+def _run_border(run: PlannedRun) -> Iterator[None]:
+    """The border of a run before its training: an error inside fails it."""
+
+    def mark(line: str) -> None:
+        log.error("%s: %s", run.name, line)
+        settle([run], "failed", error=line)
+
+    with border(run.name, mark, remedy="take a machine with more memory", together=False):
+        yield
+
+
+def _accepted(run: PlannedRun, lm: LanguageModel) -> bool:
+    """Whether the model can serve the run; if it has no such layer or length, the run fails."""
+    with _run_border(run):
+        lm.check([run.config.layer], run.config.packing.seq_len)
+        return True
+    return False
+
+
+def _log_opened(run: PlannedRun, files: ExitStack) -> bool:
+    """Open the run's log; if that fails, the run does."""
+    with _run_border(run):
+        files.enter_context(logs.log_to_files([(run.name, run.folder.log)]))
+        return True
+    return False
 
 
 class Models:
@@ -92,14 +132,12 @@ class _Shared:
     stop: StopRequest
 
     @classmethod
-    def open(cls, plan: Plan, runs: Sequence[PlannedRun], models: Models, stop: StopRequest) -> "_Shared":
-        """Open text and model; with `activations=cache`, fill the cache."""
-        first, cache = runs[0].config, cache_folder(plan.command.paths.cache)
-        source = open_text(first.dataset, cache)
-        lm = models.get(first)
-        lm.check([run.config.layer for run in runs], first.packing.seq_len)
+    def open(
+        cls, plan: Plan, runs: Sequence[PlannedRun], source: TextSource, lm: LanguageModel, stop: StopRequest
+    ) -> "_Shared":
+        """With `activations=cache`, fill the cache."""
         use = LmUse(lm)
-        make_stream = stream_maker(lm, source, runs, cache)
+        make_stream = stream_maker(lm, source, runs, cache_folder(plan.command.paths.cache))
         use.filled(max(run.config.steps for run in runs))
         return cls(plan, lm, source, make_stream, use, stop)
 
@@ -113,10 +151,8 @@ class _Shared:
             log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))
         while parts:
             part = parts.popleft()
-            try:
-                self._train_together(part)
-            except GroupTooLargeError as error:
-                log.warning("memory ran out with %d SAEs at once (%s): splitting them", len(part), error)
+            if not self._fits(part):
+                self.stop.raise_if_requested()
                 release(self.lm.device)
                 left = unfinished(part)
                 middle = (len(left) + 1) // 2
@@ -129,14 +165,27 @@ class _Shared:
             f"{sum(run.config.tokens for run in runs):,}",
         )
 
+    def _fits(self, part: Sequence[PlannedRun]) -> bool:
+        """Train a part; returns False if memory ran out, once the error and what its frames hold are gone."""
+        try:
+            self._train_together(part)
+        except GroupTooLargeError as error:
+            log.warning("memory ran out with %d SAEs at once (%s): splitting them", len(part), error)
+            return False
+        return True
+
     def _train_together(self, runs: Sequence[PlannedRun]) -> None:
         command = self.plan.command
-        finisher = Finisher(self.lm, self.source, command.matching.threshold)
+        together = len(runs) > 1
+        finisher = Finisher(self.lm, self.source, command.matching.threshold, together=together)
         members: list[Member] = []
         try:
             for run in runs:
-                members.append(Member(run, open_sink(run, command.tracking, self.plan.folder)))
-                set_state(run, "running")
+                with _run_border(run):
+                    set_state(run, "running")
+                    members.append(Member(run, open_sink(run, command.tracking, self.plan.folder)))
+            if not members:
+                return
             train_group(
                 members,
                 self.make_stream,
@@ -151,4 +200,4 @@ class _Shared:
             )
         finally:
             for member in members:
-                member.sink.finish(failed=True)  # no-op for sinks already closed
+                close(member.sink, member.run, failed=True)  # no-op for sinks already closed
