@@ -7,6 +7,10 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
+_ONLY_IN_FILES = "only_in_files"
+"""Attribute of records that the terminal does not show."""
 _current_run: ContextVar[str | None] = ContextVar("current_run", default=None)
 
 
@@ -20,10 +24,16 @@ def only_for(run: str) -> Iterator[None]:
         _current_run.reset(token)
 
 
+def log_traceback(error: BaseException) -> None:
+    """Write an error's traceback into the open log files; the terminal shows one line elsewhere."""
+    log.error("%s", type(error).__name__, exc_info=error, extra={_ONLY_IN_FILES: True})
+
+
 def log_to_terminal() -> None:
     """Log to standard error; standard output is for results."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.addFilter(lambda record: not hasattr(record, _ONLY_IN_FILES))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

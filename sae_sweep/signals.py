@@ -11,6 +11,7 @@ from sae_sweep.config import Interrupted
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 _IMPATIENT_S = 2.0
+_LOOK_EVERY_S = 0.2
 
 
 class StopRequest:
@@ -49,6 +50,16 @@ class StopRequest:
         finally:
             self._deferred = before
         self.raise_if_requested()
+
+
+def wait(seconds: float) -> bool:
+    """Sleep, at most until a stop is requested; returns whether none was."""
+    handler, until = signal.getsignal(signal.SIGTERM), time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if isinstance(handler, StopRequest) and handler.signum is not None:
+            return False
+        time.sleep(min(left, _LOOK_EVERY_S))
+    return True
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,14 @@ from sae_sweep import logs
 from sae_sweep.activations import LanguageModel
 from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, language_model_baselines
 from sae_sweep.analysis.matching import match_to_own_start
-from sae_sweep.config import RunConfig, SaeSweepError, first_line
-from sae_sweep.plan.plan import PlannedRun
+from sae_sweep.config import RunConfig, SaeSweepError
 from sae_sweep.report import run_figures, write_features
-from sae_sweep.saes import SAE, save_sae
-from sae_sweep.store import write_json
-from sae_sweep.store.status import provenance, set_state
+from sae_sweep.saes import SAE, load_sae, save_sae
+from sae_sweep.saes.disk import saved_by
+from sae_sweep.store import PlannedRun, fault_line, log_traceback, settle, write_json
+from sae_sweep.store.status import evaluation_keys, provenance, read_status, set_state
 from sae_sweep.text import TextSource, held_out_sequences, token_mask
-from sae_sweep.training import Outcome, discard_checkpoint, out_of_memory
+from sae_sweep.training import MetricSink, Outcome, border, discard_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -26,54 +26,95 @@ log = logging.getLogger(__name__)
 class Finisher:
     """Finishes the members of a group as their training ends; caches the text and LM baselines they share."""
 
-    def __init__(self, lm: LanguageModel, source: TextSource, threshold: float) -> None:
-        """Create a finisher; features above the cosine `threshold` match the initial dictionary."""
+    def __init__(
+        self, lm: LanguageModel, source: TextSource, threshold: float, *, together: bool = False
+    ) -> None:
+        """Create a finisher.
+
+        Args:
+            lm: the language model that the group reads.
+            source: its text.
+            threshold: features above this cosine match the initial dictionary.
+            together: whether the members are several, so that a smaller group would leave more memory.
+        """
+        self._together = together
         self._lm = lm
         self._source = source
         self._threshold = threshold
-        self._held_out: tuple[np.ndarray, np.ndarray] | None = None
-        self._baselines: dict[int, Baselines] = {}
+        self._held_out: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        """Tokens and mask by number of tokens wanted."""
+        self._baselines: dict[tuple[int, int], Baselines] = {}
+        """By layer and number of tokens wanted."""
 
     def finish(self, outcome: Outcome, lm_use: Mapping[str, Any]) -> None:
-        """Evaluate and write the SAE, or record why the run failed; `lm_use` goes into the status."""
-        run = outcome.member.run
+        """Evaluate and write the SAE, or record why the run failed; `lm_use` goes into the status.
+
+        Raises:
+            GroupTooLargeError: if memory ran out with several members; the run goes on from its checkpoint.
+        """
+        run, sink = outcome.member.run, outcome.member.sink
         details = {"tokens": outcome.tokens, "seconds": outcome.seconds, "lm": dict(lm_use)}
-        with logs.only_for(run.name):
-            error = outcome.failed
-            if error is None:
-                try:
-                    self._write_results(run, outcome, details)
-                except SaeSweepError as problem:
-                    error = str(problem)
-                except RuntimeError as problem:
-                    if not out_of_memory(problem):
-                        raise
-                    error = (
-                        f"memory ran out in the evaluation ({first_line(problem)}): the same command, "
-                        "with a lower launcher.max_group, goes on from there"
-                    )
-            if error is not None:
-                log.error("%s: %s", run.name, error)
-                set_state(run, "failed", error=error, **details)
-            outcome.member.sink.finish(failed=error is not None)
+        if outcome.failed is not None:
+            settle([run], "failed", error=outcome.failed, **details)
+            close(sink, run, failed=True)
+        else:
+            self._finish(run, sink, lambda: self._write_results(run, outcome, details), details)
+
+    def evaluate_again(self, run: PlannedRun, sink: MetricSink) -> None:
+        """Evaluate an SAE that an earlier launch trained, and replace its metrics, features and figures."""
+
+        def evaluate() -> None:
+            status = read_status(run.folder)
+            trained = {"tokens": run.config.steps * run.config.batch, "seconds": None, **status}
+            self._write_evaluation(run, sink, load_sae(run.folder.sae), trained["tokens"], trained["seconds"])
+            if status.get("state") != "done":
+                set_state(run, "done", tokens=trained["tokens"], seconds=trained["seconds"])
+
+        self._finish(run, sink, evaluate, {})
+
+    def _finish(
+        self, run: PlannedRun, sink: MetricSink, work: Callable[[], None], details: Mapping[str, Any]
+    ) -> None:
+        """Do the work of a trained run; an error in it fails the run."""
+        why: list[str] = []
+
+        def fail(line: str) -> None:
+            why.append(f"{line}; it is trained, and the same command evaluates it again")
+            log.error("%s: %s", run.name, why[0])
+
+        with border(run.name, fail, remedy="lower evaluation.tokens", together=self._together):
+            work()
+        if why:
+            settle([run], "failed", error=why[0], **details)
+        close(sink, run, failed=bool(why))
 
     def _write_results(self, run: PlannedRun, outcome: Outcome, details: Mapping[str, Any]) -> None:
         """Write all files, the status last: a run is done only when its files exist."""
-        sae, sink = outcome.sae, outcome.member.sink
-        if sae is None:
+        if outcome.sae is None:
             raise SaeSweepError(f"{run.name}: no SAE came out of training")
+        sae, sink = outcome.sae, outcome.member.sink
+        save_sae(sae, run.folder.sae, metadata=_metadata(run))
+        self._write_evaluation(run, sink, sae, outcome.tokens, outcome.seconds)
+        sink.artifact(run.name, run.folder.sae)
+        set_state(run, "done", **details)
+        discard_checkpoint(run.folder)
+
+    def _write_evaluation(
+        self, run: PlannedRun, sink: MetricSink, sae: SAE, tokens: int, seconds: float | None
+    ) -> None:
+        """Evaluate the SAE, write features, figures and at last metrics, and log them."""
         evaluation = self._evaluate(sae, run.config)
         metrics = {
             **evaluation.metrics,
             "init_match": match_to_own_start(sae.W_dec, run.config, run.run_id, self._threshold),
             "init_match_threshold": self._threshold,
-            "trained_tokens": outcome.tokens,
-            "seconds": outcome.seconds,
+            "trained_tokens": tokens,
+            "seconds": math.nan if seconds is None else seconds,
         }
-        save_sae(sae, run.folder.sae, metadata=_metadata(run))
         write_features(run.folder.features, evaluation)
         figures = run_figures(run.folder.features, evaluation, name=run.name, config=run.config.evaluation)
-        write_json(run.folder.metrics, {key: _finite_or_none(value) for key, value in metrics.items()})
+        record = {key: _finite_or_none(value) for key, value in metrics.items()}
+        write_json(run.folder.metrics, {**record, "evaluation": evaluation_keys(run.config)})
         for name, histogram in (
             ("log10_density", evaluation.density_histogram),
             ("activations", evaluation.activation_histogram),
@@ -82,29 +123,44 @@ class Finisher:
         for figure in figures:
             sink.image(figure.stem, figure)
         sink.summary({f"eval/{key}": float(value) for key, value in metrics.items()})
-        sink.artifact(run.name, run.folder.sae)
-        set_state(run, "done", **details)
-        discard_checkpoint(run.folder)
         log.info(
-            "%s: done, explained variance %.3f, CE recovered %.3f, L0 %.1f",
+            "%s: explained variance %.3f, CE recovered %.3f, L0 %.1f",
             *(run.name, metrics["explained_variance"], metrics["ce_recovered_zero"], metrics["l0"]),
         )
 
     def _evaluate(self, sae: SAE, config: RunConfig) -> Evaluation:
-        if self._held_out is None:
+        wanted, layer = config.evaluation.tokens, config.layer
+        if wanted not in self._held_out:
             tokenizer = self._lm.tokenizer
-            tokens = held_out_sequences(self._source, config.packing, tokenizer, config.evaluation.tokens)
-            self._held_out = tokens, token_mask(tokens, tokenizer.special_ids, config.packing)
-        tokens, mask = self._held_out
-        layer = config.layer
-        if layer not in self._baselines:
+            tokens = held_out_sequences(self._source, config.packing, tokenizer, wanted)
+            self._held_out[wanted] = tokens, token_mask(tokens, tokenizer.special_ids, config.packing)
+        tokens, mask = self._held_out[wanted]
+        if (layer, wanted) not in self._baselines:
             # keep one layer's residuals: the runs of a group are mostly sorted by layer
             self._baselines = {of: known._replace(residuals=None) for of, known in self._baselines.items()}
-            self._baselines[layer] = language_model_baselines(self._lm, tokens, layer, mask, self._lm.device)
+            baselines = language_model_baselines(self._lm, tokens, layer, mask, self._lm.device)
+            self._baselines[layer, wanted] = baselines
         sae = sae.to(self._lm.device).eval()
-        return evaluate(
-            sae, self._lm, tokens, layer, mask, config.evaluation, baselines=self._baselines[layer]
-        )
+        baselines = self._baselines[layer, wanted]
+        return evaluate(sae, self._lm, tokens, layer, mask, config.evaluation, baselines=baselines)
+
+
+def is_trained(run: PlannedRun) -> bool:
+    """Whether an earlier launch trained the run's SAE to the end, so that at most its evaluation is left."""
+    if run.folder.checkpoint.exists():
+        return False  # its last step may still have to be evaluated
+    return saved_by(run.folder.sae) == run.run_id
+
+
+def close(sink: MetricSink, run: PlannedRun, *, failed: bool) -> None:
+    """Close a sink, if it is open; an error of it is logged, for everything is in the run's files by then."""
+
+    with logs.only_for(run.name):
+        try:
+            sink.finish(failed=failed)
+        except Exception as error:  # also called while another error passes
+            log.warning("%s: its metrics could not be closed: %s", run.name, fault_line(error))
+            log_traceback(error)
 
 
 def _metadata(run: PlannedRun) -> dict[str, object]:

@@ -12,7 +12,7 @@ from sae_sweep.launch.frozen import freeze_group
 from sae_sweep.launch.jobs import mark_lost
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
-from sae_sweep.store import prepare, state
+from sae_sweep.store import is_complete, prepare
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Foreign:
     def train(self, plan: Plan, stop: StopRequest) -> bool:
         del stop  # signals are left to Hydra's launcher
         plan.refuse_another()
-        waiting = [run for run in plan.runs if state(run.folder) != "done"]
+        waiting = [run for run in plan.runs if not is_complete(run)]
         prepare(plan.runs)
         plan.save()
         groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]

@@ -3,27 +3,31 @@
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.config import ConfigError, Interrupted, ModelConfig, RunConfig, SaeSweepError
-from sae_sweep.launch.conditions import by_threads, conditions, cpu_threads, resolve
-from sae_sweep.launch.finish import Finisher
+from sae_sweep.config import Interrupted, ModelConfig, RunConfig
+from sae_sweep.launch.conditions import OnMachine, by_threads, conditions, cpu_threads, resolve
+from sae_sweep.launch.finish import Finisher, close, is_trained
 from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
-from sae_sweep.store import PlannedRun, cache_folder, set_state, unfinished
+from sae_sweep.store import PlannedRun, cache_folder, fail, set_state, settle, unfinished
 from sae_sweep.store.resolved import Conditions
 from sae_sweep.text import TextSource, open_text
-from sae_sweep.tracking import open_sink
+from sae_sweep.tracking import RunSink, open_sink
 from sae_sweep.training import (
     GroupSettings,
     GroupTooLargeError,
     Member,
     available_bytes,
+    border,
+    explain,
     release,
     split,
     train_group,
@@ -49,26 +53,89 @@ def train_runs(
         left = [run for run in group if run in runs]
         for threads, part in by_threads(left, plan.command.launcher).items():
             stop.raise_if_requested()  # a signal may have arrived while a part failed
-            files = [(run.name, run.folder.log) for run in part]
-            with logs.log_to_files(files), _mark_cut_short(part), cpu_threads(threads):
-                _Shared.open(plan, part, models, stop, job).train(part, sharers)
+            with ExitStack() as files, _group_border(part, stop), cpu_threads(threads):
+                ready = [run for run in part if _log_opened(run, files)]
+                if ready:
+                    _train_group(_Command(plan, models, stop, sharers, job), ready)
+
+
+class _Command(NamedTuple):
+    """What all groups of a command share."""
+
+    plan: Plan
+    models: "Models"
+    stop: StopRequest
+    sharers: int
+    job: int | None
+
+    @property
+    def cache(self) -> Path:
+        return cache_folder(self.plan.command.paths.cache)
+
+    def sink(self, run: PlannedRun, conditions: Conditions) -> RunSink:
+        return open_sink(run, self.plan.command.tracking, self.plan.folder, conditions)
+
+
+def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
+    """Train the runs of a group, and evaluate those again that are trained."""
+    first = runs[0].config
+    source = open_text(first.dataset, command.cache)
+    lm = command.models.get(first)
+    command.stop.raise_if_requested()  # a library may have swallowed it while the model was loaded
+    here = resolve(lm, first, command.cache)
+    accepted = {run.name: found for run in runs if (found := _accepted(run, lm, here, command))}
+    ready = [run for run in runs if run.name in accepted]
+    trained = [run for run in ready if is_trained(run)]
+    finisher = Finisher(lm, source, command.plan.command.matching.threshold)
+    for run in trained:
+        command.stop.raise_if_requested()
+        with _run_border(run):
+            finisher.evaluate_again(run, command.sink(run, accepted[run.name]))
+    rest = [run for run in ready if run not in trained]
+    if rest:
+        _Shared.open(command, rest, source, lm, here, accepted).train(rest)
 
 
 @contextmanager
-def _mark_cut_short(runs: Sequence[PlannedRun]) -> Iterator[None]:
-    """Record a state for runs that an error (failed) or a signal (pending) cut short."""
+def _group_border(runs: Sequence[PlannedRun], stop: StopRequest) -> Iterator[None]:
+    """The border of a group: an error inside fails its unfinished runs, a stop leaves them pending."""
     try:
-        yield
-    except ConfigError:
-        raise  # a config problem that only the loaded model reveals
+        try:
+            yield
+        except Exception as error:
+            stop.raise_if_requested()  # a library may have turned it into an error of its own
+            fail(runs, error, explain(error, "take a machine with more memory, or a smaller model"))
     except (Interrupted, KeyboardInterrupt):
-        for run in unfinished(runs):
-            set_state(run, "pending")
+        settle(runs, "pending")
         raise
-    except SaeSweepError as error:
-        log.error("%s", error)
-        for run in unfinished(runs):
-            set_state(run, "failed", error=str(error))
+
+
+@contextmanager
+def _run_border(run: PlannedRun) -> Iterator[None]:
+    """The border of a run before its training: an error inside fails it."""
+
+    def mark(line: str) -> None:
+        log.error("%s: %s", run.name, line)
+        settle([run], "failed", error=line)
+
+    with border(run.name, mark, remedy="take a machine with more memory", together=False):
+        yield
+
+
+def _accepted(run: PlannedRun, lm: LanguageModel, here: OnMachine, command: _Command) -> Conditions | None:
+    """How the run is trained; None if it failed, because the model or this machine does not suit it."""
+    with _run_border(run):
+        lm.check([run.config.layer], run.config.packing.seq_len)
+        return conditions(run, here, command.plan.command.launcher, command.job)
+    return None
+
+
+def _log_opened(run: PlannedRun, files: ExitStack) -> bool:
+    """Open the run's log; if that fails, the run does."""
+    with _run_border(run):
+        files.enter_context(logs.log_to_files([(run.name, run.folder.log)]))
+        return True
+    return False
 
 
 class Models:
@@ -90,45 +157,42 @@ class Models:
 class _Shared:
     """Objects that the runs of a group share."""
 
-    plan: Plan
+    command: _Command
     lm: LanguageModel
     source: TextSource
     make_stream: StreamMaker
     use: LmUse
-    stop: StopRequest
     conditions: Mapping[str, Conditions]
     """How each run is trained, by its name."""
 
     @classmethod
     def open(
-        cls, plan: Plan, runs: Sequence[PlannedRun], models: Models, stop: StopRequest, job: int | None
+        cls,
+        command: _Command,
+        runs: Sequence[PlannedRun],
+        source: TextSource,
+        lm: LanguageModel,
+        here: OnMachine,
+        accepted: Mapping[str, Conditions],
     ) -> "_Shared":
-        """Open text and model; with `activations=cache`, fill the cache."""
-        first, cache = runs[0].config, cache_folder(plan.command.paths.cache)
-        source = open_text(first.dataset, cache)
-        lm = models.get(first)
-        lm.check([run.config.layer for run in runs], first.packing.seq_len)
-        here = resolve(lm, first, cache)
-        of_runs = {run.name: conditions(run, here, plan.command.launcher, job) for run in runs}
+        """With `activations=cache`, fill the cache."""
         use = LmUse(lm)
-        make_stream = stream_maker(lm, source, runs, cache, here.resolved)
+        make_stream = stream_maker(lm, source, runs, command.cache, here.resolved)
         use.filled(max(run.config.steps for run in runs))
-        return cls(plan, lm, source, make_stream, use, stop, of_runs)
+        return cls(command, lm, source, make_stream, use, accepted)
 
-    def train(self, runs: Sequence[PlannedRun], sharers: int) -> None:
+    def train(self, runs: Sequence[PlannedRun]) -> None:
         """Train the runs in parts that fit into memory; a part that runs out of it is split in half."""
-        most = self.plan.command.launcher.max_group
-        available = available_bytes(self.lm.device, sharers)
+        most = self.command.plan.command.launcher.max_group
+        available = available_bytes(self.lm.device, self.command.sharers)
         positions = split([run.config for run in runs], self.lm.d_model, available, most)
         parts = deque([runs[position] for position in part] for part in positions)
         if len(parts) > 1:
             log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))
         while parts:
             part = parts.popleft()
-            try:
-                self._train_together(part)
-            except GroupTooLargeError as error:
-                log.warning("memory ran out with %d SAEs at once (%s): splitting them", len(part), error)
+            if not self._fits(part):
+                self.command.stop.raise_if_requested()
                 release(self.lm.device)
                 left = unfinished(part)
                 middle = (len(left) + 1) // 2
@@ -141,16 +205,28 @@ class _Shared:
             f"{sum(run.config.tokens for run in runs):,}",
         )
 
+    def _fits(self, part: Sequence[PlannedRun]) -> bool:
+        """Train a part; returns False if memory ran out, once the error and what its frames hold are gone."""
+        try:
+            self._train_together(part)
+        except GroupTooLargeError as error:
+            log.warning("memory ran out with %d SAEs at once (%s): splitting them", len(part), error)
+            return False
+        return True
+
     def _train_together(self, runs: Sequence[PlannedRun]) -> None:
-        command = self.plan.command
-        finisher = Finisher(self.lm, self.source, command.matching.threshold)
+        command = self.command.plan.command
+        together = len(runs) > 1
+        finisher = Finisher(self.lm, self.source, command.matching.threshold, together=together)
         members: list[Member] = []
         try:
             for run in runs:
-                of_run = self.conditions[run.name]
-                sink = open_sink(run, command.tracking, self.plan.folder, of_run)
-                members.append(Member(run, sink, of_run))
-                set_state(run, "running", **of_run.as_status())
+                with _run_border(run):
+                    of_run = self.conditions[run.name]
+                    set_state(run, "running", **of_run.as_status())
+                    members.append(Member(run, self.command.sink(run, of_run), of_run))
+            if not members:
+                return
             train_group(
                 members,
                 self.make_stream,
@@ -158,11 +234,11 @@ class _Shared:
                 settings=GroupSettings(
                     command.tracking.log_every,
                     command.launcher.checkpoint_every_min,
-                    cache_folder(command.paths.cache),
+                    self.command.cache,
                 ),
-                stop=self.stop,
+                stop=self.command.stop,
                 on_finished=lambda outcome: finisher.finish(outcome, self.use.record(outcome.member.run)),
             )
         finally:
             for member in members:
-                member.sink.finish(failed=True)  # no-op for sinks already closed
+                close(member.sink, member.run, failed=True)  # no-op for sinks already closed

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sae_sweep import logs
-from sae_sweep.config import ConfigError, Interrupted
+from sae_sweep.config import Interrupted, SaeSweepError, first_line
 from sae_sweep.launch.frozen import read_group
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest, stop_signals
-from sae_sweep.store import SweepFolder, hold, set_state, unfinished
+from sae_sweep.store import SweepFolder, fail, hold, settle, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +46,16 @@ def _train(plan: Plan, stop: StopRequest, sharers: int, number: int) -> None:
 
         train_runs(plan, unfinished(plan.runs), stop, sharers, number)
     except Interrupted:
-        for run in unfinished(plan.runs):
-            set_state(run, "pending")
+        settle(plan.runs, "pending")
         raise
-    except ConfigError as error:
-        _fail(plan, "; ".join(error.problems))
-    except Exception as error:
-        _fail(plan, f"{type(error).__name__}: {error}")
-        raise
-
-
-def _fail(plan: Plan, error: str) -> None:
-    log.error("%s", error)
-    for run in unfinished(plan.runs):
-        set_state(run, "failed", error=error)
+    except Exception as error:  # not in a run or a group, which have borders of their own
+        stop.raise_if_requested()
+        if isinstance(error, SaeSweepError):
+            fail(plan.runs, error)
+        else:
+            cause = f"{type(error).__name__}: {first_line(error)} (traceback in the log of its job)"
+            fail(plan.runs, error, cause)
+            raise
 
 
 def run_job_alone(folder: Path, number: int) -> None:

@@ -17,11 +17,11 @@ from sae_sweep.store import (
     PlannedRun,
     SweepFolder,
     hold,
+    is_complete,
     prepare,
     read_json,
     read_status,
     set_state,
-    state,
     unfinished,
     write_json,
 )
@@ -115,7 +115,7 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
     active = [ticket for ticket in cluster.active() if our_ids & set(ticket.run_ids)]
     taken = {run_id for ticket in active for run_id in ticket.run_ids}
     ours = [run for run in plan.runs if run.run_id not in taken]  # the others' folders belong to their jobs
-    waiting = [run for run in ours if state(run.folder) != "done"]
+    waiting = [run for run in ours if not is_complete(run)]
     prepare(ours)
     plan.save()
     groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
@@ -124,7 +124,7 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
         *(
             plan.folder.root,
             len(plan.runs),
-            len([run for run in plan.runs if state(run.folder) == "done"]),
+            len([run for run in plan.runs if is_complete(run)]),
             len(plan.runs) - len(ours),
             len(groups),
         ),

@@ -66,3 +66,13 @@ def log_lm_use(runs: Sequence[PlannedRun]) -> None:
 
 def _passes(number: int) -> str:
     return f"{number} pass" if number == 1 else f"{number} passes"
+
+
+def log_fallbacks(runs: Sequence[PlannedRun]) -> None:
+    """Log each reason why runs were trained without fused attention or fast kernels, from their status."""
+    reasons: dict[tuple[str, str], int] = {}
+    for run in runs:
+        for what, why in read_status(run.folder).get("fell_back", {}).items():
+            reasons[what, why] = reasons.get((what, why), 0) + 1
+    for (what, why), number in reasons.items():
+        log.warning("%s of %d run%s: not the fast one: %s", what, number, "s" * (number != 1), why)

@@ -97,6 +97,14 @@ def load_sae(path: Path | str) -> SAE:
     return sae
 
 
+def saved_by(folder: Path) -> str | None:
+    """Id of the run that wrote an SAE, from its `cfg.json`; None if that is missing or damaged."""
+    try:
+        return str(read_json(folder / CONFIG_FILE)["metadata"]["provenance"]["run_id"])
+    except (SaeSweepError, KeyError, TypeError):
+        return None
+
+
 def _folder_of(path: Path) -> Path:
     for folder in (path, path / "sae"):
         if (folder / CONFIG_FILE).is_file():

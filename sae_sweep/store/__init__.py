@@ -8,11 +8,13 @@ from sae_sweep.store.atomic import (
     write_json,
     write_text,
 )
+from sae_sweep.store.faults import fail, fault_line, log_traceback, settle
 from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
 from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
 from sae_sweep.store.plan_file import PlannedRun, read_plan
 from sae_sweep.store.status import (
     freeze,
+    is_complete,
     prepare,
     provenance,
     read_status,
@@ -29,12 +31,16 @@ __all__ = [
     "SweepFolder",
     "cache_folder",
     "disk_error",
+    "fail",
+    "fault_line",
     "find_sweep",
     "freeze",
     "hold",
     "hold_sweep",
+    "is_complete",
     "is_held",
     "lock_folder",
+    "log_traceback",
     "prepare",
     "provenance",
     "read_json",
@@ -42,6 +48,7 @@ __all__ = [
     "read_status",
     "report_failed",
     "set_state",
+    "settle",
     "state",
     "unfinished",
     "write_atomic",

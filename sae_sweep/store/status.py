@@ -1,5 +1,6 @@
 """Reads and writes `status.json` and `config.yaml` of a run."""
 
+import dataclasses
 import logging
 import os
 import platform
@@ -12,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sae_sweep import __version__
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError
 from sae_sweep.store.atomic import read_json, write_json, write_text
 from sae_sweep.store.locks import hold
 from sae_sweep.store.paths import RunFolder
@@ -20,7 +21,7 @@ from sae_sweep.store.plan_file import PlannedRun
 
 log = logging.getLogger(__name__)
 
-_KEPT = ("resolved", "mixed", "fell_back", "job")
+_KEPT = ("resolved", "mixed", "fell_back", "job", "tokens", "seconds", "lm")
 """Keys that a later state keeps."""
 _VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
 
@@ -37,7 +38,7 @@ def provenance(run: PlannedRun) -> dict[str, Any]:
 
 
 def freeze(run: PlannedRun) -> None:
-    """Write the resolved config into the run folder.
+    """Write the config of a run that is not done into its folder.
 
     Raises:
         SaeSweepError: if the folder holds another run.
@@ -48,8 +49,9 @@ def freeze(run: PlannedRun) -> None:
             f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
             "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
         )
-    if state(run.folder) == "done":  # it was killed before it could remove the checkpoint
-        shutil.rmtree(run.folder.checkpoint, ignore_errors=True)
+    if state(run.folder) == "done":
+        shutil.rmtree(run.folder.checkpoint, ignore_errors=True)  # it was killed before it could
+        return
     write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
 
 
@@ -97,9 +99,25 @@ def prepare(runs: Sequence[PlannedRun]) -> None:
                 set_state(run, "pending", job=None)
 
 
+def evaluation_keys(config: RunConfig) -> dict[str, Any]:
+    """The keys that an evaluation depends on, as `metrics.json` records them."""
+    return dataclasses.asdict(config.evaluation)
+
+
+def is_complete(run: PlannedRun) -> bool:
+    """Whether a run is done, and evaluated as its config says."""
+    if state(run.folder) != "done":
+        return False
+    try:
+        return read_json(run.folder.metrics).get("evaluation") == evaluation_keys(run.config)
+    except SaeSweepError as error:
+        log.warning("%s; it is evaluated again", error)
+        return False
+
+
 def unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Runs that are neither done nor failed."""
-    return [run for run in runs if state(run.folder) not in ("done", "failed")]
+    """Runs that have not failed, and are not complete."""
+    return [run for run in runs if state(run.folder) != "failed" and not is_complete(run)]
 
 
 def report_failed(runs: Sequence[PlannedRun]) -> int:

@@ -1,7 +1,7 @@
 """`task=train`: trains every run that is not done yet, then compares the SAEs of the sweep."""
 
 from sae_sweep.launch import open_launcher
-from sae_sweep.launch.lm_use import log_lm_use
+from sae_sweep.launch.lm_use import log_fallbacks, log_lm_use
 from sae_sweep.plan import Request, make_plan
 from sae_sweep.signals import stop_signals
 from sae_sweep.store import report_failed, state, unfinished
@@ -21,6 +21,7 @@ def train(request: Request) -> int:
         if not open_launcher(request).train(plan, stop):
             return 0
         log_lm_use(waiting)
+        log_fallbacks(waiting)
         failed = report_failed(plan.runs) + len(unfinished(plan.runs))
         from sae_sweep.tasks.match import compare_finished  # torch loads here, not while jobs are submitted
 

@@ -1,13 +1,26 @@
 """Text in Parquet files on the Hugging Face hub, streamed with the `datasets` library."""
 
+import errno
 import fnmatch
+import functools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import HubDataset, SaeSweepError, first_line
+from sae_sweep.signals import wait
 from sae_sweep.text.source import Place, TextSource, text_number
+
+log = logging.getLogger(__name__)
+
+WAITS_S = (5, 15, 30, 60, 120)
+"""Seconds before each further try of a shard that could not be read: about six minutes, with the tries."""
+_TRY_AGAIN = (408, 429, *range(500, 600))
+"""HTTP status codes of a hub that may answer later."""
+_SILENCED = ("datasets", "huggingface_hub", "fsspec", "httpx", "httpx2", "httpcore", "urllib3")
+"""Loggers of the libraries below, which write several lines for each of their own tries."""
 
 
 class HubParquet(TextSource):
@@ -44,13 +57,39 @@ class HubParquet(TextSource):
         return text_number(text) % self._dataset.held_out_every == 0
 
     def _rows(self, unit: int, place: Place) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Yield (row within the shard, text, loader state after it)."""
-        with self._hub_errors(self._shards[unit]):
+        """Yield (row within the shard, text, loader state after it); goes on where the hub broke off."""
+        tries = 0
+        while True:
+            try:
+                for row, text, state in self._try_rows(unit, place):
+                    yield row, text, state
+                    tries, place = 0, {"row": row + 1, "state": state}
+                return
+            except hub_failures() as error:
+                self._wait_for_hub(unit, tries, error)
+                tries += 1
+
+    def _try_rows(self, unit: int, place: Place) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        with _parquet_errors(self._shards[unit]):
             examples = self._open(unit)
             if place:
                 examples.load_state_dict(place["state"])
             for row, example in enumerate(examples, place["row"] if place else 0):
                 yield row, example[self._dataset.text_key] or "", examples.state_dict()
+
+    def _wait_for_hub(self, unit: int, tries: int, error: Exception) -> None:
+        """Say what is tried again and when, and wait; raise SaeSweepError if no further try is worth it."""
+        shard = self._shards[unit]
+        if not (shard.startswith("hf://") and may_answer_later(error)):
+            raise unreachable(self._dataset, error) from error
+        if tries == len(WAITS_S):
+            raise unreachable(self._dataset, error, f" in {tries + 1} tries") from error
+        log.warning(
+            "cannot read %s (%s): trying again in %d s (%d of %d)",
+            *(shard, first_line(_first_cause(error)), WAITS_S[tries], tries + 1, len(WAITS_S)),
+        )
+        if not wait(WAITS_S[tries]):  # a stop was requested: what is trained is saved, and the stop obeyed
+            raise unreachable(self._dataset, error) from error
 
     def _open(self, unit: int) -> Any:
         key, shard = self._dataset.text_key, self._shards[unit]
@@ -61,24 +100,41 @@ class HubParquet(TextSource):
         # row groups become the library's shards: restoring a position then skips them without reading
         return examples.reshard()
 
-    @contextmanager
-    def _hub_errors(self, shard: str) -> Iterator[None]:
-        """Raise the errors of pyarrow and the hub client as SaeSweepError."""
-        import pyarrow as pa
 
-        try:
-            yield
-        except pa.ArrowInvalid as error:
-            raise SaeSweepError(f"{shard} is not a readable Parquet file: {first_line(error)}") from error
-        except hub_failures() as error:
-            raise unreachable(self._dataset, error) from error
+@contextmanager
+def _parquet_errors(shard: str) -> Iterator[None]:
+    """Raise pyarrow's error about a damaged file as SaeSweepError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise SaeSweepError(f"{shard} is not a readable Parquet file: {first_line(error)}") from error
 
 
 def _load_shard(shard: str, columns: list[str] | None = None) -> Any:
     from datasets import load_dataset
 
+    _leave_retries_to_us()
     files = {"train": [shard]}
     return load_dataset("parquet", data_files=files, split="train", streaming=True, columns=columns)
+
+
+@functools.cache
+def _leave_retries_to_us() -> None:
+    """Turn off the retries of `datasets`, and the lines of all libraries about theirs, in this process.
+
+    `datasets` tries 20 times, each of them 6 times, and writes 505 lines; the lower library's 6 tries within
+    half a minute stay.
+    """
+    import datasets.config
+
+    datasets.config.STREAMING_READ_MAX_RETRIES = datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
+    datasets.config.STREAMING_READ_RETRY_INTERVAL = datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
+    datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
+    for name in _SILENCED:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def list_shards(dataset: HubDataset) -> list[str]:
@@ -135,12 +191,32 @@ def hub_failures() -> tuple[type[Exception], ...]:
     return (OSError, *HfHubHTTPError.__bases__)
 
 
-def unreachable(dataset: HubDataset, error: Exception) -> SaeSweepError:
+def may_answer_later(error: Exception) -> bool:
+    """Whether another try may succeed: no connection, or a server in trouble."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    cause = _first_cause(error)
+    if isinstance(cause, OfflineModeIsEnabled | FileNotFoundError | PermissionError):
+        return False
+    if isinstance(cause, HfHubHTTPError):
+        return cause.response is None or cause.response.status_code in _TRY_AGAIN
+    return getattr(cause, "errno", None) not in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The error that others were raised from: "connection refused" rather than "server disconnected"."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def unreachable(dataset: HubDataset, error: Exception, tries: str = "") -> SaeSweepError:
     """Return the one-line error for a hub that does not answer, with the ways to work offline."""
-    cause = first_line(error)
+    cause = first_line(_first_cause(error))
     return SaeSweepError(
-        f"cannot read {dataset.path} at {dataset.revision} from the Hugging Face hub ({cause}). Offline, use "
-        "dataset=stdlib_docs or another embedded corpus, or dataset=files dataset.path=FOLDER; or fill the "
-        f"hub's cache while online: hf download {dataset.path} --repo-type dataset "
-        f"--revision {dataset.revision} --include '{dataset.files}'"
+        f"cannot read {dataset.path} at {dataset.revision} from the Hugging Face hub{tries} ({cause}). "
+        "Launch the same command again when it answers. Offline, use dataset=stdlib_docs or another embedded "
+        "corpus, or dataset=files dataset.path=FOLDER; or fill the hub's cache while online: "
+        f"hf download {dataset.path} --repo-type dataset --revision {dataset.revision} "
+        f"--include '{dataset.files}'"
     )

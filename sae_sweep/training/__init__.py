@@ -1,15 +1,10 @@
 """Training with Lightning: groups of SAEs that share each batch of activations."""
 
 from sae_sweep.training.checkpoint import begun, discard_checkpoint
+from sae_sweep.training.faults import GroupTooLargeError, border, explain
 from sae_sweep.training.group import train_group
 from sae_sweep.training.member import GroupSettings, Member, MetricSink, Outcome
-from sae_sweep.training.memory import (
-    GroupTooLargeError,
-    available_bytes,
-    out_of_memory,
-    release,
-    split,
-)
+from sae_sweep.training.memory import available_bytes, release, split
 
 __all__ = [
     "GroupSettings",
@@ -19,8 +14,9 @@ __all__ = [
     "Outcome",
     "available_bytes",
     "begun",
+    "border",
     "discard_checkpoint",
-    "out_of_memory",
+    "explain",
     "release",
     "split",
     "train_group",

@@ -13,8 +13,14 @@ from sae_sweep.config import Interrupted, SaeSweepError, first_line
 from sae_sweep.signals import StopRequest
 from sae_sweep.training.callbacks import Checkpoints, LogMetrics, Progress
 from sae_sweep.training.data import Stream
+from sae_sweep.training.faults import (
+    GroupTooLargeError,
+    border,
+    device_failed,
+    explain,
+    out_of_memory,
+)
 from sae_sweep.training.member import GroupSettings, Member, Outcome
-from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
 from sae_sweep.training.module import GroupModule
 from sae_sweep.training.trainee import Trainee
 from sae_sweep.training.trainer import fit
@@ -33,10 +39,10 @@ def train_group(
 ) -> list[Outcome]:
     """Train members on one activation stream, each to its own budget; resume those with a checkpoint.
 
-    The stream starts where the member with the fewest steps stopped; members ahead of it wait. A member
-    whose loss is not finite, or whose layer's activations are unusable, fails alone; any other
-    `SaeSweepError` fails all active members. On a CPU a member's weights are bit-identical alone, in any
-    group, and after a resume.
+    The stream starts where the member with the fewest steps stopped; members ahead of it wait. Any
+    exception in what a member does fails it alone, and its last checkpoint stays; one in the stream fails all
+    active members, or those of the layer that it names, once every member is saved. On a CPU a member's
+    weights are bit-identical alone, in any group, and after a resume.
 
     Args:
         members: runs with equal batch size, device and everything else that determines the stream.
@@ -53,26 +59,33 @@ def train_group(
     Raises:
         Interrupted: after SIGINT, SIGTERM or SIGUSR2, once all active members are saved.
         GroupTooLargeError: if memory ran out with several members, once they are saved.
+        SaeSweepError: if the device failed, which nothing in this process survives.
     """
     device = pick_device(members[0].run.config.device)
     group = GroupModule(on_finished, stop)
     with stop.deferred():
         for member in members:
-            try:
-                group.active.append(Trainee(member, d_in, device, settings))
-            except SaeSweepError as error:
-                group.report(Outcome(member, sae=None, failed=str(error), seconds=0.0, tokens=0))
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                if group.active:
-                    raise GroupTooLargeError(first_line(error)) from error
-                why = f"memory ran out ({first_line(error)}): lower dictionary"
-                group.report(Outcome(member, sae=None, failed=why, seconds=0.0, tokens=0))
+            _add(group, member, d_in, device, settings)
         group.publish()  # retire members that reached their budget in an earlier launch
         while group.active:
             _train(group, make_stream, stop, device, settings.checkpoint_every_min)
     return [group.outcomes[member.run.name] for member in members]
+
+
+def _add(
+    group: GroupModule, member: Member, d_in: int, device: torch.device, settings: GroupSettings
+) -> None:
+    """Build a member, or report why it cannot be built."""
+
+    def fail(line: str) -> None:
+        logger.error("%s: %s", member.run.name, line)
+        failed.append(line)
+
+    failed: list[str] = []
+    with border(member.run.name, fail, remedy="lower dictionary", together=bool(group.active)):
+        group.active.append(Trainee(member, d_in, device, settings))
+    for line in failed:  # once the error is gone, and with it what its frames hold
+        group.report(Outcome(member, sae=None, failed=line, seconds=0.0, tokens=0))
 
 
 def _train(
@@ -99,33 +112,43 @@ def _train(
     except GroupTooLargeError:
         group.save()  # except the member whose step failed: it goes back to its last checkpoint
         raise
-    except RuntimeError as error:
-        cause = first_line(error)
-        if device_failed(error):
-            raise SaeSweepError(
-                f"the device failed ({cause}): the same command resumes from the last checkpoints"
-            ) from error
-        if not out_of_memory(error):
-            raise
-        if len(group.active) > 1:
-            group.save()
-            raise GroupTooLargeError(cause) from error
-        group.fail(SaeSweepError(f"memory ran out in the LM pass ({cause}): lower activations.lm_batch"))
-    except SaeSweepError as error:
-        group.fail(error, layer=getattr(error, "layer", None))
+    except Exception as error:  # of the stream: what members do has its own border
+        _end_stream(group, error, stop)
+
+
+def _end_stream(group: GroupModule, error: Exception, stop: StopRequest) -> None:
+    """Save every member, also those of other layers, then fail those that need the stream.
+
+    Raises:
+        GroupTooLargeError: if memory ran out, and a smaller group may have enough of it.
+        SaeSweepError: if the device failed.
+        Interrupted: if a stop was requested, which may have been the cause.
+    """
+    if device_failed(error):  # no state can be read from it
+        raise SaeSweepError(
+            f"the device failed ({first_line(error)}): the same command resumes from the last checkpoints"
+        ) from error
+    group.save()
+    stop.raise_if_requested()
+    if out_of_memory(error) and len(group.active) > 1:
+        raise GroupTooLargeError(first_line(error)) from error
+    line = explain(error, "lower activations.lm_batch")
+    logger.error("the activations end: %s", line)
+    group.fail(error, line, layer=getattr(error, "layer", None))
 
 
 def _end_of_text(group: GroupModule) -> None:
     """Retire members whose text ended before their budget (`dataset.exhausted=stop`)."""
-    for trainee in group.active:
-        name, tokens = trainee.member.run.name, trainee.learner.tokens
-        if tokens:
-            logger.warning("%s: the text ended at %d tokens, before the budget", name, tokens)
-            try:
-                trainee.complete()
-            except SaeSweepError as error:
-                trainee.failed = str(error)
-        else:
-            trainee.failed = "the training text is shorter than one batch: lower batch, or give it more text"
+    group.each(_complete_early)
     for trainee in list(group.active):
         group.retire(trainee)
+
+
+def _complete_early(trainee: Trainee) -> None:
+    tokens = trainee.learner.tokens
+    if not tokens:
+        raise SaeSweepError("the training text is shorter than one batch: lower batch, or give it more text")
+    if trainee.failed is None:
+        name = trainee.member.run.name
+        logger.warning("%s: the text ended at %d tokens, before the budget", name, tokens)
+        trainee.complete()

@@ -21,22 +21,6 @@ _CGROUP = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 
 
-class GroupTooLargeError(RuntimeError):
-    """Memory ran out with several members; all are saved and can continue in a smaller group."""
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether the error means that torch ran out of memory; on a CPU only the message shows it."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "ALLOC_FAILED" in str(error)
-
-
-def device_failed(error: RuntimeError) -> bool:
-    """Whether the device itself failed, so that later results in this process cannot be trusted."""
-    return isinstance(error, torch.AcceleratorError) or str(error).startswith("CUDA error")
-
-
 def release(device: torch.device) -> None:
     """Free the memory of earlier groups: collect reference cycles and empty torch's cache."""
     gc.collect()

@@ -5,12 +5,16 @@ from collections.abc import Callable
 import torch
 from lightning.pytorch import LightningModule
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep import logs
 from sae_sweep.signals import StopRequest
+from sae_sweep.store import log_traceback
 from sae_sweep.training.data import Batch
+from sae_sweep.training.faults import GroupTooLargeError, border
 from sae_sweep.training.member import Outcome
-from sae_sweep.training.memory import GroupTooLargeError
 from sae_sweep.training.trainee import Trainee
+
+_LESS_MEMORY = "lower dictionary or batch"
+"""What helps a member for which memory ran out, although it is alone."""
 
 
 class GroupModule(LightningModule):
@@ -39,15 +43,24 @@ class GroupModule(LightningModule):
         del device, dataloader_idx
         return batch
 
+    def each(self, call: Callable[[Trainee], None]) -> None:
+        """Do something with every active member; an exception fails the member that it ends.
+
+        Raises:
+            GroupTooLargeError: if memory ran out with several members.
+            RuntimeError: if the device failed.
+        """
+        for trainee in self.active:
+            self._guard(trainee, call)
+
+    def _guard(self, trainee: Trainee, call: Callable[[Trainee], None]) -> None:
+        together = len(self.active) > 1
+        with border(trainee.member.run.name, trainee.fail, remedy=_LESS_MEMORY, together=together):
+            call(trainee)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         del batch_idx
-        for trainee in self.active:
-            try:
-                trainee.train(batch)
-            except GroupTooLargeError as error:
-                trainee.failed = f"memory ran out ({error}): lower dictionary or batch"
-                if len(self.active) > 1:
-                    raise
+        self.each(lambda trainee: trainee.train(batch))
 
     def publish(self) -> None:
         """Log available metrics; retire members that failed or reached their budget.
@@ -58,13 +71,7 @@ class GroupModule(LightningModule):
         Raises:
             Interrupted: if a signal has arrived, once every member is saved.
         """
-        for trainee in self.active:
-            trainee.publish()
-            if trainee.failed is None and trainee.steps_left <= 0:
-                try:
-                    trainee.complete()
-                except SaeSweepError as error:
-                    trainee.failed = str(error)
+        self.each(_publish)
         through = [t for t in self.active if t.failed is not None or t.steps_left <= 0]
         for trainee in through:
             if self._stop is not None and self._stop.signum is not None:
@@ -83,14 +90,32 @@ class GroupModule(LightningModule):
         if self._on_finished is not None:
             self._on_finished(outcome)
 
-    def fail(self, error: SaeSweepError, layer: int | None = None) -> None:
+    def fail(self, error: Exception, line: str, layer: int | None = None) -> None:
         """Fail the active members of a layer, or all active members if `layer` is None."""
         concerned = [t for t in self.active if layer in (None, t.member.run.config.layer)]
         for trainee in concerned:
-            trainee.failed = str(error)
+            with logs.only_for(trainee.member.run.name):
+                log_traceback(error)
+                trainee.fail(line)
             self.retire(trainee)
 
     def save(self) -> None:
-        """Write a checkpoint of every active member."""
+        """Write a checkpoint of every active member.
+
+        Raises:
+            GroupTooLargeError: if memory ran out for one of several members, once the others are saved.
+        """
+        too_large: GroupTooLargeError | None = None
         for trainee in self.active:
-            trainee.save()
+            try:
+                self._guard(trainee, Trainee.save)
+            except GroupTooLargeError as error:
+                too_large = error
+        if too_large is not None:
+            raise too_large
+
+
+def _publish(trainee: Trainee) -> None:
+    trainee.publish()
+    if trainee.failed is None and trainee.steps_left <= 0:
+        trainee.complete()

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from sae_sweep.config import SaeSweepError, first_line
+from sae_sweep.config import SaeSweepError
 from sae_sweep.saes import Learner, build_sae, init_seed
 from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
 from sae_sweep.training.data import Batch
+from sae_sweep.training.faults import device_failed, out_of_memory
 from sae_sweep.training.member import GroupSettings, Member, Outcome
-from sae_sweep.training.memory import GroupTooLargeError, device_failed, out_of_memory
 from sae_sweep.training.readings import Readings
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Trainee:
     def __init__(self, member: Member, d_in: int, device: torch.device, settings: GroupSettings) -> None:
         self.member = member
         self.failed: str | None = None
-        """One-line error message, once the member has failed."""
+        """One-line error message, once the member has failed; set by `fail`."""
         self.position: Any = None
         """Stream position after the last batch trained on; None before the first."""
         self.latest: dict[str, float] = {}
@@ -32,7 +32,8 @@ class Trainee:
         self._earlier_s = 0.0
         self._since = time.monotonic()
         self._until: float | None = None
-        self._saved_step = 0
+        self._saved_step = self._saved_tokens = 0
+        self._whole = True  # no step was left in its middle
         config = member.run.config
         seed = init_seed(config, member.run.run_id)
         d_sae = config.dictionary * d_in
@@ -53,7 +54,7 @@ class Trainee:
         self.member.sink.rewind(found.history if found else 0)
         if found is not None:
             self.position, self._earlier_s = found.position, found.seconds
-            self._saved_step = self.learner.steps
+            self._saved_step, self._saved_tokens = self.learner.steps, self.learner.tokens
             logger.info("%s: resumed at %d tokens", run.name, self.learner.tokens)
 
     @property
@@ -66,33 +67,45 @@ class Trainee:
         until = time.monotonic() if self._until is None else self._until
         return self._earlier_s + until - self._since
 
+    def fail(self, line: str) -> None:
+        """End the member's training with a line that says why, and from where the same command goes on."""
+        if self.failed is None:
+            again = f"; the same command goes on from {self._saved_tokens:,} tokens"
+            self.failed = line + again * (self._saved_step > 0)
+            logger.error("%s: %s", self.member.run.name, self.failed)
+
     def train(self, batch: Batch) -> None:
         """Train one step, unless the member has failed or its checkpoint is ahead of the stream.
 
-        A step that torch refuses to compute, for example because it overflows, fails only this member.
+        A step that an exception cuts short leaves a state that is never saved.
 
         Raises:
-            GroupTooLargeError: if memory ran out, perhaps in the middle of the step.
-            RuntimeError: if the device failed, or the stream skipped a batch.
+            SaeSweepError: if a gradient is not finite, and the step cannot be computed for it.
+            RuntimeError: if memory ran out, the device failed, or the stream skipped a batch.
         """
         done = self.learner.steps
         if self.failed is not None or batch.step < done:
             return
         if batch.step > done:
-            raise RuntimeError(
-                f"{self.member.run.name} needs batch {done}, but the stream is at {batch.step}"
-            )
+            raise RuntimeError(f"batch {done} is needed, but the stream is at {batch.step}")
+        self._whole = False
         try:
             metrics = self.learner.step(batch.activations[self.member.run.config.layer])
-        except RuntimeError as error:
-            if device_failed(error):
-                raise
-            if out_of_memory(error):
-                raise GroupTooLargeError(first_line(error)) from error
-            self.failed = f"step {done + 1} could not be computed: {first_line(error)}; lower optimizer.lr"
-            return
+        except Exception as error:
+            error.add_note(f"in step {done + 1} of {self.member.run.name}")
+            self._refuse_bad_gradient(done + 1, error)
+            raise
+        self._whole = True
         self.position = batch.position
         self._readings.add(self.learner.steps, self.learner.tokens, metrics, {"epochs": batch.epochs})
+
+    def _refuse_bad_gradient(self, step: int, error: Exception) -> None:
+        """Raise SaeSweepError if a gradient of the step that `error` ended is not finite."""
+        if out_of_memory(error) or device_failed(error):
+            return  # nothing can be computed then
+        gradients = [p.grad for p in self.learner.sae.parameters() if p.grad is not None]
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            raise SaeSweepError(f"a gradient is not finite at step {step}: lower optimizer.lr") from error
 
     def publish(self, *, wait: bool = False) -> None:
         """Log metrics that reached the host; fail if a loss is not finite."""
@@ -102,17 +115,19 @@ class Trainee:
             self.latest = point.values
         if collected.diverged is not None and self.failed is None:
             bad = collected.diverged
-            self.failed = (
+            # The checkpoints may already contain infinities: a later launch starts over.
+            discard_checkpoint(self.member.run.folder)
+            self._saved_step = 0
+            self.fail(
                 f"the loss is {bad.values['loss']} at step {bad.step} ({bad.tokens} tokens): "
                 "lower optimizer.lr, or look at the activations of this layer"
             )
-            # The checkpoints may already contain infinities: a later launch starts over.
-            discard_checkpoint(self.member.run.folder)
 
     def save(self) -> None:
-        """Write a checkpoint, unless it would be unchanged or the member has failed."""
-        self.publish(wait=True)
-        if self.failed is not None or self.learner.steps == self._saved_step:
+        """Write a checkpoint, unless it would be unchanged, or the member has failed or is in mid-step."""
+        if self.failed is None and self._whole:
+            self.publish(wait=True)
+        if self.failed is not None or not self._whole or self.learner.steps == self._saved_step:
             return
         checkpoint = Checkpoint(
             self.learner.state(),
@@ -123,7 +138,7 @@ class Trainee:
             mixed=self.member.conditions.mixed,
         )
         save_checkpoint(self.member.run.folder, self.member.run.run_id, checkpoint)
-        self._saved_step = self.learner.steps
+        self._saved_step, self._saved_tokens = self.learner.steps, self.learner.tokens
 
     def complete(self) -> None:
         """Log the last step and save, since the evaluation that follows may be interrupted."""

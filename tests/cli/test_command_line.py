@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import CommandConfig, LauncherConfig, RunConfig, TopKConfig, flatten
+from sae_sweep.config import ActivationsConfig, CommandConfig, LauncherConfig, RunConfig, TopKConfig, flatten
 from sae_sweep.plan import Plan
 from sae_sweep.plan import plan as plan_module
 from sae_sweep.tasks import TASKS, Task, command_class
@@ -113,12 +114,13 @@ def test_so_do_the_coefficients(planned: Callable[..., Plan], key: str) -> None:
 
 def test_the_baseline_is_the_defaults_of_the_config_classes(planned: Callable[..., Plan]) -> None:
     plan = planned()
-    chosen = {"model", "dataset", "architecture"}
+    chosen = {"model", "dataset", "architecture", "activations"}
     ours, usual = plan.runs[0].config.as_dict(), RunConfig().as_dict()
     assert {k: v for k, v in ours.items() if k not in chosen} == {
         k: v for k, v in usual.items() if k not in chosen
     }
     assert plan.runs[0].config.architecture == TopKConfig()
+    assert replace(plan.runs[0].config.activations, dtype="auto") == ActivationsConfig()
     assert plan.command == type(plan.command)()
     assert planned("launcher=slurm").command.launcher == LauncherConfig(kind="slurm")
 

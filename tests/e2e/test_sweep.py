@@ -109,6 +109,52 @@ def test_the_same_command_again_trains_nothing(cli: Cli, small: list[str]) -> No
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/sae/*")} == before
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_another_evaluation_key_evaluates_again_and_trains_nothing(cli: Cli, small: list[str]) -> None:
+    assert cli(*small, "tracking=none", "sweep=mine").code == 0
+    (run,) = run_folders(Path("multirun/mine"))
+    kept = {name: (run / name).read_bytes() for name in ("config.yaml", "status.json", "sae/cfg.json")}
+    before = json.loads((run / "metrics.json").read_text())
+    assert cli(*small, "tracking=none", "sweep=mine", "evaluation.tokens=512").code == 0
+    after = json.loads((run / "metrics.json").read_text())
+    assert after["evaluation"] == {**before["evaluation"], "tokens": 512}
+    assert after["ce_clean"] != before["ce_clean"]
+    assert after["trained_tokens"] == before["trained_tokens"]
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    (planned,) = json.loads(Path("multirun/mine/plan.json").read_text())["runs"]
+    assert planned["config"]["evaluation"] == after["evaluation"]
+    (run / "metrics.json").unlink()  # and lost ones come back
+    assert cli(*small, "tracking=none", "sweep=mine").code == 0
+    again = json.loads((run / "metrics.json").read_text())
+    assert {**again, "seconds": None} == {**before, "seconds": None}
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_how_a_folder_is_spelled_and_called_makes_no_other_run(
+    cli: Cli, small: list[str], text_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path.cwd()
+    rest = [word for word in small if not word.startswith("dataset.path=")]
+    out = ["tracking=none", "sweep=mine", f"paths.output={here}/multirun"]
+    assert cli(*rest, *out, f"dataset.path={text_folder.name}").code == 0
+    (text_folder.parent / "link").symlink_to(text_folder)
+    spelled = [f"./{text_folder.name}/", str(text_folder), "link"]
+    for path in spelled:
+        result = cli(*rest, *out, f"dataset.path={path}", "dataset.name=another")
+        assert "1 runs, 1 already done" in result.err, result.err
+    monkeypatch.chdir(text_folder)
+    assert "1 already done" in cli(*rest, *out, "dataset.path=.").err
+    assert len(run_folders(here / "multirun/mine")) == 1
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_changed_key_is_refused_with_both_values(cli: Cli, small: list[str]) -> None:
+    assert cli(*small, "tracking=none", "sweep=mine").code == 0
+    result = cli(*small, "tracking=none", "sweep=mine", "seed=43")
+    assert result.code == 1
+    assert "is nearest: seed is 49 there and 43 here); choose sweep=NAME" in result.err
+
+
 @pytest.mark.slow(reason="the same runs are trained three times")
 @pytest.mark.usefixtures("without_figures")
 def test_fused_solo_and_alone_give_the_same_weights(cli: Cli, small: list[str]) -> None:
@@ -141,8 +187,7 @@ def test_a_folder_that_holds_another_run_is_refused(cli: Cli, small: list[str], 
     (text_folder / "99.txt").write_text("one more file changes the text " * 20)
     result = cli(*small, "tracking=none", "sweep=mine")
     assert result.code == 1
-    assert "mine holds another plan: 1 of its 1 runs is not in this command" in result.err
-    assert "with other text, model weights or versions" in result.err
+    assert "holds another run: its text is other; choose sweep=NAME, or move the folder away" in result.err
     assert "Traceback" not in result.err
 
 

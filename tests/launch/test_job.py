@@ -47,7 +47,9 @@ def test_an_unforeseen_error_fails_the_runs(plan: Plan, job: Job) -> None:
     with pytest.raises(RuntimeError):
         job(training)
     assert states(plan) == ["done", "failed"]
-    assert read_status(plan.runs[1].folder)["error"] == "RuntimeError: a mistake of ours"
+    assert read_status(plan.runs[1].folder)["error"] == (
+        "RuntimeError: a mistake of ours (traceback in the log of its job)"
+    )
 
 
 def test_a_config_that_the_model_refuses_fails_the_runs(plan: Plan, job: Job) -> None:

@@ -1,6 +1,12 @@
 """Hub streaming, tested on shards in the hub's cache, which `datasets` reads like shards on the hub."""
 
+import errno
 import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sae_sweep.config import HubDataset, PackingConfig, SaeSweepError
+from sae_sweep import signals
+from sae_sweep.config import HubDataset, Interrupted, PackingConfig, SaeSweepError
 from sae_sweep.text import TrainingSequences, fingerprint, hub, open_text
 from sae_sweep.text import sequences as sequences_module
 from tests.text.helpers import ByteTokenizer
@@ -162,3 +169,117 @@ def test_shards_on_the_hub_are_those_that_match(monkeypatch):
 
 def test_the_fingerprint_needs_no_network(tmp_path):
     assert fingerprint(DATASET, tmp_path) == f"someone/tales@{REVISION}:data/train-*.parquet"
+
+
+class Line:
+    """A connection that breaks before each of the given reads of an example, and how its shard is opened."""
+
+    def __init__(self, monkeypatch, source, breaks, error=None):
+        self.error = error or ConnectionError("Server Disconnected")
+        self.breaks = sorted(breaks)
+        self.opened = self.read = 0
+        self._real = source._open
+        source._shards = [f"hf://{shard}" for shard in source._shards]
+        self._files = {shard: shard.removeprefix("hf://") for shard in source._shards}
+        load = hub._load_shard
+        monkeypatch.setattr(hub, "_load_shard", lambda shard, columns=None: load(self._files[shard], columns))
+        monkeypatch.setattr(source, "_open", self._open)
+        self.waited = []
+        monkeypatch.setattr(hub, "wait", lambda seconds: self.waited.append(seconds) is None)
+
+    def _open(self, unit):
+        self.opened += 1
+        return Examples(self, self._real(unit))
+
+
+class Examples:
+    def __init__(self, line, examples):
+        self._line, self._examples = line, examples
+        self.state_dict, self.load_state_dict = examples.state_dict, examples.load_state_dict
+
+    def __iter__(self) -> Iterator[object]:
+        for example in self._examples:
+            if self._line.breaks and self._line.read == self._line.breaks[0]:
+                self._line.breaks.pop(0)
+                raise self._line.error
+            self._line.read += 1
+            yield example
+
+
+def test_a_connection_that_breaks_is_tried_again_where_it_broke_in_one_line_each(
+    cache, tmp_path, monkeypatch, caplog
+):
+    source = open_text(DATASET, tmp_path)
+    whole = list(source.read(1))
+    line = Line(monkeypatch, source, [0, 9, 9, 30])
+    assert [text for text, _ in source.read(1)] == [text for text, _ in whole]
+    assert line.waited == [5, 5, 15, 5]  # a row that arrives starts the waits anew
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 4
+    assert lines[2].endswith("train-1.parquet (Server Disconnected): trying again in 15 s (2 of 5)")
+
+
+def test_a_hub_that_is_gone_is_given_up_and_says_why_and_what_to_do(cache, tmp_path, monkeypatch, caplog):
+    source = open_text(DATASET, tmp_path)
+    refused = ConnectionError("Server Disconnected")
+    refused.__cause__ = OSError(errno.ECONNREFUSED, "Connection refused")
+    line = Line(monkeypatch, source, [20] * 100, refused)
+    with pytest.raises(SaeSweepError) as caught:
+        list(source.read(1))
+    assert line.waited == list(hub.WAITS_S)
+    assert len(caplog.records) == len(hub.WAITS_S)
+    message = str(caught.value)
+    assert "from the Hugging Face hub in 6 tries ([Errno 111] Connection refused). Launch the same" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("gone"), OSError(errno.ENOSPC, "No space left")])
+def test_what_no_further_try_mends_is_not_tried_again(cache, tmp_path, monkeypatch, error):
+    source = open_text(DATASET, tmp_path)
+    line = Line(monkeypatch, source, [5], error)
+    with pytest.raises(SaeSweepError, match="cannot read someone/tales"):
+        list(source.read(1))
+    assert line.opened == 1
+    assert line.waited == []
+
+
+def test_a_file_on_this_disk_is_not_tried_again(cache, tmp_path, monkeypatch):
+    source = open_text(DATASET, tmp_path)
+    line = Line(monkeypatch, source, [5])
+    source._shards = [shard.removeprefix("hf://") for shard in source._shards]
+    line._files = {shard: shard for shard in source._shards}
+    with pytest.raises(SaeSweepError, match="cannot read someone/tales"):
+        list(source.read(1))
+    assert line.opened == 1
+
+
+def test_a_stop_ends_the_waiting(cache, tmp_path, monkeypatch):
+    source = open_text(DATASET, tmp_path)
+    line = Line(monkeypatch, source, [5])
+    monkeypatch.setattr(hub, "wait", signals.wait)
+    began = time.monotonic()
+
+    def stopped():
+        with signals.stop_signals() as stop, stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(SaeSweepError, match="cannot read someone/tales"):
+                list(source.read(1))
+
+    with pytest.raises(Interrupted):
+        stopped()
+    assert line.opened == 1
+    assert time.monotonic() - began < 2
+
+
+def test_the_libraries_neither_try_again_nor_talk(cache, tmp_path):
+    import datasets
+
+    next(open_text(DATASET, tmp_path).read(0))
+    assert datasets.config.STREAMING_READ_MAX_RETRIES == datasets.config.STREAMING_OPEN_MAX_RETRIES == 1
+    for name in (
+        "datasets.utils.file_utils",
+        "huggingface_hub.utils._http",
+        "fsspec.caching",
+        "urllib3.util",
+    ):
+        assert not logging.getLogger(name).isEnabledFor(logging.ERROR)

@@ -74,7 +74,11 @@ def assert_equal_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tenso
         assert torch.equal(value, other[name]), name
 
 
-def raise_at(at: int, error: Exception) -> Before:
+class PowerCut(BaseException):
+    """Ends a process without a chance to save."""
+
+
+def raise_at(at: int, error: BaseException) -> Before:
     def before(layers: Sequence[int], step: int) -> None:
         del layers
         if step == at:
