@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sae_sweep.activations.device import lm_dtype, pick_device
     from sae_sweep.activations.loading import load_language_model
-    from sae_sweep.activations.model import LanguageModel
+    from sae_sweep.activations.model import LanguageModel, LMSizes
     from sae_sweep.activations.model_files import weights_fingerprint
     from sae_sweep.activations.stream import ActivationBatch, ActivationStream, BadActivationsError
 
@@ -17,6 +17,7 @@ _HOMES = {
     "ActivationStream": "stream",
     "BadActivationsError": "stream",
     "ActivationBatch": "stream",
+    "LMSizes": "model",
     "LanguageModel": "model",
     "lm_dtype": "device",
     "load_language_model": "loading",
@@ -28,6 +29,7 @@ __all__ = [
     "ActivationBatch",
     "ActivationStream",
     "BadActivationsError",
+    "LMSizes",
     "LanguageModel",
     "lm_dtype",
     "load_language_model",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +13,21 @@ from sae_sweep.activations.forward import Forward, Patch, Replace
 from sae_sweep.config import ConfigError
 from sae_sweep.text.packing import TextTokenizer
 
-_LOGITS_AT_ONCE = 2**27
+LOGITS_AT_ONCE = 2**27
 """Largest number of logits in memory together: half a GB in float32."""
+
+
+class LMSizes(NamedTuple):
+    """Sizes that the memory of a pass depends on."""
+
+    d_model: int
+    d_mlp: int
+    heads: int
+    vocabulary: int
+    itemsize: int
+    """Bytes per activation."""
+    attention: str
+    """eager or sdpa."""
 
 
 class LanguageModel:
@@ -49,6 +62,14 @@ class LanguageModel:
         self.n_ctx: int = bridge_config.n_ctx
         """Longest sequence, in tokens."""
         self._vocabulary: int = bridge_config.d_vocab
+        self.sizes = LMSizes(
+            self.d_model,
+            d_mlp=getattr(bridge_config, "d_mlp", None) or 4 * self.d_model,
+            heads=bridge_config.n_heads,
+            vocabulary=self._vocabulary,
+            itemsize=dtype.itemsize,
+            attention=forward.attention,
+        )
         self.tokens_read = 0
         """Tokens that `residuals` has processed."""
         self.seconds = 0.0
@@ -111,7 +132,7 @@ class LanguageModel:
                 raise ValueError("replace needs the layer whose residual it replaces")
             self.check([layer], tokens.shape[1])
             patch = Patch(layer, replace, residual)
-        at_once = max(1, _LOGITS_AT_ONCE // (tokens.shape[1] * self._vocabulary))
+        at_once = max(1, LOGITS_AT_ONCE // (tokens.shape[1] * self._vocabulary))
         return torch.cat(
             [
                 self._losses(tokens[start : start + at_once], patch and patch.part(start, at_once))

@@ -18,7 +18,7 @@ from torch import Tensor
 from sae_sweep.analysis.statistics import FeatureStatistics, Histogram, ReconstructionError, divide
 from sae_sweep.config import KEPT_RESIDUALS_BYTES, EvaluationConfig, SaeSweepError
 
-_BATCH_TOKENS = 2048
+BATCH_TOKENS = 2048
 """LM positions per batch: their logits are the largest tensor (400 MB at GPT-2's vocabulary)."""
 
 
@@ -219,7 +219,7 @@ def _mean_loss(
 ) -> float:
     """Mean loss over unmasked positions, in float64; `replace` gets the residuals and their mask."""
     total, count = 0.0, 0
-    size = max(1, _BATCH_TOKENS // tokens.shape[1])
+    size = max(1, BATCH_TOKENS // tokens.shape[1])
     with torch.no_grad():
         for start in range(0, len(tokens), size):
             ids = torch.from_numpy(np.ascontiguousarray(tokens[start : start + size])).long().to(device)

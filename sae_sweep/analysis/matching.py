@@ -14,7 +14,7 @@ from torch import Tensor
 from sae_sweep.config import MatchingConfig, RunConfig, SaeSweepError
 from sae_sweep.saes import init_seed, initial_decoder
 
-_CHUNK_ELEMENTS = 1 << 24
+CHUNK_ELEMENTS = 1 << 24
 """Cosines in memory at once: 64 MiB of float32."""
 
 
@@ -139,7 +139,7 @@ def top1_cosines(
     best_b = torch.full((len(unit_b),), -1.0, device=unit_b.device)
     if len(unit_a) == 0 or len(unit_b) == 0:
         return best_a, best_b
-    size = max(1, _CHUNK_ELEMENTS // len(unit_b))
+    size = max(1, CHUNK_ELEMENTS // len(unit_b))
     for start in range(0, len(unit_a), size):
         cosines = unit_a[start : start + size] @ unit_b.T
         best_a[start : start + size] = cosines.amax(dim=1)

@@ -25,9 +25,10 @@ from sae_sweep.training import (
     GroupSettings,
     GroupTooLargeError,
     Member,
-    available_bytes,
     border,
     explain,
+    free_bytes,
+    refuse_too_large,
     release,
     split,
     train_group,
@@ -130,6 +131,14 @@ def _accepted(run: PlannedRun, lm: LanguageModel, here: OnMachine, command: _Com
     return None
 
 
+def _fits_alone(run: PlannedRun, lm: LanguageModel, free: Sequence[int]) -> bool:
+    """Whether memory can hold the run; if not, it fails before it is trained."""
+    with _run_border(run):
+        refuse_too_large(run.config, lm.sizes, free)
+        return True
+    return False
+
+
 def _log_opened(run: PlannedRun, files: ExitStack) -> bool:
     """Open the run's log; if that fails, the run does."""
     with _run_border(run):
@@ -184,8 +193,9 @@ class _Shared:
     def train(self, runs: Sequence[PlannedRun]) -> None:
         """Train the runs in parts that fit into memory; a part that runs out of it is split in half."""
         most = self.command.plan.command.launcher.max_group
-        available = available_bytes(self.lm.device, self.command.sharers)
-        positions = split([run.config for run in runs], self.lm.d_model, available, most)
+        free = free_bytes(self.lm.device, self.command.sharers)
+        runs = [run for run in runs if _fits_alone(run, self.lm, free)]
+        positions = split([run.config for run in runs], self.lm.sizes, free, most) if runs else []
         parts = deque([runs[position] for position in part] for part in positions)
         if len(parts) > 1:
             log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))

@@ -4,7 +4,7 @@ from sae_sweep.training.checkpoint import begun, discard_checkpoint
 from sae_sweep.training.faults import GroupTooLargeError, border, explain
 from sae_sweep.training.group import train_group
 from sae_sweep.training.member import GroupSettings, Member, MetricSink, Outcome
-from sae_sweep.training.memory import available_bytes, release, split
+from sae_sweep.training.memory import free_bytes, refuse_too_large, release, split
 
 __all__ = [
     "GroupSettings",
@@ -12,11 +12,12 @@ __all__ = [
     "Member",
     "MetricSink",
     "Outcome",
-    "available_bytes",
     "begun",
     "border",
     "discard_checkpoint",
     "explain",
+    "free_bytes",
+    "refuse_too_large",
     "release",
     "split",
     "train_group",

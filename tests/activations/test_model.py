@@ -74,7 +74,7 @@ def test_the_pass_goes_no_further_than_the_last_layer(either):
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("at_once", [1, 2**20])
 def test_the_pass_begins_at_a_residual_that_is_known(either, layer, at_once, monkeypatch):
-    monkeypatch.setattr(model_module, "_LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", at_once)
     residual = either.residuals(TOKENS, [layer])[layer]
 
     def double(x):
@@ -99,7 +99,7 @@ def test_losses_are_the_cross_entropy_of_the_original_model(either, hf, monkeypa
     losses = either.losses(TOKENS)
     assert losses.shape == (2, 6)
     torch.testing.assert_close(losses.flatten(), expected)
-    monkeypatch.setattr(model_module, "_LOGITS_AT_ONCE", 1)  # one sequence at a time
+    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", 1)  # one sequence at a time
     torch.testing.assert_close(either.losses(TOKENS), losses)
 
 

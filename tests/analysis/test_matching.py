@@ -79,7 +79,7 @@ def test_equals_the_definition_whatever_the_chunk(shape, threshold, elements):
     a, b = dictionary(n_a, d_in, seed), dictionary(n_b, d_in, seed + 1)
     top_a, top_b, b_in_a, a_in_b = naive(a, b, threshold)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "_CHUNK_ELEMENTS", elements)
+        patch.setattr(matching, "CHUNK_ELEMENTS", elements)
         result = match(a, b, threshold)
     torch.testing.assert_close(result.top1_a.double(), top_a.double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(result.top1_b.double(), top_b.double(), atol=1e-6, rtol=0)
