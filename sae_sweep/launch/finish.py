@@ -1,7 +1,7 @@
 """Finishes a trained run: evaluates the SAE, writes its files, and records the outcome."""
 
+import dataclasses
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +15,7 @@ from sae_sweep.config import RunConfig, SaeSweepError, first_line
 from sae_sweep.plan.plan import PlannedRun
 from sae_sweep.report import run_figures, write_features
 from sae_sweep.saes import SAE, save_sae
-from sae_sweep.store import write_json
+from sae_sweep.store import write_metrics
 from sae_sweep.store.status import provenance, set_state
 from sae_sweep.text import TextSource, held_out_sequences, token_mask
 from sae_sweep.training import Outcome, discard_checkpoint, out_of_memory
@@ -73,7 +73,7 @@ class Finisher:
         save_sae(sae, run.folder.sae, metadata=_metadata(run))
         write_features(run.folder.features, evaluation)
         figures = run_figures(run.folder.features, evaluation, name=run.name, config=run.config.evaluation)
-        write_json(run.folder.metrics, {key: _finite_or_none(value) for key, value in metrics.items()})
+        write_metrics(run.folder, metrics, dataclasses.asdict(run.config.evaluation))
         for name, histogram in (
             ("log10_density", evaluation.density_histogram),
             ("activations", evaluation.activation_histogram),
@@ -122,8 +122,3 @@ def _metadata(run: PlannedRun) -> dict[str, object]:
         "training_tokens": config.tokens,
         "provenance": provenance(run),
     }
-
-
-def _finite_or_none(value: float) -> float | None:
-    """The value, or None if it is NaN or infinite: JSON has neither."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

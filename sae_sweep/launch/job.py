@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sae_sweep import logs
-from sae_sweep.config import ConfigError, Interrupted
+from sae_sweep.config import ConfigError, Interrupted, SaeSweepError
 from sae_sweep.launch.frozen import read_group
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest, stop_signals
@@ -65,7 +65,11 @@ def _fail(plan: Plan, error: str) -> None:
 def run_job_alone(folder: Path, number: int) -> None:
     """Run a job in a fresh process: set up logging first."""
     logs.log_to_terminal()
-    run_job(folder, number)
+    try:
+        run_job(folder, number)
+    except SaeSweepError as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":
