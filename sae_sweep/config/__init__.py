@@ -33,7 +33,7 @@ from sae_sweep.config.data import (
 )
 from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError, first_line
 from sae_sweep.config.plain import digest, flatten
-from sae_sweep.config.run import RunConfig, config_from_plain, run_from_dict
+from sae_sweep.config.run import RunConfig, run_from_dict
 from sae_sweep.config.training import (
     KEPT_RESIDUALS_BYTES,
     ActivationsConfig,
@@ -41,6 +41,7 @@ from sae_sweep.config.training import (
     InitConfig,
     OptimizerConfig,
 )
+from sae_sweep.config.typed import build, typed
 
 __all__ = [
     "ARCHITECTURES",
@@ -73,10 +74,11 @@ __all__ = [
     "SlurmConfig",
     "TopKConfig",
     "TrackingConfig",
-    "config_from_plain",
+    "build",
     "digest",
     "first_line",
     "flatten",
     "run_from_dict",
     "short_key",
+    "typed",
 ]

@@ -16,6 +16,7 @@ from sae_sweep.config.training import (
     InitConfig,
     OptimizerConfig,
 )
+from sae_sweep.config.typed import build, typed
 
 NUMERICS_VERSION = 3
 """Part of every run id; increased when the same config would give other weights."""
@@ -172,30 +173,23 @@ def run_from_dict(plain: Mapping[str, Any]) -> RunConfig:
     """Inverse of `RunConfig.as_dict`, for `config.yaml` and the runs in `plan.json`.
 
     Raises:
-        ConfigError: naming unknown keys, as from another version.
+        ConfigError: naming values of another type and unknown keys, as from another version.
     """
     values = {key: value for key, value in plain.items() if key not in _COMMANDS_KEYS}
-    architecture = dict(values.pop("architecture"))
-    dataset = dict(values.pop("dataset"))
     parts = {
-        "architecture": config_from_plain(ARCHITECTURES[architecture.pop("kind")], architecture),
-        "dataset": config_from_plain(DATASETS[dataset.pop("kind")], dataset),
+        "architecture": _part(values, "architecture", ARCHITECTURES),
+        "dataset": _part(values, "dataset", DATASETS),
     }
-    return config_from_plain(RunConfig, {**values, **parts})
+    return build(RunConfig, {**values, **parts})
 
 
-def config_from_plain(cls: Any, values: Mapping[str, Any]) -> Any:
-    """Build a config dataclass from nested dicts. Raises ConfigError for unknown keys."""
-    unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
-    if unknown:
-        listed = ", ".join(sorted(unknown))
-        raise ConfigError([f"{cls.__name__}: unknown key {listed}"])
-    nested = {
-        part.name: config_from_plain(part.default_factory, values[part.name])
-        for part in dataclasses.fields(cls)
-        if dataclasses.is_dataclass(part.default_factory) and isinstance(values.get(part.name), Mapping)
-    }
-    return cls(**{**values, **nested})
+def _part(values: Mapping[str, Any], key: str, classes: Mapping[str, type]) -> Any:
+    """The part of a run that is an object of one of several classes, by its `kind`."""
+    part = typed(values.get(key), dict[str, Any], key)
+    kind = typed(part.get("kind"), str, f"{key}.kind")
+    if kind not in classes:
+        raise ConfigError([f"{key}.kind={kind}: not one of {', '.join(classes)}"])
+    return build(classes[kind], {name: value for name, value in part.items() if name != "kind"}, key)
 
 
 def _without(part: Any, left_out: Sequence[str]) -> dict[str, Any]:

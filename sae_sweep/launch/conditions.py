@@ -74,7 +74,7 @@ def conditions(run: PlannedRun, here: OnMachine, launcher: LauncherConfig, job: 
     mixed = tuple(earlier.mixed)
     changes = here.resolved.changes_from(earlier.resolved)
     if changes:
-        came_back = job is not None and read_status(run.folder).get("job") == job
+        came_back = job is not None and read_status(run.folder).job == job
         if not (launcher.allow_mixed or came_back):
             raise SaeSweepError(_refusal(run, changes))
         log.warning(
@@ -108,8 +108,9 @@ def by_threads(runs: Sequence[PlannedRun], launcher: LauncherConfig) -> dict[int
 
 def _begun_threads(run: PlannedRun) -> int | None:
     earlier = begun(run.folder, run.run_id)
-    resolved = earlier.resolved if earlier is not None else read_status(run.folder).get("resolved", {})
-    return resolved.get("threads")
+    resolved = earlier.resolved if earlier is not None else read_status(run.folder).resolved
+    threads = resolved.get("threads")
+    return threads if isinstance(threads, int) else None
 
 
 @contextmanager

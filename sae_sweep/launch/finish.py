@@ -15,7 +15,7 @@ from sae_sweep.config import RunConfig, SaeSweepError
 from sae_sweep.report import run_figures, write_features
 from sae_sweep.saes import SAE, load_sae, save_sae
 from sae_sweep.saes.disk import saved_by
-from sae_sweep.store import PlannedRun, fault_line, log_traceback, settle, write_json
+from sae_sweep.store import PlannedRun, fault_line, log_traceback, settle, write_metrics
 from sae_sweep.store.status import evaluation_keys, provenance, read_status, set_state
 from sae_sweep.text import TextSource, held_out_sequences, token_mask
 from sae_sweep.training import MetricSink, Outcome, border, discard_checkpoint
@@ -65,10 +65,10 @@ class Finisher:
 
         def evaluate() -> None:
             status = read_status(run.folder)
-            trained = {"tokens": run.config.steps * run.config.batch, "seconds": None, **status}
-            self._write_evaluation(run, sink, load_sae(run.folder.sae), trained["tokens"], trained["seconds"])
-            if status.get("state") != "done":
-                set_state(run, "done", tokens=trained["tokens"], seconds=trained["seconds"])
+            tokens = status.tokens or run.config.steps * run.config.batch
+            self._write_evaluation(run, sink, load_sae(run.folder.sae), tokens, status.seconds)
+            if status.state != "done":
+                set_state(run, "done", tokens=tokens)
 
         self._finish(run, sink, evaluate, {})
 
@@ -113,8 +113,7 @@ class Finisher:
         }
         write_features(run.folder.features, evaluation)
         figures = run_figures(run.folder.features, evaluation, name=run.name, config=run.config.evaluation)
-        record = {key: _finite_or_none(value) for key, value in metrics.items()}
-        write_json(run.folder.metrics, {**record, "evaluation": evaluation_keys(run.config)})
+        write_metrics(run.folder, metrics, evaluation_keys(run.config))
         for name, histogram in (
             ("log10_density", evaluation.density_histogram),
             ("activations", evaluation.activation_histogram),
@@ -178,8 +177,3 @@ def _metadata(run: PlannedRun) -> dict[str, object]:
         "training_tokens": config.tokens,
         "provenance": provenance(run),
     }
-
-
-def _finite_or_none(value: float) -> float | None:
-    """The value, or None if it is NaN or infinite: JSON has neither."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,12 +3,25 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sae_sweep.config import CommandConfig, config_from_plain
+from sae_sweep.config import CommandConfig, ConfigError, build
 from sae_sweep.plan import Plan
-from sae_sweep.store import PlannedRun, SweepFolder, read_json, write_json
+from sae_sweep.store import PlannedRun, SweepFolder, read_record, unreadable, write_record
+
+_REMEDY = "launch the sweep again"
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """The content of a frozen group's file."""
+
+    sweep: str
+    sharers: int
+    command: CommandConfig
+    runs: list[dict[str, Any]]
 
 
 class FrozenGroup(NamedTuple):
@@ -35,7 +48,7 @@ def freeze_group(plan: Plan, runs: Sequence[PlannedRun], sharers: int = 1) -> Fr
         "command": {key.name: command[key.name] for key in dataclasses.fields(CommandConfig)},
         "runs": [run.record() for run in runs],
     }
-    write_json(_file(plan.folder, number), frozen)
+    write_record(_file(plan.folder, number), frozen)
     return FrozenGroup(number, tuple(run.run_id for run in runs))
 
 
@@ -58,13 +71,15 @@ def read_group(folder: SweepFolder, number: int) -> tuple[Plan, int]:
     """Read the runs as they were frozen, and `sharers`; later changes of config files have no effect.
 
     Raises:
-        SaeSweepError: if the file is missing or damaged.
-        ConfigError: naming unknown keys, as from another version.
+        SaeSweepError: naming the file and the remedy, if it is missing, damaged, or of another version.
     """
-    frozen = read_json(_file(folder, number))
-    runs = tuple(PlannedRun.from_record(record, folder) for record in frozen["runs"])
-    command = config_from_plain(CommandConfig, frozen["command"])
-    return Plan(frozen["sweep"], folder, runs, command), frozen["sharers"]
+    path = _file(folder, number)
+    try:
+        frozen: _Frozen = build(_Frozen, read_record(path, _REMEDY))
+        runs = tuple(PlannedRun.from_record(record, folder) for record in frozen.runs)
+    except ConfigError as error:
+        raise unreadable(path, error, _REMEDY) from error
+    return Plan(frozen.sweep, folder, runs, frozen.command), frozen.sharers
 
 
 def _file(folder: SweepFolder, number: int) -> Path:

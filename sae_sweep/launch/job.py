@@ -61,7 +61,11 @@ def _train(plan: Plan, stop: StopRequest, sharers: int, number: int) -> None:
 def run_job_alone(folder: Path, number: int) -> None:
     """Run a job in a fresh process: set up logging first."""
     logs.log_to_terminal()
-    run_job(folder, number)
+    try:
+        run_job(folder, number)
+    except SaeSweepError as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,24 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sae_sweep.config import Interrupted, SaeSweepError
+from sae_sweep.config import ConfigError, Interrupted, SaeSweepError, typed
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest, blocked
 from sae_sweep.store import (
+    DAMAGED,
     PlannedRun,
     SweepFolder,
     hold,
     is_complete,
+    is_present,
     prepare,
     read_json,
+    read_record,
     read_status,
     set_state,
+    state,
     unfinished,
-    write_json,
+    unreadable,
+    write_record,
 )
 
 log = logging.getLogger(__name__)
+
+_REMEDY = "remove it once no job of this sweep runs"
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,11 @@ class Ticket:
     log: str
     """File with the job's standard error."""
     run_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the id can be given to the cluster's commands. Raises ConfigError."""
+        if not re.fullmatch(r"\w+", self.id, re.ASCII):
+            raise ConfigError([f"id={self.id!r}: no job id"])
 
 
 class Cluster(Protocol):
@@ -196,14 +209,14 @@ class _Watch:
             self._open.pop(ticket.id, None)
 
     def _log_finished(self, run: PlannedRun) -> None:
-        if run.run_id in self._logged or unfinished([run]):
+        if run.run_id in self._logged or state(run.folder) == DAMAGED or unfinished([run]):
             return
         self._logged.add(run.run_id)
         status = read_status(run.folder)
-        if status["state"] == "done":
+        if status.state == "done":
             log.info("%s: done (%d of %d)", run.name, len(self._logged), len(self._runs))
         else:
-            log.error("%s: %s", run.name, status.get("error"))
+            log.error("%s: %s", run.name, status.error)
 
 
 def mark_lost(runs: Sequence[PlannedRun], why: str) -> None:
@@ -218,12 +231,24 @@ def mark_lost(runs: Sequence[PlannedRun], why: str) -> None:
 
 def write_tickets(folder: SweepFolder, tickets: Sequence[Ticket]) -> None:
     """Replace the list of a sweep's submitted jobs."""
-    write_json(folder.jobs / "submitted.json", [dataclasses.asdict(ticket) for ticket in tickets])
+    jobs = [dataclasses.asdict(ticket) for ticket in tickets]
+    write_record(folder.jobs / "submitted.json", {"jobs": jobs})
 
 
 def read_tickets(folder: SweepFolder) -> list[Ticket]:
-    """Jobs that earlier commands submitted for a sweep; they may have ended since."""
+    """Jobs that earlier commands submitted for a sweep; they may have ended since.
+
+    Raises:
+        SaeSweepError: naming the file and the remedy, if it is damaged.
+    """
     path = folder.jobs / "submitted.json"
-    if not path.exists():
+    if not is_present(path):
         return []
-    return [Ticket(**{**one, "run_ids": tuple(one["run_ids"])}) for one in read_json(path)]
+    record = read_json(path, _REMEDY)
+    if isinstance(record, dict):  # version 0.1.0 wrote the list alone
+        record = read_record(path, _REMEDY).get("jobs")
+    try:
+        tickets: list[Ticket] = typed(record, list[Ticket], "jobs")
+    except ConfigError as error:
+        raise unreadable(path, error, _REMEDY) from error
+    return tickets

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sae_sweep.store import PlannedRun, read_status
+from sae_sweep.store import PlannedRun, read_status, state
 
 if TYPE_CHECKING:
     from sae_sweep.activations import LanguageModel
@@ -52,11 +52,13 @@ class LmUse:
 
 def log_lm_use(runs: Sequence[PlannedRun]) -> None:
     """Log the LM's tokens and seconds for trained runs, from their status; seconds exclude GPU waits."""
-    found = [use for run in runs if (use := read_status(run.folder).get("lm"))]
+    ended = [run for run in runs if state(run.folder) in ("done", "failed")]
+    found = [use for run in ended if (use := read_status(run.folder).lm)]
     if not found:
         return
     passes = {one["pass"]: one for one in sorted(found, key=lambda one: one["tokens"]) if one["tokens"]}
-    tokens, seconds = (sum(one[key] for one in passes.values()) for key in ("tokens", "seconds"))
+    tokens = sum(one["tokens"] for one in passes.values())
+    seconds = sum(one["seconds"] for one in passes.values())
     text = f"LM: {_passes(len(passes))}, {tokens:,} tokens in {seconds:.1f} s, for {len(found)} run"
     text += "s" * (len(found) != 1)
     if all(one["alone"] for one in found):
@@ -72,7 +74,7 @@ def log_fallbacks(runs: Sequence[PlannedRun]) -> None:
     """Log each reason why runs were trained without fused attention or fast kernels, from their status."""
     reasons: dict[tuple[str, str], int] = {}
     for run in runs:
-        for what, why in read_status(run.folder).get("fell_back", {}).items():
+        for what, why in read_status(run.folder).fell_back.items():
             reasons[what, why] = reasons.get((what, why), 0) + 1
     for (what, why), number in reasons.items():
         log.warning("%s of %d run%s: not the fast one: %s", what, number, "s" * (number != 1), why)

@@ -109,7 +109,11 @@ class Slurm:
 
 
 def active_jobs(folder: SweepFolder) -> list[Ticket]:
-    """SLURM jobs of a sweep that have not ended, or all of its jobs if SLURM does not answer."""
+    """SLURM jobs of a sweep that have not ended, or all of its jobs if SLURM does not answer.
+
+    Raises:
+        SaeSweepError: if the list of jobs is damaged.
+    """
     tickets = read_tickets(folder)
     if not tickets:
         return []

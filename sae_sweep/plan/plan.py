@@ -15,9 +15,11 @@ from sae_sweep.store import (
     SweepFolder,
     cache_folder,
     hold_sweep,
+    is_present,
+    planned_run,
     read_plan,
     state,
-    write_json,
+    write_record,
 )
 
 
@@ -31,6 +33,8 @@ class Plan:
     command: CommandConfig
     union: str | None = None
     """Digest of all runs of the grids that these were selected from; None for a command without grids."""
+    left_out: tuple[str, ...] = ()
+    """Ids of runs that were requested too, and that nothing trains because their files are damaged."""
 
     def groups(self) -> list[list[PlannedRun]]:
         """Groups that share an LM pass, of at most `launcher.max_group` runs; single runs if fuse=false."""
@@ -50,7 +54,7 @@ class Plan:
                 lacks some of these runs and has others instead; or if it is damaged.
         """
         on_disk = self._on_disk()
-        there = [PlannedRun.from_record(record, self.folder) for record in on_disk.get("runs", [])]
+        there = [planned_run(record, self.folder) for record in on_disk.get("runs", [])]
         by_name = {run.name: run for run in there}
         for run in self.runs:
             held = by_name.get(run.name, run)
@@ -62,7 +66,7 @@ class Plan:
             return  # another selection among the same runs
         ids = {run.run_id for run in there}
         ours = {run.run_id for run in self.runs}
-        others, new = ids - ours, [run for run in self.runs if run.run_id not in ids]
+        others, new = ids - ours - set(self.left_out), [run for run in self.runs if run.run_id not in ids]
         if others and new:
             left_out = [run for run in there if run.run_id in others]
             near = min(left_out, key=lambda run: len(_differing_keys(run, new[0])))
@@ -73,7 +77,7 @@ class Plan:
             )
 
     def _on_disk(self) -> dict[str, Any]:
-        return read_plan(self.folder) if self.folder.plan.exists() else {}
+        return read_plan(self.folder) if is_present(self.folder.plan) else {}
 
     def save(self) -> None:
         """Add these runs to `plan.json`, keeping those that it already lists.
@@ -96,7 +100,7 @@ class Plan:
                 runs[run.run_id] = record
             union = self.union or on_disk.get("union")
             plan = {"sweep": self.sweep, "union": union, **self.command.kept(), "runs": list(runs.values())}
-            write_json(self.folder.plan, plan)
+            write_record(self.folder.plan, plan)
 
 
 _ELSEWHERE = "choose sweep=NAME, or move the folder away"
@@ -189,7 +193,7 @@ def _resolved(config: RunConfig, request: Request) -> RunConfig:
 
 def _names_on_disk(folder: SweepFolder) -> dict[str, str]:
     """Names by run id: a run keeps the one under which its sweep first planned it, whatever its labels."""
-    return {run["id"]: run["name"] for run in read_plan(folder)["runs"]} if folder.plan.exists() else {}
+    return {run["id"]: run["name"] for run in read_plan(folder)["runs"]} if is_present(folder.plan) else {}
 
 
 def _fingerprints(cache: Path) -> Fingerprints:

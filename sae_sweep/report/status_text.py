@@ -25,7 +25,7 @@ def describe_status(document: Mapping[str, Any], *, width: int | None = None) ->
     if table.width > width and len(runs) > 1:
         table.rename(short_labels([run["name"] for run in runs]))
     parts = ["\n".join([document["folder"], *table.lines(width, drop=(4, 2))])]
-    parts += [_failure(run, width) for run in runs if run["state"] == "failed"]
+    parts += [_failure(run, width) for run in runs if run["error"] is not None]
     if document["counts"]["interrupted"]:
         hint = "interrupted: no process works on it; run the command that started it again to resume it."
         parts.append("\n".join(textwrap.wrap(hint, min(width, 100))))
@@ -37,7 +37,7 @@ def _cells(run: Mapping[str, Any]) -> Sequence[str]:
         run["name"],
         run["state"],
         _or_dash(run["age_s"], span),
-        f"{count(run['tokens'])} of {count(run['budget'])}",
+        "-" if run["budget"] is None else f"{count(run['tokens'])} of {count(run['budget'])}",
         _or_dash(run["tokens_per_s"], lambda speed: count(round(speed))),
         _or_dash(run["eta_s"], span),
     ]
@@ -45,7 +45,7 @@ def _cells(run: Mapping[str, Any]) -> Sequence[str]:
 
 def _failure(run: Mapping[str, Any], width: int) -> str:
     reason = textwrap.wrap(
-        f"failed: {run['name']}: {run['error']}",
+        f"{run['state']}: {run['name']}: {run['error']}",
         min(width, 100),
         break_long_words=False,
         break_on_hyphens=False,

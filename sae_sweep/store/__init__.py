@@ -2,22 +2,26 @@
 
 from sae_sweep.store.atomic import (
     disk_error,
-    read_json,
     write_atomic,
     write_folder_atomic,
-    write_json,
     write_text,
 )
+from sae_sweep.store.config_file import read_config
 from sae_sweep.store.faults import fail, fault_line, log_traceback, settle
 from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
+from sae_sweep.store.metrics import Metrics, read_metrics, write_metrics
 from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
-from sae_sweep.store.plan_file import PlannedRun, read_plan
+from sae_sweep.store.plan_file import PlannedRun, planned_run, read_plan
+from sae_sweep.store.records import is_present, read_json, read_record, unreadable, write_json, write_record
 from sae_sweep.store.status import (
+    DAMAGED,
+    Status,
     freeze,
     is_complete,
     prepare,
     provenance,
     read_status,
+    readable,
     report_failed,
     set_state,
     state,
@@ -25,9 +29,12 @@ from sae_sweep.store.status import (
 )
 
 __all__ = [
+    "DAMAGED",
     "Lease",
+    "Metrics",
     "PlannedRun",
     "RunFolder",
+    "Status",
     "SweepFolder",
     "cache_folder",
     "disk_error",
@@ -39,20 +46,29 @@ __all__ = [
     "hold_sweep",
     "is_complete",
     "is_held",
+    "is_present",
     "lock_folder",
     "log_traceback",
+    "planned_run",
     "prepare",
     "provenance",
+    "read_config",
     "read_json",
+    "read_metrics",
     "read_plan",
+    "read_record",
     "read_status",
+    "readable",
     "report_failed",
     "set_state",
     "settle",
     "state",
     "unfinished",
+    "unreadable",
     "write_atomic",
     "write_folder_atomic",
     "write_json",
+    "write_metrics",
+    "write_record",
     "write_text",
 ]

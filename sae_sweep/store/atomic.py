@@ -1,13 +1,11 @@
 """Atomic writes: files and folders appear complete or not at all."""
 
 import errno
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from sae_sweep.config import SaeSweepError
 
@@ -75,15 +73,3 @@ def write_text(path: Path, text: str) -> None:
 
 def _write_utf8(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises SaeSweepError, naming the file, if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SaeSweepError(f"cannot read {path}: {error}") from error

@@ -1,12 +1,36 @@
 """Planned runs, and `plan.json`, which lists those of a sweep."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
-from sae_sweep.config import RunConfig, SaeSweepError, run_from_dict
-from sae_sweep.store.atomic import read_json
+from sae_sweep.config import ConfigError, RunConfig, run_from_dict, typed
 from sae_sweep.store.paths import RunFolder, SweepFolder
+from sae_sweep.store.records import read_record, unreadable
+
+_REMEDY = "move it away and launch the sweep again, or choose another sweep=NAME"
+
+
+class RunRecord(TypedDict):
+    """A run in `plan.json` and in a frozen group."""
+
+    name: str
+    id: str
+    config: dict[str, Any]
+    """As JSON values; `planned_run` checks them."""
+    group: NotRequired[str]
+    grids: NotRequired[list[str]]
+    fingerprints: NotRequired[dict[str, str]]
+
+
+class PlanRecord(TypedDict):
+    """The content of `plan.json`, without what tasks keep in it."""
+
+    sweep: str
+    runs: list[RunRecord]
+    union: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -38,31 +62,59 @@ class PlannedRun:
         }
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any], sweep: SweepFolder) -> "PlannedRun":
-        """Inverse of `record`. Raises ConfigError for unknown keys."""
+    def from_record(cls, record: Any, sweep: SweepFolder) -> "PlannedRun":
+        """Inverse of `record`. Raises ConfigError for other types and unknown keys."""
+        run: dict[str, Any] = typed(record, RunRecord, "run")
+        if problems := name_problems([run["name"]]):
+            raise ConfigError(problems)
         return cls(
-            name=record["name"],
-            run_id=record["id"],
-            group=record["group"],
-            config=run_from_dict(record["config"]),
-            folder=sweep.run(record["name"]),
-            fingerprints=record["fingerprints"],
-            grids=tuple(record["grids"]),
+            name=run["name"],
+            run_id=run["id"],
+            group=run.get("group", ""),
+            config=run_from_dict(run["config"]),
+            folder=sweep.run(run["name"]),
+            fingerprints=run.get("fingerprints", {}),
+            grids=tuple(run.get("grids", ())),
         )
 
 
 def read_plan(folder: SweepFolder) -> dict[str, Any]:
-    """Read `plan.json` of a sweep.
+    """Read `plan.json` of a sweep: a `PlanRecord`, and mappings that tasks keep in it.
+
+    The runs' configs are not checked: `planned_run` does, so that a damaged one concerns its run only.
 
     Raises:
-        SaeSweepError: naming the file, if it is missing or damaged.
+        SaeSweepError: naming the file and the remedy, if it is missing or damaged.
     """
-    plan = read_json(folder.plan)
+    record = read_record(folder.plan, _REMEDY)
+    ours = {key: value for key, value in record.items() if key in PlanRecord.__annotations__}
+    kept = {key: value for key, value in record.items() if key not in ours}
     try:
-        if all(run["id"] and run["name"] and isinstance(run["config"], Mapping) for run in plan["runs"]):
-            return dict(plan)
-    except (KeyError, TypeError):
-        pass
-    raise SaeSweepError(
-        f"cannot read {folder.plan}: not a plan of this program; move it away, or choose sweep=NAME"
-    )
+        plan = typed(ours, PlanRecord, "plan")
+        typed(kept, dict[str, dict[str, Any]], "plan")
+        problems = name_problems([run["name"] for run in plan["runs"]])
+        if problems:
+            raise ConfigError(problems)
+    except ConfigError as error:
+        raise unreadable(folder.plan, error, _REMEDY) from error
+    return record
+
+
+def planned_run(record: Mapping[str, Any], folder: SweepFolder) -> PlannedRun:
+    """A run of `read_plan`. Raises SaeSweepError, naming the file and the run, if its config is damaged."""
+    try:
+        return PlannedRun.from_record(record, folder)
+    except ConfigError as error:
+        named = ConfigError(f"the config of {record['name']}: {problem}" for problem in error.problems)
+        raise unreadable(folder.plan, named, _REMEDY) from error
+
+
+def name_problems(names: list[str]) -> list[str]:
+    """Names that are not those of different folders inside the sweep, one line each."""
+    problems = [f"the run's name {name!r} is no folder name" for name in names if not _is_plain(name)]
+    problems += [f"two runs are called {name!r}" for name, number in Counter(names).items() if number > 1]
+    return problems
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and name.isprintable() and not name.startswith(".") and Path(name).name == name

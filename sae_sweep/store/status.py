@@ -7,30 +7,108 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import version
-from typing import Any
-
-from omegaconf import OmegaConf
+from typing import Any, TypedDict
 
 from sae_sweep import __version__
-from sae_sweep.config import RunConfig, SaeSweepError
-from sae_sweep.store.atomic import read_json, write_json, write_text
+from sae_sweep.config import ConfigError, RunConfig, SaeSweepError, build
+from sae_sweep.config.checks import at_least, one_of
+from sae_sweep.store.config_file import write_config
 from sae_sweep.store.locks import hold
+from sae_sweep.store.metrics import read_metrics
 from sae_sweep.store.paths import RunFolder
 from sae_sweep.store.plan_file import PlannedRun
+from sae_sweep.store.records import is_present, read_record, unreadable, write_record
 
 log = logging.getLogger(__name__)
 
-_KEPT = ("resolved", "mixed", "fell_back", "job", "tokens", "seconds", "lm")
+STATES = ("pending", "running", "done", "failed")
+DAMAGED = "damaged"
+"""Shown state of a run whose `status.json` cannot be read; no file says so."""
+_REMEDY = "remove it to train this run again"
+_KEPT = ("resolved", "mixed", "fell_back", "job")
 """Keys that a later state keeps."""
+_TRAINED = ("tokens", "seconds", "lm")
+"""Keys that also the end of a later evaluation keeps."""
+_EMPTY: tuple[Any, ...] = (None, {}, (), [])
+_FLAT_FINGERPRINTS = ("corpus", "model")
+"""Fingerprints that version 0.2.0 wrote beside the other keys."""
 _VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
+
+LmUseRecord = TypedDict("LmUseRecord", {"pass": str, "tokens": int, "seconds": float, "alone": int})
+"""What the LM read for a run: the id of the pass, its tokens and seconds until the run ended, and the tokens
+that the run alone would have read."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of a run, and where and how it was trained."""
+
+    state: str
+    """pending, running, done or failed."""
+    run_id: str | None
+    """None only for a run that never started."""
+    name: str | None = None
+    times: Mapping[str, str] = field(default_factory=dict)
+    """Latest time of each state, in ISO 8601."""
+    pid: int | None = None
+    """Process that wrote it."""
+    host: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of Python and the libraries."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints of the text and the LM's weights."""
+    error: str | None = None
+    """Why the run failed."""
+    tokens: int | None = None
+    """SAE inputs that it was trained on."""
+    seconds: float | None = None
+    """Training time."""
+    lm: LmUseRecord | None = None
+    resolved: Mapping[str, str | int | None] = field(default_factory=dict)
+    """What each `auto` became."""
+    mixed: Sequence[Mapping[str, Any]] = ()
+    """Changes of `resolved` while the run was trained."""
+    fell_back: Mapping[str, str] = field(default_factory=dict)
+    """Fast paths that were not used, and why."""
+    job: int | None = None
+    """Number of the frozen group that the run belongs to; None for a run without a job."""
+
+    def __post_init__(self) -> None:
+        """Check what a type cannot say. Raises ConfigError."""
+        problems: list[str] = []
+        one_of(problems, "state", self.state, STATES)
+        for key in ("tokens", "seconds", "pid", "job"):
+            at_least(problems, key, getattr(self, key) or 0, 0)
+        problems += [
+            f"times.{state}={text}: no time" for state, text in self.times.items() if not _is_time(text)
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def since(self) -> str | None:
+        """Time at which the run came into its state."""
+        return self.times.get(self.state)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).timestamp() > 0
+    except (ValueError, OverflowError):
+        return False
 
 
 def provenance(run: PlannedRun) -> dict[str, Any]:
     """Origin of a run's weights, besides its config: fingerprints, host and versions."""
+    return {**_origin(run), **run.fingerprints}
+
+
+def _origin(run: PlannedRun) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
-        **run.fingerprints,
         "host": platform.node(),
         "versions": {"python": platform.python_version(), "sae_sweep": __version__}
         | {name: version(name) for name in _VERSIONS},
@@ -41,49 +119,76 @@ def freeze(run: PlannedRun) -> None:
     """Write the config of a run that is not done into its folder.
 
     Raises:
-        SaeSweepError: if the folder holds another run.
+        SaeSweepError: if the folder holds another run, or its status is damaged.
     """
-    held = read_status(run.folder).get("run_id", run.run_id)
-    if held != run.run_id:
+    status = read_status(run.folder)
+    held = status.run_id
+    if held not in (None, run.run_id):
         raise SaeSweepError(
             f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
             "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
         )
-    if state(run.folder) == "done":
+    if status.state == "done":
         shutil.rmtree(run.folder.checkpoint, ignore_errors=True)  # it was killed before it could
         return
-    write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
+    write_config(run.folder, run.config)
 
 
-def read_status(run: RunFolder) -> Mapping[str, Any]:
-    """Read the run's status; empty if it never started. Raises SaeSweepError if it is damaged."""
-    if not run.status.exists():
-        return {}
-    status = read_json(run.status)
-    if not isinstance(status, Mapping):
-        raise SaeSweepError(f"cannot read {run.status}: not the status of a run; remove it to start over")
+def read_status(run: RunFolder) -> Status:
+    """Read the run's status; it is pending, without an id, if the run never started.
+
+    Raises:
+        SaeSweepError: naming the file and the remedy, if it is damaged.
+    """
+    if not is_present(run.status):
+        return Status("pending", run_id=None)
+    record = read_record(run.status, _REMEDY)
+    flat = {key: record.pop(key) for key in _FLAT_FINGERPRINTS if key in record}
+    try:
+        status: Status = build(Status, {"fingerprints": flat, **record})
+    except ConfigError as error:
+        raise unreadable(run.status, error, _REMEDY) from error
+    if status.run_id is None:
+        raise unreadable(run.status, "run_id is null", _REMEDY)
     return status
 
 
 def state(folder: RunFolder) -> str:
-    """State of a run: pending (also without a status file), running, done or failed."""
-    return str(read_status(folder).get("state", "pending"))
+    """State of a run: pending (also without a status file), running, done, failed, or damaged."""
+    try:
+        return read_status(folder).state
+    except SaeSweepError:
+        return DAMAGED
 
 
 def set_state(run: PlannedRun, state: str, **details: Any) -> None:
-    """Write `status.json` with the state, its time, and `details` such as the error."""
-    before = read_status(run.folder)
-    times = {**before.get("times", {}), state: time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    status = {
+    """Write `status.json` with the state, its time, and `details` such as the error.
+
+    What holds for the whole run stays as it was unless `details` say otherwise: the times, what `auto`
+    became, and the group's job.
+    """
+    before = _known(run.folder)
+    values = {
         "state": state,
         "name": run.name,
-        "times": times,
+        "times": {**before.times, state: time.strftime("%Y-%m-%dT%H:%M:%S%z")},
         "pid": os.getpid(),
-        **provenance(run),
-        **{key: before[key] for key in _KEPT if key in before},
+        **_origin(run),
+        "fingerprints": dict(run.fingerprints),
+        **{key: getattr(before, key) for key in (*_KEPT, *(_TRAINED if state in ("done", "failed") else ()))},
         **details,
     }
-    write_json(run.folder.status, status)
+    record = dataclasses.asdict(Status(**values))
+    write_record(run.folder.status, {key: value for key, value in record.items() if value not in _EMPTY})
+
+
+def _known(folder: RunFolder) -> Status:
+    """The status before; nothing if it was damaged while this process held the run."""
+    try:
+        return read_status(folder)
+    except SaeSweepError as error:
+        log.warning("%s: it is written again", error)
+        return Status("pending", run_id=None)
 
 
 def prepare(runs: Sequence[PlannedRun]) -> None:
@@ -109,20 +214,33 @@ def is_complete(run: PlannedRun) -> bool:
     if state(run.folder) != "done":
         return False
     try:
-        return read_json(run.folder.metrics).get("evaluation") == evaluation_keys(run.config)
+        return read_metrics(run.folder).evaluation == evaluation_keys(run.config)
     except SaeSweepError as error:
-        log.warning("%s; it is evaluated again", error)
+        log.warning("%s: it is evaluated again: %s", run.name, error)
         return False
 
 
 def unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Runs that have not failed, and are not complete."""
-    return [run for run in runs if state(run.folder) != "failed" and not is_complete(run)]
+    """Runs that have not failed and are not complete; damaged ones are left alone."""
+    return [run for run in runs if state(run.folder) not in ("failed", DAMAGED) and not is_complete(run)]
 
 
 def report_failed(runs: Sequence[PlannedRun]) -> int:
-    """Log each failed run with its log file; returns their number."""
-    failed = [run for run in runs if state(run.folder) == "failed"]
+    """Log each failed run with its log file; returns the number of failed and damaged runs."""
+    left = readable(runs)
+    failed = [run for run in left if state(run.folder) == "failed"]
     for run in failed:
         log.error("failed: %s (see %s)", run.name, run.folder.log)
-    return len(failed)
+    return len(failed) + len(runs) - len(left)
+
+
+def readable(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs whose status can be read; each other run is logged with the damage, and left out."""
+    found = []
+    for run in runs:
+        try:
+            read_status(run.folder)
+            found.append(run)
+        except SaeSweepError as error:
+            log.error("%s is left out: %s", run.name, error)
+    return found

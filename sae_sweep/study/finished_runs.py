@@ -10,10 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from sae_sweep.analysis.matching import match_to_own_start
-from sae_sweep.config import RunConfig, SaeSweepError, config_from_plain, flatten, run_from_dict
+from sae_sweep.config import ConfigError, RunConfig, SaeSweepError, flatten, typed
 from sae_sweep.report import read_densities
 from sae_sweep.saes import load_sae
-from sae_sweep.store import RunFolder, SweepFolder, read_json, read_plan, state
+from sae_sweep.store import (
+    RunFolder,
+    SweepFolder,
+    planned_run,
+    read_metrics,
+    read_plan,
+    read_status,
+    unreadable,
+)
 from sae_sweep.study.config import StudyConfig
 from sae_sweep.study.runs import StudyRun
 
@@ -68,10 +76,10 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
     decoder = _decoder_reader()
     for entry in planned:
         try:
-            config = _config(folder, entry)
+            config = planned_run(entry, folder).config
             first = first or config
             starts.add(config.init.shared)
-            if state(folder.run(entry["name"])) == "done":
+            if read_status(folder.run(entry["name"])).state == "done":
                 run = _study_run(entry, folder.run(entry["name"]), config, study, decoder, threshold)
                 runs.append(run)
                 widths.append(run.decoder().shape[1])
@@ -94,18 +102,14 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
 
 def _kept(folder: SweepFolder, plan: Mapping[str, Any]) -> StudyConfig:
     """The study keys of the command that planned the sweep; version 0.1.0 wrote them into its runs."""
+    in_runs = [run["config"]["study"] for run in plan["runs"] if "study" in run["config"]]
     try:
-        in_runs = [run["config"]["study"] for run in plan["runs"] if "study" in run["config"]]
-        return config_from_plain(StudyConfig, plan.get("study") or (in_runs or [{}])[0])
-    except (AttributeError, TypeError) as error:
-        raise SaeSweepError(f"{folder.plan}: its study keys cannot be read ({error!r})") from error
-
-
-def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> RunConfig:
-    try:
-        return run_from_dict(entry["config"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SaeSweepError(f"{folder.plan}: its config cannot be read ({error!r})") from error
+        kept: StudyConfig = typed(plan.get("study") or (in_runs or [{}])[0], StudyConfig, "study")
+        if problems := kept.problems():
+            raise ConfigError(problems)
+    except ConfigError as error:
+        raise unreadable(folder.plan, error, "move it away and launch the sweep again") from error
+    return kept
 
 
 def _comparable(
@@ -157,7 +161,7 @@ def _study_run(
     decoder: Callable[[RunFolder], Tensor],
     threshold: float,
 ) -> StudyRun:
-    metrics = read_json(folder.metrics)
+    metrics = read_metrics(folder)
     rows, densities = decoder(folder), read_densities(folder.features)
     if not rows.isfinite().all():
         raise SaeSweepError(f"{folder.sae}: its decoder holds NaN or inf; train the run again")
@@ -165,8 +169,8 @@ def _study_run(
         raise SaeSweepError(f"{folder.features}: {len(densities)} densities for {len(rows)} features")
     architecture = config.architecture
     coefficient = getattr(architecture, "l0_coefficient", None)
-    init_match = _number(metrics, "init_match", folder)
-    if metrics.get("init_match_threshold") != threshold:
+    init_match = metrics.init_match
+    if metrics.values.get("init_match_threshold") != threshold:
         init_match = match_to_own_start(rows, config, entry["id"], threshold)
     return StudyRun(
         name=entry["name"],
@@ -183,28 +187,13 @@ def _study_run(
         decoder=functools.partial(decoder, folder),
         densities=lambda: densities,
         rest=_rest(config),
-        explained_variance=_number_or_none(metrics, "explained_variance", folder),
+        explained_variance=metrics.values.get("explained_variance"),
     )
 
 
 def _role(name: str, stand_ins: Mapping[str, str]) -> str:
     """The study's dataset that this one stands in for, else its own name."""
     return next((role for role, text in stand_ins.items() if text == name), name)
-
-
-def _number(metrics: Any, key: str, folder: RunFolder) -> float:
-    value = _number_or_none(metrics, key, folder)
-    if value is None:
-        raise SaeSweepError(f"{folder.metrics}: {key} is missing; train the run again")
-    return value
-
-
-def _number_or_none(metrics: Any, key: str, folder: RunFolder) -> float | None:
-    """A metric; None if the file has null: the number is undefined."""
-    value = metrics.get(key) if isinstance(metrics, dict) else None
-    if value is not None and not isinstance(value, int | float):
-        raise SaeSweepError(f"{folder.metrics}: {key} is no number; train the run again")
-    return None if value is None else float(value)
 
 
 def _rest(config: RunConfig) -> dict[str, Any]:

@@ -3,36 +3,34 @@
 import dataclasses
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
-
-from omegaconf import OmegaConf
-from yaml import YAMLError
 
 from sae_sweep.activations import pick_device
 from sae_sweep.analysis import COSINE_EDGES, Comparison, ComparisonEntry, PairRow, compare
 from sae_sweep.analysis.matching import match_to_own_start
 from sae_sweep.config import (
     CommandConfig,
-    ConfigError,
     RunConfig,
     SaeSweepError,
-    first_line,
     flatten,
-    run_from_dict,
 )
 from sae_sweep.plan import Request
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
 from sae_sweep.store import (
+    DAMAGED,
     RunFolder,
     SweepFolder,
     find_sweep,
     hold_sweep,
-    read_json,
+    is_present,
+    planned_run,
+    read_config,
+    read_metrics,
     read_plan,
     read_status,
-    state,
+    unreadable,
 )
 from sae_sweep.tracking import open_comparison_sink
 
@@ -42,33 +40,46 @@ log = logging.getLogger(__name__)
 def rematch(request: Request) -> int:
     """Run `task=match`: compare the finished runs of `sweep` again, with this command's `matching` keys.
 
+    Returns the number of runs that are left out because a file of theirs is damaged.
+
     Raises:
         SaeSweepError: if there is no such sweep.
     """
-    compare_finished(find_sweep(request.command), request.command, request.runs[0].config.device)
-    return 0
+    return compare_finished(find_sweep(request.command), request.command, request.runs[0].config.device)
 
 
-def compare_finished(folder: SweepFolder, command: CommandConfig, device: str) -> None:
-    """Match every pair, write `analysis/matching/`, track the results, and print a table."""
-    ids = {run["name"]: run["id"] for run in read_plan(folder)["runs"]}
-    names = list(ids)
-    lines = [_run_line(name, folder.run(name)) for name in names]
-    done = [name for name in names if state(folder.run(name)) == "done"]
+def compare_finished(
+    folder: SweepFolder, command: CommandConfig, device: str, reported: Collection[str] = ()
+) -> int:
+    """Match every pair, write `analysis/matching/`, track the results, and print a table.
+
+    Returns the number of runs that are left out because a file of theirs is damaged; those whose names are in
+    `reported` were logged before.
+    """
+    lines: list[RunLine] = []
+    found: list[tuple[RunConfig, ComparisonEntry]] = []
+    for run in read_plan(folder)["runs"]:
+        name, files = run["name"], folder.run(run["name"])
+        try:
+            line = _run_line(name, files)
+            if line.status == "done":
+                planned = planned_run(run, folder).config
+                found.append(_finished(name, run["id"], files, planned, command.matching.threshold))
+            lines.append(line)
+        except SaeSweepError as error:
+            if name not in reported:
+                log.error("%s is left out: %s", name, error)
+            lines.append(RunLine(name, DAMAGED))
     comparison = None
-    if len(done) > 1:
-        configs = [_config(folder.run(name)) for name in done]
-        keys = swept_keys(configs)
-        threshold = command.matching.threshold
-        entries = [
-            _entry(name, ids[name], folder.run(name), config, key, threshold)
-            for name, config, key in zip(done, configs, keys, strict=True)
-        ]
+    if len(found) > 1:
+        keys = swept_keys([config for config, _ in found])
+        entries = [dataclasses.replace(entry, keys=own) for own, (_, entry) in zip(keys, found, strict=True)]
         comparison = compare(entries, command.matching, device=pick_device(device))
         with hold_sweep(folder):
-            files = write_comparison(folder.matching, comparison)
-        _track(folder, command, comparison, files)
+            written = write_comparison(folder.matching, comparison)
+        _track(folder, command, comparison, written)
     sys.stdout.write(terminal_summary(lines, comparison) + "\n")
+    return [line.status for line in lines].count(DAMAGED)
 
 
 def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
@@ -101,27 +112,33 @@ def _named_keys(config: RunConfig) -> dict[str, Any]:
     return {**named, **rest}
 
 
-def _config(folder: RunFolder) -> RunConfig:
-    try:
-        plain: Any = OmegaConf.to_container(OmegaConf.load(folder.config))
-        return run_from_dict(plain)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, YAMLError, ConfigError) as error:
-        raise SaeSweepError(
-            f"cannot read {folder.config}: {first_line(error)}; launch the sweep again"
-        ) from error
+def _config(folder: RunFolder, planned: RunConfig) -> RunConfig:
+    """Config of a run as it was trained, which names the same weights as the plan's."""
+    config = read_config(folder)
+    ours, theirs = flatten(config.identity()), flatten(planned.identity())
+    differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    if differing:
+        raise unreadable(
+            folder.config,
+            f"it differs from plan.json in {', '.join(differing)}",
+            "remove it and launch the sweep again",
+        )
+    return config
 
 
-def _entry(
-    name: str, run_id: str, folder: RunFolder, config: RunConfig, keys: Mapping[str, Any], threshold: float
-) -> ComparisonEntry:
+def _finished(
+    name: str, run_id: str, folder: RunFolder, planned: RunConfig, threshold: float
+) -> tuple[RunConfig, ComparisonEntry]:
+    """Config and SAE of a finished run; the swept keys are added when all runs are known."""
+    config = _config(folder, planned)
     decoder = load_sae(folder.sae).W_dec.detach()
-    metrics = read_json(folder.metrics)
-    init_match = metrics["init_match"]
-    if metrics.get("init_match_threshold") != threshold:
+    metrics = read_metrics(folder)
+    init_match = metrics.init_match
+    if metrics.values.get("init_match_threshold") != threshold:
         init_match = match_to_own_start(decoder, config, run_id, threshold)
-    return ComparisonEntry(
+    return config, ComparisonEntry(
         name=name,
-        keys=keys,
+        keys={},
         decoder=decoder,
         init_match=init_match,
         densities=read_densities(folder.features),
@@ -129,12 +146,15 @@ def _entry(
 
 
 def _run_line(name: str, folder: RunFolder) -> RunLine:
-    metrics = read_json(folder.metrics) if folder.metrics.exists() else {}
-    known = {key: value for key, value in metrics.items() if value is not None}
+    status = read_status(folder)
+    known: dict[str, float] = {}
+    if is_present(folder.metrics):
+        values = read_metrics(folder).values
+        known = {key: value for key, value in values.items() if value is not None}
     return RunLine(
         name=name,
-        status=state(folder),
-        tokens=read_status(folder).get("tokens"),
+        status=status.state,
+        tokens=status.tokens,
         metrics=known,
         init_match=known.get("init_match"),
     )

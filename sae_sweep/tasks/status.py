@@ -1,19 +1,36 @@
 """`task=status sweep=NAME`: shows the progress of each run of a sweep; only reads files."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from sae_sweep.config import SaeSweepError, typed
 from sae_sweep.launch.slurm import active_jobs
 from sae_sweep.plan import Request
 from sae_sweep.report import describe_status
-from sae_sweep.store import RunFolder, SweepFolder, find_sweep, is_held, read_plan, read_status
+from sae_sweep.store import (
+    DAMAGED,
+    RunFolder,
+    Status,
+    SweepFolder,
+    find_sweep,
+    is_held,
+    read_plan,
+    read_status,
+)
 from sae_sweep.tracking.history import latest_points
 
-STATES = ("done", "running", "failed", "interrupted", "pending")
+log = logging.getLogger(__name__)
+
+STATES = ("done", "running", "failed", "interrupted", "pending", DAMAGED)
+_DAMAGED_RUN = {
+    "state": DAMAGED,
+    **dict.fromkeys(("since", "age_s", "tokens", "budget", "tokens_per_s", "eta_s"), None),
+}
 _POINTS_OF_RATE = 10
 """Number of latest logged points that the shown speed is averaged over."""
 
@@ -39,7 +56,11 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
         now: current time, in seconds since 1970.
     """
     plan = read_plan(folder)
-    in_jobs = {run_id for ticket in active_jobs(folder) for run_id in ticket.run_ids}
+    try:
+        in_jobs = {run_id for ticket in active_jobs(folder) for run_id in ticket.run_ids}
+    except SaeSweepError as error:
+        log.error("jobs are left out: %s", error)
+        in_jobs = set()
     runs = [_run(planned, folder.run(planned["name"]), now, in_jobs) for planned in plan["runs"]]
     states = [run["state"] for run in runs]
     return {
@@ -53,16 +74,25 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
 def _run(
     planned: Mapping[str, Any], folder: RunFolder, now: float, in_jobs: Collection[str]
 ) -> dict[str, Any]:
+    try:
+        shown = _readable_run(planned, folder, now, in_jobs)
+    except SaeSweepError as damage:
+        shown = {**_DAMAGED_RUN, "error": _first_line(str(damage))}
+    return {"name": planned["name"], "id": planned["id"], **shown, "log": str(folder.log)}
+
+
+def _readable_run(
+    planned: Mapping[str, Any], folder: RunFolder, now: float, in_jobs: Collection[str]
+) -> dict[str, Any]:
+    """State and progress of a run. Raises SaeSweepError if a file of it is damaged."""
+    budget = typed(planned["config"].get("tokens"), int, f"plan.json: tokens of {planned['name']}")
     status = read_status(folder)
     state = _state(status, folder, planned["id"] in in_jobs)
-    since = status.get("times", {}).get(status.get("state"))
     points = latest_points(folder.history)
-    budget = planned["config"]["tokens"]
-    tokens = status.get("tokens") or (points[-1]["tokens"] if points else 0)
+    tokens = status.tokens or (points[-1]["tokens"] if points else 0)
+    since = status.since
     speed = _speed(status, state, points, _seconds(since))
     return {
-        "name": planned["name"],
-        "id": planned["id"],
         "state": state,
         "since": since,
         "age_s": None if since is None else max(0.0, round(now - _seconds(since), 1)),
@@ -70,28 +100,23 @@ def _run(
         "budget": budget,
         "tokens_per_s": None if speed is None else round(speed, 1),
         "eta_s": round((budget - tokens) / speed, 1) if speed and state == "running" else None,
-        "error": _first_line(status.get("error")) if state == "failed" else None,
-        "log": str(folder.log),
+        "error": _first_line(status.error) if state == "failed" else None,
     }
 
 
-def _state(status: Mapping[str, Any], folder: RunFolder, in_jobs: bool) -> str:
+def _state(status: Status, folder: RunFolder, in_jobs: bool) -> str:
     """Written state, or `interrupted` if the run had started but no process or job continues it."""
-    state = str(status.get("state", "pending"))
-    waits = state == "pending" and (in_jobs or "running" not in status.get("times", {}))
+    state = status.state
+    waits = state == "pending" and (in_jobs or "running" not in status.times)
     if state in ("pending", "running") and not waits and not is_held(folder):
         return "interrupted"
     return state
 
 
-def _speed(
-    status: Mapping[str, Any], state: str, points: Sequence[Mapping[str, Any]], since: float
-) -> float | None:
+def _speed(status: Status, state: str, points: Sequence[Mapping[str, Any]], since: float) -> float | None:
     """SAE inputs per second: recent speed of a running run, mean speed of a run that has ended."""
     if state != "running":
-        return (
-            status["tokens"] / status["seconds"] if status.get("tokens") and status.get("seconds") else None
-        )
+        return status.tokens / status.seconds if status.tokens and status.seconds else None
     # points from before a resume do not count: no training happened in between
     recent = [point for point in points if point["time"] >= since][-_POINTS_OF_RATE:]
     if len(recent) < 2 or recent[-1]["time"] <= recent[0]["time"]:

@@ -1,29 +1,37 @@
 """`task=train`: trains every run that is not done yet, then compares the SAEs of the sweep."""
 
+import dataclasses
+
 from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_fallbacks, log_lm_use
 from sae_sweep.plan import Request, make_plan
 from sae_sweep.signals import stop_signals
-from sae_sweep.store import report_failed, state, unfinished
+from sae_sweep.store import readable, report_failed, state, unfinished
 
 
 def train(request: Request) -> int:
-    """Run `task=train`; returns the number of runs that failed or did not finish.
+    """Run `task=train`; returns the number of runs that failed, did not finish, or are damaged.
 
     Raises:
         SaeSweepError: if the sweep's folder holds another plan, a run's folder is in use or holds another
             run, or the jobs are refused.
         Interrupted: if a signal asked to stop, after everything was saved.
     """
-    plan = make_plan(request)
+    wanted = make_plan(request)
+    runs = readable(wanted.runs)
+    damaged = [run for run in wanted.runs if run not in runs]
+    plan = dataclasses.replace(wanted, runs=tuple(runs), left_out=tuple(run.run_id for run in damaged))
+    if not runs:
+        return len(damaged)
     with stop_signals() as stop:
         waiting = [run for run in plan.runs if state(run.folder) != "done"]
         if not open_launcher(request).train(plan, stop):
-            return 0
+            return len(damaged)
         log_lm_use(waiting)
         log_fallbacks(waiting)
-        failed = report_failed(plan.runs) + len(unfinished(plan.runs))
+        failed = len(damaged) + report_failed(plan.runs) + len(unfinished(plan.runs))
         from sae_sweep.tasks.match import compare_finished  # torch loads here, not while jobs are submitted
 
-        compare_finished(plan.folder, plan.command, plan.runs[0].config.device)
-    return failed
+        names = [run.name for run in damaged]
+        unreadable = compare_finished(plan.folder, plan.command, plan.runs[0].config.device, names)
+    return failed or unreadable

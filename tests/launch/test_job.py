@@ -6,10 +6,11 @@ from types import FrameType
 
 import pytest
 
+from sae_sweep import logs
 from sae_sweep.config import ConfigError, SaeSweepError
 from sae_sweep.launch import group
 from sae_sweep.launch.frozen import freeze_group
-from sae_sweep.launch.job import run_job
+from sae_sweep.launch.job import run_job, run_job_alone
 from sae_sweep.plan import Plan
 from sae_sweep.store import hold, read_status, set_state, state
 
@@ -47,7 +48,7 @@ def test_an_unforeseen_error_fails_the_runs(plan: Plan, job: Job) -> None:
     with pytest.raises(RuntimeError):
         job(training)
     assert states(plan) == ["done", "failed"]
-    assert read_status(plan.runs[1].folder)["error"] == (
+    assert read_status(plan.runs[1].folder).error == (
         "RuntimeError: a mistake of ours (traceback in the log of its job)"
     )
 
@@ -58,7 +59,7 @@ def test_a_config_that_the_model_refuses_fails_the_runs(plan: Plan, job: Job) ->
 
     job(training)
     assert states(plan) == ["failed", "failed"]
-    assert read_status(plan.runs[0].folder)["error"] == "layer=99; packing.seq_len=9999"
+    assert read_status(plan.runs[0].folder).error == "layer=99; packing.seq_len=9999"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -92,3 +93,16 @@ def test_a_run_that_another_process_trains_is_not_touched(plan: Plan, job: Job) 
     with hold(plan.runs[1].folder), pytest.raises(SaeSweepError, match="is held by process"):
         job(lambda plan: pytest.fail("trained"))
     assert states(plan) == ["pending", "pending"]
+
+
+def test_a_damaged_group_is_one_line_in_the_jobs_log(
+    plan: Plan, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "log_to_terminal", lambda: None)
+    (plan.folder.jobs).mkdir(parents=True)
+    (plan.folder.jobs / "0.json").write_text("{")
+    with pytest.raises(SystemExit) as ended:
+        run_job_alone(plan.folder.root, 0)
+    assert ended.value.code == 1
+    assert f"cannot read {plan.folder.jobs / '0.json'}: " in caplog.text
+    assert "Traceback" not in caplog.text

@@ -1,6 +1,7 @@
 """Frozen groups, tickets, and both clusters with fake workers and a fake SLURM."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from sae_sweep.launch.slurm import Slurm, ended
 from sae_sweep.plan import Plan
 from sae_sweep.store import SweepFolder
 from tests.slurm.cluster import wait_for
+from tests.store.damage import check_reader, check_without_checksum
 
 
 def test_a_frozen_group_is_read_back_as_it_was(plan: Plan) -> None:
@@ -213,3 +215,45 @@ def test_a_command_about_a_sweep_says_where_it_is(tmp_path: Path, monkeypatch: p
     assert (
         task_command("status", SweepFolder(tmp_path / "x" / "mine")) == f"{command} paths.output={tmp_path}/x"
     )
+
+
+def test_no_damage_of_a_frozen_group_is_believed(plan: Plan) -> None:
+    freeze_group(plan, plan.runs)
+    check_reader(plan.folder.jobs / "0.json", lambda: read_group(plan.folder, 0), number=100)
+
+
+def test_changed_values_of_a_frozen_group_are_read_or_refused(plan: Plan) -> None:
+    freeze_group(plan, plan.runs[:1])
+    file = plan.folder.jobs / "0.json"
+    frozen = json.loads(file.read_text())
+    frozen["command"] = {"fuse": True}  # the configs' own keys are tested where they are
+    frozen["runs"][0]["config"] = {
+        key: frozen["runs"][0]["config"][key] for key in ("architecture", "dataset")
+    }
+    file.write_text(json.dumps(frozen))
+    check_without_checksum(file, lambda: read_group(plan.folder, 0))
+    file.write_text('{"a": 1}')
+    with pytest.raises(
+        SaeSweepError, match=r"0\.json: a: unknown key; sweep is missing; .*; launch the sweep"
+    ):
+        read_group(plan.folder, 0)
+
+
+def test_no_damage_of_the_tickets_is_believed(plan: Plan) -> None:
+    write_tickets(plan.folder, [Ticket(0, "4711_0", "a.err", ("x", "y")), Ticket(1, "4712", "b.err", ("z",))])
+    file = plan.folder.jobs / "submitted.json"
+    check_reader(file, lambda: read_tickets(plan.folder) or None)  # `[]` is a list of version 0.1.0
+    check_without_checksum(file, lambda: read_tickets(plan.folder))
+
+
+def test_tickets_of_an_earlier_version_are_a_list_and_anything_else_is_one_line(plan: Plan) -> None:
+    file = plan.folder.jobs / "submitted.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('[{"number": 0, "id": "4711_0", "log": "a.err", "run_ids": ["x"]}]')
+    assert read_tickets(plan.folder) == [Ticket(0, "4711_0", "a.err", ("x",))]
+    for text in ("{}", "[1]", "[{}]", '{"jobs": 1}', '[{"number": 0, "id": "-j", "log": "", "run_ids": []}]'):
+        file.write_text(text)
+        with pytest.raises(
+            SaeSweepError, match=r"submitted\.json: .*; remove it once no job of this sweep runs"
+        ):
+            read_tickets(plan.folder)

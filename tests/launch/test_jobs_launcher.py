@@ -84,7 +84,7 @@ def test_a_job_that_ends_without_a_result_is_lost(plan: Plan, cluster: ScriptedC
     cluster.script = lambda look: {"job0": "OUT_OF_MEMORY"}
     assert train(plan, cluster) == 2
     for run in plan.runs:
-        error = read_status(run.folder)["error"]
+        error = read_status(run.folder).error
         assert error == "job job0 ended (OUT_OF_MEMORY) before this run: see 0.log"
 
 
@@ -115,7 +115,7 @@ def test_a_refusal_fails_the_runs_and_no_job_is_remembered(plan: Plan, cluster: 
     cluster.refuses = "SLURM took no job: no such partition"
     with pytest.raises(SaeSweepError, match="no such partition"):
         train(plan, cluster)
-    assert [read_status(run.folder)["error"] for run in plan.runs] == [cluster.refuses] * 2
+    assert [read_status(run.folder).error for run in plan.runs] == [cluster.refuses] * 2
     assert read_tickets(plan.folder) == []
 
 

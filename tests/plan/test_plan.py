@@ -86,9 +86,9 @@ def test_the_same_names_with_other_text_are_told_apart(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"cannot read .*plan\.json: Expecting"),
-        ("[]", r"cannot read .*plan\.json: not a plan"),
-        ('{"runs": [{}]}', r"cannot read .*plan\.json: not a plan"),
-        ('{"runs": 3}', r"cannot read .*plan\.json: not a plan"),
+        ("[]", r"cannot read .*plan\.json: it holds no mapping"),
+        ('{"runs": [{}]}', r"cannot read .*plan\.json: .*plan\.runs\[0\]\.name is missing"),
+        ('{"runs": 3}', r"cannot read .*plan\.json: .*plan\.runs=3: must be a list"),
     ],
 )
 def test_a_damaged_plan_is_one_clear_line(tmp_path: Path, content: str, message: str) -> None:

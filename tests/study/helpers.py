@@ -53,7 +53,7 @@ def write_run(folder: RunFolder, facts: RunFacts, config: RunConfig) -> None:
     folder.features.mkdir()
     table = pyarrow.table({"density": torch.full((sae.d_sae,), 0.01).double().numpy()})
     parquet.write_table(table, folder.features / "statistics.parquet")
-    write_json(folder.status, {"state": "done", "tokens": config.tokens})
+    write_json(folder.status, {"state": "done", "run_id": folder.root.name, "tokens": config.tokens})
 
 
 def write_sweep(root: Path, facts: Sequence[RunFacts], *, starts: Sequence[bool] = (True,)) -> list[str]:

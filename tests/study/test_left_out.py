@@ -58,13 +58,13 @@ def test_damaged_statuses_and_configs_leave_their_runs_out(
     write_json(sweep / plan["runs"][5]["name"] / "status.json", [])
     assert report(command()) == 3
     assert all(f"{run['name']} is left out: " in caplog.text for run in plan["runs"][3:6])
-    assert "status.json: not the status of a run" in caplog.text
+    assert "status.json: it holds no mapping; remove it" in caplog.text
 
 
 @pytest.mark.usefixtures("without_figures")
 def test_runs_that_are_not_finished_are_no_failure(sweep: Path, command: Callable[..., Request]) -> None:
     name = config_of(BASE).base_name()
-    write_json(sweep / name / "status.json", {"state": "running"})
+    write_json(sweep / name / "status.json", {"state": "running", "run_id": name})
     shutil.rmtree(sweep / name / "sae")
     assert report(command()) == 0
     rows = read_csv(sweep / "analysis" / "tables" / "table1.csv")
@@ -94,7 +94,7 @@ def test_a_run_of_another_model_or_width_is_left_out_with_a_note(
 
 def test_no_finished_run_is_one_clear_error(sweep: Path, command: Callable[..., Request]) -> None:
     for status in sweep.glob("*/status.json"):
-        write_json(status, {"state": "pending"})
+        write_json(status, {"state": "pending", "run_id": "id"})
     with pytest.raises(SaeSweepError, match="none of its 51 runs is finished"):
         report(command())
 

@@ -98,7 +98,7 @@ def test_tables_of_both_kinds_of_starts_stay_apart_while_one_kind_is_unfinished(
     mixed = tmp_path / "multirun" / "mixed"
     names = write_sweep(mixed, [BASE, dataclasses.replace(BASE, seed=42)], starts=(True, False))
     for name in names[2:]:
-        write_json(mixed / name / "status.json", {"state": "running"})
+        write_json(mixed / name / "status.json", {"state": "running", "run_id": name})
     assert report(command(sweep="mixed")) == 0
     tables = mixed / "analysis" / "tables"
     assert (tables / "shared" / "table1.csv").exists()

@@ -27,7 +27,8 @@ def moment(seconds_ago: float, now: float = NOW) -> str:
 
 
 def write_status(run: RunFolder, state: str, seconds_ago: float, now: float = NOW, **details: Any) -> None:
-    write_json(run.status, {"state": state, "times": {state: moment(seconds_ago, now)}, **details})
+    times = {state: moment(seconds_ago, now)}
+    write_json(run.status, {"state": state, "run_id": f"id-{run.root.name}", "times": times, **details})
 
 
 def log_points(run: RunFolder, *points: tuple[float, int]) -> None:
@@ -75,7 +76,14 @@ def test_every_state_is_told_from_the_files(every_state: SweepFolder) -> None:
         "waiting": "pending",
         "queued": "pending",
     }
-    assert document["counts"] == {"done": 1, "running": 1, "failed": 1, "interrupted": 1, "pending": 2}
+    assert document["counts"] == {
+        "done": 1,
+        "running": 1,
+        "failed": 1,
+        "interrupted": 1,
+        "pending": 2,
+        "damaged": 0,
+    }
     assert [run["age_s"] for run in runs.values()] == [7200, 180, 60, 259_200, None, 180]
     assert [run["tokens"] for run in runs.values()] == [999_936, 150_000, 4096, 20_000, 0, 0]
     assert runs["finished"]["id"] == "id-finished"

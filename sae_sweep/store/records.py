@@ -1,0 +1,112 @@
+"""JSON files: written with a checksum, and never believed if they are damaged."""
+
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sae_sweep.config import ConfigError, SaeSweepError, digest
+from sae_sweep.store.atomic import write_text
+
+CHECKSUM = "checksum"
+_MOST_PROBLEMS = 3
+_MOST_BYTES = 2**26
+"""Size above which a file is no record of ours: the plan of 30,000 runs is smaller."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON, with a checksum of its content as its last key."""
+    content = json.loads(json.dumps(record, allow_nan=False))  # as it will be read: the keys are text
+    write_json(path, {**content, CHECKSUM: digest(content)})
+
+
+def read_record(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a mapping that `write_record` wrote, or an earlier version without a checksum.
+
+    Raises:
+        SaeSweepError: one line with the file, its damage and the `remedy`.
+    """
+    record = read_json(path, remedy)
+    if not isinstance(record, dict):
+        raise unreadable(path, "it holds no mapping", remedy)
+    if CHECKSUM in record and record.pop(CHECKSUM) != digest(record):
+        raise unreadable(path, "its content does not fit its checksum", remedy)
+    return record
+
+
+def read_json(path: Path, remedy: str = "") -> Any:
+    """Read a JSON file. Raises SaeSweepError, one line with the file, its damage and the `remedy`."""
+    text = read_text(path, remedy)
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_distinct, parse_constant=_not_finite, parse_float=_finite_float
+        )
+        json.dumps(value)  # as deep as everything that walks it later
+    except RecursionError:
+        raise unreadable(path, "it is nested too deeply", remedy) from None
+    except ValueError as error:
+        raise unreadable(path, str(error), remedy) from error
+    return value
+
+
+def read_text(path: Path, remedy: str, most_bytes: int = _MOST_BYTES) -> str:
+    """Read a text file of limited size. Raises SaeSweepError like `read_json`."""
+    try:
+        # without waiting: a named pipe in the file's place has no writer
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise unreadable(path, "it is not a file", remedy)
+            if found.st_size > most_bytes:
+                raise unreadable(path, f"it has {found.st_size:,} bytes, too many for such a file", remedy)
+            return file.read(most_bytes).decode("utf-8")
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError) and path.is_symlink()
+        why = "it is a link to nothing" if gone else error.strerror or str(error)
+        raise unreadable(path, why, remedy) from error
+    except ValueError as error:
+        raise unreadable(path, str(error), remedy) from error
+
+
+def is_present(path: Path) -> bool:
+    """Whether anything is in the file's place, also what cannot be read: reading it says why."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def unreadable(path: Path, why: str | ConfigError, remedy: str) -> SaeSweepError:
+    """Error for a damaged file, as one line for the user; of many problems the first ones are named."""
+    if isinstance(why, ConfigError):
+        more = len(why.problems) - _MOST_PROBLEMS
+        why = "; ".join(why.problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+    shown = why if why.isprintable() else why.encode("unicode_escape").decode()
+    return SaeSweepError("; ".join(part for part in (f"cannot read {path}: {shown}", remedy) if part))
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _not_finite(word: str) -> float:
+    raise ValueError(f"it holds {word}")
+
+
+def _finite_float(digits: str) -> float:
+    if not math.isfinite(float(digits)):
+        raise ValueError("it holds a number that is too large")
+    return float(digits)
