@@ -5,7 +5,7 @@ import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from sae_sweep.activations.cache import CachedStream, DamagedShardError, shards
 from sae_sweep.activations.cache.manifest import FileRecord, load_manifest, save_manifest
 from sae_sweep.config import SaeSweepError
 from tests.activations.cache.conftest import Bench, flip_byte
-from tests.activations.test_stream import next_batches
+from tests.activations.test_stream import DAMAGES, next_after, next_batches
 
 
 def assert_same(cached: list[ActivationBatch], streamed: list[ActivationBatch]) -> None:
@@ -73,6 +73,13 @@ def test_a_run_resumes_from_either(
     other_stream.restore(from_cache)
     assert_same(next_batches(other_cached, 26 - step), expected)
     assert_same(next_batches(other_stream, 26 - step), expected)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=str)
+def test_a_position_of_no_stream_is_one_clear_error(bench: Bench, damage: dict[str, Any]) -> None:
+    cached = bench.fill(1, steps=8)
+    with pytest.raises(SaeSweepError, match=r"position is not one of|lies elsewhere"):
+        next_after(cached, {**cached.position(), **damage})
 
 
 def test_a_text_that_stops_ends_the_cache_too(lm: LanguageModel, tmp_path: Path) -> None:
