@@ -124,7 +124,7 @@ def _entry(
         keys=keys,
         decoder=decoder,
         init_match=init_match,
-        densities=read_densities(folder.features),
+        densities=read_densities(folder.features, len(decoder)),
     )
 
 
