@@ -85,5 +85,5 @@ def read_json(path: Path) -> Any:
     """Read a JSON file. Raises SaeSweepError, naming the file, if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SaeSweepError(f"cannot read {path}: {error}") from error

@@ -82,7 +82,7 @@ def test_cut_weights(tmp_path, keep):
         load_sae(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "\xff", "[" * 100_000], ids=["empty", "cut", "binary", "deep"])
 def test_broken_config(tmp_path, text):
     saved(tmp_path)[0].write_text(text, encoding="latin-1")
     with pytest.raises(SaeSweepError, match=r"cannot read .*cfg\.json"):
