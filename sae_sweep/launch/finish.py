@@ -63,14 +63,19 @@ class Finisher:
     def evaluate_again(self, run: PlannedRun, sink: MetricSink) -> None:
         """Evaluate an SAE that an earlier launch trained, and replace its metrics, features and figures."""
 
+        status = read_status(run.folder)
+        mark = status.get("history")
+
         def evaluate() -> None:
-            status = read_status(run.folder)
+            if mark:
+                sink.rewind(mark)  # what an earlier evaluation logged again is dropped
             trained = {"tokens": run.config.steps * run.config.batch, "seconds": None, **status}
             self._write_evaluation(run, sink, load_sae(run.folder.sae), trained["tokens"], trained["seconds"])
             if status.get("state") != "done":
-                set_state(run, "done", tokens=trained["tokens"], seconds=trained["seconds"])
+                details = {"tokens": trained["tokens"], "seconds": trained["seconds"]}
+                set_state(run, "done", history=mark or sink.mark(), **details)
 
-        self._finish(run, sink, evaluate, {})
+        self._finish(run, sink, evaluate, {"history": mark} if mark else {})
 
     def _finish(
         self, run: PlannedRun, sink: MetricSink, work: Callable[[], None], details: Mapping[str, Any]
@@ -96,7 +101,7 @@ class Finisher:
         save_sae(sae, run.folder.sae, metadata=_metadata(run))
         self._write_evaluation(run, sink, sae, outcome.tokens, outcome.seconds)
         sink.artifact(run.name, run.folder.sae)
-        set_state(run, "done", **details)
+        set_state(run, "done", history=sink.mark(), **details)
         discard_checkpoint(run.folder)
 
     def _write_evaluation(

@@ -200,7 +200,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise SaeSweepError(
-            f"cannot read {file}: {first_line(error)}; train or export the SAE again"
+            f"cannot read {file}: {first_line(error)}; delete its folder, and train or export the SAE again"
         ) from error
 
 
@@ -220,7 +220,7 @@ def _refuse_other(cfg: Any, expected: SAE, weights: Mapping[str, Tensor], folder
 
 
 def _damaged(file: Path, what: str) -> SaeSweepError:
-    return SaeSweepError(f"{file} is damaged: {what}; train or export the SAE again")
+    return SaeSweepError(f"{file} is damaged: {what}; delete its folder, and train or export the SAE again")
 
 
 def _not_finite(weights: Mapping[str, Tensor]) -> str | None:

@@ -138,7 +138,7 @@ class History:
         return SaeSweepError(f"{self._path} is damaged ({what}): {_REMEDY}")
 
 
-_REMEDY = "put it back as it was, or delete the run's checkpoint folder to train it again from its first step"
+_REMEDY = "put it back as it was, or delete the run's folder to train it again"
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -90,9 +90,7 @@ def test_damage_before_a_mark_is_never_replayed(tmp_path: Path) -> None:
     mark = logged(path)
     for damaged in damages(path.read_bytes()):
         path.write_bytes(damaged)
-        with pytest.raises(
-            SaeSweepError, match=r"history\.jsonl is damaged .*delete the run's checkpoint folder"
-        ):
+        with pytest.raises(SaeSweepError, match=r"history\.jsonl is damaged .*delete the run's folder"):
             History(path).rewind(mark)
         assert path.read_bytes() == damaged
 
