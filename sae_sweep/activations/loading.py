@@ -1,7 +1,9 @@
 """Loads language models from the hub, a folder, a .gguf file or the assets, through TransformerBridge."""
 
 import logging
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from sae_sweep.activations.device import lm_dtype
 from sae_sweep.activations.forward import choose_forward, copy_sharing_weights
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.activations.model_files import download, local_path
-from sae_sweep.config import ModelConfig, SaeSweepError, first_line
+from sae_sweep.config import ModelConfig, SaeSweepError, first_line, shape_problem
 
 log = logging.getLogger(__name__)
 
@@ -81,16 +83,45 @@ class LMTokenizer:
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise SaeSweepError(f"model.path={folder}: no config.json: give what save_pretrained wrote")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return tokenizer, AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    if problem := shape_problem(folder):
+        raise SaeSweepError(f"model.path={folder}: {problem}")
+    return _load(folder, dtype)
 
 
 def _load_file(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if file.suffix != ".gguf":
         raise SaeSweepError(f"model.path={file}: give a folder, a .gguf file, or a repository on the hub")
-    where = {"gguf_file": file.name, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-    return tokenizer, AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **where)
+    return _load(file.parent, dtype, gguf_file=file.name)
+
+
+def _load(folder: Path, dtype: torch.dtype, **where: str) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **where)
+    network, found = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True, **where
+    )
+    _refuse_other_weights(found, getattr(network.config, "num_hidden_layers", math.inf))
+    _refuse_other_tokens(tokenizer, network.get_input_embeddings().num_embeddings)
+    return tokenizer, network
+
+
+def _refuse_other_weights(found: Mapping[str, Any], n_layers: float) -> None:
+    """Refuse weights that lack some, which would be random, or that have more blocks than the config."""
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"its weights lack {missing[0]}: the file or config.json beside it is damaged")
+    for name in sorted(found["unexpected_keys"]):
+        block = re.search(r"\.(\d+)\.", name)
+        if block and int(block[1]) >= n_layers:
+            raise ValueError(f"its weights have {name}, and config.json says {n_layers} layers")
+
+
+def _refuse_other_tokens(tokenizer: Any, embeddings: int) -> None:
+    """Refuse a tokenizer whose text would have ids that the model does not know."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    ids = () if backend is None else backend.get_vocab(with_added_tokens=False).values()
+    special = (token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None)
+    largest = max((*ids, *special), default=0)
+    if largest >= embeddings:
+        raise ValueError(f"its tokenizer has token {largest}, and its weights know {embeddings} tokens")
 
 
 @contextmanager
@@ -101,7 +132,10 @@ def _load_errors(model: ModelConfig) -> Iterator[None]:
     except SaeSweepError:
         raise
     except Exception as error:  # each format and library reports a damaged file in its own way
-        raise SaeSweepError(f"cannot load model.path={model.path}: {first_line(error)}") from error
+        why = first_line(error)
+        if "ignore_mismatched_sizes" in why:
+            why = "its weights have other sizes than its config.json says"
+        raise SaeSweepError(f"cannot load model.path={model.path}: {why}") from error
 
 
 @contextmanager

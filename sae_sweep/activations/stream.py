@@ -49,6 +49,24 @@ def bad_activations(layer: int, step: int, problem: str) -> BadActivationsError:
     return BadActivationsError(f"layer {layer}, step {step}: {problem}", layer=layer, step=step)
 
 
+def check_position(position: Any) -> None:
+    """Raise SaeSweepError unless `position` has the keys and types of `ActivationStream.position`."""
+    counts = ("step", "buffer", "batch")
+    if not isinstance(position, dict) or position.keys() != {*counts, "sequences"}:
+        raise bad_position("its keys differ")
+    for key in counts:
+        if type(position[key]) is not int or not 0 <= position[key] < 2**63:
+            raise bad_position(f"{key}={position[key]}")
+
+
+def bad_position(what: str) -> SaeSweepError:
+    """Return the error for a position that no stream with this config has."""
+    return SaeSweepError(
+        f"the checkpoint's position is not one of this activation stream ({what}): "
+        "delete the run's checkpoint folder to start it again"
+    )
+
+
 class Buffer(NamedTuple):
     """Activations that are computed together and shuffled together."""
 
@@ -110,10 +128,15 @@ class ActivationStream:
         return {"step": self._step, "buffer": self._number, "batch": self._batch, "sequences": self._start}
 
     def restore(self, position: dict[str, Any]) -> None:
-        """Go to a position; its buffer is computed again when the next batch is requested."""
+        """Go to a position; its buffer is computed again when the next batch is requested.
+
+        Raises:
+            SaeSweepError: if it is not a position of this stream, or the text has changed since.
+        """
+        check_position(position)
+        self._sequences.restore(position["sequences"])
         self._step, self._number, self._batch = position["step"], position["buffer"], position["batch"]
-        self._start = position["sequences"]
-        self._at_start, self._buffer = False, None
+        self._start, self._at_start, self._buffer = position["sequences"], True, None
 
     def __iter__(self) -> Iterator[ActivationBatch]:
         return self
@@ -126,6 +149,8 @@ class ActivationStream:
             SaeSweepError: if a buffer does not fill a batch, or the text cannot be read.
         """
         buffer = self._buffer or self._compute_buffer()
+        if self._batch > buffer.steps:
+            raise bad_position(f"batch={self._batch} of {buffer.steps}")
         if self._batch == buffer.steps:
             del buffer  # the next one needs its memory
             self._advance()

@@ -34,6 +34,7 @@ from sae_sweep.config.data import (
 from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError, first_line
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import RunConfig, run_from_dict
+from sae_sweep.config.shape import shape_problem
 from sae_sweep.config.training import (
     KEPT_RESIDUALS_BYTES,
     ActivationsConfig,
@@ -79,6 +80,7 @@ __all__ = [
     "first_line",
     "flatten",
     "run_from_dict",
+    "shape_problem",
     "short_key",
     "typed",
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sae_sweep.config.checks import at_least, one_of
-from sae_sweep.config.shape import ModelShape, read_shape
+from sae_sweep.config.shape import ModelShape, read_shape, shape_problem
 
 LM_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -67,6 +67,8 @@ class ModelConfig:
     def problems(self) -> list[str]:
         found: list[str] = []
         one_of(found, "model.dtype", self.dtype, LM_DTYPES)
+        if problem := shape_problem(Path(self.path).expanduser()):
+            found.append(f"model.path={self.path}: {problem}")
         return found
 
 

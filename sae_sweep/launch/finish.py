@@ -62,13 +62,16 @@ class Finisher:
 
     def evaluate_again(self, run: PlannedRun, sink: MetricSink) -> None:
         """Evaluate an SAE that an earlier launch trained, and replace its metrics, features and figures."""
+        status = read_status(run.folder)
+        mark = status.history
 
         def evaluate() -> None:
-            status = read_status(run.folder)
+            if mark:
+                sink.rewind(mark)  # what an earlier evaluation logged again is dropped
             tokens = status.tokens or run.config.steps * run.config.batch
             self._write_evaluation(run, sink, load_sae(run.folder.sae), tokens, status.seconds)
             if status.state != "done":
-                set_state(run, "done", tokens=tokens)
+                set_state(run, "done", tokens=tokens, history=mark or sink.mark())
 
         self._finish(run, sink, evaluate, {})
 
@@ -96,7 +99,7 @@ class Finisher:
         save_sae(sae, run.folder.sae, metadata=_metadata(run))
         self._write_evaluation(run, sink, sae, outcome.tokens, outcome.seconds)
         sink.artifact(run.name, run.folder.sae)
-        set_state(run, "done", **details)
+        set_state(run, "done", history=sink.mark(), **details)
         discard_checkpoint(run.folder)
 
     def _write_evaluation(

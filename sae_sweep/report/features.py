@@ -6,14 +6,14 @@ from typing import NamedTuple
 import pyarrow
 import torch
 from jaxtyping import Float
-from pyarrow import parquet
 from torch import Tensor
 
 from sae_sweep.analysis import Evaluation, Histogram
-from sae_sweep.config import SaeSweepError
-from sae_sweep.store import write_atomic, write_json
+from sae_sweep.report.parquet import read_parquet, unreadable, write_parquet
+from sae_sweep.store import write_json
 
 _STATISTICS = "statistics.parquet"
+_REMEDY = "delete the run's folder and launch the same command again to train it anew"
 
 
 class FeatureFiles(NamedTuple):
@@ -36,24 +36,26 @@ def write_features(folder: Path, evaluation: Evaluation) -> FeatureFiles:
         }
     )
     files = FeatureFiles(folder / _STATISTICS, folder / "histograms.json")
-    write_atomic(files.statistics, lambda temporary: parquet.write_table(table, temporary))
+    write_parquet(files.statistics, table)
     histograms = {"density": evaluation.density_histogram, "activations": evaluation.activation_histogram}
     write_json(files.histograms, {name: _as_dict(histogram) for name, histogram in histograms.items()})
     return files
 
 
-def read_densities(folder: Path) -> Float[Tensor, " d_sae"]:
-    """Read the densities that `write_features` wrote into `folder`.
+def read_densities(folder: Path, d_sae: int) -> Float[Tensor, " d_sae"]:
+    """Read the densities that `write_features` wrote into `folder`, one per feature.
 
     Raises:
-        SaeSweepError: naming the file, if it is missing or damaged.
+        SaeSweepError: one line with the file and the remedy, if it is missing, damaged, or of another SAE.
     """
     path = folder / _STATISTICS
-    try:
-        column = parquet.read_table(path, columns=["density"])["density"]
-    except (OSError, pyarrow.ArrowException, KeyError) as error:
-        raise SaeSweepError(f"cannot read {path}: {error}") from error
-    return torch.from_numpy(column.to_numpy().copy())
+    column = read_parquet(path, ["density"], _REMEDY)["density"]
+    if not pyarrow.types.is_floating(column.type) or column.null_count or len(column) != d_sae:
+        raise unreadable(path, f"{len(column)} densities of type {column.type} for {d_sae} features", _REMEDY)
+    densities = torch.from_numpy(column.to_numpy().copy())
+    if not ((densities >= 0) & (densities <= 1)).all():
+        raise unreadable(path, "a density is not between 0 and 1", _REMEDY)
+    return densities
 
 
 def _as_dict(histogram: Histogram) -> dict[str, list[float]]:

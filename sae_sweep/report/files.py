@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
-from pyarrow import csv, parquet
+from pyarrow import csv
 
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
 from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
+from sae_sweep.report.parquet import write_parquet
 from sae_sweep.report.style import save
 from sae_sweep.store import write_atomic
 
@@ -52,9 +53,9 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
     matrix = _matrix_table(comparison)
     return ComparisonFiles(
         pairs_csv=write_csv(folder / "pairs.csv", pairs),
-        pairs_parquet=_write_parquet(folder / "pairs.parquet", pairs),
+        pairs_parquet=write_parquet(folder / "pairs.parquet", pairs),
         matrix_csv=write_csv(folder / "matrix.csv", matrix),
-        matrix_parquet=_write_parquet(folder / "matrix.parquet", matrix),
+        matrix_parquet=write_parquet(folder / "matrix.parquet", matrix),
         keys_csv=write_csv(folder / "keys.csv", _table(KeySummary, comparison.summaries, {"histogram"})),
         contrasts_csv=write_csv(folder / "contrasts.csv", _table(KeyContrast, comparison.contrasts)),
         matrix_figure=save(matrix_figure(comparison), folder / "matrix.png"),
@@ -80,11 +81,6 @@ def _matrix_table(comparison: Comparison) -> pyarrow.Table:
     for name, column in zip(comparison.names, comparison.ratios.T, strict=True):
         columns[name] = pyarrow.array(column, pyarrow.float64(), from_pandas=True)  # NaN becomes null
     return pyarrow.table(columns)
-
-
-def _write_parquet(path: Path, table: pyarrow.Table) -> Path:
-    write_atomic(path, lambda temporary: parquet.write_table(table, temporary))
-    return path
 
 
 def write_csv(path: Path, table: pyarrow.Table) -> Path:

@@ -2,6 +2,7 @@
 
 from sae_sweep.saes.base import SAE, Normalised
 from sae_sweep.saes.build import build_sae, init_seed, initial_decoder
+from sae_sweep.saes.checksum import tensors_checksum
 from sae_sweep.saes.disk import load_sae, save_sae
 from sae_sweep.saes.learner import Learner
 
@@ -14,4 +15,5 @@ __all__ = [
     "initial_decoder",
     "load_sae",
     "save_sae",
+    "tensors_checksum",
 ]

@@ -8,19 +8,21 @@ original architecture.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_sweep.config import ARCHITECTURES, ArchitectureConfig, SaeSweepError, TopKConfig
+from sae_sweep.config import ARCHITECTURES, ArchitectureConfig, SaeSweepError, TopKConfig, first_line
 from sae_sweep.saes.architectures import SAES, BatchTopK
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.build import RULES
+from sae_sweep.saes.checksum import tensors_checksum
 from sae_sweep.store import read_json, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
@@ -28,6 +30,10 @@ WEIGHTS_FILE = "sae_weights.safetensors"
 LAYOUT_VERSION = "6.0.0"
 """SAELens's version of the layout; it would convert the config of an older one first."""
 
+_LARGEST = 2**31
+"""Bound on d_in and d_sae, so that their product is a number of weights."""
+_FREE_KEYS = ("metadata", "device", "checksum")
+"""Keys of cfg.json without a part in what an SAE computes."""
 _SAELENS_ARCHITECTURE = {"topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "relu": "standard"}
 
 
@@ -39,20 +45,34 @@ def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
         folder: will hold the two files.
         metadata: JSON values for readers of the file, under SAELens's names if it has one:
             `model_name`, `hook_name`, `context_size`, `dataset_path`, `prepend_bos`.
+
+    Raises:
+        SaeSweepError: if a weight is NaN or infinite, or the folder cannot be written.
     """
+
+    weights = _weights(sae)
+    if bad := _not_finite(weights):
+        raise SaeSweepError(f"{folder}: {bad} of the SAE holds NaN or inf, so it is not written")
 
     def write(temporary: Path) -> None:
         (temporary / CONFIG_FILE).write_text(
-            json.dumps(_cfg(sae, metadata), indent=2) + "\n", encoding="utf-8"
+            json.dumps(_cfg(sae, weights, metadata), indent=2) + "\n", encoding="utf-8"
         )
-        save_file(_weights(sae), temporary / WEIGHTS_FILE)
+        save_file(weights, temporary / WEIGHTS_FILE)
 
     write_folder_atomic(folder, write)
 
 
-def _cfg(sae: SAE, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    arch = sae.architecture
+def _cfg(sae: SAE, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    arch, cfg = sae.architecture, _saelens_cfg(sae)
     ours = {"architecture": {"kind": arch.kind, **dataclasses.asdict(arch)}, "numerics": sae.numerics}
+    ours["checksum"] = _checksum(weights, cfg, ours)
+    return {**cfg, "metadata": {"sae_lens_version": LAYOUT_VERSION, **metadata, "sae_sweep": ours}}
+
+
+def _saelens_cfg(sae: SAE) -> dict[str, Any]:
+    """The keys by which SAELens builds the SAE."""
+    arch = sae.architecture
     cfg = {
         "architecture": _SAELENS_ARCHITECTURE[arch.kind],
         "d_in": sae.d_in,
@@ -62,17 +82,29 @@ def _cfg(sae: SAE, metadata: Mapping[str, Any]) -> dict[str, Any]:
         "apply_b_dec_to_input": sae.subtracts_b_dec,
         "normalize_activations": "layer_norm",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": LAYOUT_VERSION, **metadata, "sae_sweep": ours},
     }
     return {**cfg, "k": arch.k} if arch.kind == "topk" and isinstance(arch, TopKConfig) else cfg
 
 
+def _checksum(weights: Mapping[str, Tensor], cfg: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Checksum of the weights and of all values that decide what the SAE computes, without other metadata."""
+    deciding = [{key: value for key, value in part.items() if key not in _FREE_KEYS} for part in (cfg, ours)]
+    return tensors_checksum(weights, json.dumps(deciding, sort_keys=True))
+
+
 def _weights(sae: SAE) -> dict[str, Tensor]:
+    """Copies of the tensors in SAELens's layout, on the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in _saelens_layout(sae).items()
+    }
+
+
+def _saelens_layout(sae: SAE) -> dict[str, Tensor]:
     weights = dict(sae.state_dict())
-    weights.setdefault("b_enc", torch.zeros(sae.d_sae))
+    weights.setdefault("b_enc", torch.zeros(sae.d_sae, device=sae.b_dec.device))
     if isinstance(sae, BatchTopK):
         weights["threshold"] = sae.threshold.expand(sae.d_sae)
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in weights.items()}
+    return weights
 
 
 def load_sae(path: Path | str) -> SAE:
@@ -85,15 +117,18 @@ def load_sae(path: Path | str) -> SAE:
         SaeSweepError: if a file is missing, damaged, or was not written by this package.
     """
     folder = _folder_of(Path(path))
-    cfg = read_json(folder / CONFIG_FILE)
-    sae = _empty_sae(cfg, folder / CONFIG_FILE)
-    weights = _read_weights(folder / WEIGHTS_FILE)
-    if sae.b_enc is None:
-        weights.pop("b_enc", None)
-    if isinstance(sae, BatchTopK) and weights.get("threshold", torch.empty(0)).shape == (sae.d_sae,):
-        weights["threshold"] = weights["threshold"][0]
-    _refuse_other_shapes(sae, weights, folder / WEIGHTS_FILE)
-    sae.load_state_dict(weights)
+    config, file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    cfg = read_json(config)
+    expected = _described(cfg, config, device="meta")  # takes no memory, however large the SAE
+    weights = _read_weights(file)
+    _refuse_other(cfg, expected, weights, folder)
+    sae = _described(cfg, config, device="cpu")
+    values = {name: weights[name] for name in sae.state_dict()}
+    if isinstance(sae, BatchTopK):
+        values["threshold"] = weights["threshold"][0]
+    sae.load_state_dict(values)
+    if not all(weights[name].equal(value) for name, value in _saelens_layout(sae).items()):
+        raise _damaged(file, "its b_enc or threshold is none of this architecture")
     return sae
 
 
@@ -112,33 +147,82 @@ def _folder_of(path: Path) -> Path:
     raise SaeSweepError(f"no SAE in {path}: neither it nor its sae/ folder has a {CONFIG_FILE}")
 
 
-def _empty_sae(cfg: Any, file: Path) -> SAE:
+def _described(cfg: Any, file: Path, device: str) -> SAE:
+    """The SAE that cfg.json describes, without its weights."""
     try:
         ours = cfg["metadata"]["sae_sweep"]
         values = dict(ours["architecture"])
-        architecture: ArchitectureConfig = ARCHITECTURES[values.pop("kind")](**values)
-        numerics = ours["numerics"]
+        kind, numerics = ARCHITECTURES[values.pop("kind")], ours["numerics"]
+        for key in ("d_in", "d_sae"):
+            if type(cfg[key]) is not int or not 0 < cfg[key] < _LARGEST:
+                raise ValueError(f"{key}={cfg[key]!r}")
+        if unknown := ours.keys() - {"architecture", "numerics", "checksum"}:
+            raise ValueError(f"{min(unknown)} is unknown")
         if numerics not in RULES:
-            raise ValueError(f"numerics {numerics}")
-        return SAES[architecture.kind](architecture, int(cfg["d_in"]), int(cfg["d_sae"]), numerics)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"numerics={numerics!r}")
+        _refuse_other_values(kind, values)
+        architecture = kind(**values)
+        if problems := architecture.problems(cfg["d_sae"]):
+            raise ValueError(problems[0])
+        with torch.device(device):
+            sae = SAES[architecture.kind](architecture, cfg["d_in"], cfg["d_sae"], numerics)
+        _refuse_another_cfg(cfg, _saelens_cfg(sae))
+        return sae
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise SaeSweepError(
             f"{file} does not describe an SAE of this version of sae_sweep ({error!r}): train it again"
         ) from error
 
 
+def _refuse_another_cfg(cfg: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse keys of SAELens that describe another SAE than `metadata.sae_sweep`."""
+    if odd := sorted((ours.keys() | {"metadata"}) ^ cfg.keys()):
+        raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in cfg else 'missing'}")
+    for key in ours.keys() - set(_FREE_KEYS):
+        if cfg[key] != ours[key]:
+            raise ValueError(f"{key}={cfg[key]!r}, and not {ours[key]!r}")
+
+
+def _refuse_other_values(kind: type[ArchitectureConfig], values: Mapping[str, Any]) -> None:
+    """Refuse missing and unknown keys: a default would be another SAE; and values of another type."""
+    types = get_type_hints(kind)
+    wanted = {field.name: types[field.name] for field in dataclasses.fields(kind)}
+    if odd := sorted(wanted.keys() ^ values.keys()):
+        raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in values else 'missing'}")
+    for key, value in values.items():
+        fits = isinstance(value, wanted[key]) or (type(value) is int and isinstance(0.0, wanted[key]))
+        if not fits or isinstance(value, bool) or (value is not None and not math.isfinite(value)):
+            raise ValueError(f"{key}={value!r}")
+
+
 def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise SaeSweepError(f"cannot read {file}: {error}; train or export the SAE again") from error
-
-
-def _refuse_other_shapes(sae: SAE, weights: Mapping[str, Tensor], file: Path) -> None:
-    expected = {name: tuple(value.shape) for name, value in sae.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise SaeSweepError(
-            f"{file} is damaged or belongs to another {CONFIG_FILE}: {', '.join(wrong)} do not fit"
-        )
+            f"cannot read {file}: {first_line(error)}; delete its folder, and train or export the SAE again"
+        ) from error
+
+
+def _refuse_other(cfg: Any, expected: SAE, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse weights that are not those which were written with this cfg.json."""
+    known = {name: (value.shape, value.dtype) for name, value in _saelens_layout(expected).items()}
+    found = {name: (value.shape, value.dtype) for name, value in weights.items()}
+    wrong = sorted(name for name in known.keys() | found.keys() if known.get(name) != found.get(name))
+    file = folder / WEIGHTS_FILE
+    if wrong:
+        raise _damaged(file, f"{', '.join(wrong)} do not fit {CONFIG_FILE}")
+    if bad := _not_finite(weights):
+        raise _damaged(file, f"{bad} holds NaN or inf")
+    ours = cfg["metadata"]["sae_sweep"]
+    if "checksum" in ours and ours["checksum"] != _checksum(weights, cfg, ours):
+        raise _damaged(file, f"it and {CONFIG_FILE} do not fit their checksum")
+
+
+def _damaged(file: Path, what: str) -> SaeSweepError:
+    return SaeSweepError(f"{file} is damaged: {what}; delete its folder, and train or export the SAE again")
+
+
+def _not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The first tensor with NaN or inf."""
+    return next((name for name, value in weights.items() if not value.isfinite().all()), None)

@@ -1,5 +1,6 @@
 """The complete training step of one SAE, without a framework."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -88,31 +89,37 @@ class Learner:
         tensors["tokens"] = torch.tensor(self.tokens)
         return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state`, bit for bit.
 
         Raises:
-            SaeSweepError: if `state` is of an SAE of another architecture, size or numerics.
+            SaeSweepError: if `state` is of an SAE of another architecture, size, dtype or numerics.
         """
-        weights = {
-            name.removeprefix("objective."): value
-            for name, value in state.items()
-            if name.startswith("objective.")
-        }
-        self._refuse_other(weights, state)
-        self._objective.load_state_dict(weights)
+        self._refuse_other(state)
+        self._objective.load_state_dict(_part_of(state, "objective."))
         self.steps, self.tokens = int(state["steps"]), int(state["tokens"])
-        self._optimizer.load_state(
-            {name.removeprefix("adam."): value for name, value in state.items() if name.startswith("adam.")}
-        )
+        self._optimizer.load_state(_part_of(state, "adam."))
 
-    def _refuse_other(self, weights: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-        ours = {name: value.shape for name, value in self._objective.state_dict().items()}
-        needed = {"steps", "tokens"}
-        if int(state.get("steps", torch.tensor(0))):
-            needed |= {f"adam.{name}" for name in self._optimizer.state_names()}
-        if ours != {name: value.shape for name, value in weights.items()} or not needed <= state.keys():
+    def _refuse_other(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a state that lacks a tensor, or has one of another name, shape or dtype."""
+        known = {f"objective.{name}": _kind(value) for name, value in self._objective.state_dict().items()}
+        known |= {f"adam.{name}": _kind(value) for name, value in self._optimizer.empty_state().items()}
+        known |= {name: _kind(torch.tensor(0)) for name in ("steps", "tokens")}
+        found = {name: _kind(value) for name, value in state.items()}
+        began = found.get("steps") == known["steps"] and int(state["steps"]) > 0
+        needed = {name for name in known if began or not name.startswith("adam.")}
+        wrong = [name for name in found if found[name] != known.get(name)] + sorted(needed - found.keys())
+        if wrong or not 0 <= int(state["steps"]) <= int(state["tokens"]):
             raise SaeSweepError(
-                "the checkpoint does not fit this SAE (another architecture, size or version): "
+                "the checkpoint does not fit this SAE (another architecture, size or version"
+                f"{f': {wrong[0]} differs' if wrong else ''}): "
                 "delete the run's checkpoint folder to start it again"
             )
+
+
+def _part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _kind(value: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return value.shape, value.dtype

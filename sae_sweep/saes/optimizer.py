@@ -122,9 +122,14 @@ class Optimizer:
             for moment, value in self._adam.state[parameter].items()
         }
 
-    def state_names(self) -> list[str]:
-        """The keys that `state` has after the first step."""
-        return [f"{name}.{moment}" for name in self._parameters for moment in MOMENTS]
+    def empty_state(self) -> dict[str, Tensor]:
+        """Tensors of the names, shapes and dtypes that `state` has after the first step, without memory."""
+        step = torch.tensor(0.0, device="meta")
+        return {
+            f"{name}.{moment}": step if moment == "step" else parameter.detach().to("meta")
+            for name, parameter in self._parameters.items()
+            for moment in MOMENTS
+        }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned; a parameter without an entry starts from zero."""

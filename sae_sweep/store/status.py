@@ -30,7 +30,7 @@ DAMAGED = "damaged"
 _REMEDY = "remove it to train this run again"
 _KEPT = ("resolved", "mixed", "fell_back", "job")
 """Keys that a later state keeps."""
-_TRAINED = ("tokens", "seconds", "lm")
+_TRAINED = ("tokens", "seconds", "lm", "history")
 """Keys that also the end of a later evaluation keeps."""
 _EMPTY: tuple[Any, ...] = (None, {}, (), [])
 _FLAT_FINGERPRINTS = ("corpus", "model")
@@ -67,6 +67,8 @@ class Status:
     seconds: float | None = None
     """Training time."""
     lm: LmUseRecord | None = None
+    history: Mapping[str, str | int] | None = None
+    """Mark of the end of `history.jsonl` when the run ended: its length and checksum."""
     resolved: Mapping[str, str | int | None] = field(default_factory=dict)
     """What each `auto` became."""
     mixed: Sequence[Mapping[str, Any]] = ()

@@ -162,11 +162,8 @@ def _study_run(
     threshold: float,
 ) -> StudyRun:
     metrics = read_metrics(folder)
-    rows, densities = decoder(folder), read_densities(folder.features)
-    if not rows.isfinite().all():
-        raise SaeSweepError(f"{folder.sae}: its decoder holds NaN or inf; train the run again")
-    if densities.shape != rows.shape[:1]:
-        raise SaeSweepError(f"{folder.features}: {len(densities)} densities for {len(rows)} features")
+    rows = decoder(folder)
+    densities = read_densities(folder.features, len(rows))
     architecture = config.architecture
     coefficient = getattr(architecture, "l0_coefficient", None)
     init_match = metrics.init_match

@@ -141,7 +141,7 @@ def _finished(
         keys={},
         decoder=decoder,
         init_match=init_match,
-        densities=read_densities(folder.features),
+        densities=read_densities(folder.features, len(decoder)),
     )
 
 

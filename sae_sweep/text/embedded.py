@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from xxhash import xxh3_128
 
 from sae_sweep.config import EmbeddedDataset, SaeSweepError
 from sae_sweep.store import lock_folder, write_folder_atomic
@@ -66,6 +67,8 @@ ROOTS = (
 )
 """Direct requirements of sae-sweep, used in a checkout without installed metadata."""
 
+_CHECKSUMS = "checksums.json"
+"""XXH3-128 of each corpus, in its folder."""
 _SKIPPED_FOLDERS = {"test", "tests", "testing", "idle_test", "__pycache__", "site-packages", "dist-packages"}
 
 
@@ -106,18 +109,24 @@ class EmbeddedText(TextSource):
 
 
 def embedded_corpus(name: str, cache: Path) -> Corpus:
-    """Return an embedded corpus; all four are built in `cache/corpora` if they are missing.
+    """Return an embedded corpus; all four are built in `cache/corpora` if one is missing or damaged.
 
     Raises:
-        SaeSweepError: if `name` is not one of `EMBEDDED`, or the cache cannot be written.
+        SaeSweepError: if `name` is not one of `EMBEDDED`, or the cache cannot be written or read back.
     """
     if name not in EMBEDDED:
         raise SaeSweepError(f"unknown embedded corpus {name!r}: choose one of {', '.join(EMBEDDED)}")
     distributions = library_distributions()
     folder = cache / "corpora" / _cache_key(distributions)
-    if not folder.is_dir():
+    content = _read_intact(folder, name)
+    if content is None:
         _build_once(distributions, folder)
-    return _read_corpus(name, folder / f"{name}.jsonl")
+        content = _read_intact(folder, name)
+    if content is None:
+        raise SaeSweepError(
+            f"{folder}: {name} cannot be read back as it was written: set paths.cache elsewhere"
+        )
+    return _corpus(name, content)
 
 
 def build_corpora(sources: Mapping[str, Iterable[tuple[str, str]]]) -> dict[str, list[Document]]:
@@ -230,24 +239,39 @@ def _cache_key(distributions: Iterable[metadata.Distribution]) -> str:
 
 
 def _build_once(distributions: Iterable[metadata.Distribution], folder: Path) -> None:
-    """Build `folder` if it is missing; one process builds it while others wait."""
+    """Build `folder` unless it is intact; one process builds it while others wait."""
     with lock_folder(folder.parent):
-        if folder.is_dir():
+        if all(_read_intact(folder, name) is not None for name in EMBEDDED):
             return
+        if folder.exists():
+            log.warning("%s is damaged, incomplete, or of an earlier version", folder)
         log.info("building the embedded corpora (about a minute, once per installation) in %s", folder)
         corpora = build_corpora(installed_sources(distributions))
         write_folder_atomic(folder, lambda part: _write_corpora(corpora, part))
 
 
 def _write_corpora(corpora: Mapping[str, list[Document]], folder: Path) -> None:
+    checksums = {}
     for name, documents in corpora.items():
-        lines = (json.dumps(document._asdict()) + "\n" for document in documents)
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        content = "".join(json.dumps(document._asdict()) + "\n" for document in documents).encode()
+        (folder / f"{name}.jsonl").write_bytes(content)
+        checksums[name] = xxh3_128(content).hexdigest()
+    (folder / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
 
 
-def _read_corpus(name: str, path: Path) -> Corpus:
-    with path.open(encoding="utf-8") as file:
-        documents = [Document(**json.loads(line)) for line in file]
+def _read_intact(folder: Path, name: str) -> bytes | None:
+    """Read the file of a corpus; None if it or its checksum is missing, damaged or unreadable."""
+    try:
+        checksums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
+        content = (folder / f"{name}.jsonl").read_bytes()
+    except (OSError, ValueError, RecursionError):
+        return None
+    known = checksums.get(name) if isinstance(checksums, dict) else None
+    return content if known == xxh3_128(content).hexdigest() else None
+
+
+def _corpus(name: str, content: bytes) -> Corpus:
+    documents = [Document(**json.loads(line)) for line in content.splitlines()]
     digest = hashlib.sha256()
     for document in documents:
         digest.update(json.dumps([document.held_out, document.text]).encode())

@@ -69,13 +69,16 @@ class TrainingSequences:
         """Return the next `n` sequences, [n, seq_len]; fewer at the end of a text with `exhausted=stop`.
 
         Raises:
-            SaeSweepError: if the text has no tokens, or ends with `exhausted=error`.
+            SaeSweepError: if the text has no tokens, or ends with `exhausted=error`, or the restored position
+                is not one in it.
         """
         parts = [np.empty((0, self._packing.seq_len), np.int32)]
         missing = n
         while missing > 0:
             if self._block is None:
                 self._block = self._load()
+            if self._emitted > len(self._block.sequences):
+                raise self._no_position(f"emitted={self._emitted} of {len(self._block.sequences)}")
             if self._emitted == len(self._block.sequences):
                 if not self._advance(self._block):
                     break
@@ -99,14 +102,37 @@ class TrainingSequences:
         """Go to a position; at most one block of documents is read again.
 
         Raises:
-            SaeSweepError: if the text has changed since.
+            SaeSweepError: if the text has changed since, or `position` is not a position in it.
         """
-        if position["units"] != self._source.units:
+        if not isinstance(position, dict) or position.keys() != self.position().keys():
+            raise self._no_position("its keys differ")
+        units = position["units"]
+        if units != self._source.units:
             raise SaeSweepError(
-                f"{self._source.label} has changed since the checkpoint ({position['units']} pieces then, "
+                f"{self._source.label} has changed since the checkpoint ({units} pieces then, "
                 f"{self._source.units} now): restore the text, or start the run in another sweep"
             )
-        self._start_at(_Cursor(*position["cursor"]), position["carry"], position["emitted"])
+        cursor, carry, emitted = position["cursor"], position["carry"], position["emitted"]
+        if not self._is_cursor(cursor):
+            raise self._no_position(f"cursor={cursor}")
+        if not _are_counts(carry, 2**31) or len(carry) >= self._packing.seq_len:
+            raise self._no_position("carry is not the beginning of a sequence")
+        if not _are_counts([emitted]):
+            raise self._no_position(f"emitted={emitted}")
+        self._start_at(_Cursor(*cursor), carry, emitted)
+
+    def _is_cursor(self, cursor: Any) -> bool:
+        if not isinstance(cursor, list) or len(cursor) != len(_Cursor._fields):
+            return False
+        epoch, turn, place, tokens = cursor
+        readable = place is None or isinstance(place, dict) or _are_counts([place])
+        return readable and _are_counts([epoch, turn, tokens]) and turn < max(1, self._source.units)
+
+    def _no_position(self, what: str) -> SaeSweepError:
+        return SaeSweepError(
+            f"the checkpoint's position is not one in {self._source.label} ({what}): "
+            "delete the run's checkpoint folder to start it again"
+        )
 
     def _start_at(self, cursor: _Cursor, carry: list[int], emitted: int) -> None:
         self._cursor, self._carry, self._emitted = cursor, list(carry), emitted
@@ -164,6 +190,11 @@ class TrainingSequences:
             self._announced.add(epoch)
             log.info("%s: all %s tokens read, epoch %d follows", self._source.label, f"{tokens:,}", epoch + 2)
         return _Cursor(epoch + 1)
+
+
+def _are_counts(values: Any, below: int = 2**63) -> bool:
+    """Whether `values` is a list of integers from 0 to `below`."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < below for value in values)
 
 
 def held_out_sequences(

@@ -8,7 +8,7 @@ from typing import Any
 from sae_sweep.config import CommandConfig, TrackingConfig, digest
 from sae_sweep.store import PlannedRun, RunFolder, SweepFolder, provenance
 from sae_sweep.store.resolved import Conditions
-from sae_sweep.tracking.history import History
+from sae_sweep.tracking.history import History, HistoryMark
 from sae_sweep.tracking.wandb_run import WandbRun, WandbSpec
 
 
@@ -37,11 +37,10 @@ class RunSink:
     def artifact(self, name: str, folder: Path) -> None:
         self._log(self._history.tokens, {"artifact": name, "path": _relative(folder, self._root)})
 
-    def mark(self) -> int:
-        self._history.flush()
-        return self._history.lines
+    def mark(self) -> HistoryMark:
+        return self._history.mark()
 
-    def rewind(self, mark: int) -> None:
+    def rewind(self, mark: HistoryMark | None) -> None:
         self._history.rewind(mark)
         self._open()
 
@@ -51,6 +50,7 @@ class RunSink:
 
     def _log(self, tokens: int, values: Mapping[str, Any]) -> None:
         if not self._opened:
+            self._history.resume()
             self._open()
         record = self._history.append(tokens, values)
         if self._wandb is not None:

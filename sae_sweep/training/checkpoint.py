@@ -1,25 +1,29 @@
 """Checkpoints of a member: one safetensors file holds the whole state and is written atomically.
 
-The previous checkpoint is kept as a fallback, which loses only the steps between the two.
+Its checksum covers everything in it, so it is either restored exactly or known to be damaged. The previous
+checkpoint is kept as a fallback, which loses only the steps between the two.
 """
 
 import json
 import logging
 import shutil
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, uint8
+from torch import Tensor
 
+from sae_sweep.config import first_line
+from sae_sweep.saes import tensors_checksum
 from sae_sweep.store import RunFolder, write_atomic
 
 logger = logging.getLogger(__name__)
 
 _NEWEST, _BEFORE = "state.safetensors", "before.safetensors"
+_DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+"""Errors of safetensors and torch at a damaged file; those of `_read` are ValueErrors."""
 
 
 class Checkpoint(NamedTuple):
@@ -29,8 +33,8 @@ class Checkpoint(NamedTuple):
     """State from `Learner.state`: weights, optimiser, counters, step."""
     position: Any
     """Position of the activation stream after the member's last batch, JSON-serialisable."""
-    history: int
-    """Mark of the member's sink: how much had been logged."""
+    history: Any
+    """Mark of the member's sink, JSON-serialisable: how much had been logged."""
     seconds: float
     """Training time so far."""
     resolved: Mapping[str, Any] = {}
@@ -53,16 +57,14 @@ def save_checkpoint(folder: RunFolder, run_id: str, checkpoint: Checkpoint) -> N
     Raises:
         SaeSweepError: if the disk is full or the folder cannot be written.
     """
-    progress = {
-        "run_id": run_id,
-        "position": checkpoint.position,
-        "history": checkpoint.history,
-        "seconds": checkpoint.seconds,
-        "resolved": dict(checkpoint.resolved),
-        "mixed": list(checkpoint.mixed),
-        "checksum": _checksum(checkpoint.state),
+    values = checkpoint._asdict()
+    state: dict[str, Tensor] = values.pop("state")
+    progress = json.dumps({"run_id": run_id, **values})
+    checksums = {
+        "checksum": tensors_checksum(state, progress),
+        "progress_checksum": _progress_checksum(progress),
     }
-    whole = save(checkpoint.state, metadata={"progress": json.dumps(progress)})
+    whole = save(state, metadata={"progress": progress, **checksums})
     newest = folder.checkpoint / _NEWEST
 
     def write(temporary: Path) -> None:
@@ -85,8 +87,8 @@ def load_checkpoint(folder: RunFolder, run_id: str) -> Checkpoint | None:
             continue
         try:
             found = _read(path, run_id)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            logger.warning("%s is damaged (%s)", path, error)
+        except _DAMAGE as error:
+            logger.warning("%s is damaged (%s)", path, first_line(error))
             damaged = True
             continue
         if damaged:
@@ -102,11 +104,10 @@ def begun(folder: RunFolder, run_id: str) -> Begun | None:
     for path in (folder.checkpoint / _NEWEST, folder.checkpoint / _BEFORE):
         try:
             with safe_open(path, framework="pt") as file:
-                progress = json.loads((file.metadata() or {})["progress"])
-            if progress["run_id"] == run_id:
-                return Begun(progress["position"]["step"], progress["resolved"], progress["mixed"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-            continue  # missing or damaged: loading it says so
+                progress = _progress(file.metadata(), run_id)
+            return Begun(progress["position"]["step"], progress["resolved"], progress["mixed"])
+        except _DAMAGE:
+            continue  # missing, damaged or another run's: loading it says so
     return None
 
 
@@ -117,26 +118,25 @@ def discard_checkpoint(folder: RunFolder) -> None:
 
 def _read(path: Path, run_id: str) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
-        progress = json.loads((file.metadata() or {})["progress"])
+        kept = file.metadata()
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    if progress["run_id"] != run_id:
-        raise ValueError(f"it belongs to run {progress['run_id']}, not {run_id}")
-    if progress["checksum"] != _checksum(state):
+    progress = _progress(kept, run_id)
+    if kept["checksum"] != tensors_checksum(state, kept["progress"]):
         raise ValueError("its checksum differs")
-    return Checkpoint(
-        state,
-        progress["position"],
-        int(progress["history"]),
-        float(progress["seconds"]),
-        progress["resolved"],
-        progress["mixed"],
-    )
+    return Checkpoint(state, **progress)
 
 
-def _checksum(state: Mapping[str, Tensor]) -> int:
-    """CRC-32 of all names and bytes: safetensors detects a truncated file, but not a flipped bit."""
-    total = 0
-    for name in sorted(state):
-        total = zlib.crc32(name.encode(), total)
-        total = zlib.crc32(state[name].reshape(-1).view(uint8).numpy().tobytes(), total)
-    return total
+def _progress(kept: Mapping[str, str] | None, run_id: str) -> dict[str, Any]:
+    """Everything but the tensors, from a file's metadata; it has a checksum for those who read it alone."""
+    if not kept or not kept.keys() >= {"progress", "progress_checksum", "checksum"}:
+        raise ValueError("it is not a checkpoint of this version of sae_sweep")
+    if kept["progress_checksum"] != _progress_checksum(kept["progress"]):
+        raise ValueError("its checksum differs")
+    progress: dict[str, Any] = json.loads(kept["progress"])
+    if (owner := progress.pop("run_id")) != run_id:
+        raise ValueError(f"it belongs to run {owner}, not {run_id}")
+    return progress
+
+
+def _progress_checksum(progress: str) -> str:
+    return tensors_checksum({}, progress)

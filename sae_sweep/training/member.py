@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sae_sweep.saes import SAE
 from sae_sweep.store import PlannedRun
@@ -28,12 +28,15 @@ class MetricSink(Protocol):
     def artifact(self, name: str, folder: Path) -> None:
         """Upload the files of `folder` as a versioned artifact (the trained SAE)."""
 
-    def mark(self) -> int:
-        """Return how much has been logged, to be stored in a checkpoint for `rewind`."""
-        ...
+    def mark(self) -> Any:
+        """Return how much has been logged as JSON values, to be stored in a checkpoint for `rewind`."""
 
-    def rewind(self, mark: int) -> None:
-        """Start logging: keep what was logged up to `mark` (0: nothing) and drop the rest."""
+    def rewind(self, mark: Any) -> None:
+        """Start logging: keep what was logged up to `mark` (None: nothing) and drop the rest.
+
+        Raises:
+            SaeSweepError: if what was logged up to there is damaged.
+        """
 
     def finish(self, *, failed: bool) -> None:
         """Close the sink; a no-op if it is already closed."""

@@ -51,7 +51,7 @@ class Trainee:
             except SaeSweepError as error:
                 logger.warning("%s: %s; starting it over from its first step", run.name, error)
                 found = None
-        self.member.sink.rewind(found.history if found else 0)
+        self.member.sink.rewind(found.history if found else None)
         if found is not None:
             self.position, self._earlier_s = found.position, found.seconds
             self._saved_step, self._saved_tokens = self.learner.steps, self.learner.tokens

@@ -63,9 +63,51 @@ def test_a_damaged_model_is_named(model_folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     assert refusal(broken).startswith(f"cannot load model.path={broken}: ")
     (broken / "config.json").write_text("{")
-    assert refusal(broken).startswith(f"cannot load model.path={broken}: ")
+    assert refusal(broken).startswith(f"model.path={broken}: {broken / 'config.json'} is damaged (")
     (tmp_path / "a.gguf").write_bytes(b"GGUF?")
     assert refusal(tmp_path / "a.gguf").startswith(f"cannot load model.path={tmp_path / 'a.gguf'}: ")
+
+
+def edited(model_folder, folder, **values):
+    """Copy a model, with other values in its config.json."""
+    shutil.copytree(model_folder, folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"n_layer": 4}, "its weights lack transformer.h.3."),
+        ({"n_layer": 2}, "its weights have transformer.h.2."),
+        ({"n_embd": 32}, "its weights have other sizes than its config.json says"),
+        ({"tie_word_embeddings": False}, "its weights lack lm_head.weight"),
+    ],
+    ids=str,
+)
+def test_a_config_of_other_weights_is_refused_instead_of_random_layers(
+    model_folder, tmp_path, values, problem
+):
+    folder = edited(model_folder, tmp_path / "other", **values)
+    assert refusal(folder).startswith(f"cannot load model.path={folder}: {problem}")
+
+
+def test_a_tokenizer_of_another_model_is_refused(model_folder, tmp_path):
+    folder = edited(model_folder, tmp_path / "other")
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary[max(vocabulary, key=vocabulary.get)] = 300
+    file.write_text(json.dumps(content))
+    assert refusal(folder).endswith("its tokenizer has token 300, and its weights know 300 tokens")
+
+
+def test_an_absurd_config_is_refused_before_anything_is_built(model_folder, tmp_path):
+    folder = edited(model_folder, tmp_path / "other", n_layer=10**9)
+    assert refusal(folder).startswith(
+        f"model.path={folder}: {folder / 'config.json'} is damaged (n_layer=10000"
+    )
 
 
 def test_a_hub_out_of_reach_says_how_to_work_offline(monkeypatch, tmp_path):

@@ -99,6 +99,26 @@ def test_a_restored_stream_continues_bit_for_bit(lm, step, seed, shuffle):
     assert same(next_batches(stream, 8), expected)
 
 
+DAMAGES = [
+    *({"step": value} for value in (-1, 1.0, True, "1", None, 2**64)),
+    *({"buffer": value} for value in (-1, 1.0, None)),
+    *({"batch": value} for value in (-1, 10_000, None)),
+    *({"sequences": value} for value in (None, {}, [])),
+    {"surprise": 1},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=str)
+def test_a_position_of_no_stream_is_one_clear_error(lm, damage):
+    with pytest.raises(SaeSweepError, match="the checkpoint's position is not one"):
+        next_after(make(lm), {**make(lm).position(), **damage})
+
+
+def next_after(stream, position):
+    stream.restore(position)
+    return next(stream)
+
+
 def test_layers_and_lm_batch_do_not_change_the_order(lm):
     alone, together = next_batches(make(lm), 15), next_batches(make(lm, layers=[0, 1, 2]), 15)
     assert same(alone, together)

@@ -130,6 +130,25 @@ def test_another_evaluation_key_evaluates_again_and_trains_nothing(cli: Cli, sma
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_a_damaged_history_of_a_finished_run_is_not_continued(cli: Cli, small: list[str]) -> None:
+    command = [*small, "tracking=none", "sweep=mine"]
+    assert cli(*command).code == 0
+    (run,) = run_folders(Path("multirun/mine"))
+    file = run / "history.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"loss": 0.', b'"loss": 7.', 1).replace(b'"loss": 1.', b'"loss": 8.', 1))
+    assert file.read_bytes() != whole
+    assert cli(*command, "evaluation.tokens=512").code == 1
+    assert "history.jsonl is damaged (its checksum differs): put it back as it was" in str(
+        status(run)["error"]
+    )
+    file.write_bytes(whole)
+    assert cli(*command, "evaluation.tokens=512").code == 0
+    assert file.read_bytes().startswith(whole)
+    assert len(history(run)) > len(whole.splitlines())
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_how_a_folder_is_spelled_and_called_makes_no_other_run(
     cli: Cli, small: list[str], text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import math
 
 import pyarrow
 import pytest
@@ -13,6 +14,7 @@ from sae_sweep.report import read_densities, run_figures, write_comparison, writ
 from sae_sweep.report.comparison_figures import matrix_figure
 from sae_sweep.report.files import write_csv
 from sae_sweep.report.histogram_figures import density_figure
+from sae_sweep.report.parquet import _MARK
 
 PNG = b"\x89PNG"
 
@@ -114,7 +116,7 @@ def test_run_figures_and_features(tmp_path, evaluation):
     figures = run_figures(tmp_path, evaluation, name="pico")
     assert all(path.read_bytes()[:4] == PNG for path in figures)
     written = write_features(tmp_path, evaluation)
-    assert torch.equal(read_densities(tmp_path), evaluation.densities)
+    assert torch.equal(read_densities(tmp_path, 30), evaluation.densities)
     table = parquet.read_table(written.statistics)
     assert table["max_activation"].to_pylist() == evaluation.max_activations.tolist()
     assert json.loads(written.histograms.read_text())["density"]["counts"] == list(
@@ -130,8 +132,39 @@ def test_density_figure_says_how_many_are_dead(evaluation):
 
 
 def test_missing_or_damaged_features_are_one_clear_line(tmp_path):
-    with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
-        read_densities(tmp_path)
-    (tmp_path / "statistics.parquet").write_bytes(b"damaged")
-    with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
-        read_densities(tmp_path)
+    with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet.*; delete the run's folder"):
+        read_densities(tmp_path, 30)
+    for damage in (b"damaged", b"", b"PAR1"):
+        (tmp_path / "statistics.parquet").write_bytes(damage)
+        with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
+            read_densities(tmp_path, 30)
+
+
+def test_any_flipped_bit_and_any_cut_of_the_features_is_noticed(tmp_path, evaluation):
+    file = write_features(tmp_path, evaluation).statistics
+    whole = file.read_bytes()
+    mark = whole.index(_MARK)
+    for place in range(0, len(whole), 13):
+        flipped = whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        if mark <= place < mark + len(_MARK):
+            continue  # then the checksum is not found, and everything else is as it was
+        for damaged in (flipped, whole[:place], whole + whole[:place] if place else whole[::-1]):
+            file.write_bytes(damaged)
+            with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
+                read_densities(tmp_path, 30)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [[0.5] * 29, [None] + [0.5] * 29, [math.nan] * 30, [-0.1] * 30, [1e300] * 30, ["0.5"] * 30, [1] * 30],
+    ids=["another SAE's", "null", "NaN", "negative", "huge", "text", "integers"],
+)
+def test_densities_of_something_else_are_refused(tmp_path, column):
+    parquet.write_table(pyarrow.table({"density": column}), tmp_path / "statistics.parquet")
+    with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet: .*densit"):
+        read_densities(tmp_path, 30)
+
+
+def test_features_of_an_earlier_version_without_a_checksum_are_read(tmp_path):
+    parquet.write_table(pyarrow.table({"density": [0.25, 0.5]}), tmp_path / "statistics.parquet")
+    assert read_densities(tmp_path, 2).tolist() == [0.25, 0.5]

@@ -1,6 +1,7 @@
 """The files of an SAE: round trips bit for bit, and errors that say what is wrong."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_cut_weights(tmp_path, keep):
         load_sae(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "\xff", "[" * 100_000], ids=["empty", "cut", "binary", "deep"])
 def test_broken_config(tmp_path, text):
     saved(tmp_path)[0].write_text(text, encoding="latin-1")
     with pytest.raises(SaeSweepError, match=r"cannot read .*cfg\.json"):
@@ -122,4 +123,119 @@ def test_weights_of_something_else(tmp_path, damage):
     weights = {**load_file(file), **damage}
     save_file({name: value for name, value in weights.items() if value is not None}, file)
     with pytest.raises(SaeSweepError, match=rf"{next(iter(damage))} do not fit"):
+        load_sae(tmp_path)
+
+
+def test_any_flipped_bit_of_the_weights_is_noticed(tmp_path):
+    file = saved(tmp_path)[1]
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 29):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(SaeSweepError, match=r"sae_weights\.safetensors"):
+            load_sae(tmp_path)
+
+
+def edited(file, *keys, value=None):
+    """Set a value of a JSON file, or delete its key."""
+    content = json.loads(file.read_text())
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    if value is None:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    file.write_text(json.dumps(content))
+
+
+OURS = ("metadata", "sae_sweep")
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+@pytest.mark.parametrize("value", [0, -1, 1.5, 10**12, 10**400, math.nan, math.inf, "16", True, [16], None])
+@pytest.mark.parametrize("key", [("d_in",), ("d_sae",), ("k",), (*OURS, "architecture", "k")])
+def test_a_missing_or_absurd_size_is_refused_before_memory_is_taken(tmp_path, checksum, value, key):
+    file = saved(tmp_path)[0]
+    if not checksum:
+        edited(file, *OURS, "checksum")
+    edited(file, *key, value=value)
+    with pytest.raises(SaeSweepError, match=r"cfg\.json does not describe an SAE"):
+        load_sae(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ((*OURS, "architecture", "aux_coefficient"), None),
+        ((*OURS, "architecture", "aux_coefficient"), "0.1"),
+        ((*OURS, "architecture", "aux_coefficient"), math.nan),
+        ((*OURS, "architecture"), ["topk"]),
+        ((*OURS, "architecture", "kind"), ["topk"]),
+        ((*OURS, "numerics"), {}),
+        ((*OURS, "surprise"), 1),
+        (("dtype",), "bfloat16"),
+        (("apply_b_dec_to_input",), False),
+        (("normalize_activations",), "none"),
+        (("surprise",), 1),
+    ],
+)
+def test_a_config_of_another_sae_is_refused(tmp_path, key, value):
+    file = saved(tmp_path)[0]
+    edited(file, *OURS, "checksum")
+    edited(file, *key, value=value)
+    with pytest.raises(SaeSweepError, match=r"cfg\.json does not describe an SAE"):
+        load_sae(tmp_path)
+
+
+def test_a_believable_value_that_was_not_written_is_noticed(tmp_path):
+    file = saved(tmp_path)[0]
+    edited(file, *OURS, "architecture", "aux_coefficient", value=0.5)
+    with pytest.raises(SaeSweepError, match=r"is damaged: it and cfg\.json do not fit their checksum"):
+        load_sae(tmp_path)
+
+
+def test_other_metadata_may_change_and_older_files_have_no_checksum(tmp_path):
+    file = saved(tmp_path)[0]
+    before = load_sae(tmp_path).state_dict()
+    edited(file, "metadata", "model_name", value="a label")
+    edited(file, "device", value="cuda")
+    load_sae(tmp_path)
+    edited(file, *OURS, "checksum")
+    after = load_sae(tmp_path).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_and_inf_are_neither_written_nor_read(tmp_path, value):
+    config, file = saved(tmp_path)
+    weights = load_file(file)
+    weights["W_dec"][1, 2] = value
+    save_file(weights, file)
+    edited(config, *OURS, "checksum")
+    with pytest.raises(SaeSweepError, match=r"is damaged: W_dec holds NaN or inf"):
+        load_sae(tmp_path)
+    sae = fresh_sae(architecture("topk"), "modern")
+    sae.W_dec.data[1, 2] = value
+    with pytest.raises(SaeSweepError, match="W_dec of the SAE holds NaN or inf"):
+        save_sae(sae, tmp_path / "other", metadata={})
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int32, torch.float64])
+def test_another_dtype_is_refused(tmp_path, dtype):
+    file = saved(tmp_path)[1]
+    save_file({name: value.to(dtype) for name, value in load_file(file).items()}, file)
+    with pytest.raises(SaeSweepError, match=r"W_dec, W_enc, b_dec, b_enc do not fit"):
+        load_sae(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("batchtopk", "threshold"), ("topk", "b_enc")])
+def test_values_that_loading_would_drop_are_refused(tmp_path, kind, name):
+    save_sae(fresh_sae(architecture(kind), "study"), tmp_path / "sae", metadata={})
+    config, file = tmp_path / "sae" / "cfg.json", tmp_path / "sae" / "sae_weights.safetensors"
+    weights = load_file(file)
+    weights[name][1] = 0.5
+    save_file(weights, file)
+    edited(config, *OURS, "checksum")
+    with pytest.raises(SaeSweepError, match="none of this architecture"):
         load_sae(tmp_path)

@@ -99,6 +99,15 @@ def test_a_state_is_a_copy():
         lambda state: state.pop("adam.sae.W_enc.exp_avg"),
         lambda state: state.pop("objective.silent"),
         lambda state: state.update({"objective.sae.W_enc": torch.zeros(2, 2)}),
+        lambda state: state.update({"adam.sae.W_enc.exp_avg": torch.zeros(2, 2)}),
+        lambda state: state.update({"objective.sae.W_enc": state["objective.sae.W_enc"].int()}),
+        lambda state: state.update({"adam.sae.W_enc.exp_avg": state["adam.sae.W_enc.exp_avg"].bfloat16()}),
+        lambda state: state.update({"adam.sae.W_enc.step": torch.tensor(1)}),
+        lambda state: state.update({"surprise": torch.zeros(1)}),
+        lambda state: state.update({"steps": torch.tensor(1.0)}),
+        lambda state: state.update({"steps": torch.tensor([1, 2])}),
+        lambda state: state.update({"steps": torch.tensor(-1)}),
+        lambda state: state.update({"tokens": torch.tensor(0)}),
     ],
 )
 def test_a_state_of_something_else_is_refused(damage):

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -216,8 +216,9 @@ def test_fingerprints_tell_texts_and_sides_apart(
     documents = as_documents(corpora)["library_docs"]
     for changed in (documents[1:], [documents[0]._replace(held_out=True), *documents[1:]]):
         embedded._write_corpora({"library_docs": changed}, tmp_path)
-        read = embedded._read_corpus("library_docs", tmp_path / "library_docs.jsonl")
-        assert read.fingerprint not in fingerprints
+        content = embedded._read_intact(tmp_path, "library_docs")
+        assert content is not None
+        assert embedded._corpus("library_docs", content).fingerprint not in fingerprints
 
 
 @pytest.fixture
@@ -267,6 +268,50 @@ def test_a_build_that_fails_leaves_nothing(
     assert [path.name for path in (tmp_path / "corpora").iterdir()] == [".lock"]
     assert embedded_corpus("stdlib_docs", tmp_path).train == ["text of stdlib_docs"]
     assert len(little) == 2
+
+
+def _flip(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
+
+
+@pytest.mark.parametrize("which", ["stdlib_docs.jsonl", "checksums.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Path.unlink,
+        _flip,
+        lambda file: file.write_bytes(file.read_bytes()[:-3]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"\xff\x00" * 99),
+        lambda file: file.write_bytes(b"[" * 100_000),
+        lambda file: file.write_bytes(b"[]"),
+    ],
+    ids=["gone", "one bit", "cut", "empty", "binary", "deep", "another value"],
+)
+def test_a_damaged_corpus_is_built_again(
+    little: list[int],
+    tmp_path: Path,
+    damage: Callable[[Path], object],
+    which: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = embedded_corpus("stdlib_docs", tmp_path)
+    (folder,) = (path for path in (tmp_path / "corpora").iterdir() if path.is_dir())
+    damage(folder / which)
+    assert embedded_corpus("stdlib_docs", tmp_path) == before
+    assert len(little) == 2
+    assert f"{folder} is damaged, incomplete, or of an earlier version" in caplog.text
+    assert embedded_corpus("library_code", tmp_path).train == ["text of library_code"]
+    assert len(little) == 2
+
+
+def test_a_disk_that_does_not_keep_what_is_written_is_one_clear_error(
+    little: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_read_intact", lambda folder, name: None)
+    with pytest.raises(SaeSweepError, match="stdlib_docs cannot be read back as it was written"):
+        embedded_corpus("stdlib_docs", tmp_path)
 
 
 def test_another_version_of_a_library_is_another_cache(little: list[int], tmp_path: Path) -> None:

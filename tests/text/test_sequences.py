@@ -93,6 +93,50 @@ def test_a_position_of_another_text_is_refused():
         make(letters(6)).restore(position)
 
 
+def read_at(position):
+    stream = make(letters(5))
+    stream.restore(position)
+    return stream.read(1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"emitted": 7},
+        {"emitted": -1},
+        {"emitted": 0.5},
+        {"emitted": True},
+        {"emitted": None},
+        {"carry": [1] * 8},
+        {"carry": [-1]},
+        {"carry": [2**31]},
+        {"carry": ["a"]},
+        {"carry": 3},
+        {"cursor": [0, 5, None, 0]},
+        {"cursor": [0, -1, None, 0]},
+        {"cursor": [-1, 0, None, 0]},
+        {"cursor": [2**64, 0, None, 0]},
+        {"cursor": [0, 0, "x", 0]},
+        {"cursor": [0, 0, -1, 0]},
+        {"cursor": [0, 0, None]},
+        {"cursor": {"epoch": 0}},
+        {"cursor": None},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_position_outside_the_text_is_one_clear_error_and_no_endless_loop(damage):
+    position = {**make(letters(5)).position(), **damage}
+    with pytest.raises(SaeSweepError, match=r"position is not one in a list .*delete the run's checkpoint"):
+        read_at(position)
+
+
+@pytest.mark.parametrize("position", [None, [], "x", {}])
+def test_what_is_no_position_is_refused(position):
+    with pytest.raises(SaeSweepError, match="its keys differ"):
+        make(letters(5)).restore(position)
+
+
 def test_text_that_repeats_says_so_once_an_epoch(caplog):
     stream = make(letters(10))
     with caplog.at_level(logging.INFO):

@@ -68,7 +68,7 @@ def test_a_failing_tracker_costs_one_warning(
     monkeypatch.setattr(wandb, "init", init)
     sink = open_one()
     with caplog.at_level(logging.WARNING):
-        sink.rewind(0)
+        sink.rewind(None)
         sink.scalars(10, {"loss": 1.0})
         sink.scalars(20, {"loss": 0.5})
         sink.summary({"ev": 0.9})
@@ -98,7 +98,7 @@ def test_without_tracking_wandb_is_not_imported(
     if how == "environment":
         monkeypatch.setenv("WANDB_MODE", "disabled")
     sink = open_one(backend="none" if how == "backend" else "wandb")
-    sink.rewind(0)
+    sink.rewind(None)
     sink.scalars(10, {"loss": 1.0})
     sink.finish(failed=False)
     if how == "backend":
@@ -129,7 +129,7 @@ def test_a_server_that_refuses_is_tried_once_a_process(
     monkeypatch.setenv("WANDB_MODE", "online")
     with caplog.at_level(logging.INFO):
         for name in ("a", "b"):
-            open_one(name).rewind(0)
+            open_one(name).rewind(None)
     assert modes == ["online", "offline", "offline"]
     assert len(set(ids)) == 3
     assert ids[1].startswith(ids[0])
@@ -154,7 +154,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
     monkeypatch.setattr(wandb, "init", lambda mode, **_: modes.append(mode) or FakeRun())
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    open_one().rewind(0)
+    open_one().rewind(None)
     assert modes == ["offline"]
     assert "http://127.0.0.1:9 does not answer" in caplog.text
 
@@ -192,7 +192,7 @@ def test_an_online_run_that_resumes_is_not_sent_twice(
     monkeypatch.setattr(wandb_run, "_answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")
     sink = open_one()
-    sink.rewind(0)
+    sink.rewind(None)
     sink.scalars(100, {"loss": 1.0})
     mark = sink.mark()
     for tokens in (200, 300):
@@ -213,7 +213,7 @@ def test_a_run_that_was_offline_is_replayed_when_online(
     opened = iter(runs)
     monkeypatch.setattr(wandb, "init", lambda **_: next(opened))
     sink = open_one()
-    sink.rewind(0)
+    sink.rewind(None)
     sink.scalars(100, {"loss": 1.0})
     monkeypatch.setattr(wandb_run, "_answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")

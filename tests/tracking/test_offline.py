@@ -35,7 +35,7 @@ def test_a_run_can_be_read_back(
     figure.write_bytes(PNG)
     with caplog.at_level(logging.INFO):
         sink = open_one()
-        sink.rewind(0)
+        sink.rewind(None)
         for tokens in (100, 200, 300):
             sink.scalars(tokens, {"loss": 1 / tokens, "l0": 16.0})
         sink.histogram("log10_density", [3, 0, 5], [-10.0, -5.0, -1.0, 0.0])
@@ -74,7 +74,7 @@ def test_a_run_can_be_read_back(
 
 def test_a_resumed_run_has_each_point_once(tmp_path: Path, open_one: OpenSink) -> None:
     first = open_one()
-    first.rewind(0)
+    first.rewind(None)
     for tokens in (100, 200):
         first.scalars(tokens, {"loss": 1.0})
     mark = first.mark()

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sae_sweep.store import RunFolder
 from sae_sweep.training import discard_checkpoint
-from sae_sweep.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sae_sweep.training.checkpoint import Begun, Checkpoint, begun, load_checkpoint, save_checkpoint
 
 STATE = {
     "weights": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
@@ -19,6 +20,7 @@ STATE = {
     "empty": torch.empty(0),
     "bf16": torch.ones(2, dtype=torch.bfloat16),
 }
+HISTORY = {"lines": 5}
 POSITION = {"step": 7, "sequences": {"file": "a", "rows": [1, 2]}}
 
 
@@ -29,7 +31,7 @@ MIXED = [{"step": 3, "attention": ["eager", "sdpa"]}]
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
-    save_checkpoint(folder, "the-id", Checkpoint(STATE, POSITION, 5, 1.5, RESOLVED, MIXED))
+    save_checkpoint(folder, "the-id", Checkpoint(STATE, POSITION, HISTORY, 1.5, RESOLVED, MIXED))
     return folder
 
 
@@ -44,7 +46,7 @@ def test_what_is_saved_comes_back(folder: RunFolder) -> None:
     for name, value in STATE.items():
         assert found.state[name].dtype == value.dtype
         assert torch.equal(found.state[name], value)
-    assert found[1:] == (POSITION, 5, 1.5, RESOLVED, MIXED)
+    assert found[1:] == (POSITION, HISTORY, 1.5, RESOLVED, MIXED)
     assert [path.name for path in folder.checkpoint.iterdir()] == ["state.safetensors"]
 
 
@@ -81,6 +83,47 @@ def test_a_damaged_one_is_refused_with_a_warning(
         assert load_checkpoint(folder, "the-id") is None
     assert "is damaged" in caplog.text
     assert "starting this run over" in caplog.text
+
+
+def test_any_flipped_bit_is_noticed(folder: RunFolder) -> None:
+    whole = file(folder).read_bytes()
+    for place in range(len(whole)):
+        for bit in {place % 8, (place + 5) % 8}:
+            file(folder).write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            assert load_checkpoint(folder, "the-id") is None, (place, bit)
+            assert begun(folder, "the-id") in (None, Begun(7, RESOLVED, MIXED)), (place, bit)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"F32","shape":[3,4]', b'"I32","shape":[3,4]'),
+        (b'"F32","shape":[3,4]', b'"F32","shape":[4,3]'),
+        (b'"weights"', b'"weightz"'),
+        (b"the-id", b"teh-id"),
+        (b"1.5", b"1.6"),
+        (b'\\"rows\\": [1', b'\\"rows\\": [7'),
+        (b'\\"lines\\": 5', b'\\"lines\\": 6'),
+    ],
+)
+def test_any_forged_value_is_noticed(folder: RunFolder, old: bytes, new: bytes) -> None:
+    whole = file(folder).read_bytes()
+    assert whole.count(old) == 1
+    file(folder).write_bytes(whole.replace(old, new))
+    assert load_checkpoint(folder, "the-id" if b"id" not in new else new.decode()) is None
+
+
+def test_one_without_a_checksum_is_refused(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    save_file(STATE, file(folder), metadata={"progress": "{}"})
+    assert load_checkpoint(folder, "the-id") is None
+    assert "not a checkpoint of this version" in caplog.text
+
+
+def test_a_folder_in_its_place_is_damage(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    file(folder).unlink()
+    file(folder).mkdir()
+    assert load_checkpoint(folder, "the-id") is None
+    assert "is damaged" in caplog.text
 
 
 def test_one_of_another_run_is_refused(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
-from sae_sweep.config import SaeSweepError, digest
+from sae_sweep.config import SaeSweepError, digest, first_line
 from sae_sweep.config.run import NUMERICS_VERSION
 from sae_sweep.store import read_json, write_text
 
@@ -127,15 +127,19 @@ def load_manifest(folder: CacheFolder) -> Manifest | None:
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
         raise SaeSweepError(
-            f"{folder.manifest} is of version {version}, and this is version {VERSION}: "
+            f"{folder.manifest} is of version {str(version)[:20]!r}, and this is version {VERSION}: "
             f"`task=cache action=prune` removes it, or delete {folder.root}"
         )
-    checksum = content.pop("checksum", None)
-    if checksum != digest(content):
+    try:
+        if content.pop("checksum", None) != digest(content):
+            raise ValueError("its checksum differs")
+        manifest = _from_json(content)
+        _check(manifest, folder)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SaeSweepError(
-            f"{folder.manifest} is damaged (its checksum differs): `task=cache action=prune` removes it"
-        )
-    return _from_json(content)
+            f"{folder.manifest} is damaged ({first_line(error)}): `task=cache action=prune` removes it"
+        ) from error
+    return manifest
 
 
 def _from_json(content: dict[str, Any]) -> Manifest:
@@ -149,3 +153,26 @@ def _from_json(content: dict[str, Any]) -> Manifest:
 def _shard(content: dict[str, Any]) -> Shard:
     files = {part: FileRecord(**record) for part, record in content.pop("files").items()}
     return Shard(**content, files=files)
+
+
+def _check(manifest: Manifest, folder: CacheFolder) -> None:
+    """Raise ValueError unless the shards follow each other, and all files are of this folder."""
+    _counts(manifest.d_in, manifest.batch, least=1)
+    _counts(*manifest.wanted.values(), *(bad.step for bad in manifest.bad.values()))
+    steps = 0
+    for number, shard in enumerate(manifest.shards):
+        _counts(shard.steps, *(record.bytes for record in shard.files.values()), least=1)
+        if (shard.number, shard.first_step, shard.position["step"]) != (number, steps, steps):
+            raise ValueError(f"shard {number} does not follow the one before it")
+        for part, record in shard.files.items():
+            if record.file != folder.part(number, part):
+                raise ValueError(f"shard {number} names the file {record.file!r}")
+        steps += shard.steps
+    if manifest.steps != steps:
+        raise ValueError("its shards do not reach its end")
+
+
+def _counts(*values: Any, least: int = 0) -> None:
+    for value in values:
+        if type(value) is not int or not least <= value < 2**63:
+            raise ValueError(f"{str(value)[:20]!r} is no number of it")

@@ -11,7 +11,12 @@ from torch import Tensor
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.manifest import Manifest, Shard, load_manifest
 from sae_sweep.activations.cache.shards import ALIGNMENT, read_part
-from sae_sweep.activations.stream import ActivationBatch, bad_activations
+from sae_sweep.activations.stream import (
+    ActivationBatch,
+    bad_activations,
+    bad_position,
+    check_position,
+)
 from sae_sweep.config import SaeSweepError
 
 _Parts = dict[str, tuple[Tensor, ...]]
@@ -64,11 +69,15 @@ class CachedStream:
         """Go to a position of this stream or of an `ActivationStream` with the same config.
 
         Raises:
-            SaeSweepError: if the cache does not reach it, or was filled from another text.
+            SaeSweepError: if it is no position of such a stream, or the cache does not reach it or was filled
+                from another text.
         """
+        check_position(position)
         number, end = position["buffer"], len(self._manifest.shards)
         if number > end or (number == end and position["batch"] > 0):
             raise self._too_short(position["step"])
+        if number < end and position["batch"] > self._manifest.shards[number].steps:
+            raise bad_position(f"batch={position['batch']} of {self._manifest.shards[number].steps}")
         if self._start_of(number)["sequences"] != json.loads(json.dumps(position["sequences"])):
             raise SaeSweepError(
                 f"{self._folder.root}: step {position['step']} of the checkpoint lies elsewhere in the text; "

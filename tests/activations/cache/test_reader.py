@@ -3,9 +3,10 @@
 import json
 import mmap
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,10 +17,10 @@ from xxhash import xxh3_128
 
 from sae_sweep.activations import ActivationBatch, LanguageModel
 from sae_sweep.activations.cache import CachedStream, DamagedShardError, shards
-from sae_sweep.activations.cache.manifest import FileRecord, load_manifest, save_manifest
-from sae_sweep.config import SaeSweepError
+from sae_sweep.activations.cache.manifest import FileRecord, Manifest, load_manifest, save_manifest
+from sae_sweep.config import SaeSweepError, digest
 from tests.activations.cache.conftest import Bench, flip_byte
-from tests.activations.test_stream import next_batches
+from tests.activations.test_stream import DAMAGES, next_after, next_batches
 
 
 def assert_same(cached: list[ActivationBatch], streamed: list[ActivationBatch]) -> None:
@@ -73,6 +74,13 @@ def test_a_run_resumes_from_either(
     other_stream.restore(from_cache)
     assert_same(next_batches(other_cached, 26 - step), expected)
     assert_same(next_batches(other_stream, 26 - step), expected)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=str)
+def test_a_position_of_no_stream_is_one_clear_error(bench: Bench, damage: dict[str, Any]) -> None:
+    cached = bench.fill(1, steps=8)
+    with pytest.raises(SaeSweepError, match=r"position is not one of|lies elsewhere"):
+        next_after(cached, {**cached.position(), **damage})
 
 
 def test_a_text_that_stops_ends_the_cache_too(lm: LanguageModel, tmp_path: Path) -> None:
@@ -160,6 +168,83 @@ def test_another_version_is_refused(bench: Bench) -> None:
     for use in (lambda: bench.open(1), lambda: bench.fill(1, steps=10)):
         with pytest.raises(SaeSweepError, match=r"version 0\.9, .*action=prune. removes it, or delete"):
             use()
+
+
+FORGED = [
+    ("d_in", 0),
+    ("d_in", "16"),
+    ("batch", 10**30),
+    ("batch", 1.5),
+    ("surprise", 1),
+    ("shards", None),
+    ("shards", [[]]),
+    ("bad", []),
+    ("bad", {"1": {"step": -1, "problem": "x"}}),
+    ("wanted", {"one": 1}),
+    ("wanted", {"1": True}),
+    ("following", []),
+    ("following", {"step": 1e9}),
+    ("following", {"step": 3}),
+    ("shards.0.number", 1),
+    ("shards.0.steps", 10**9),
+    ("shards.0.steps", -1),
+    ("shards.0.first_step", "0"),
+    ("shards.0.position", None),
+    ("shards.0.files.1.file", "../../secret.safetensors"),
+    ("shards.0.files.1.bytes", -1),
+    ("shards.0.files", {"x": {"file": "x", "bytes": 1, "checksum": "x"}}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), FORGED, ids=str)
+def test_a_manifest_with_absurd_values_is_refused(filled: Bench, key: str, value: object) -> None:
+    content = json.loads(filled.folder.manifest.read_text())
+    del content["checksum"]
+    place = content
+    *path, last = key.split(".")
+    for part in path:
+        place = place[int(part)] if isinstance(place, list) else place[part]
+    place[last] = value
+    filled.folder.manifest.write_text(json.dumps({**content, "checksum": digest(content)}))
+    with pytest.raises(SaeSweepError, match=r"manifest\.json is damaged \(.*\): `task=cache action=prune`"):
+        filled.open(1)
+
+
+def test_any_damage_of_a_manifest_is_noticed(filled: Bench) -> None:
+    file = filled.folder.manifest
+    whole, before = file.read_bytes(), load_manifest(filled.folder)
+    for place in range(0, len(whole), 7):
+        for damaged in (
+            whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :],
+            whole[:place],
+        ):
+            file.write_bytes(damaged)
+            assert _loaded(filled) in (None, before)
+    for damaged in (b"[" * 100_000, b"NaN", b"\xff" * 99, b'{"version": ' + whole):
+        file.write_bytes(damaged)
+        assert _loaded(filled) is None
+
+
+def _loaded(bench: Bench) -> Manifest | None:
+    try:
+        return load_manifest(bench.folder)
+    except SaeSweepError:
+        return None
+
+
+@pytest.fixture(scope="module")
+def cached_once(lm: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    bench = Bench(lm, tmp_path_factory.mktemp("cache"))
+    bench.fill(1, steps=8)
+    return bench
+
+
+@pytest.fixture
+def filled(cached_once: Bench) -> Iterator[Bench]:
+    """A cache of 8 steps of layer 1, whose manifest may be damaged."""
+    whole = cached_once.folder.manifest.read_bytes()
+    yield cached_once
+    cached_once.folder.manifest.write_bytes(whole)
 
 
 def test_a_damaged_manifest_is_refused(bench: Bench) -> None:

@@ -1,0 +1,70 @@
+"""Parquet files with a checksum of every byte, which is kept in their own metadata.
+
+Parquet's page checksums would cover neither the schema nor the number of rows.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow
+from pyarrow import parquet
+from xxhash import xxh3_128
+
+from sae_sweep.config import SaeSweepError, first_line
+from sae_sweep.store import write_atomic
+
+_MARK = b"sae_sweep:xxh3-128:"
+"""In front of the checksum; metadata is at the end of a file, behind all columns and their names."""
+_BLANK = b"0" * 32
+"""In the place of the checksum while it is computed."""
+
+
+def write_parquet(path: Path, table: pyarrow.Table) -> Path:
+    """Write a table.
+
+    Raises:
+        SaeSweepError: if the file cannot be written; none is left incomplete.
+    """
+    sink = pyarrow.BufferOutputStream()
+    with parquet.ParquetWriter(sink, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"checksum": (_MARK + _BLANK).decode()})
+    before, _, after = _parts(sink.getvalue().to_pybytes())
+    whole = before + _checksum(before, after) + after
+    write_atomic(path, lambda temporary: _write(temporary, whole))
+    return path
+
+
+def _write(path: Path, whole: bytes) -> None:
+    path.write_bytes(whole)
+
+
+def read_parquet(path: Path, columns: Sequence[str], remedy: str) -> pyarrow.Table:
+    """Read columns of a table that `write_parquet` wrote, or an earlier version without a checksum.
+
+    Raises:
+        SaeSweepError: one line with the file and the `remedy`, if it is missing or damaged.
+    """
+    try:
+        whole = path.read_bytes()
+        before, checksum, after = _parts(whole)
+        if checksum and checksum != _checksum(before, after):
+            raise ValueError("its checksum differs")
+        return parquet.read_table(pyarrow.BufferReader(whole), columns=list(columns))
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise unreadable(path, first_line(error), remedy) from error
+
+
+def unreadable(path: Path, what: str, remedy: str) -> SaeSweepError:
+    return SaeSweepError(f"cannot read {path}: {what}; {remedy}")
+
+
+def _parts(whole: bytes) -> tuple[bytes, bytes, bytes]:
+    """The bytes before the checksum, the checksum (empty without one), and the bytes after it."""
+    found = whole.rfind(_MARK)
+    start = found + len(_MARK) if found >= 0 else len(whole)
+    return whole[:start], whole[start : start + len(_BLANK)], whole[start + len(_BLANK) :]
+
+
+def _checksum(before: bytes, after: bytes) -> bytes:
+    return xxh3_128(before + _BLANK + after).hexdigest().encode()
