@@ -2,14 +2,17 @@
 
 from sae_sweep.store.atomic import (
     disk_error,
+    disk_errors,
     read_json,
     write_atomic,
+    write_bytes,
     write_folder_atomic,
     write_json,
     write_text,
 )
 from sae_sweep.store.faults import fail, fault_line, log_traceback, settle
 from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
+from sae_sweep.store.partial import is_partial, remove_partials
 from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
 from sae_sweep.store.plan_file import PlannedRun, read_plan
 from sae_sweep.store.status import (
@@ -33,12 +36,14 @@ __all__ = [
     "disk_error",
     "fail",
     "fault_line",
+    "disk_errors",
     "find_sweep",
     "freeze",
     "hold",
     "hold_sweep",
     "is_complete",
     "is_held",
+    "is_partial",
     "lock_folder",
     "log_traceback",
     "prepare",
@@ -46,12 +51,14 @@ __all__ = [
     "read_json",
     "read_plan",
     "read_status",
+    "remove_partials",
     "report_failed",
     "set_state",
     "settle",
     "state",
     "unfinished",
     "write_atomic",
+    "write_bytes",
     "write_folder_atomic",
     "write_json",
     "write_text",
