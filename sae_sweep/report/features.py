@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sae_sweep.analysis import Evaluation, Histogram
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store import write_atomic, write_json
+from sae_sweep.report.files import write_parquet
+from sae_sweep.store import write_json
 
 _STATISTICS = "statistics.parquet"
 
@@ -36,7 +37,7 @@ def write_features(folder: Path, evaluation: Evaluation) -> FeatureFiles:
         }
     )
     files = FeatureFiles(folder / _STATISTICS, folder / "histograms.json")
-    write_atomic(files.statistics, lambda temporary: parquet.write_table(table, temporary))
+    write_parquet(files.statistics, table)
     histograms = {"density": evaluation.density_histogram, "activations": evaluation.activation_histogram}
     write_json(files.histograms, {name: _as_dict(histogram) for name, histogram in histograms.items()})
     return files

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from pyarrow import csv, parquet
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
 from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
 from sae_sweep.report.style import save
-from sae_sweep.store import write_atomic
+from sae_sweep.store import write_bytes
 
 _TYPES = {
     str: pyarrow.string(),
@@ -52,9 +53,9 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
     matrix = _matrix_table(comparison)
     return ComparisonFiles(
         pairs_csv=write_csv(folder / "pairs.csv", pairs),
-        pairs_parquet=_write_parquet(folder / "pairs.parquet", pairs),
+        pairs_parquet=write_parquet(folder / "pairs.parquet", pairs),
         matrix_csv=write_csv(folder / "matrix.csv", matrix),
-        matrix_parquet=_write_parquet(folder / "matrix.parquet", matrix),
+        matrix_parquet=write_parquet(folder / "matrix.parquet", matrix),
         keys_csv=write_csv(folder / "keys.csv", _table(KeySummary, comparison.summaries, {"histogram"})),
         contrasts_csv=write_csv(folder / "contrasts.csv", _table(KeyContrast, comparison.contrasts)),
         matrix_figure=save(matrix_figure(comparison), folder / "matrix.png"),
@@ -82,8 +83,15 @@ def _matrix_table(comparison: Comparison) -> pyarrow.Table:
     return pyarrow.table(columns)
 
 
-def _write_parquet(path: Path, table: pyarrow.Table) -> Path:
-    write_atomic(path, lambda temporary: parquet.write_table(table, temporary))
+def write_parquet(path: Path, table: pyarrow.Table) -> Path:
+    """Write a table as Parquet.
+
+    Raises:
+        SaeSweepError: if the file cannot be written; none is left incomplete.
+    """
+    content = BytesIO()
+    parquet.write_table(table, content)
+    write_bytes(path, content.getvalue())
     return path
 
 
@@ -94,7 +102,9 @@ def write_csv(path: Path, table: pyarrow.Table) -> Path:
         SaeSweepError: if the file cannot be written; none is left incomplete.
     """
     plain = pyarrow.table([_capitalised(column) for column in table.columns], names=table.column_names)
-    write_atomic(path, lambda temporary: csv.write_csv(plain, temporary))
+    content = BytesIO()
+    csv.write_csv(plain, content)
+    write_bytes(path, content.getvalue())
     return path
 
 

@@ -1,5 +1,6 @@
 """Look of all figures and heat maps, and how they are saved."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from sae_sweep.store import write_atomic
+from sae_sweep.store import write_bytes
 
 INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#e4e4e4"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
@@ -30,7 +31,9 @@ def tidy(axes: Axes) -> None:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG atomically."""
-    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, facecolor="white"))
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=_DPI, facecolor="white")
+    write_bytes(path, image.getvalue())
     return path
 
 

@@ -13,6 +13,7 @@ from sae_sweep.report import read_densities, run_figures, write_comparison, writ
 from sae_sweep.report.comparison_figures import matrix_figure
 from sae_sweep.report.files import write_csv
 from sae_sweep.report.histogram_figures import density_figure
+from tests.disks import fill_up
 
 PNG = b"\x89PNG"
 
@@ -71,8 +72,29 @@ def test_csv_holds_any_text_and_every_digit(tmp_path):
 
 def test_csv_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SaeSweepError, match=r"^cannot write .*a\.csv: File exists$"):
+    with pytest.raises(
+        SaeSweepError, match=r"^cannot write .*a\.csv: File exists; move away what is in its place"
+    ):
         write_csv(tmp_path / "file" / "a.csv", pyarrow.table({"a": [1]}))
+
+
+def test_a_full_disk_is_one_clear_line_and_the_same_call_goes_on(small_disk, comparison, evaluation):
+    writers = [
+        lambda: write_csv(small_disk / "x" / "a.csv", pyarrow.table({"a": list(range(9000))})),
+        lambda: write_comparison(small_disk / "x", comparison),
+        lambda: write_features(small_disk / "x", evaluation),
+        lambda: run_figures(small_disk / "x", evaluation),
+    ]
+    (small_disk / "x").mkdir()
+    for write in writers:
+        for left in (0, 4096):
+            fill_up(small_disk, left)
+            with pytest.raises(SaeSweepError, match=r"^no disk space left to write [^\n]*$"):
+                write()
+            assert not any(path.name.startswith(".") for path in (small_disk / "x").iterdir())
+    fill_up(small_disk, 2**19)
+    for write in writers:
+        write()
 
 
 def test_figures_are_whole_and_nothing_else_lies_beside(files):

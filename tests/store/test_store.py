@@ -22,6 +22,7 @@ from sae_sweep.store import (
     write_folder_atomic,
     write_json,
 )
+from tests.disks import fill_up
 
 
 def names(folder: Path) -> list[str]:
@@ -110,8 +111,7 @@ def test_locks_and_leases_on_a_full_disk(small_disk: Path) -> None:
     run, stream = RunFolder(small_disk / "run"), Lease(small_disk / "stream")
     for folder in (run.root, small_disk / "stream"):
         folder.mkdir()
-    with suppress(OSError):
-        (small_disk / "filler").write_bytes(bytes(2**20))
+    fill_up(small_disk)
     with suppress(SaeSweepError), hold(run):
         assert is_held(run)
     try:
