@@ -32,6 +32,7 @@ from sae_sweep.config.data import (
     PackingConfig,
 )
 from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError, first_line
+from sae_sweep.config.names import escaped, escaped_lines, plain_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import RunConfig, config_from_plain, run_from_dict
 from sae_sweep.config.training import (
@@ -75,8 +76,11 @@ __all__ = [
     "TrackingConfig",
     "config_from_plain",
     "digest",
+    "escaped",
+    "escaped_lines",
     "first_line",
     "flatten",
+    "plain_name",
     "run_from_dict",
     "short_key",
 ]

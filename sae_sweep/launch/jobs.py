@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Protocol
 
 from sae_sweep.config import Interrupted, SaeSweepError
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group
+from sae_sweep.logs import show
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest, blocked
 from sae_sweep.store import (
@@ -147,10 +147,10 @@ def _submit_groups(plan: Plan, cluster: Cluster, groups: Sequence[Sequence[Plann
 
 def _print_how_to_follow(plan: Plan, tickets: Sequence[Ticket], cluster: Cluster) -> None:
     if tickets:
-        sys.stdout.write(f"{plan.sweep}: {len(tickets)} {cluster.word}s; {cluster.leave(tickets)}\n")
-        sys.stdout.write(f"when they are done, compare with `{task_command('match', plan.folder)}`\n")
+        show(f"{plan.sweep}: {len(tickets)} {cluster.word}s; {cluster.leave(tickets)}\n")
+        show(f"when they are done, compare with `{task_command('match', plan.folder)}`\n")
     else:
-        sys.stdout.write(f"{plan.sweep}: nothing left to train\n")
+        show(f"{plan.sweep}: nothing left to train\n")
 
 
 def task_command(task: str, folder: SweepFolder) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from sae_sweep.config import escaped
+
 _PREFIXES = ((10**24, "Y"), (10**21, "Z"), (10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"))
 _BARE = ("dataset", "architecture", "sparsity", "model", "numerics")
 """Keys whose values are clear without the key."""
@@ -102,12 +104,12 @@ class TextTable:
         self._rows: list[list[str]] = []
 
     def add(self, cells: Sequence[str]) -> None:
-        self._rows.append(list(cells))
+        self._rows.append([escaped(cell) for cell in cells])
 
     def rename(self, names: Sequence[str]) -> None:
         """Replace the cells of the first column."""
         for row, name in zip(self._rows, names, strict=True):
-            row[0] = name
+            row[0] = escaped(name)
 
     @property
     def width(self) -> int:

@@ -96,9 +96,13 @@ def _kept(folder: SweepFolder, plan: Mapping[str, Any]) -> StudyConfig:
     """The study keys of the command that planned the sweep; version 0.1.0 wrote them into its runs."""
     try:
         in_runs = [run["config"]["study"] for run in plan["runs"] if "study" in run["config"]]
-        return config_from_plain(StudyConfig, plan.get("study") or (in_runs or [{}])[0])
+        kept: StudyConfig = config_from_plain(StudyConfig, plan.get("study") or (in_runs or [{}])[0])
+        problems = kept.problems()
     except (AttributeError, TypeError) as error:
         raise SaeSweepError(f"{folder.plan}: its study keys cannot be read ({error!r})") from error
+    if problems:
+        raise SaeSweepError(f"{folder.plan}: its study keys cannot be used ({'; '.join(problems)})")
+    return kept
 
 
 def _config(folder: SweepFolder, entry: Mapping[str, Any]) -> RunConfig:

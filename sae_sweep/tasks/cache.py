@@ -1,7 +1,6 @@
 """`task=cache`: fill, list, verify, prune or remove cached activations without training."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +8,12 @@ from pathlib import Path
 import torch
 
 from sae_sweep.activations.cache import CacheEntry, inventory, prune, remove, verify
-from sae_sweep.config import CommandConfig
+from sae_sweep.config import CommandConfig, escaped
 from sae_sweep.launch.conditions import cpu_threads, resolve
 from sae_sweep.launch.group import Models
 from sae_sweep.launch.local import worker_threads
 from sae_sweep.launch.streams import fill_cache
+from sae_sweep.logs import show
 from sae_sweep.plan import Plan, Request, make_plan
 from sae_sweep.report.formatting import TextTable
 from sae_sweep.signals import stop_signals
@@ -119,7 +119,7 @@ def _where(command: CommandConfig) -> Path:
 
 
 def _print(*lines: str) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    show("".join(f"{escaped(line)}\n" for line in lines))
 
 
 _ACTIONS: dict[str, Callable[[CommandConfig], int]] = {

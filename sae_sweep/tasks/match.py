@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from sae_sweep.config import (
     flatten,
     run_from_dict,
 )
+from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
@@ -68,7 +68,7 @@ def compare_finished(folder: SweepFolder, command: CommandConfig, device: str) -
         with hold_sweep(folder):
             files = write_comparison(folder.matching, comparison)
         _track(folder, command, comparison, files)
-    sys.stdout.write(terminal_summary(lines, comparison) + "\n")
+    show(terminal_summary(lines, comparison) + "\n")
 
 
 def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:

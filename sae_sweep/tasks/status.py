@@ -1,13 +1,13 @@
 """`task=status sweep=NAME`: shows the progress of each run of a sweep; only reads files."""
 
 import json
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sae_sweep.launch.slurm import active_jobs
+from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import describe_status
 from sae_sweep.store import RunFolder, SweepFolder, find_sweep, is_held, read_plan, read_status
@@ -27,7 +27,7 @@ def show_status(request: Request) -> int:
     document = progress(find_sweep(request.command), time.time())
     as_json = request.command.format == "json"
     text = json.dumps(document, indent=2) if as_json else describe_status(document)
-    sys.stdout.write(text + "\n")
+    show(text + "\n")
     return 0
 
 
