@@ -17,6 +17,7 @@ from sae_sweep.store import (
     PlannedRun,
     SweepFolder,
     hold,
+    hold_sweep,
     is_complete,
     prepare,
     read_json,
@@ -218,7 +219,8 @@ def mark_lost(runs: Sequence[PlannedRun], why: str) -> None:
 
 def write_tickets(folder: SweepFolder, tickets: Sequence[Ticket]) -> None:
     """Replace the list of a sweep's submitted jobs."""
-    write_json(folder.jobs / "submitted.json", [dataclasses.asdict(ticket) for ticket in tickets])
+    with hold_sweep(folder):
+        write_json(folder.jobs / "submitted.json", [dataclasses.asdict(ticket) for ticket in tickets])
 
 
 def read_tickets(folder: SweepFolder) -> list[Ticket]:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +49,20 @@ def remove_partial(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def remove_ours(folder: Path, names: Iterable[str]) -> None:
+    """Remove files that this program wrote into a folder, and the folder if nothing else is in it.
+
+    What cannot be removed stays. A link to a folder is not followed.
+    """
+    if folder.is_symlink():
+        return
+    remove_partials(folder)
+    for name in names:
+        remove_partial(folder / name)
+    with suppress(OSError):  # not empty, or missing
+        folder.rmdir()
 
 
 def _proof(maker: str) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,7 +15,8 @@ from sae_sweep import __version__
 from sae_sweep.config import RunConfig, SaeSweepError
 from sae_sweep.store.atomic import read_json, write_json, write_text
 from sae_sweep.store.locks import hold
-from sae_sweep.store.paths import RunFolder
+from sae_sweep.store.partial import remove_ours
+from sae_sweep.store.paths import CHECKPOINTS, RunFolder
 from sae_sweep.store.plan_file import PlannedRun
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def freeze(run: PlannedRun) -> None:
             "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
         )
     if state(run.folder) == "done":
-        shutil.rmtree(run.folder.checkpoint, ignore_errors=True)  # it was killed before it could
+        remove_ours(run.folder.checkpoint, CHECKPOINTS)  # it was killed before it could
         return
     write_text(run.folder.config, OmegaConf.to_yaml(OmegaConf.create(run.config.as_dict())))
 

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sae_sweep.config import EmbeddedDataset, SaeSweepError
-from sae_sweep.store import lock_folder, write_folder_atomic
+from sae_sweep.store import lock_folder, remove_partials, write_folder_atomic
 from sae_sweep.text.python_files import Document, document_pair, drop_repeats, topic_documents
 from sae_sweep.text.source import Place, TextSource
 
@@ -234,6 +234,7 @@ def _build_once(distributions: Iterable[metadata.Distribution], folder: Path) ->
     with lock_folder(folder.parent):
         if folder.is_dir():
             return
+        remove_partials(folder.parent)
         log.info("building the embedded corpora (about a minute, once per installation) in %s", folder)
         corpora = build_corpora(installed_sources(distributions))
         write_folder_atomic(folder, lambda part: _write_corpora(corpora, part))

@@ -5,7 +5,6 @@ The previous checkpoint is kept as a fallback, which loses only the steps betwee
 
 import json
 import logging
-import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,12 @@ from safetensors.torch import save
 from torch import Tensor, uint8
 
 from sae_sweep.store import RunFolder, write_atomic
+from sae_sweep.store.partial import remove_ours
+from sae_sweep.store.paths import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 
-_NEWEST, _BEFORE = "state.safetensors", "before.safetensors"
+_NEWEST, _BEFORE = CHECKPOINTS
 
 
 class Checkpoint(NamedTuple):
@@ -112,7 +113,7 @@ def begun(folder: RunFolder, run_id: str) -> Begun | None:
 
 def discard_checkpoint(folder: RunFolder) -> None:
     """Remove the checkpoints of a run that is done or must start over."""
-    shutil.rmtree(folder.checkpoint, ignore_errors=True)
+    remove_ours(folder.checkpoint, CHECKPOINTS)
 
 
 def _read(path: Path, run_id: str) -> Checkpoint:

@@ -97,7 +97,8 @@ def _check_space(
         buffers = -(-(max(wanted.values()) - manifest.steps) // stream.buffer_steps)
         size += buffers * stream.buffer_steps * (4 + row * len(layers))
     size *= manifest.batch
-    free = shutil.disk_usage(_existing(folder.root)).free
+    with disk_errors(folder.root):
+        free = shutil.disk_usage(_existing(folder.root)).free
     log.info(
         "caching %s tokens of layers %s: up to %.2f GiB in %s, where %.2f GiB are free",
         *(f"{max(wanted.values()) * manifest.batch:,}", ", ".join(map(str, sorted(wanted)))),
