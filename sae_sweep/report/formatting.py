@@ -63,7 +63,7 @@ def short_labels(names: Sequence[str], keys: Sequence[Mapping[str, Any]] | None 
         if len(set(labels)) == len(names) and all(labels):
             return labels
     labels = _from_names(names)
-    return labels if len(set(labels)) == len(names) and all(labels) else list(names)
+    return labels if len(set(labels)) == len(names) and all(labels) else list(map(escaped, names))
 
 
 def shorten(text: str, width: int) -> str:
@@ -78,7 +78,7 @@ def _from_keys(keys: Sequence[Mapping[str, Any]]) -> list[str]:
     known = dict.fromkeys(key for each in keys for key in each)
     varying = [key for key in known if len({str(each.get(key)) for each in keys}) > 1]
     ordered = sorted(varying, key=lambda key: key == "seed")
-    return [" ".join(_part(key, each[key]) for key in ordered if key in each) for each in keys]
+    return [escaped(" ".join(_part(key, each[key]) for key in ordered if key in each)) for each in keys]
 
 
 def _part(key: str, value: Any) -> str:
@@ -91,7 +91,7 @@ def _part(key: str, value: Any) -> str:
 def _from_names(names: Sequence[str]) -> list[str]:
     parts = [name.split("_") for name in names]
     shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
-    return ["_".join(part for part in each if part not in shared) for each in parts]
+    return [escaped("_".join(part for part in each if part not in shared)) for each in parts]
 
 
 class TextTable:

@@ -157,3 +157,13 @@ def test_missing_or_damaged_features_are_one_clear_line(tmp_path):
     (tmp_path / "statistics.parquet").write_bytes(b"damaged")
     with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
         read_densities(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a$b$c", "$\\frac{$", "a\x1b[31mb", "中文\u202e", "a_{b}^", "\\alpha"])
+def test_a_figure_shows_a_name_as_it_is(tmp_path, comparison, evaluation, name):
+    figures = run_figures(tmp_path, evaluation, name=name)
+    named = dataclasses.replace(comparison, names=tuple(f"{name}{i}" for i in range(4)))
+    keys = tuple({**key, "dataset": f"{name}{key['dataset']}"} for key in comparison.keys)
+    files = write_comparison(tmp_path, dataclasses.replace(named, keys=keys))
+    for figure in (*figures, files.matrix_figure, files.cosine_figure):
+        assert figure.read_bytes()[:4] == PNG
