@@ -62,16 +62,10 @@ def show(text: str) -> None:
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(escaped_lines(text).encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
+    except BrokenPipeError:
+        pass
     except OSError as error:
-        _discard_output()
-        if not isinstance(error, BrokenPipeError):
-            raise SaeSweepError(f"cannot write to standard output: {error.strerror or error}") from error
-
-
-def _discard_output() -> None:
-    """Let what could not be written go nowhere, also when Python flushes it at its end."""
-    with suppress(OSError), open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise SaeSweepError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
 def show_problem(text: str) -> None:
