@@ -43,7 +43,7 @@ def _exit_code(run: Callable[[], None]) -> int:
 
 def _print_problems(problems: Sequence[str], exit_code: int) -> int:
     for problem in problems:
-        sys.stderr.write(f"sae_sweep: {problem}\n")
+        logs.show_problem(problem)
     return exit_code
 
 

@@ -1,11 +1,15 @@
-"""Logging of a command: to the terminal, and to the `train.log` of each run in training."""
+"""What a command shows: its results, and its log, also in the `train.log` of each run in training."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
+
+from sae_sweep.config import SaeSweepError, escaped, escaped_lines
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +35,43 @@ def log_traceback(error: BaseException) -> None:
 
 def log_to_terminal() -> None:
     """Log to standard error; standard output is for results."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    _open_closed_streams()
+    handler = _Terminal(sys.stderr)
+    handler.setFormatter(_Lines("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     handler.addFilter(lambda record: not hasattr(record, _ONLY_IN_FILES))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("sae_sweep").setLevel(logging.INFO)
+
+
+def _open_closed_streams() -> None:
+    """Open what the shell closed (`2>&-`); the next file would get its number, and what libraries print."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for good
+
+
+def show(text: str) -> None:
+    """Write a result to standard output; nobody has to read it to the end (`| head`).
+
+    Raises:
+        SaeSweepError: if it cannot be written.
+    """
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(escaped_lines(text).encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise SaeSweepError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def show_problem(text: str) -> None:
+    """Write a line about the command to standard error, if there is anybody to read it."""
+    with suppress(OSError):
+        sys.stderr.write(f"sae_sweep: {escaped(text)}\n")
 
 
 @contextmanager
@@ -50,9 +84,8 @@ def log_to_files(runs: Sequence[tuple[str, Path]]) -> Iterator[None]:
 
 
 def _attach(name: str, path: Path) -> logging.Handler:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = _RunLog(name, path)
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(lambda record: _current_run.get() in (None, name))
     logging.getLogger().addHandler(handler)
     return handler
@@ -61,3 +94,61 @@ def _attach(name: str, path: Path) -> logging.Handler:
 def _detach(handler: logging.Handler) -> None:
     logging.getLogger().removeHandler(handler)
     handler.close()
+
+
+class _Lines(logging.Formatter):
+    """One line per record, whatever its message contains; the lines of a traceback follow it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = escaped(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return escaped_lines(super().formatException(ei))
+
+
+class _Terminal(logging.StreamHandler[Any]):
+    """Standard error; a line that cannot be written is lost, as there is nowhere to say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
+
+
+class _RunLog(logging.Handler):
+    """A run's log file; the run goes on without it, which is said once.
+
+    The file is open for one line at a time: many runs need few open files, and a removed one comes back.
+    """
+
+    def __init__(self, run: str, path: Path) -> None:
+        super().__init__()
+        self._run = run
+        self._path = path
+        self._fails = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _append(self._path, f"{self.format(record)}\n".encode(errors="backslashreplace"))
+            self._fails = False
+        except OSError as error:
+            if not self._fails:
+                self._fails = True  # first: the warning comes here, too
+                with only_for(self._run):
+                    why = error.strerror or error
+                    log.warning("cannot write %s: %s; the run goes on without these lines", self._path, why)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line whole, or not at all."""
+    with path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(end)
+            raise

@@ -32,6 +32,7 @@ from sae_sweep.config.data import (
     PackingConfig,
 )
 from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError, first_line
+from sae_sweep.config.names import escaped, escaped_lines, plain_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import RunConfig, run_from_dict
 from sae_sweep.config.shape import shape_problem
@@ -77,8 +78,11 @@ __all__ = [
     "TrackingConfig",
     "build",
     "digest",
+    "escaped",
+    "escaped_lines",
     "first_line",
     "flatten",
+    "plain_name",
     "run_from_dict",
     "shape_problem",
     "short_key",

@@ -2,11 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sae_sweep.config.checks import at_least, fraction, one_of
 from sae_sweep.config.errors import ConfigError
+from sae_sweep.config.names import plain_name
 
 CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
 
@@ -195,8 +195,8 @@ class CommandConfig:
         if self.task == "cache" and self.action == "remove" and self.stream is None:
             found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
         one_of(found, "format", self.format, ("text", "json"))
-        if self.sweep is not None and (Path(self.sweep).name != self.sweep or self.sweep == ".."):
-            found.append(f"sweep={self.sweep}: must be a plain folder name")
+        for key in ("sweep", "experiment", "stream"):
+            plain_name(found, key, getattr(self, key))
         for part in dataclasses.fields(self):
             value = getattr(self, part.name)
             if hasattr(value, "problems"):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sae_sweep.config.checks import at_least, one_of
+from sae_sweep.config.names import made_plain, plain_name
 from sae_sweep.config.shape import ModelShape, read_shape, shape_problem
 
 LM_DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -47,7 +48,9 @@ class ModelConfig:
     def label(self) -> str:
         if self.name:
             return self.name
-        return KNOWN_MODELS[self.path].name if self.path in KNOWN_MODELS else Path(self.path).stem
+        if self.path in KNOWN_MODELS:
+            return KNOWN_MODELS[self.path].name
+        return made_plain(Path(self.path).stem) or "model"
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -66,6 +69,7 @@ class ModelConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
+        plain_name(found, "model.name", self.name)
         one_of(found, "model.dtype", self.dtype, LM_DTYPES)
         if problem := shape_problem(Path(self.path).expanduser()):
             found.append(f"model.path={self.path}: {problem}")
@@ -83,6 +87,7 @@ class DatasetConfig:
 
     def problems(self) -> list[str]:
         found: list[str] = []
+        plain_name(found, "dataset.name", self.name)
         one_of(found, "dataset.exhausted", self.exhausted, ("repeat", "stop", "error"))
         return found
 

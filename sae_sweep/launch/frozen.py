@@ -1,7 +1,6 @@
 """Frozen groups: files that tell a job in another process which runs to train."""
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sae_sweep.config import CommandConfig, ConfigError, build
 from sae_sweep.plan import Plan
-from sae_sweep.store import PlannedRun, SweepFolder, read_record, unreadable, write_record
+from sae_sweep.store import PlannedRun, SweepFolder, hold_sweep, read_record, unreadable, write_record
 
 _REMEDY = "launch the sweep again"
 
@@ -40,7 +39,6 @@ def freeze_group(plan: Plan, runs: Sequence[PlannedRun], sharers: int = 1) -> Fr
         runs: runs for the job to train.
         sharers: number of concurrent jobs that share the memory of a machine.
     """
-    number = _free_number(plan.folder)
     command = plan.command.as_dict()
     frozen = {
         "sweep": plan.sweep,
@@ -48,23 +46,16 @@ def freeze_group(plan: Plan, runs: Sequence[PlannedRun], sharers: int = 1) -> Fr
         "command": {key.name: command[key.name] for key in dataclasses.fields(CommandConfig)},
         "runs": [run.record() for run in runs],
     }
-    write_record(_file(plan.folder, number), frozen)
+    with hold_sweep(plan.folder):  # which keeps other commands from taking the same number
+        number = _next_number(plan.folder)
+        write_record(_file(plan.folder, number), frozen)
     return FrozenGroup(number, tuple(run.run_id for run in runs))
 
 
-def _free_number(folder: SweepFolder) -> int:
-    """Reserve a number that no other command uses; safe against commands that run at the same time."""
-    folder.jobs.mkdir(parents=True, exist_ok=True)
-    taken = [int(path.stem) for path in folder.jobs.glob("*.json") if path.stem.isdigit()]
-    return next(n for n in itertools.count(max(taken, default=-1) + 1) if _create(_file(folder, n)))
-
-
-def _create(path: Path) -> bool:
-    try:
-        path.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
+def _next_number(folder: SweepFolder) -> int:
+    """A number that no frozen group of the sweep has."""
+    taken = [int(path.stem) for path in folder.jobs.glob("*.json") if path.stem.isdecimal()]
+    return max(taken, default=-1) + 1
 
 
 def read_group(folder: SweepFolder, number: int) -> tuple[Plan, int]:

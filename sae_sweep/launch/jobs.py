@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from sae_sweep.config import ConfigError, Interrupted, SaeSweepError, typed
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group
+from sae_sweep.logs import show
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest, blocked
 from sae_sweep.store import (
@@ -19,6 +19,7 @@ from sae_sweep.store import (
     PlannedRun,
     SweepFolder,
     hold,
+    hold_sweep,
     is_complete,
     is_present,
     prepare,
@@ -160,10 +161,10 @@ def _submit_groups(plan: Plan, cluster: Cluster, groups: Sequence[Sequence[Plann
 
 def _print_how_to_follow(plan: Plan, tickets: Sequence[Ticket], cluster: Cluster) -> None:
     if tickets:
-        sys.stdout.write(f"{plan.sweep}: {len(tickets)} {cluster.word}s; {cluster.leave(tickets)}\n")
-        sys.stdout.write(f"when they are done, compare with `{task_command('match', plan.folder)}`\n")
+        show(f"{plan.sweep}: {len(tickets)} {cluster.word}s; {cluster.leave(tickets)}\n")
+        show(f"when they are done, compare with `{task_command('match', plan.folder)}`\n")
     else:
-        sys.stdout.write(f"{plan.sweep}: nothing left to train\n")
+        show(f"{plan.sweep}: nothing left to train\n")
 
 
 def task_command(task: str, folder: SweepFolder) -> str:
@@ -232,7 +233,8 @@ def mark_lost(runs: Sequence[PlannedRun], why: str) -> None:
 def write_tickets(folder: SweepFolder, tickets: Sequence[Ticket]) -> None:
     """Replace the list of a sweep's submitted jobs."""
     jobs = [dataclasses.asdict(ticket) for ticket in tickets]
-    write_record(folder.jobs / "submitted.json", {"jobs": jobs})
+    with hold_sweep(folder):
+        write_record(folder.jobs / "submitted.json", {"jobs": jobs})
 
 
 def read_tickets(folder: SweepFolder) -> list[Ticket]:

@@ -11,6 +11,7 @@ from sae_sweep.launch import job
 from sae_sweep.launch.frozen import FrozenGroup
 from sae_sweep.launch.jobs import Ticket
 from sae_sweep.plan import Plan
+from sae_sweep.store import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,10 @@ class Local:
         else:
             environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
         command = [sys.executable, "-m", job.__name__, str(self._folder.root), str(number)]
-        with (self._folder.jobs / f"{number}.log").open("ab") as file:
+        path = self._folder.jobs / f"{number}.log"
+        with disk_errors(path):
+            log_file = path.open("ab")
+        with log_file as file:
             return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
             )

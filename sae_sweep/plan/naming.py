@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 from sae_sweep.config import RunConfig
+from sae_sweep.config.names import LONGEST_NAME, made_plain
 from sae_sweep.config.plain import digest, flatten
 
 _IN_BASE_NAME = {
     *("architecture.kind", "architecture.k", "architecture.l0_coefficient", "architecture.l1_coefficient"),
     *("dictionary", "layer", "seed", "model.path", "dataset.name", "dataset.path"),
 }
-_LONGEST_NAME = 120
 
 
 def run_name(config: RunConfig, reference: RunConfig) -> str:
@@ -28,10 +28,12 @@ def run_name(config: RunConfig, reference: RunConfig) -> str:
     ]
     if config.numerics != "modern":
         extras.insert(0, config.numerics)
-    name = "_".join([config.base_name(), *extras])
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 13].rstrip('_')}_{digest(extras)}"
-    return name.replace("/", "-")
+    base = made_plain(config.base_name())
+    name = made_plain("_".join([base, *extras]))
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    kept = name.encode()[: LONGEST_NAME - 13].decode(errors="ignore").rstrip("_")
+    return f"{kept}_{digest(extras if kept.startswith(base) else [base, *extras])}"
 
 
 def _short(value: Any) -> str:

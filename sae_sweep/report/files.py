@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
 from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
 from sae_sweep.report.parquet import write_parquet
 from sae_sweep.report.style import save
-from sae_sweep.store import write_atomic
+from sae_sweep.store import write_bytes
 
 _TYPES = {
     str: pyarrow.string(),
@@ -90,7 +91,9 @@ def write_csv(path: Path, table: pyarrow.Table) -> Path:
         SaeSweepError: if the file cannot be written; none is left incomplete.
     """
     plain = pyarrow.table([_capitalised(column) for column in table.columns], names=table.column_names)
-    write_atomic(path, lambda temporary: csv.write_csv(plain, temporary))
+    content = BytesIO()
+    csv.write_csv(plain, content)
+    write_bytes(path, content.getvalue())
     return path
 
 

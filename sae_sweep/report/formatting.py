@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from sae_sweep.config import escaped
+
 _PREFIXES = ((10**24, "Y"), (10**21, "Z"), (10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"))
 _BARE = ("dataset", "architecture", "sparsity", "model", "numerics")
 """Keys whose values are clear without the key."""
@@ -61,7 +63,7 @@ def short_labels(names: Sequence[str], keys: Sequence[Mapping[str, Any]] | None 
         if len(set(labels)) == len(names) and all(labels):
             return labels
     labels = _from_names(names)
-    return labels if len(set(labels)) == len(names) and all(labels) else list(names)
+    return labels if len(set(labels)) == len(names) and all(labels) else list(map(escaped, names))
 
 
 def shorten(text: str, width: int) -> str:
@@ -76,7 +78,7 @@ def _from_keys(keys: Sequence[Mapping[str, Any]]) -> list[str]:
     known = dict.fromkeys(key for each in keys for key in each)
     varying = [key for key in known if len({str(each.get(key)) for each in keys}) > 1]
     ordered = sorted(varying, key=lambda key: key == "seed")
-    return [" ".join(_part(key, each[key]) for key in ordered if key in each) for each in keys]
+    return [escaped(" ".join(_part(key, each[key]) for key in ordered if key in each)) for each in keys]
 
 
 def _part(key: str, value: Any) -> str:
@@ -89,7 +91,7 @@ def _part(key: str, value: Any) -> str:
 def _from_names(names: Sequence[str]) -> list[str]:
     parts = [name.split("_") for name in names]
     shared = set(parts[0]).intersection(*parts[1:]) if len(parts) > 1 else set()
-    return ["_".join(part for part in each if part not in shared) for each in parts]
+    return [escaped("_".join(part for part in each if part not in shared)) for each in parts]
 
 
 class TextTable:
@@ -102,12 +104,12 @@ class TextTable:
         self._rows: list[list[str]] = []
 
     def add(self, cells: Sequence[str]) -> None:
-        self._rows.append(list(cells))
+        self._rows.append([escaped(cell) for cell in cells])
 
     def rename(self, names: Sequence[str]) -> None:
         """Replace the cells of the first column."""
         for row, name in zip(self._rows, names, strict=True):
-            row[0] = name
+            row[0] = escaped(name)
 
     @property
     def width(self) -> int:

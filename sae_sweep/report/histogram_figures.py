@@ -12,6 +12,8 @@ from sae_sweep.analysis import Evaluation
 from sae_sweep.config import EvaluationConfig
 from sae_sweep.report.style import INK, MUTED, SERIES, new_figure, save, tidy
 
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 class RunFigures(NamedTuple):
     """Files of a run's figures."""
@@ -91,7 +93,7 @@ def activation_figure(evaluation: Evaluation, name: str) -> Figure:
 
 
 def _power_of_ten(exponent: float) -> str:
-    return f"$10^{{{exponent:.0f}}}$" if exponent else "1"
+    return f"10{f'{exponent:.0f}'.translate(_SUPERSCRIPTS)}" if exponent else "1"
 
 
 def _title(what: str, name: str) -> str:

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from xxhash import xxh3_128
 
 from sae_sweep.config import SaeSweepError, first_line
-from sae_sweep.store import write_atomic
+from sae_sweep.store import write_bytes
 
 _MARK = b"sae_sweep:xxh3-128:"
 """In front of the checksum; metadata is at the end of a file, behind all columns and their names."""
@@ -31,12 +31,8 @@ def write_parquet(path: Path, table: pyarrow.Table) -> Path:
         writer.add_key_value_metadata({"checksum": (_MARK + _BLANK).decode()})
     before, _, after = _parts(sink.getvalue().to_pybytes())
     whole = before + _checksum(before, after) + after
-    write_atomic(path, lambda temporary: _write(temporary, whole))
+    write_bytes(path, whole)
     return path
-
-
-def _write(path: Path, whole: bytes) -> None:
-    path.write_bytes(whole)
 
 
 def read_parquet(path: Path, columns: Sequence[str], remedy: str) -> pyarrow.Table:

@@ -1,14 +1,19 @@
 """Look of all figures and heat maps, and how they are saved."""
 
+import warnings
+from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.text import Text
 
-from sae_sweep.store import write_atomic
+from sae_sweep.config import escaped_lines
+from sae_sweep.store import write_bytes
 
 INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#e4e4e4"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
@@ -30,8 +35,21 @@ def tidy(axes: Axes) -> None:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG atomically."""
-    write_atomic(path, lambda temporary: figure.savefig(temporary, dpi=_DPI, facecolor="white"))
+    image = BytesIO()
+    _show_text_as_it_is(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a box stands for it
+        figure.savefig(image, format="png", dpi=_DPI, facecolor="white")
+    write_bytes(path, image.getvalue())
     return path
+
+
+def _show_text_as_it_is(figure: Figure) -> None:
+    """Take no `$` in a name for a formula, and obey no control character but a line break."""
+    for text in cast(list[Text], figure.findobj(Text)):
+        text.set_parse_math(False)
+        if not text.get_text().isprintable():
+            text.set_text(escaped_lines(text.get_text()))
 
 
 def cell_patch(column: int, row: int, **style: object) -> Rectangle:

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sae_sweep.config import ARCHITECTURES, ArchitectureConfig, SaeSweepError, TopKConfig, first_line
@@ -58,7 +58,7 @@ def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
         (temporary / CONFIG_FILE).write_text(
             json.dumps(_cfg(sae, weights, metadata), indent=2) + "\n", encoding="utf-8"
         )
-        save_file(weights, temporary / WEIGHTS_FILE)
+        (temporary / WEIGHTS_FILE).write_bytes(save(weights))  # its own errors hide the disk's
 
     write_folder_atomic(folder, write)
 

@@ -2,7 +2,9 @@
 
 from sae_sweep.store.atomic import (
     disk_error,
+    disk_errors,
     write_atomic,
+    write_bytes,
     write_folder_atomic,
     write_text,
 )
@@ -10,6 +12,7 @@ from sae_sweep.store.config_file import read_config
 from sae_sweep.store.faults import fail, fault_line, log_traceback, settle
 from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
 from sae_sweep.store.metrics import Metrics, read_metrics, write_metrics
+from sae_sweep.store.partial import is_partial, remove_partials
 from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
 from sae_sweep.store.plan_file import PlannedRun, planned_run, read_plan
 from sae_sweep.store.records import is_present, read_json, read_record, unreadable, write_json, write_record
@@ -38,6 +41,7 @@ __all__ = [
     "SweepFolder",
     "cache_folder",
     "disk_error",
+    "disk_errors",
     "fail",
     "fault_line",
     "find_sweep",
@@ -46,6 +50,7 @@ __all__ = [
     "hold_sweep",
     "is_complete",
     "is_held",
+    "is_partial",
     "is_present",
     "lock_folder",
     "log_traceback",
@@ -59,6 +64,7 @@ __all__ = [
     "read_record",
     "read_status",
     "readable",
+    "remove_partials",
     "report_failed",
     "set_state",
     "settle",
@@ -66,6 +72,7 @@ __all__ = [
     "unfinished",
     "unreadable",
     "write_atomic",
+    "write_bytes",
     "write_folder_atomic",
     "write_json",
     "write_metrics",

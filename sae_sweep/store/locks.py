@@ -9,9 +9,7 @@ import errno
 import fcntl
 import os
 import platform
-import re
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from filelock import SoftFileLease, Timeout, UnixFileLock
 
 from sae_sweep.config import SaeSweepError
 from sae_sweep.store.atomic import disk_error
+from sae_sweep.store.partial import is_partial, remove_partial, remove_partials
 from sae_sweep.store.paths import RunFolder, SweepFolder
 
 HEARTBEAT_S = 5.0
@@ -34,8 +33,6 @@ _TRY_S = 0.2
 """Long enough to outlast a process that only asks `is_held`, and to remove the marker of a dead owner."""
 _NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
-"""A file's name between a dot and what `tempfile` adds."""
 
 
 class Lease:
@@ -170,7 +167,7 @@ def _acquire(folder: Path, timeout_s: float) -> UnixFileLock | Lease:
         flock.acquire(timeout_s)
         return flock
     except Timeout:
-        owner = f"process {path.read_text().strip()}"
+        owner = _signature(path)
     except OSError as error:
         if error.errno not in _NO_FLOCK:
             raise disk_error(folder, error) from error
@@ -182,8 +179,17 @@ def _acquire(folder: Path, timeout_s: float) -> UnixFileLock | Lease:
 
 
 def _sign(lock: int) -> None:
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()} on {platform.node()}".encode())
+    with suppress(OSError):  # a full disk: the lock is held all the same
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()} on {platform.node()}".encode())
+
+
+def _signature(path: Path) -> str:
+    """The process that signed a lock, in words."""
+    with suppress(OSError):
+        if signed := path.read_text(encoding="utf-8", errors="replace").strip():
+            return f"process {signed}"
+    return "another process"
 
 
 @contextmanager
@@ -194,7 +200,7 @@ def hold(run: RunFolder) -> Iterator[None]:
         SaeSweepError: naming the process that holds it.
     """
     with lock_folder(run.root, _TRY_S):
-        _remove_leftovers(run.root)
+        remove_partials(run.root)
         yield
 
 
@@ -203,8 +209,10 @@ def hold_sweep(sweep: SweepFolder) -> Iterator[None]:
     """Wait for, and have, the sole right to write what belongs to the sweep as a whole (plan, analysis)."""
     with lock_folder(sweep.root):
         for path in sweep.root.glob(".*"):
-            _remove_if_leftover(path)
-        _remove_leftovers(sweep.root / "analysis")
+            if is_partial(path):
+                remove_partial(path)
+        remove_partials(sweep.jobs)
+        remove_partials(sweep.root / "analysis")
         yield
 
 
@@ -218,18 +226,3 @@ def is_held(run: RunFolder) -> bool:
     except OSError:
         pass  # nobody ever held it, or the file system has no flock
     return Lease(run.root).owner is not None
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what `write_atomic` and `write_folder_atomic` were writing when their process was killed."""
-    for path in sorted(folder.rglob(".*")):
-        _remove_if_leftover(path)
-
-
-def _remove_if_leftover(path: Path) -> None:
-    if not _TEMPORARY.fullmatch(path.name):
-        return
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

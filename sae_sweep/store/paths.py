@@ -6,6 +6,9 @@ from pathlib import Path
 
 from sae_sweep.config import CommandConfig, SaeSweepError
 
+CHECKPOINTS = ("state.safetensors", "before.safetensors")
+"""File names of a run's newest checkpoint, and of the one before."""
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from sae_sweep.config.checks import at_least, one_of
 from sae_sweep.store.config_file import write_config
 from sae_sweep.store.locks import hold
 from sae_sweep.store.metrics import read_metrics
-from sae_sweep.store.paths import RunFolder
+from sae_sweep.store.partial import remove_ours
+from sae_sweep.store.paths import CHECKPOINTS, RunFolder
 from sae_sweep.store.plan_file import PlannedRun
 from sae_sweep.store.records import is_present, read_record, unreadable, write_record
 
@@ -131,7 +131,7 @@ def freeze(run: PlannedRun) -> None:
             "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
         )
     if status.state == "done":
-        shutil.rmtree(run.folder.checkpoint, ignore_errors=True)  # it was killed before it could
+        remove_ours(run.folder.checkpoint, CHECKPOINTS)  # it was killed before it could
         return
     write_config(run.folder, run.config)
 

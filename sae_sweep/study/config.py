@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from sae_sweep.config import CommandConfig
+from sae_sweep.config import CommandConfig, plain_name
 from sae_sweep.config.checks import one_of
 
 DATASETS = ("owt", "tinystories", "redpajama", "pile")
@@ -29,6 +29,7 @@ class StudyConfig:
         unknown = set(self.datasets) - set(DATASETS)
         if unknown:
             found.append(f"study.datasets: {', '.join(sorted(unknown))} is not one of {', '.join(DATASETS)}")
+        plain_name(found, "study.paper", self.paper)
         if not self.l0_scale > 0:
             found.append(f"study.l0_scale={self.l0_scale}: must be above 0")
         return found

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from sae_sweep.report.markdown import code, inline
 from sae_sweep.study.answers import Answer
 from sae_sweep.study.labels import BLOCKS, UNDERTRAINED, StudySetup, name, row_label
 from sae_sweep.study.published import Footnote, published
@@ -25,14 +26,14 @@ def table1_markdown(tables: StudyTables, setup: StudySetup) -> str:
     rows = [_table1_row(result) for result in tables.table1]
     return _document(
         "Table 1: share of features that have a match, %",
-        [setup.sentence(), _source(), _how_matched(tables), _COLUMNS],
+        [inline(setup.sentence()), _source(), _how_matched(tables), _COLUMNS],
         _table(heads, rows, left=(0, 1, 2, 9)),
         [
             *_undertrained_note(any(result.undertrained for result in tables.table1), tables),
             *_footnotes(note for result in tables.table1 for note in result.footnotes),
             *_choices(tables.table1),
-            *_list("SAEs of the study that several runs fit:", tables.notes),
-            *_list("Finished runs that are left out:", setup.left_out),
+            *_list("SAEs of the study that several runs fit:", list(map(inline, tables.notes))),
+            *_list("Finished runs that are left out:", list(map(inline, setup.left_out))),
         ],
     )
 
@@ -74,8 +75,8 @@ def _starts(*runs: StudyRun | None) -> str:
 
 
 def _remarks(result: CellResult | Table2Row) -> str:
-    remarks = [f"no run: {'; '.join(result.missing)}"] if result.missing else []
-    remarks += [f"the runs differ in {'; '.join(result.differs)}"] if result.differs else []
+    remarks = [f"no run: {inline('; '.join(result.missing))}"] if result.missing else []
+    remarks += [f"the runs differ in {inline('; '.join(result.differs))}"] if result.differs else []
     return "; ".join(remarks)
 
 
@@ -91,7 +92,7 @@ def table2_runs_markdown(rows: Sequence[Table2Row]) -> str:
 
 
 def _runs(heads: Sequence[str], cells: Sequence[tuple[str, StudyRun | None, StudyRun | None]]) -> str:
-    rows = [[key, f"`{a.name}`", f"`{b.name}`"] for key, a, b in cells if a is not None and b is not None]
+    rows = [[key, code(a.name), code(b.name)] for key, a, b in cells if a is not None and b is not None]
     if not rows:
         return ""
     return "\n".join(["", "## Runs of the cells", "", *_table(heads, rows, (0, 1, 2)), ""])
@@ -106,7 +107,7 @@ def table2_markdown(tables: StudyTables, setup: StudySetup) -> str:
     return _document(
         "Table 2: matched features of the large dictionary beyond those of the small one",
         [
-            setup.sentence(),
+            inline(setup.sentence()),
             "F_large * r(large in small) - F_small * r(small in large), in features, and in per cent of the "
             "small dictionary, which can be compared where d_in differs. Live only: dead features of both "
             "left out. Difference: measured minus printed, features. From Table 1: what the published "
@@ -162,7 +163,7 @@ def figure13_markdown(tables: StudyTables, k: int, setup: StudySetup) -> str:
     missing = {facts for result in results.values() for facts in result.missing}
     return _document(
         f"Figure 13, k={k}: share of the later layer's features found in an earlier layer, %",
-        [setup.sentence(), _how_matched(tables), "Row: the later layer. Column: the earlier one."],
+        [inline(setup.sentence()), _how_matched(tables), "Row: the later layer. Column: the earlier one."],
         _table(["", *map(str, layers[:-1])], rows, left=()),
         [
             *_undertrained_note(any(result.undertrained for result in results.values()), tables),
@@ -171,7 +172,7 @@ def figure13_markdown(tables: StudyTables, k: int, setup: StudySetup) -> str:
             "",
             *_list("Pairs whose runs differ in more than the layer:", _differing_pairs(tables.figure13[k])),
             *_choices(tables.figure13[k]),
-            *_list("No run for:", sorted(missing)),
+            *_list("No run for:", list(map(inline, sorted(missing)))),
         ],
     )
 
@@ -179,12 +180,12 @@ def figure13_markdown(tables: StudyTables, k: int, setup: StudySetup) -> str:
 def _layer_runs(results: Sequence[CellResult]) -> list[str]:
     """The names of the runs with a star for the layer."""
     runs = (run for result in results for run in (result.counted, result.sought_in) if run is not None)
-    return [f"`{one}`" for one in dict.fromkeys(re.sub(rf"_L{run.layer}_", "_L*_", run.name) for run in runs)]
+    return [code(one) for one in dict.fromkeys(re.sub(rf"_L{run.layer}_", "_L*_", run.name) for run in runs)]
 
 
 def _differing_pairs(results: Sequence[CellResult]) -> list[str]:
     counts = Counter("; ".join(result.differs) for result in results if result.differs)
-    return [f"{text}: {count}" for text, count in counts.items()]
+    return [f"{inline(text)}: {count}" for text, count in counts.items()]
 
 
 def _cell(result: CellResult | None) -> str:
@@ -223,7 +224,7 @@ def _settings(answer: Answer) -> str:
     count = len(answer.settings)
     few = count <= _FEW_SETTINGS
     which = "; ".join(answer.settings) if few else "dataset_vs_seed.csv names them"
-    text = f"{answer.where}: {count} setting{'s' if count > 1 else ''} ({which})"
+    text = f"{inline(answer.where)}: {count} setting{'s' if count > 1 else ''} ({inline(which)})"
     if not answer.settings_left_out:
         return text
     return f"{text}; left out, with one kind of pair only: {answer.settings_left_out}"
@@ -234,10 +235,10 @@ def _answer_row(answer: Answer) -> list[str]:
     pairs = answer.dataset.pairs + answer.seed.pairs
     missing = (*answer.dataset.missing, *answer.seed.missing)
     remarks = [f"{marks} of {pairs} pairs undertrained"] if marks else []
-    remarks += [f"missing: {', '.join(missing)}"] if missing else []
+    remarks += [f"missing: {inline(', '.join(missing))}"] if missing else []
     return [
         answer.way,
-        answer.where,
+        inline(answer.where),
         _percent(answer.dataset.ratio),
         _percent(answer.seed.ratio),
         _difference(answer) + (f" {UNDERTRAINED}" if marks else ""),

@@ -1,13 +1,13 @@
 """`task=report sweep=NAME`: the study's tables from the finished runs of a sweep."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from sae_sweep.activations import pick_device
 from sae_sweep.config import CommandConfig, SaeSweepError
+from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
 from sae_sweep.study.answers import OWN_STARTS, SHARED_STARTS, Answer, dataset_or_seed
@@ -52,7 +52,7 @@ def report(request: Request) -> int:
         answers = _answers(folder, command, found, shares, _shares(command, device))
         write_answers(folder.tables, answers, parts[0].tables)
     _track(folder, command, found, parts, answers)
-    sys.stdout.write(_summary(folder, found, parts, answers))
+    show(_summary(folder, found, parts, answers))
     return len(found.damaged)
 
 

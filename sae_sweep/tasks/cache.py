@@ -1,19 +1,19 @@
 """`task=cache`: fill, list, verify, prune or remove cached activations without training."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from sae_sweep.activations.cache import CacheEntry, inventory, prune, remove, verify
-from sae_sweep.config import CommandConfig
+from sae_sweep.activations.cache import CacheEntry, Removed, inventory, prune, remove, verify
+from sae_sweep.config import CommandConfig, SaeSweepError, escaped
 from sae_sweep.launch.conditions import cpu_threads, resolve
 from sae_sweep.launch.group import Models
 from sae_sweep.launch.local import worker_threads
 from sae_sweep.launch.streams import fill_cache
+from sae_sweep.logs import show
 from sae_sweep.plan import Plan, Request, make_plan
 from sae_sweep.report.formatting import TextTable
 from sae_sweep.signals import stop_signals
@@ -97,21 +97,29 @@ def _verify(command: CommandConfig) -> int:
 
 
 def _prune(command: CommandConfig) -> int:
-    """Remove damaged, unfinished and unusable files, and print the space freed."""
+    """Remove damaged, unfinished and unusable files, and print the space freed; returns failures."""
+    problems = 0
     for found in _found(command):
-        freed = prune(found)
-        if freed is None:
-            _print(f"{found.folder.name}: {found.state}, left alone")
+        try:
+            removed = prune(found)
+        except SaeSweepError as error:
+            problems += 1
+            _print(f"{found.folder.name}: {error}")
         else:
-            _print(f"{found.folder.name}: freed {freed / _GIB:.2f} GiB")
-    return 0
+            _print(f"{found.folder.name}: {_freed(removed) if removed else f'{found.state}, left alone'}")
+    return problems
 
 
 def _remove(command: CommandConfig) -> int:
     """Remove the stream that the command names."""
     for found in _found(command):
-        _print(f"{found.folder.name}: freed {remove(found) / _GIB:.2f} GiB")
+        _print(f"{found.folder.name}: {_freed(remove(found))}")
     return 0
+
+
+def _freed(removed: Removed) -> str:
+    kept = f"; kept, for it is not ours: {', '.join(removed.kept)}" if removed.kept else ""
+    return f"freed {removed.bytes / _GIB:.2f} GiB{kept}"
 
 
 def _where(command: CommandConfig) -> Path:
@@ -119,7 +127,7 @@ def _where(command: CommandConfig) -> Path:
 
 
 def _print(*lines: str) -> None:
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    show("".join(f"{escaped(line)}\n" for line in lines))
 
 
 _ACTIONS: dict[str, Callable[[CommandConfig], int]] = {

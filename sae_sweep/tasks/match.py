@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from sae_sweep.config import (
     SaeSweepError,
     flatten,
 )
+from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
 from sae_sweep.saes import load_sae
@@ -78,7 +78,7 @@ def compare_finished(
         with hold_sweep(folder):
             written = write_comparison(folder.matching, comparison)
         _track(folder, command, comparison, written)
-    sys.stdout.write(terminal_summary(lines, comparison) + "\n")
+    show(terminal_summary(lines, comparison) + "\n")
     return [line.status for line in lines].count(DAMAGED)
 
 

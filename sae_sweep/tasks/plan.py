@@ -4,10 +4,10 @@ It writes nothing and loads no language model.
 """
 
 import json
-import sys
 from typing import Any
 
 from sae_sweep.config import SPARSITY_KEYS
+from sae_sweep.logs import show
 from sae_sweep.plan import Plan, Request, make_plan
 from sae_sweep.plan.cost import (
     GroupCost,
@@ -33,7 +33,7 @@ def show_plan(request: Request) -> int:
     document = describe(make_plan(request))
     as_json = request.command.format == "json"
     text = json.dumps(document, indent=2) if as_json else describe_plan(document)
-    sys.stdout.write(text + "\n")
+    show(text + "\n")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 from sae_sweep.config import SaeSweepError, typed
 from sae_sweep.launch.slurm import active_jobs
+from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import describe_status
 from sae_sweep.store import (
@@ -44,7 +44,7 @@ def show_status(request: Request) -> int:
     document = progress(find_sweep(request.command), time.time())
     as_json = request.command.format == "json"
     text = json.dumps(document, indent=2) if as_json else describe_status(document)
-    sys.stdout.write(text + "\n")
+    show(text + "\n")
     return 0
 
 

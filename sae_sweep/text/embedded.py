@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from xxhash import xxh3_128
 
 from sae_sweep.config import EmbeddedDataset, SaeSweepError
-from sae_sweep.store import lock_folder, write_folder_atomic
+from sae_sweep.store import lock_folder, remove_partials, write_folder_atomic
 from sae_sweep.text.python_files import Document, document_pair, drop_repeats, topic_documents
 from sae_sweep.text.source import Place, TextSource
 
@@ -243,6 +243,7 @@ def _build_once(distributions: Iterable[metadata.Distribution], folder: Path) ->
     with lock_folder(folder.parent):
         if all(_read_intact(folder, name) is not None for name in EMBEDDED):
             return
+        remove_partials(folder.parent)
         if folder.exists():
             log.warning("%s is damaged, incomplete, or of an earlier version", folder)
         log.info("building the embedded corpora (about a minute, once per installation) in %s", folder)

@@ -6,7 +6,6 @@ checkpoint is kept as a fallback, which loses only the steps between the two.
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +17,12 @@ from torch import Tensor
 from sae_sweep.config import first_line
 from sae_sweep.saes import tensors_checksum
 from sae_sweep.store import RunFolder, write_atomic
+from sae_sweep.store.partial import remove_ours
+from sae_sweep.store.paths import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
 
-_NEWEST, _BEFORE = "state.safetensors", "before.safetensors"
+_NEWEST, _BEFORE = CHECKPOINTS
 _DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 """Errors of safetensors and torch at a damaged file; those of `_read` are ValueErrors."""
 
@@ -113,7 +114,7 @@ def begun(folder: RunFolder, run_id: str) -> Begun | None:
 
 def discard_checkpoint(folder: RunFolder) -> None:
     """Remove the checkpoints of a run that is done or must start over."""
-    shutil.rmtree(folder.checkpoint, ignore_errors=True)
+    remove_ours(folder.checkpoint, CHECKPOINTS)
 
 
 def _read(path: Path, run_id: str) -> Checkpoint:

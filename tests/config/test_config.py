@@ -71,8 +71,8 @@ def test_contradictions_are_named(part: dict[str, object], message: str) -> None
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"sweep": "a/b"}, "must be a plain folder name"),
-        ({"sweep": ".."}, "must be a plain folder name"),
+        ({"sweep": "a/b"}, "must be a plain name"),
+        ({"sweep": ".."}, "must be a plain name"),
         ({"action": "empty"}, "action=empty: not one of fill, list"),
         ({"task": "cache", "action": "remove"}, "action=remove needs stream=NAME"),
         ({"format": "xml"}, "format=xml: not one of text, json"),

@@ -1,6 +1,7 @@
 """Frozen groups, tickets, and both clusters with fake workers and a fake SLURM."""
 
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from sae_sweep.launch.local import Local
 from sae_sweep.launch.slurm import Slurm, ended
 from sae_sweep.plan import Plan
 from sae_sweep.store import SweepFolder
+from sae_sweep.store.partial import partial_path
 from tests.slurm.cluster import wait_for
 from tests.store.damage import check_reader, check_without_checksum
 
@@ -29,6 +31,35 @@ def test_a_frozen_group_is_read_back_as_it_was(plan: Plan) -> None:
     assert freeze_group(plan, plan.runs) == (1, (first.run_id, second.run_id))
     assert read_group(plan.folder, 0) == (part, 2)
     assert read_group(plan.folder, 1) == (plan, 1)
+
+
+def test_a_group_that_cannot_be_frozen_leaves_nothing(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan.folder.jobs.mkdir(parents=True)
+    partial_path(plan.folder.jobs / "0.json").write_text("a killed command left this")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(SaeSweepError, match=r"^no disk space left to write .*/jobs/0\.json: free some"):
+            freeze_group(plan, plan.runs)
+    assert list(plan.folder.jobs.iterdir()) == []
+    assert freeze_group(plan, plan.runs).number == 0
+    plan.folder.jobs.rename(plan.folder.root / "moved")
+    plan.folder.jobs.touch()
+    with pytest.raises(
+        SaeSweepError, match=r"^cannot write .*/jobs/0\.json: (File exists|Not a directory); move"
+    ):
+        freeze_group(plan, plan.runs)
+
+
+def test_a_worker_without_a_log_is_one_line(plan: Plan) -> None:
+    (plan.folder.jobs / "0.log").mkdir(parents=True)
+    workers = Local(plan)
+    workers.submit([freeze_group(plan, plan.runs)])
+    with pytest.raises(SaeSweepError, match=r"^cannot write .*/jobs/0\.log: Is a directory; move away"):
+        workers.ended(["0"])
 
 
 def test_a_config_survives_its_dict(plan: Plan) -> None:

@@ -15,6 +15,7 @@ from sae_sweep.report.comparison_figures import matrix_figure
 from sae_sweep.report.files import write_csv
 from sae_sweep.report.histogram_figures import density_figure
 from sae_sweep.report.parquet import _MARK
+from tests.disks import fill_up
 
 PNG = b"\x89PNG"
 
@@ -73,8 +74,29 @@ def test_csv_holds_any_text_and_every_digit(tmp_path):
 
 def test_csv_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SaeSweepError, match=r"^cannot write .*a\.csv: File exists$"):
+    with pytest.raises(
+        SaeSweepError, match=r"^cannot write .*a\.csv: File exists; move away what is in its place"
+    ):
         write_csv(tmp_path / "file" / "a.csv", pyarrow.table({"a": [1]}))
+
+
+def test_a_full_disk_is_one_clear_line_and_the_same_call_goes_on(small_disk, comparison, evaluation):
+    writers = [
+        lambda: write_csv(small_disk / "x" / "a.csv", pyarrow.table({"a": list(range(9000))})),
+        lambda: write_comparison(small_disk / "x", comparison),
+        lambda: write_features(small_disk / "x", evaluation),
+        lambda: run_figures(small_disk / "x", evaluation),
+    ]
+    (small_disk / "x").mkdir()
+    for write in writers:
+        for left in (0, 4096):
+            fill_up(small_disk, left)
+            with pytest.raises(SaeSweepError, match=r"^no disk space left to write [^\n]*$"):
+                write()
+            assert not any(path.name.startswith(".") for path in (small_disk / "x").iterdir())
+    fill_up(small_disk, 2**19)
+    for write in writers:
+        write()
 
 
 def test_figures_are_whole_and_nothing_else_lies_beside(files):
@@ -168,3 +190,13 @@ def test_densities_of_something_else_are_refused(tmp_path, column):
 def test_features_of_an_earlier_version_without_a_checksum_are_read(tmp_path):
     parquet.write_table(pyarrow.table({"density": [0.25, 0.5]}), tmp_path / "statistics.parquet")
     assert read_densities(tmp_path, 2).tolist() == [0.25, 0.5]
+
+
+@pytest.mark.parametrize("name", ["a$b$c", "$\\frac{$", "a\x1b[31mb", "中文\u202e", "a_{b}^", "\\alpha"])
+def test_a_figure_shows_a_name_as_it_is(tmp_path, comparison, evaluation, name):
+    figures = run_figures(tmp_path, evaluation, name=name)
+    named = dataclasses.replace(comparison, names=tuple(f"{name}{i}" for i in range(4)))
+    keys = tuple({**key, "dataset": f"{name}{key['dataset']}"} for key in comparison.keys)
+    files = write_comparison(tmp_path, dataclasses.replace(named, keys=keys))
+    for figure in (*figures, files.matrix_figure, files.cosine_figure):
+        assert figure.read_bytes()[:4] == PNG

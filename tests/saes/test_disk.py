@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import stat
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_sweep.config import SaeSweepError
 from sae_sweep.saes import load_sae, save_sae
+from tests.disks import fill_up
 from tests.saes.helpers import D_IN, D_SAE, KINDS, NUMERICS, architecture, fresh_sae, learner, sparse_batch
 
 
@@ -61,6 +64,31 @@ def test_saving_again_replaces(tmp_path):
     save_sae(newer, tmp_path / "sae", metadata={})
     assert torch.equal(load_sae(tmp_path).W_enc, newer.W_enc)
     assert [p.name for p in tmp_path.iterdir()] == ["sae"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_sae(small_disk):
+    saved(small_disk / "run")
+    before = load_sae(small_disk / "run").W_enc
+    newer = fresh_sae(architecture("topk"), "modern", seed=8)
+    for left in (0, 4096):  # not even cfg.json fits; the weights do not
+        fill_up(small_disk, left)
+        with pytest.raises(SaeSweepError, match=r"^no disk space left to write .*sae: free some"):
+            save_sae(newer, small_disk / "run" / "sae", metadata={"note": "a" * 3000})
+        assert torch.equal(load_sae(small_disk / "run").W_enc, before)
+        assert [path.name for path in (small_disk / "run").iterdir()] == ["sae"]
+    fill_up(small_disk, 2**18)
+    save_sae(newer, small_disk / "run" / "sae", metadata={})
+    assert torch.equal(load_sae(small_disk / "run").W_enc, newer.W_enc)
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_the_files_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        files = saved(tmp_path)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o666 & ~mask] * 2
 
 
 def test_no_sae_here(tmp_path):

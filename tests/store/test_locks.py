@@ -16,6 +16,7 @@ from filelock import SoftFileLease
 
 from sae_sweep.config import SaeSweepError
 from sae_sweep.store import Lease, RunFolder, SweepFolder, hold, hold_sweep, is_held, locks
+from sae_sweep.store.partial import partial_path
 
 NO_FLOCK = [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK]
 
@@ -154,22 +155,54 @@ def test_two_that_ask_do_not_see_each_other(run: RunFolder) -> None:
 def test_what_a_killed_process_left_goes_when_the_folder_is_held_again(tmp_path: Path) -> None:
     sweep = SweepFolder(tmp_path / "sweep")
     run = sweep.run("run")
-    half = [
-        run.root / ".status.json.a1b2c3d_.json",
-        run.root / "checkpoint" / ".state.safetensors.a1b2c3d_.safetensors",
-        sweep.root / ".plan.json.a1b2c3d_.json",
-        sweep.matching / ".matrix.png.a1b2c3d_.png",
+    in_run = [partial_path(run.status), partial_path(run.checkpoint / "state.safetensors")]
+    in_sweep = [
+        partial_path(sweep.plan),
+        partial_path(sweep.jobs / "0.json"),
+        partial_path(sweep.matching / "a.png"),
     ]
-    for path in half:
+    for path in (*in_run, *in_sweep):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
-    (run.root / ".sae.a1b2c3d_").mkdir()
-    (run.root / ".sae.a1b2c3d_" / "cfg.json").write_text("{}")
+    folder = partial_path(run.sae)
+    folder.mkdir()
+    (folder / "cfg.json").write_text("{}")
     with hold(run):
-        assert [path.exists() for path in half] == [False, False, True, True]
-        assert not (run.root / ".sae.a1b2c3d_").exists()
+        assert not any(path.exists() for path in (*in_run, folder))
+        assert all(path.exists() for path in in_sweep)
     with hold_sweep(sweep):
-        assert not any(path.exists() for path in half)
+        assert not any(path.exists() for path in in_sweep)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".config.yaml.original",
+        "sae/.backup.00000001",
+        "checkpoint/.state.safetensors.a1b2c3d_.safetensors",
+        "features/.sae_sweep-partial-mine.txt",
+        "features/.sae_sweep-partial-1-0123456789abcdef-0123456789ab.png",
+    ],
+)
+def test_a_hidden_file_that_is_not_provably_ours_stays(run: RunFolder, name: str) -> None:
+    for path in (run.root / name, run.root.parent / "analysis" / name, run.root.parent / Path(name).name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    before = files(run.root.parent)
+    with hold(run), hold_sweep(SweepFolder(run.root.parent)):
+        assert files(run.root.parent).items() >= before.items()
+
+
+def test_leftovers_are_not_sought_behind_a_link(run: RunFolder, tmp_path: Path) -> None:
+    elsewhere = partial_path(tmp_path / "elsewhere" / "x")
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("another run's")
+    run.root.mkdir(parents=True)
+    (run.root / "link").symlink_to(elsewhere.parent)
+    partial_path(run.sae).symlink_to(elsewhere.parent)
+    with hold(run):
+        assert sorted(path.name for path in run.root.iterdir()) == [".lock", "link"]
+    assert elsewhere.exists()
 
 
 def test_a_sweep_is_waited_for(tmp_path: Path, code: int) -> None:
@@ -209,7 +242,12 @@ def test_a_lock_file_that_an_earlier_version_left_without_flock_holds_nothing(
 @pytest.mark.parametrize(
     ("failing", "problem", "line"),
     [
-        ("ftruncate", errno.ENOSPC, r"^no disk space left to write .*run: free some, or set paths\.output"),
+        ("open", errno.ENOSPC, r"^no disk space left to write .*run: free some, or set paths\.output"),
+        (
+            "open",
+            errno.EMFILE,
+            r"^cannot write .*run: Too many open files; allow more open files \(ulimit -n\), then",
+        ),
         ("open", errno.EROFS, r"^cannot write .*run: .*$"),
         ("open", errno.EACCES, r"^cannot write .*run: .*$"),
     ],
@@ -226,6 +264,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         pass
     monkeypatch.undo()
     assert not is_held(run)
+
+
+def test_a_lock_that_cannot_be_signed_holds(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", full)
+        with hold(run), pytest.raises(SaeSweepError, match="is held by another process: wait"), hold(run):
+            pass
+    (run.root / ".lock").write_bytes(b"\xff\x1b")
+    with hold(run), pytest.raises(SaeSweepError, match=f"is held by process {os.getpid()} on"), hold(run):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

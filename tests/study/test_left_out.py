@@ -47,6 +47,16 @@ def test_a_damaged_plan_is_one_clear_error(
         report(command())
 
 
+@pytest.mark.parametrize("paper", ["..", "../elsewhere", "/etc", "-x", 7])
+def test_the_sweep_that_a_plan_names_lies_beside_its_own(
+    sweep: Path, command: Callable[..., Request], paper: object
+) -> None:
+    plan = json.loads((sweep / "plan.json").read_text())
+    write_json(sweep / "plan.json", {**plan, "study": {"paper": paper}})
+    with pytest.raises(SaeSweepError, match=r"plan\.json: its study keys cannot be (used|read) \("):
+        report(command())
+
+
 @pytest.mark.usefixtures("without_figures")
 def test_damaged_statuses_and_configs_leave_their_runs_out(
     sweep: Path, command: Callable[..., Request], caplog: pytest.LogCaptureFixture

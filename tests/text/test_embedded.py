@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sae_sweep.config import EmbeddedDataset, SaeSweepError
+from sae_sweep.store.partial import partial_path
 from sae_sweep.text import embedded, fingerprint, open_text, python_files
 from sae_sweep.text.embedded import EMBEDDED, Corpus, build_corpora, embedded_corpus
 from sae_sweep.text.python_files import Document, document_pair, drop_repeats, is_held_out, topic_documents
@@ -252,6 +253,16 @@ def test_processes_that_build_at_once_build_once(
     assert len(little) == 1
     assert [result.train for result in results] == [["text of library_code"]] * 4
     assert embedded_corpus("library_code", tmp_path) == results[0]
+
+
+def test_what_a_killed_build_left_goes(little: list[int], tmp_path: Path) -> None:
+    left = partial_path(tmp_path / "corpora" / "0123456789abcdef")
+    left.mkdir(parents=True)
+    (left / "stdlib_docs.jsonl").write_text("{")
+    (tmp_path / "corpora" / ".mine.abcdefgh").mkdir()
+    embedded_corpus("library_code", tmp_path)
+    assert not left.exists()
+    assert (tmp_path / "corpora" / ".mine.abcdefgh").exists()
 
 
 def test_a_build_that_fails_leaves_nothing(

@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sae_sweep.config import SaeSweepError
 from sae_sweep.store import RunFolder
 from sae_sweep.training import discard_checkpoint
 from sae_sweep.training.checkpoint import Begun, Checkpoint, begun, load_checkpoint, save_checkpoint
+from tests.disks import fill_up
 
 STATE = {
     "weights": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
@@ -151,3 +153,45 @@ def test_a_damaged_one_falls_back_on_the_one_before(
 def test_a_writer_killed_between_its_two_renames_loses_one_checkpoint(folder: RunFolder) -> None:
     file(folder).rename(folder.checkpoint / "before.safetensors")
     assert load_checkpoint(folder, "the-id") is not None
+
+
+def test_what_is_not_ours_beside_a_checkpoint_stays(folder: RunFolder) -> None:
+    (folder.checkpoint / "state-of-monday.safetensors").write_bytes(b"mine")
+    (folder.checkpoint / "plots").mkdir()
+    discard_checkpoint(folder)
+    assert sorted(path.name for path in folder.checkpoint.iterdir()) == [
+        "plots",
+        "state-of-monday.safetensors",
+    ]
+
+
+def test_a_linked_folder_of_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "state.safetensors").write_bytes(b"mine")
+    run = RunFolder(tmp_path / "run")
+    run.root.mkdir()
+    run.checkpoint.symlink_to(elsewhere)
+    discard_checkpoint(run)
+    assert (elsewhere / "state.safetensors").exists()
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(small_disk: Path) -> None:
+    run = RunFolder(small_disk / "run")
+    first = Checkpoint(STATE, POSITION, history=5, seconds=1.5)
+    save_checkpoint(run, "the-id", first)
+    fill_up(small_disk)
+    for _ in range(2):
+        with pytest.raises(
+            SaeSweepError, match=r"^no disk space left to write .*state\.safetensors: free some"
+        ):
+            save_checkpoint(run, "the-id", first._replace(seconds=2.5))
+        found = load_checkpoint(run, "the-id")
+        assert found is not None
+        assert found.seconds == 1.5
+        assert [path.name for path in run.checkpoint.iterdir()] == ["state.safetensors"]
+    fill_up(small_disk, 2**16)
+    save_checkpoint(run, "the-id", first._replace(seconds=2.5))
+    found = load_checkpoint(run, "the-id")
+    assert found is not None
+    assert found.seconds == 2.5

@@ -5,7 +5,7 @@ activation dtype, so training from the cache and from the stream is bit-identica
 either.
 """
 
-from sae_sweep.activations.cache.inventory import CacheEntry, inventory, prune, remove, verify
+from sae_sweep.activations.cache.inventory import CacheEntry, Removed, inventory, prune, remove, verify
 from sae_sweep.activations.cache.layout import CacheFolder, cache_identity, locate
 from sae_sweep.activations.cache.reader import CachedStream
 from sae_sweep.activations.cache.shards import DamagedShardError
@@ -16,6 +16,7 @@ __all__ = [
     "CacheFolder",
     "CachedStream",
     "DamagedShardError",
+    "Removed",
     "cache_identity",
     "fill",
     "inventory",

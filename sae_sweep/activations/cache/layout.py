@@ -1,15 +1,20 @@
 """Locations and file names of cached streams, and the identity that names a stream's folder."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import RunConfig, digest
+from sae_sweep.store import is_partial
 from sae_sweep.store.resolved import Resolved
 
 TOKENS = "tokens"
 """Name of the part of a shard that holds token ids; the other parts are named by their layer."""
+
+_PART = re.compile(r"shard-\d{6,}_(tokens|layer-\d{2,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,26 @@ class CacheFolder:
         """Return the file name of a part of a shard: a layer's number, or `tokens`."""
         label = part if part == TOKENS else f"layer-{int(part):02}"
         return f"shard-{number:06}_{label}.safetensors"
+
+    def files(self) -> tuple[list[os.DirEntry[str]], list[str]]:
+        """Return our files, by their names, and the names of everything else; links are never ours.
+
+        Raises:
+            OSError: if the folder cannot be read.
+        """
+        with os.scandir(self.root) as entries:
+            there = sorted(entries, key=lambda entry: entry.name)
+        ours = [entry for entry in there if entry.is_file(follow_symlinks=False) and self._names(entry.name)]
+        return ours, [entry.name for entry in there if entry not in ours]
+
+    def _names(self, name: str) -> bool:
+        fixed = name in (self.manifest.name, self.used.name)
+        return fixed or is_part(name) or is_partial(Path(name))
+
+
+def is_part(name: str) -> bool:
+    """Return whether a file name comes from `CacheFolder.part`."""
+    return _PART.fullmatch(name) is not None
 
 
 def cache_root(cache: Path) -> Path:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ class CachedStream:
         manifest = load_manifest(folder)
         if manifest is None:
             raise SaeSweepError(f"{folder.root}: no activations are cached there")
-        folder.used.touch()
+        with suppress(OSError):  # a cache that is only read, or a full disk
+            folder.used.touch()
         self._folder = folder
         self._manifest: Manifest = manifest
         self._layers = sorted(set(layers))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 import shutil
 import sys
 import time
@@ -26,7 +27,7 @@ from sae_sweep.activations.cache.shards import read_part, write_part
 from sae_sweep.activations.device import dtype_name
 from sae_sweep.activations.stream import ActivationStream, Buffer
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store import Lease
+from sae_sweep.store import Lease, disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ def _check_space(
         buffers = -(-(max(wanted.values()) - manifest.steps) // stream.buffer_steps)
         size += buffers * stream.buffer_steps * (4 + row * len(layers))
     size *= manifest.batch
-    free = shutil.disk_usage(_existing(folder.root)).free
+    with disk_errors(folder.root):
+        free = shutil.disk_usage(_existing(folder.root)).free
     log.info(
         "caching %s tokens of layers %s: up to %.2f GiB in %s, where %.2f GiB are free",
         *(f"{max(wanted.values()) * manifest.batch:,}", ", ".join(map(str, sorted(wanted)))),
@@ -241,12 +243,13 @@ def _in_order(rows: Tensor, buffer: Buffer) -> Tensor:
 
 
 def remove_leftovers(folder: CacheFolder, manifest: Manifest) -> int:
-    """Delete files left by a killed writer, and return their bytes. The caller must hold the lease."""
+    """Delete our files that a killed writer left, and return their bytes. The caller must hold the lease."""
     known = {record.file for shard in manifest.shards for record in shard.files.values()}
     known |= {folder.manifest.name, folder.used.name}
     freed = 0
-    for file in folder.root.iterdir():
-        if file.name not in known and file.is_file():
-            freed += file.stat().st_size
-            file.unlink()
+    with disk_errors(folder.root):
+        for file in folder.files()[0]:
+            if file.name not in known:
+                freed += file.stat().st_size
+                os.unlink(file)
     return freed

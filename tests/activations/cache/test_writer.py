@@ -20,6 +20,7 @@ from sae_sweep.activations.cache.layout import CacheFolder
 from sae_sweep.activations.cache.manifest import load_manifest
 from sae_sweep.config import SaeSweepError
 from sae_sweep.store import Lease, locks
+from sae_sweep.store.partial import partial_path
 from tests.activations.cache.conftest import Bench
 from tests.activations.cache.test_reader import assert_same
 from tests.activations.test_stream import next_batches
@@ -173,7 +174,7 @@ def test_a_killed_writer_loses_at_most_a_shard(lm: LanguageModel, model_folder: 
     process.send_signal(signal.SIGKILL)
     process.wait()
     done, files = shards_of(bench.folder), bench.files()
-    leftover = bench.folder.root / ".shard-000099_tokens.safetensors.abc.safetensors"
+    leftover = partial_path(bench.folder.root / "shard-000099_tokens.safetensors")
     leftover.write_bytes(b"half")
     kept = {name: at for name, at in files.items() if int(name[6:12]) < done}
     assert Lease(bench.folder.root).marker.exists()  # left by the killed writer
