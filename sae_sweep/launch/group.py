@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.config import Interrupted, ModelConfig, RunConfig
+from sae_sweep.config import ConfigError, Interrupted, ModelConfig, RunConfig
 from sae_sweep.launch.conditions import OnMachine, by_threads, conditions, cpu_threads, resolve
 from sae_sweep.launch.finish import Finisher, close, is_trained
 from sae_sweep.launch.lm_use import LmUse
@@ -134,6 +134,8 @@ def _accepted(run: PlannedRun, lm: LanguageModel, here: OnMachine, command: _Com
 def _fits_alone(run: PlannedRun, lm: LanguageModel, free: Sequence[int]) -> bool:
     """Whether memory can hold the run; if not, it fails before it is trained."""
     with _run_border(run):
+        if problems := run.config.size_problems(lm.d_model):
+            raise ConfigError(problems)
         refuse_too_large(run.config, lm.sizes, free)
         return True
     return False

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from sae_sweep import __version__
 from sae_sweep.config import ConfigError, RunConfig, SaeSweepError, build
-from sae_sweep.config.checks import at_least, one_of
+from sae_sweep.config.checks import one_of
 from sae_sweep.store.config_file import write_config
 from sae_sweep.store.locks import hold
 from sae_sweep.store.metrics import read_metrics
@@ -83,7 +83,8 @@ class Status:
         problems: list[str] = []
         one_of(problems, "state", self.state, STATES)
         for key in ("tokens", "seconds", "pid", "job"):
-            at_least(problems, key, getattr(self, key) or 0, 0)
+            if (getattr(self, key) or 0) < 0:
+                problems.append(f"{key}={getattr(self, key)}: must be at least 0")
         problems += [
             f"times.{state}={text}: no time" for state, text in self.times.items() if not _is_time(text)
         ]

@@ -59,7 +59,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"dataset": FilesDataset()}, "dataset.path is empty"),
         ({"architecture": JumpReLUConfig(bandwidth=0)}, "architecture.bandwidth=0: must be above 0"),
         ({"site": "mlp"}, "site=mlp: not one of resid_pre"),
-        ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"batch": 0}, "batch=0: must be at least 2"),
         ({"seed": -1}, "seed=-1: must be at least 0"),
     ],
 )
@@ -80,7 +80,7 @@ def test_contradictions_are_named(part: dict[str, object], message: str) -> None
             {"launcher": LauncherConfig(kind="cloud")},
             "launcher.kind=cloud: not one of inprocess, local, slurm",
         ),
-        ({"matching": MatchingConfig(threshold=2)}, "matching.threshold=2: must lie between 0 and 1"),
+        ({"matching": MatchingConfig(threshold=2)}, "matching.threshold=2: must be between 0 and 1"),
     ],
 )
 def test_contradictions_of_a_command_are_named(keys: dict[str, object], message: str) -> None:
