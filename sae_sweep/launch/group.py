@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.config import ConfigError, Interrupted, ModelConfig, RunConfig, SaeSweepError
+from sae_sweep.config import ConfigError, ModelConfig, RunConfig, SaeSweepError
 from sae_sweep.launch.finish import Finisher
 from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
-from sae_sweep.signals import StopRequest
+from sae_sweep.signals import Interrupted, StopRequest
 from sae_sweep.store import PlannedRun, cache_folder, set_state, unfinished
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import open_sink
@@ -44,7 +44,8 @@ def train_runs(plan: Plan, runs: Sequence[PlannedRun], stop: StopRequest, sharer
         stop.raise_if_requested()  # a signal may have arrived while a part failed
         left = [run for run in group if run in runs]
         if left:
-            with logs.log_to_files([(run.name, run.folder.log) for run in left]), _mark_cut_short(left):
+            log_files = logs.log_to_files([(run.name, run.folder.log) for run in left])
+            with log_files, _mark_cut_short(left), stop.obeyed():
                 _Shared.open(plan, left, models, stop).train(left, sharers)
 
 
@@ -55,7 +56,7 @@ def _mark_cut_short(runs: Sequence[PlannedRun]) -> Iterator[None]:
         yield
     except ConfigError:
         raise  # a config problem that only the loaded model reveals
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         for run in unfinished(runs):
             set_state(run, "pending")
         raise

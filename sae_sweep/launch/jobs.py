@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sae_sweep.config import Interrupted, SaeSweepError
+from sae_sweep.config import SaeSweepError
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group
 from sae_sweep.plan import Plan
-from sae_sweep.signals import StopRequest, blocked
+from sae_sweep.signals import Interrupted, StopRequest, at_once, blocked
 from sae_sweep.store import (
     PlannedRun,
     SweepFolder,
@@ -42,6 +42,10 @@ class Ticket:
     run_ids: tuple[str, ...]
 
 
+class Stopped(str):
+    """How a job ended that a signal stopped once its runs were saved: they are not lost."""
+
+
 class Cluster(Protocol):
     """A system that runs jobs."""
 
@@ -63,7 +67,10 @@ class Cluster(Protocol):
         ...
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """Map each job that has ended for good to how it ended; empty while the cluster does not answer."""
+        """Map each job that has ended for good to how it ended; empty while the cluster does not answer.
+
+        It is a `Stopped` text for a job that a signal stopped once its runs were saved.
+        """
         ...
 
     def close(self) -> None:
@@ -84,7 +91,8 @@ class Jobs:
         self._open_cluster = open_cluster
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        cluster = self._open_cluster(plan)
+        with at_once():  # may import torch
+            cluster = self._open_cluster(plan)
         tickets: list[Ticket] = []
         try:
             with stop.deferred(), blocked():  # a Ctrl-C must reach neither this process nor sbatch
@@ -182,6 +190,13 @@ class _Watch:
         runs = [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
         if ended is None:
             self._ended_at.pop(ticket.id, None)  # a requeued job ends more than once
+        elif isinstance(ended, Stopped):
+            if unfinished(runs):
+                log.error(
+                    "%s %s was %s and its runs are saved: launch the same command again to resume them",
+                    *(self._cluster.word, ticket.id, ended),
+                )
+            del self._open[ticket.id]
         elif unfinished(runs):
             since = time.monotonic() - self._ended_at.setdefault(ticket.id, time.monotonic())
             if since >= self._cluster.lost_after_s:

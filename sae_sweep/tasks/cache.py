@@ -13,7 +13,6 @@ from sae_sweep.launch.group import Models
 from sae_sweep.launch.streams import fill_cache
 from sae_sweep.plan import Request, make_plan
 from sae_sweep.report.formatting import TextTable
-from sae_sweep.signals import stop_signals
 from sae_sweep.store import PlannedRun, cache_folder
 from sae_sweep.text import open_text
 
@@ -42,8 +41,7 @@ def _fill(request: Request) -> int:
         config = runs[0].config
         lm = models.get(config)
         lm.check([run.config.layer for run in runs], config.packing.seq_len)
-        with stop_signals():
-            filled = fill_cache(lm, open_text(config.dataset, folder), runs, folder)
+        filled = fill_cache(lm, open_text(config.dataset, folder), runs, folder)
         log.info("%s holds what %d runs read", filled.root, len(runs))
     return 0
 

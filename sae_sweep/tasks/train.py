@@ -3,7 +3,7 @@
 from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_lm_use
 from sae_sweep.plan import Request, make_plan
-from sae_sweep.signals import stop_signals
+from sae_sweep.signals import at_once, stop_signals
 from sae_sweep.store import report_failed, state, unfinished
 
 
@@ -18,11 +18,14 @@ def train(request: Request) -> int:
     plan = make_plan(request)
     with stop_signals() as stop:
         waiting = [run for run in plan.runs if state(run.folder) != "done"]
-        if not open_launcher(request).train(plan, stop):
+        with at_once():  # imports torch
+            launcher = open_launcher(request)
+        if not launcher.train(plan, stop):
             return 0
         log_lm_use(waiting)
         failed = report_failed(plan.runs) + len(unfinished(plan.runs))
-        from sae_sweep.tasks.match import compare_finished  # torch loads here, not while jobs are submitted
+        with at_once():
+            from sae_sweep.tasks.match import compare_finished  # imports torch, after jobs are submitted
 
         compare_finished(plan.folder, plan.command, plan.runs[0].config.device)
     return failed
