@@ -17,7 +17,7 @@ from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
 from sae_sweep.signals import Interrupted, StopRequest
-from sae_sweep.store import PlannedRun, cache_folder, fail, set_state, settle, unfinished
+from sae_sweep.store import PlannedRun, cache_folder, fail, read_status, set_state, settle, unfinished
 from sae_sweep.store.resolved import Conditions
 from sae_sweep.text import TextSource, open_text
 from sae_sweep.tracking import RunSink, open_sink
@@ -52,12 +52,12 @@ def train_runs(
     models = Models()
     for group in plan.groups():
         left = [run for run in group if run in runs]
-        for threads, part in by_threads(left, plan.command.launcher).items():
-            stop.raise_if_requested()  # a signal may have arrived while a part failed
-            with ExitStack() as files, _group_border(part, stop), cpu_threads(threads):
-                ready = [run for run in part if _log_opened(run, files)]
-                if ready:
-                    _train_group(_Command(plan, models, stop, sharers, job), ready)
+        with ExitStack() as files, _group_border(left, stop):
+            ready = [run for run in left if _opened(run, files)]
+            for threads, part in by_threads(ready, plan.command.launcher).items():
+                stop.raise_if_requested()  # a signal may have arrived while a part failed
+                with _group_border(part, stop), cpu_threads(threads):
+                    _train_group(_Command(plan, models, stop, sharers, job), part)
 
 
 class _Command(NamedTuple):
@@ -141,10 +141,11 @@ def _fits_alone(run: PlannedRun, lm: LanguageModel, free: Sequence[int]) -> bool
     return False
 
 
-def _log_opened(run: PlannedRun, files: ExitStack) -> bool:
-    """Open the run's log; if that fails, the run does."""
+def _opened(run: PlannedRun, files: ExitStack) -> bool:
+    """Open the run's log, and see that its status can be read; if that fails, the run does."""
     with _run_border(run):
         files.enter_context(logs.log_to_files([(run.name, run.folder.log)]))
+        read_status(run.folder)
         return True
     return False
 

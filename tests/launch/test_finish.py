@@ -1,15 +1,22 @@
-"""Sharing of baselines between the evaluations of a group."""
+"""Evaluations of a group: what they share, and what happens when one fails."""
 
+import signal
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
+import pytest
 import torch
 
 from sae_sweep.activations import load_language_model
-from sae_sweep.config import EvaluationConfig, FilesDataset, ModelConfig, RunConfig, TopKConfig
+from sae_sweep.config import EvaluationConfig, FilesDataset, ModelConfig, RunConfig, SaeSweepError, TopKConfig
 from sae_sweep.launch.finish import Finisher
 from sae_sweep.saes import build_sae
+from sae_sweep.signals import Interrupted
+from sae_sweep.store import PlannedRun, read_status
+from sae_sweep.training import GroupTooLargeError, Outcome
 from tests.activations.conftest import save_gpt2
+from tests.training.fakes import FakeSink, make_config, make_member
 
 
 def test_residuals_are_kept_of_one_layer_at_a_time(tmp_path: Path) -> None:
@@ -33,3 +40,76 @@ def test_residuals_are_kept_of_one_layer_at_a_time(tmp_path: Path) -> None:
     evaluated(2)
     assert kept() == {1: False, 2: True}
     assert evaluated(1) == first
+
+
+class _Sink(FakeSink):
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: list[bool] = []
+
+    def finish(self, *, failed: bool) -> None:
+        self.closed.append(failed)
+
+
+def _finished(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, together: bool
+) -> tuple[PlannedRun, _Sink]:
+    """Finish a trained run whose evaluation ends with an error."""
+
+    def evaluate(*_: Any) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(Finisher, "_write_results", evaluate)
+    sink = _Sink()
+    member = make_member(root, "a", make_config(), sink)
+    finisher = Finisher(None, None, 0.7, together=together)  # type: ignore[arg-type]
+    finisher.finish(Outcome(member, sae=None, failed=None, seconds=1.0, tokens=5), {})
+    return member.run, sink
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (SaeSweepError("the disk\nis full"), "the disk; is full"),
+        (
+            IndexError("list index out of range"),
+            "IndexError: list index out of range (traceback in train.log)",
+        ),
+        (MemoryError("std::bad_alloc"), "memory ran out (std::bad_alloc): lower evaluation.tokens"),
+    ],
+)
+def test_an_evaluation_that_fails_says_that_the_run_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    run, sink = _finished(tmp_path, monkeypatch, error, together=False)
+    status = read_status(run.folder)
+    assert status["state"] == "failed"
+    assert status["error"] == f"{line}; it is trained, and the same command evaluates it again"
+    assert sink.closed == [True]
+
+
+def test_memory_that_runs_out_in_an_evaluation_halves_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(GroupTooLargeError, match="bad_alloc"):
+        _finished(tmp_path, monkeypatch, MemoryError("std::bad_alloc"), together=True)
+    assert not (tmp_path / "a" / "status.json").exists()
+
+
+@pytest.mark.parametrize("stop", [Interrupted(signal.SIGTERM), KeyboardInterrupt()])
+def test_a_stop_in_an_evaluation_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    with pytest.raises(type(stop)):
+        _finished(tmp_path, monkeypatch, stop, together=False)
+    assert not (tmp_path / "a" / "status.json").exists()
+
+
+def test_a_status_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a" / "status.json").mkdir(parents=True)  # a folder where a file belongs
+    _, sink = _finished(tmp_path, monkeypatch, SaeSweepError("the text is gone"), together=False)
+    assert "a: the text is gone" in caplog.text
+    assert "a: cannot record that it is failed" in caplog.text
+    assert sink.closed == [True]

@@ -52,7 +52,7 @@ def stop() -> Iterator[StopRequest]:
 def nothing_real(monkeypatch: pytest.MonkeyPatch) -> None:
     """No text, no model, and training that ends at once with every run done."""
 
-    def train(shared: Any, runs: list[PlannedRun], sharers: int) -> None:
+    def train(shared: Any, runs: list[PlannedRun]) -> None:
         for run in runs:
             set_state(run, "done")
 
@@ -60,6 +60,8 @@ def nothing_real(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         group, "load_language_model", lambda model, device: SimpleNamespace(check=lambda *_: None)
     )
+    monkeypatch.setattr(group, "resolve", lambda *_: None)
+    monkeypatch.setattr(group, "conditions", lambda *_: SimpleNamespace())
     monkeypatch.setattr(group._Shared, "open", lambda *_: group._Shared(*[None] * 6))
     monkeypatch.setattr(group._Shared, "train", train)
 
