@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sae_sweep.cli.composer import Composed, Composer
 from sae_sweep.cli.diagnose import check
@@ -15,7 +16,15 @@ from sae_sweep.cli.grids import Grid, Point, read_grids, union
 from sae_sweep.cli.narrow import fits, unmet
 from sae_sweep.cli.overrides import Command, read_command
 from sae_sweep.cli.schema import GridKeys
-from sae_sweep.config import ARCHITECTURES, SPARSITY_KEYS, CommandConfig, ConfigError, RunConfig, digest
+from sae_sweep.config import (
+    ARCHITECTURES,
+    SPARSITY_KEYS,
+    CommandConfig,
+    ConfigError,
+    RunConfig,
+    digest,
+    first_line,
+)
 from sae_sweep.plan import Request, WantedRun
 from sae_sweep.tasks import command_class
 
@@ -114,11 +123,15 @@ def _typed(values: DictConfig, cls: type, command: CommandConfig | None = None) 
     """
     if cls is RunConfig:
         _refuse_two_values(values)
-    nodes = {key.name: values[key.name] for key in dataclasses.fields(cls)}  # resolves interpolations
+    try:
+        nodes = {key.name: values[key.name] for key in dataclasses.fields(cls)}  # resolves interpolations
+        parts = {
+            key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node
+            for key, node in nodes.items()
+        }
+    except OmegaConfBaseException as error:
+        raise ConfigError([f"{error.full_key or cls.__name__}: {first_line(error)}"]) from error
     changes = command.changes(values.dataset.name) if command else {}
-    parts = {
-        key: OmegaConf.to_object(node) if OmegaConf.is_config(node) else node for key, node in nodes.items()
-    }
     return cls(**{**parts, **changes})
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, choices, open_schema
 from sae_sweep.config import ARCHITECTURES
+from sae_sweep.config.checks import NumericField, numeric_fields, shown
 
 HYDRA_KEYS = ("hydra",)
 
@@ -20,19 +21,24 @@ HYDRA_KEYS = ("hydra",)
 def diagnose(overrides: Iterable[str]) -> list[str]:
     """Problems of each override on its own; Hydra still checks how they combine.
 
+    Numbers out of bounds are listed beside other problems; alone, they are found with all contradictions.
+
     Args:
         overrides: as typed, for example `["seed=42,49", "dataset=owt"]`.
     """
     parser = OverridesParser.create()
     problems: list[str] = []
+    out_of_bounds: list[str] = []
     for text in overrides:
         try:
             (override,) = parser.parse_overrides([text])
-        except HydraException:
-            problems.append(f"{text}: not of the form key=value (see --help)")
+        except (HydraException, ValueError) as error:  # ValueError: more digits than Python converts
+            digits = ": too many digits" if isinstance(error, ValueError) else ""
+            problems.append(f"{shown(text)}{digits or ': not of the form key=value (see --help)'}")
             continue
         problems += _check(override, text)
-    return problems
+        out_of_bounds += _out_of_bounds(override.key_or_group, _values(override))
+    return problems and problems + out_of_bounds
 
 
 def _check(override: Override, text: str) -> list[str]:
@@ -43,16 +49,20 @@ def _check(override: Override, text: str) -> list[str]:
         return [f"{text}: no key can be deleted; give it a value, or null"]
     if override.is_add() and not choices(key) and not _schemas(key):
         return [f"{text}: keys cannot be added; {_unknown(key)}"]
-    return check(key, _values(override))
+    typed = None if override.is_sweep_override() else text.partition("=")[2]
+    return check(key, _values(override), typed)
 
 
-def check(key: str, values: Sequence[Any]) -> list[str]:
-    """Problems of the values of a key or group, from the command line or a grid."""
+def check(key: str, values: Sequence[Any], typed: str | None = None) -> list[str]:
+    """Problems of the values of a key or group, from the command line or a grid.
+
+    `typed` is how the only value was written, if that is known.
+    """
     if choices(key):
         return _check_choices(key, values)
     if not _schemas(key):
         return [_unknown(key)]
-    return _check_values(key, values)
+    return _check_values(key, values, typed)
 
 
 def _check_choices(group: str, values: Sequence[Any]) -> list[str]:
@@ -63,13 +73,34 @@ def _check_choices(group: str, values: Sequence[Any]) -> list[str]:
     ]
 
 
-def _check_values(key: str, values: Sequence[Any]) -> list[str]:
+def _check_values(key: str, values: Sequence[Any], typed: str | None) -> list[str]:
     problems = []
     for value in values:
         errors = [_type_problem(schema, path, value) for schema, path in _schemas(key)]
         if all(errors):
-            problems.append(f"{key}={value}: {errors[0]}")
+            problems.append(f"{key}={shown(value if typed is None else typed)}: {errors[0]}")
     return problems
+
+
+def _out_of_bounds(key: str, values: Sequence[Any]) -> list[str]:
+    """Problems of numbers of the right type."""
+    problems = []
+    for schema, path in _schemas(key)[:1]:
+        number = _number(schema, path)
+        for value in values:
+            if number and _type_problem(schema, path, value) is None:
+                why = number.problem(OmegaConf.select(_trial_config(schema), path))
+                problems += [f"{key}={shown(value)}: {why}"] if why else []
+    return problems
+
+
+def _number(schema: type, key: str) -> NumericField | None:
+    """The numeric field of a dotted key; None if it has another type."""
+    first, *rest = key.split(".", 1)
+    if not rest:
+        return numeric_fields(schema).get(first)
+    field = next(field for field in dataclasses.fields(schema) if field.name == first)
+    return _number(field.default_factory, *rest) if dataclasses.is_dataclass(field.default_factory) else None
 
 
 def _values(override: Override) -> list[Any]:
@@ -121,7 +152,8 @@ def _type_problem(schema: type, key: str, value: Any) -> str | None:
     try:
         OmegaConf.update(_trial_config(schema), key, value)
     except Exception as error:  # OmegaConf's errors, and those from values such as Hydra's quoted strings
-        return str(error).splitlines()[0]
+        number = _number(schema, key)
+        return (number and number.problem(value)) or str(error).splitlines()[0]
     return None
 
 

@@ -18,6 +18,7 @@ from sae_sweep.config import (
     RunConfig,
     TopKConfig,
 )
+from sae_sweep.config.checks import same_as
 from sae_sweep.tasks import TASKS, command_class
 
 DATASET_SCHEMAS = {"embedded": EmbeddedDataset, "hub": HubDataset, "files": FilesDataset}
@@ -27,11 +28,11 @@ DATASET_SCHEMAS = {"embedded": EmbeddedDataset, "hub": HubDataset, "files": File
 class GridKeys:
     """Keys that only the command line has: short names of sparsity keys, and the grids."""
 
-    k: int = TopKConfig.k
+    k: int = same_as(TopKConfig, "k")
     """Active features per token (topk, batchtopk): `architecture.k`."""
-    l0_coefficient: float = JumpReLUConfig.l0_coefficient
+    l0_coefficient: float = same_as(JumpReLUConfig, "l0_coefficient")
     """Sparsity weight (jumprelu): `architecture.l0_coefficient`."""
-    l1_coefficient: float = ReLUConfig.l1_coefficient
+    l1_coefficient: float = same_as(ReLUConfig, "l1_coefficient")
     """Sparsity weight (relu): `architecture.l1_coefficient`."""
     common: dict[str, Any] = field(default_factory=dict)
     """Keys, each with a value or a list of values, that are added to every grid."""

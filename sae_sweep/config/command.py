@@ -4,27 +4,40 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from sae_sweep.config.checks import at_least, fraction, one_of
+from sae_sweep.config.checks import (
+    INT32,
+    INT64,
+    Limit,
+    count,
+    fraction,
+    number,
+    number_problems,
+    one_of,
+    positive,
+)
 from sae_sweep.config.errors import ConfigError
 from sae_sweep.config.names import plain_name
 
 CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
+_SLURM_16_BIT = Limit(65_533, "at most 65533 (SLURM's 16 bits)")
+_DAY_S = Limit(86_400, "at most 86400 (a day)")
+_YEAR_S = Limit(31_536_000, "at most 31536000 (a year)")
+_FASTEST_TFLOPS = Limit(10**9, "at most 1000000000 (a thousand exascale machines)")
+_THREADS = Limit(1024, "at most 1024 (the cores of one machine)")
+_PROCESSES = Limit(2**22, f"at most {2**22} (the processes of one machine)")
 
 
 @dataclass(frozen=True)
 class MatchingConfig:
     """Settings for the comparison of SAEs."""
 
-    threshold: float = 0.7
+    threshold: float = fraction(0.7)
     """A feature is matched when its best decoder cosine is strictly above this."""
-    undertrained: float = 0.1
+    undertrained: float = fraction(0.1)
     """Runs whose match to their own initial dictionary is above this share are marked undertrained."""
 
     def problems(self) -> list[str]:
-        found: list[str] = []
-        fraction(found, "matching.threshold", self.threshold)
-        fraction(found, "matching.undertrained", self.undertrained)
-        return found
+        return list(number_problems(self, "matching.").values())
 
 
 @dataclass(frozen=True)
@@ -35,13 +48,12 @@ class TrackingConfig:
     """wandb or none."""
     project: str = "sae_sweep"
     entity: str | None = None
-    log_every: int = 50
+    log_every: int = count(50, most=INT64)
     """Steps between two logged points."""
 
     def problems(self) -> list[str]:
-        found: list[str] = []
+        found = list(number_problems(self, "tracking.").values())
         one_of(found, "tracking.backend", self.backend, ("wandb", "none"))
-        at_least(found, "tracking.log_every", self.log_every, 1)
         return found
 
 
@@ -54,39 +66,33 @@ class SlurmConfig:
     account: str | None = None
     qos: str | None = None
     """Quality of service."""
-    time_min: int = 1440
+    time_min: int = count(1440, most=INT32)
     """Minutes until a job is requeued and continues from its checkpoint."""
-    gpus: int = 1
+    gpus: int = number(1, least=0, most=_SLURM_16_BIT)
     """GPUs per job; a group trains on one. 0: on CPUs."""
-    cpus: int = 4
+    cpus: int = count(4, most=_SLURM_16_BIT)
     """CPU cores per job."""
-    mem_gb: float | None = None
+    mem_gb: float | None = number(None, least=0.001, most=2**20)
     """Memory per job in GB; null: the cluster's default."""
-    array_parallelism: int = 256
+    array_parallelism: int = count(256, most=INT32)
     """Jobs of a sweep that may run at once."""
     setup: list[str] = field(default_factory=list)
     """Shell lines at the start of a job: `["module load cuda", "export HF_HUB_OFFLINE=1"]`."""
-    signal_delay_s: int = 120
+    signal_delay_s: int = count(120, most=_SLURM_16_BIT)
     """Seconds before the time limit at which a job is told to save and be requeued."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further options of sbatch, such as `{constraint: a100, exclude: node7}`."""
-    poll_s: float = 10.0
+    poll_s: float = number(10.0, least=0.01, most=_DAY_S)
     """Seconds between two polls of the jobs while the command waits for them."""
-    lost_after_s: float = 60.0
+    lost_after_s: float = number(60.0, least=0, most=_YEAR_S)
     """Seconds after which a job that ended without a result counts as lost; shared disks may lag behind."""
 
     def problems(self) -> list[str]:
-        found: list[str] = []
-        for key, least in (("gpus", 0), ("cpus", 1), ("array_parallelism", 1), ("signal_delay_s", 1)):
-            at_least(found, f"launcher.slurm.{key}", getattr(self, key), least)
-        if self.mem_gb is not None and not self.mem_gb > 0:
-            found.append(f"launcher.slurm.mem_gb={self.mem_gb}: must be above 0")
-        if not self.poll_s > 0:
-            found.append(f"launcher.slurm.poll_s={self.poll_s}: must be above 0")
-        if not self.lost_after_s >= 0:
-            found.append(f"launcher.slurm.lost_after_s={self.lost_after_s}: must be 0 or more")
+        wrong = number_problems(self, "launcher.slurm.")
+        found = list(wrong.values())
+        comparable = not wrong.keys() & {"time_min", "signal_delay_s"}
         # SLURM may send the signal up to a minute early, and it kills a job that has not yet set a handler
-        if 60 * self.time_min <= self.signal_delay_s + 60:
+        if comparable and 60 * self.time_min <= self.signal_delay_s + 60:
             found.append(
                 f"launcher.slurm.time_min={self.time_min}: must be over a minute longer than "
                 f"launcher.slurm.signal_delay_s={self.signal_delay_s}, or jobs are told to stop as they start"
@@ -100,13 +106,13 @@ class LauncherConfig:
 
     kind: str = "inprocess"
     """inprocess: groups in turn, in this process. local: in worker processes. slurm: one job per group."""
-    checkpoint_every_min: float = 5.0
+    checkpoint_every_min: float = positive(5.0)
     """Minutes between two checkpoints."""
-    max_group: int | None = None
+    max_group: int | None = count(None, most=INT32)
     """Maximum number of runs trained together; null: as many as fit into the free memory."""
-    workers: int | None = None
+    workers: int | None = count(None, most=_PROCESSES)
     """Worker processes at once (local); null: one per GPU, or two on a machine without GPUs."""
-    threads: int | None = None
+    threads: int | None = count(None, most=_THREADS)
     """CPU threads per process; null: the machine's cores, divided between workers (local). A run that is
     resumed takes the number that it began with."""
     allow_mixed: bool = False
@@ -117,18 +123,11 @@ class LauncherConfig:
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
     def problems(self) -> list[str]:
-        found: list[str] = []
+        found = list(number_problems(self, "launcher.").values())
         one_of(found, "launcher.kind", self.kind, ("inprocess", "local", "slurm"))
-        if self.max_group is not None:
-            at_least(found, "launcher.max_group", self.max_group, 1)
-        for key in ("workers", "threads"):
-            if getattr(self, key) is not None:
-                at_least(found, f"launcher.{key}", getattr(self, key), 1)
         if self.detach and self.kind != "slurm":
             found.append(f"launcher.detach=true needs launcher=slurm, not {self.kind}")
         found += self.slurm.problems()
-        if not self.checkpoint_every_min > 0:
-            found.append(f"launcher.checkpoint_every_min={self.checkpoint_every_min}: must be above 0")
         return found
 
 
@@ -147,14 +146,11 @@ class PathsConfig:
 class PlanConfig:
     """Settings of `task=plan`."""
 
-    tflops: float | None = None
+    tflops: float | None = number(None, least=1e-6, most=_FASTEST_TFLOPS)
     """Throughput for the estimate of hours, in 10^12 floating-point operations per second; null: measured."""
 
     def problems(self) -> list[str]:
-        found: list[str] = []
-        if self.tflops is not None and not self.tflops > 0:
-            found.append(f"plan.tflops={self.tflops}: must be above 0")
-        return found
+        return list(number_problems(self, "plan.").values())
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sae_sweep.config.checks import at_least, one_of
+from sae_sweep.config.checks import INT32, INT64, Limit, count, number, number_problems, one_of
 from sae_sweep.config.names import made_plain, plain_name
 from sae_sweep.config.shape import ModelShape, read_shape, shape_problem
 
 LM_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_RAREST_HELD_OUT = Limit(1_000_000, "at most 1000000 (rarer ones are missing in most texts)")
 
 
 class KnownModel(NamedTuple):
@@ -86,7 +87,7 @@ class DatasetConfig:
     """Behaviour when the text ends before `tokens`: repeat (with a log line), stop, or error."""
 
     def problems(self) -> list[str]:
-        found: list[str] = []
+        found = list(number_problems(self, "dataset.").values())
         plain_name(found, "dataset.name", self.name)
         one_of(found, "dataset.exhausted", self.exhausted, ("repeat", "stop", "error"))
         return found
@@ -111,7 +112,7 @@ class HubDataset(DatasetConfig):
     """Glob of the Parquet files inside the repository at that revision."""
     text_key: str = "text"
     """Column that holds the text."""
-    held_out_every: int = 50
+    held_out_every: int = number(50, least=2, most=_RAREST_HELD_OUT)
     """One document in so many, chosen by its text, is held out of training and used for evaluation."""
 
     def problems(self) -> list[str]:
@@ -119,7 +120,6 @@ class HubDataset(DatasetConfig):
         for key in ("path", "revision", "files", "text_key"):
             if not getattr(self, key):
                 found.append(f"dataset.{key} is empty: a hub dataset needs it")
-        at_least(found, "dataset.held_out_every", self.held_out_every, 2)
         return found
 
 
@@ -132,14 +132,13 @@ class FilesDataset(DatasetConfig):
     """A file, a folder (searched below), or a glob."""
     text_key: str = "text"
     """Key or column that holds the text in .jsonl and .parquet."""
-    held_out_every: int = 20
+    held_out_every: int = number(20, least=2, most=_RAREST_HELD_OUT)
     """One document in so many, chosen by its text, is held out of training and used for evaluation."""
 
     def problems(self) -> list[str]:
         found = super().problems()
         if not self.path:
             found.append("dataset.path is empty: give a file, a folder or a glob of .txt, .jsonl or .parquet")
-        at_least(found, "dataset.held_out_every", self.held_out_every, 2)
         return found
 
 
@@ -147,22 +146,24 @@ class FilesDataset(DatasetConfig):
 class PackingConfig:
     """Settings for packing documents into sequences of equal length."""
 
-    seq_len: int = 128
+    seq_len: int = number(128, least=4, most=INT32)
     """Tokens per sequence, special tokens included."""
     bos_every_sequence: bool = True
     """True: BOS opens every sequence. False (the study): BOS at document starts only."""
     separate_documents: bool = True
     """Put the end-of-text token between documents."""
-    max_document_tokens: int | None = None
+    max_document_tokens: int | None = count(None, most=INT64)
     """Maximum tokens per document, after which it is cut (the study: 1,024); null: no limit."""
     mask_special: bool = True
     """Exclude special-token positions from training, evaluation and patching."""
 
     def problems(self) -> list[str]:
-        found: list[str] = []
-        at_least(found, "packing.seq_len", self.seq_len, 4)
-        if self.max_document_tokens is not None:
-            at_least(found, "packing.max_document_tokens", self.max_document_tokens, 1)
+        found = list(number_problems(self, "packing.").values())
+        if self.max_document_tokens == 1 and not self.bos_every_sequence:
+            found.append(
+                "packing.max_document_tokens=1: must be at least 2 with packing.bos_every_sequence=false, "
+                "where a document's first token is BOS"
+            )
         return found
 
 

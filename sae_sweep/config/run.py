@@ -6,7 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_sweep.config.architecture import ARCHITECTURES, ArchitectureConfig
-from sae_sweep.config.checks import at_least, one_of
+from sae_sweep.config.checks import (
+    INT32,
+    INT64,
+    PEBIBYTE,
+    count,
+    number,
+    number_problems,
+    one_of,
+    random_seed,
+)
 from sae_sweep.config.data import DATASETS, DatasetConfig, ModelConfig, PackingConfig
 from sae_sweep.config.errors import ConfigError
 from sae_sweep.config.plain import digest
@@ -41,20 +50,20 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     architecture: ArchitectureConfig = field(default_factory=ArchitectureConfig)
-    dictionary: int = 16
+    dictionary: int = count(16, most=INT32)
     """Expansion factor: d_sae = dictionary x d_in."""
-    layer: int = 8
+    layer: int = number(8, least=0, most=INT32)
     """Layer whose residual stream is read, from 0."""
     site: str = "resid_pre"
-    seed: int = 49
+    seed: int = random_seed(49)
     """Seed for SAE initialisation."""
-    data_seed: int = 0
+    data_seed: int = random_seed(0)
     """Seed for the order of the documents."""
-    shuffle_seed: int | None = None
+    shuffle_seed: int | None = random_seed(None)
     """Seed for the shuffle inside each buffer; null: data_seed."""
-    tokens: int = 100_000_000
+    tokens: int = count(100_000_000, most=INT64)
     """SAE inputs per run, after masking."""
-    batch: int = 4096
+    batch: int = count(4096, most=INT32)
     """SAE inputs per step."""
     numerics: str = "modern"
     """Preset of the trainer: modern, or study (exactly the study's trainer)."""
@@ -76,27 +85,38 @@ class RunConfig:
 
     def problems(self) -> list[str]:
         """All problems of the run's keys, one line each."""
-        found: list[str] = []
+        wrong = number_problems(self)
+        found = list(wrong.values())
         one_of(found, "site", self.site, SITES)
         one_of(found, "numerics", self.numerics, NUMERICS)
         one_of(found, "device", self.device, ("auto", "cpu", "cuda", "mps"))
         one_of(found, "backend", self.backend, ("auto", "reference", "cpu", "triton"))
-        for key in ("dictionary", "batch", "tokens"):
-            at_least(found, key, getattr(self, key), 1)
-        for key in ("layer", "seed", "data_seed"):
-            at_least(found, key, getattr(self, key), 0)
-        if self.shuffle_seed is not None:
-            at_least(found, "shuffle_seed", self.shuffle_seed, 0)
-        if 1 <= self.tokens < self.batch:
+        if not wrong.keys() & {"tokens", "batch"} and self.tokens < self.batch:
             found.append(f"tokens={self.tokens} is below batch={self.batch}: not even one step")
         shape = self.model.shape
-        if shape is not None and self.layer >= shape[0]:
+        if shape is not None and "layer" not in wrong and self.layer >= shape[0]:
             found.append(f"layer={self.layer}: {self.model.label} has layers 0 to {shape[0] - 1}")
-        found += self.architecture.problems(self.dictionary * shape[1] if shape else None)
+        if shape is None or "dictionary" in wrong:
+            found += self.architecture.problems(None)
+        else:
+            found += self.size_problems(shape[1])
         for part in dataclasses.fields(self):
             value = getattr(self, part.name)
             if part.name != "architecture" and hasattr(value, "problems"):
                 found += value.problems()
+        return found
+
+    def size_problems(self, d_in: int) -> list[str]:
+        """Problems that only the width of the residual stream shows, and those of the architecture."""
+        d_sae = self.dictionary * d_in
+        found = self.architecture.problems(d_sae)
+        size = f"dictionary={self.dictionary}: d_sae={d_sae}"
+        if d_sae > INT32.value:
+            found.append(f"{size} must be {INT32.words}")
+        elif 4 * d_sae * d_in > PEBIBYTE:
+            found.append(f"{size} x d_in={d_in} float32 weights are over 2^50 bytes: lower it")
+        elif "batch" not in number_problems(self) and 4 * d_sae * self.batch > PEBIBYTE:
+            found.append(f"batch={self.batch} x d_sae={d_sae} float32 latents are over 2^50 bytes: lower it")
         return found
 
     @property

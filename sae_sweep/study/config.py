@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_sweep.config import CommandConfig, plain_name
-from sae_sweep.config.checks import one_of
+from sae_sweep.config.checks import number_problems, one_of, positive
 
 DATASETS = ("owt", "tinystories", "redpajama", "pile")
 BUDGETS = ("equal", "published")
@@ -19,19 +19,17 @@ class StudyConfig:
 
     datasets: dict[str, str] = field(default_factory=dict)
     """The study's dataset (owt, tinystories, redpajama, pile) -> its stand-in; others are read themselves."""
-    l0_scale: float = 1.0
+    l0_scale: float = positive(1.0)
     """Factor on the study's JumpReLU coefficients in this sweep."""
     paper: str = "paper"
     """Sweep whose answers the report of a controlled sweep shows beside its own."""
 
     def problems(self) -> list[str]:
-        found: list[str] = []
+        found = list(number_problems(self, "study.").values())
         unknown = set(self.datasets) - set(DATASETS)
         if unknown:
             found.append(f"study.datasets: {', '.join(sorted(unknown))} is not one of {', '.join(DATASETS)}")
         plain_name(found, "study.paper", self.paper)
-        if not self.l0_scale > 0:
-            found.append(f"study.l0_scale={self.l0_scale}: must be above 0")
         return found
 
 

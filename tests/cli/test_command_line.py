@@ -162,9 +162,9 @@ def test_every_problem_is_reported_at_once(cli: Cli) -> None:
     assert result.err.splitlines() == [
         "sae_sweep: unknown key sed (did you mean seed?)",
         "sae_sweep: architecture=topkk: not one of batchtopk, jumprelu, relu, topk (did you mean topk?)",
-        "sae_sweep: layer=abc: Value 'abc' of type 'str' could not be converted to Integer",
-        "sae_sweep: k=2.5: Value '2.5' of type 'float' could not be converted to Integer",
-        "sae_sweep: seed=x: Value 'x' of type 'str' could not be converted to Integer",
+        "sae_sweep: layer=abc: must be a whole number, written in digits",
+        "sae_sweep: k=2.5: must be a whole number, written in digits",
+        "sae_sweep: seed=x: must be a whole number, written in digits",
         "sae_sweep: +foo=2: keys cannot be added; unknown key foo: see --help for all keys",
         "sae_sweep: dataset=owl: not one of files, library_code, library_docs, owt, pile, redpajama, "
         "stdlib_code, stdlib_docs, tinystories (did you mean owt?)",

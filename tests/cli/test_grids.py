@@ -143,7 +143,7 @@ def test_every_problem_of_every_grid_is_reported_at_once() -> None:
         "first: dataset=owl: not one of files, library_code, library_docs, owt, pile, redpajama, "
         "stdlib_code, stdlib_docs, tinystories (did you mean owt?)",
         "first: k: the list of values is empty",
-        "first: layer=abc: Value 'abc' of type 'str' could not be converted to Integer",
+        "first: layer=abc: must be a whole number, written in digits",
         "first: task cannot be swept: it belongs to the sweep as a whole",
         "grid 2: zip: the lists must be equally long: k has 2, layer has 3",
         "grid 2: k is both in the grid and in its zip",
@@ -171,7 +171,7 @@ def test_the_command_line_names_the_grid_and_exits_with_2(cli: Cli) -> None:
     assert result.code == 2
     assert result.err.splitlines() == [
         "sae_sweep: common: fuse cannot be swept: it belongs to the sweep as a whole",
-        "sae_sweep: row 1: layer=x: Value 'x' of type 'str' could not be converted to Integer",
+        "sae_sweep: row 1: layer=x: must be a whole number, written in digits",
     ]
 
 

@@ -80,7 +80,7 @@ def test_contradictions_are_named(part: dict[str, object], message: str) -> None
             {"launcher": LauncherConfig(kind="cloud")},
             "launcher.kind=cloud: not one of inprocess, local, slurm",
         ),
-        ({"matching": MatchingConfig(threshold=2)}, "matching.threshold=2: must lie between 0 and 1"),
+        ({"matching": MatchingConfig(threshold=2)}, "matching.threshold=2: must be between 0 and 1"),
     ],
 )
 def test_contradictions_of_a_command_are_named(keys: dict[str, object], message: str) -> None:
