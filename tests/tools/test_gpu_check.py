@@ -1,0 +1,159 @@
+"""`tools/gpu_check.py` on this machine: every part at a tiny size, what it skips, and what a fault leaves."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import gpu_check
+import gpu_commands
+import gpu_kernels
+import gpu_steps
+from gpu_setting import TINY, Setting
+
+from sae_sweep.ops.reference import ReferenceKernels
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def parts_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Replace what parts do by Python text; returns the results."""
+
+    def run(seconds: float, **code: str) -> list[dict[str, Any]]:
+        script = tmp_path / "parts.py"
+        lines = "".join(f"{name!r}: {text!r}," for name, text in code.items())
+        script.write_text(
+            f"import json, os, sys, time\nOUT = sys.argv[5]\nexec({{\n{lines}\n}}[sys.argv[1]])\n"
+        )
+        monkeypatch.setattr(gpu_check, "PARTS_SCRIPT", script)
+        shares = [gpu_check.Part(name, 1 / len(code), name) for name in code]
+        monkeypatch.setattr(gpu_check, "PARTS", shares)
+        return gpu_check.check("cpu", seconds, list(code))
+
+    return run
+
+
+@pytest.mark.slow(reason="each part is a process that imports torch, and five of them train")
+def test_every_part_runs_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    file = tmp_path / "out.json"
+    assert call(monkeypatch, "--device", "cpu", "--seconds", "1800", "--json", str(file)) == 0
+    document = json.loads(file.read_text())
+    assert {part["part"]: part["state"] for part in document["parts"]} == {
+        part.name: "ok" for part in gpu_check.PARTS
+    }
+    records = {part["part"]: part["records"] for part in document["parts"]}
+    assert len(records["kernels"]) == len(gpu_kernels.KERNEL_CHECKS) * (len(gpu_kernels.ODD) + len(TINY))
+    assert [record["equal"] for record in records["bits"]] == ["fused = solo", "fused = resumed"]
+    assert {record["architecture"] for record in records["steps"]} == set(gpu_steps.ARCHITECTURES)
+    for record in records["steps"]:
+        assert record["ratio_to_reference"] == pytest.approx(
+            record["steps_per_s"] / record["reference_per_s"]
+        )
+        assert record["ratio_to_dense"] == pytest.approx(record["steps_per_s"] / record["dense_per_s"])
+    assert [record["model"] for record in records["lm"]] == ["gpt2-pico", "gpt2-small"]
+    assert [len(records[name][0]["explained_variance"]) for name in ("quickstart", "gpt2-small")] == [2, 4]
+    shown = capsys.readouterr().out
+    assert "no part failed" in shown
+    assert shown.count(" steps/s ") == len(records["steps"])
+
+
+def test_without_cuda_it_says_what_it_would_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert call(monkeypatch, "--json", str(tmp_path / "out.json")) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["state"] == "skipped"
+    shown = capsys.readouterr().out
+    assert shown.startswith("skipped: torch ")
+    assert all(part.what in shown for part in gpu_check.PARTS)
+
+
+def test_what_is_not_installed_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(gpu_check, "MODULES", ("torch", "no_such_module", "nor_this"))
+    assert call(monkeypatch) == 1
+    assert capsys.readouterr().out == "gpu_check.py: not installed: no_such_module, nor_this\n"
+
+
+def test_a_part_that_fails_leaves_the_others(parts_of: Any):
+    put = "open(OUT, 'a').write(json.dumps({}) + '\\n')"
+    results = parts_of(
+        20.0,
+        good=put.format("{'equal': 'a = b'}"),
+        wrong=put.format("{'failed': 'ValueError: no', 'traceback': 'Traceback'}") + "; sys.exit(1)",
+        crash="sys.stderr.write('device lost'); sys.stderr.flush(); os.abort()",
+        last=put.format("{'skipped': 'no pytest'}"),
+    )
+    assert [result["state"] for result in results] == ["ok", "failed", "failed", "skipped"]
+    assert results[0]["records"] == [{"equal": "a = b"}]
+    assert (results[1]["failed"], results[1]["traceback"]) == ("ValueError: no", "Traceback")
+    assert results[2]["failed"] == "exit code -6: device lost"
+    assert results[3]["why"] == "no pytest"
+
+
+def test_a_part_that_takes_too_long_is_ended_and_keeps_what_it_wrote(parts_of: Any):
+    first = "open(OUT, 'a').write(json.dumps({'equal': 'a = b'}) + '\\n{\"equ'); time.sleep(60)"
+    results = parts_of(2.0, endless=first, later="pass")
+    assert [result["state"] for result in results] == ["cut", "ok"]
+    assert results[0]["records"] == [{"equal": "a = b"}]
+    assert sum(result["seconds"] for result in results) < 10
+
+
+def test_a_wrong_kernel_is_found():
+    class Wrong(ReferenceKernels):
+        def spmm(self, csr, values, dense):
+            return super().spmm(csr, values, dense) + 1
+
+        def topk(self, z, k):
+            columns, values = super().topk(z, k)
+            return columns, values * 1.01
+
+        def encode_topk(self, x, W, b, k, dead_candidates=None):
+            return super().encode_topk(x, W, b, max(1, k - 1), dead_candidates)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+    for name, check in gpu_kernels.KERNEL_CHECKS.items():
+        check(ReferenceKernels(), ReferenceKernels(), TINY[0], draw)
+        if name in ("products", "topk", "encode_topk"):
+            with pytest.raises(AssertionError):
+                check(Wrong(), ReferenceKernels(), TINY[0], draw)
+
+
+def test_other_weights_are_named():
+    with pytest.raises(gpu_commands.CommandError, match="resumed, 2 of 3 runs have other weights: b, c"):
+        gpu_commands._require_equal({"a": b"1", "b": b"2", "c": b"3"}, {"a": b"1", "b": b"3"}, "resumed")
+
+
+def test_waits_are_counted_from_the_warnings():
+    def work() -> None:
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+
+    assert gpu_steps.count_warnings(work, "synchronizing") == 3
+    assert gpu_steps.host_waits(work, torch.device("cpu")) is None
+
+
+def test_a_setting_is_tiny_only_on_a_cpu():
+    assert Setting(torch.device("cpu"), 1.0, print).sizes == TINY
+    assert {size.name for size in Setting(torch.device("cuda"), 1.0, print).sizes} == {
+        "quickstart",
+        "gpt2-small",
+    }

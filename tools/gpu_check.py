@@ -1,0 +1,214 @@
+"""Shows in minutes what works on a GPU, and how fast: kernels, equal bits, steps, the LM, and whole sweeps.
+
+    PYTHONPATH=. python3 tools/gpu_check.py [--json FILE]
+    PYTHONPATH=. python3 tools/gpu_check.py --device cpu --seconds 120      tests this tool: sizes are tiny
+
+It needs this checkout, our dependencies except wandb, and no network. Each part has a share of the time. One
+that exceeds it is ended and named, one that fails is reported, and the next part runs. Exit code: 1 if any
+failed.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_ABOUT_THE_PART = {"failed", "traceback", "seconds", "skipped"}
+PARTS_SCRIPT = Path(__file__).with_name("gpu_parts.py")
+TOTAL_S = 360.0
+MODULES = (
+    *("torch", "transformers", "transformer_lens", "hydra", "omegaconf", "datasets", "lightning", "numpy"),
+    *("pyarrow", "safetensors", "submitit", "filelock", "gguf", "jaxtyping", "matplotlib", "packaging"),
+    *("psutil", "tqdm", "xxhash"),
+)
+
+
+class Part(NamedTuple):
+    """A part of the check."""
+
+    name: str
+    share: float
+    """Share of the whole time; what a part leaves goes to those after it."""
+    what: str
+
+
+PARTS = (
+    Part("kernels", 0.08, "every kernel against the reference, at odd sizes and at those that are trained"),
+    Part("bits", 0.24, "weights of runs trained together, one by one and resumed: the same bytes"),
+    Part("steps", 0.20, "a training step against the reference and a dense bf16 step under torch.compile"),
+    Part("lm", 0.05, "tokens/s of the language model"),
+    Part("gpt2-small", 0.18, "a sweep at GPT-2 small's shape with random weights, from text to match"),
+    Part("suite", 0.07, "the tests in tests/ops, where pytest and hypothesis are installed"),
+    Part("quickstart", 0.18, "experiment=quickstart"),
+)
+
+
+def run_part(part: Part, device: str, limit_s: float, folder: Path) -> dict[str, Any]:
+    """Run a part in a process; its state is ok, failed, cut (by the limit) or skipped."""
+    out, log = folder / f"{part.name}.jsonl", folder / f"{part.name}.log"
+    command = [sys.executable, str(PARTS_SCRIPT), part.name, "--device", device, "--out", str(out)]
+    path = os.pathsep.join(filter(None, [str(PARTS_SCRIPT.parents[1]), os.environ.get("PYTHONPATH")]))
+    began = time.monotonic()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, "--seconds", str(limit_s)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+        in_time = _wait(process, limit_s)
+    result: dict[str, Any] = {"part": part.name, "what": part.what, "seconds": time.monotonic() - began}
+    found = list(_records(out))
+    result["records"] = [record for record in found if not record.keys() <= _ABOUT_THE_PART]
+    failed = next((record for record in found if "failed" in record), None)
+    if failed:
+        return {**result, "state": "failed", **failed}
+    if not in_time:
+        return {**result, "state": "cut", "why": f"not done after its {limit_s:.0f} s"}
+    if process.returncode:
+        end = log.read_text(errors="replace")[-4000:]
+        last = next(reversed(end.strip().splitlines()), "no output")
+        failed = {"failed": f"exit code {process.returncode}: {last}", "traceback": end}
+        return {**result, "state": "failed", **failed}
+    skipped = next((record["skipped"] for record in found if "skipped" in record), None)
+    return {**result, "state": "skipped", "why": skipped} if skipped else {**result, "state": "ok"}
+
+
+def _wait(process: "subprocess.Popen[bytes]", limit_s: float) -> bool:
+    """Wait for a process; after the limit end it, with all that it started, and return False."""
+    try:
+        process.wait(timeout=limit_s)
+        return True
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _records(file: Path) -> Iterator[dict[str, Any]]:
+    """What a part wrote; its last line may be incomplete if it was ended."""
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def check(device: str, total_s: float, wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """Run the wanted parts within a time, and print each as it ends."""
+    parts = [part for part in PARTS if part.name in wanted]
+    whole = sum(part.share for part in parts)
+    began, due, results = time.monotonic(), 0.0, []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        for part in parts:
+            due += total_s * part.share / whole
+            left = began + due - time.monotonic()
+            if left < 0.3 * total_s * part.share / whole:
+                result: dict[str, Any] = {"part": part.name, "what": part.what, "seconds": 0.0, "records": []}
+                result |= {"state": "skipped", "why": "the time was used up by earlier parts"}
+            else:
+                result = run_part(part, device, left, Path(folder))
+            results.append(result)
+            show(result)
+    return results
+
+
+def show(result: dict[str, Any]) -> None:
+    why = result.get("failed") or result.get("why") or ""
+    print(f"{result['part']:<11} {result['state']:<8} {result['seconds']:6.1f} s  {why}", flush=True)
+    for record in result["records"]:
+        if line := describe(result["part"], record):
+            print(f"    {line}", flush=True)
+
+
+def describe(part: str, record: dict[str, Any]) -> str:
+    """A record as a line of the table; empty for one that only says that a check passed."""
+    if part == "steps":
+        waits, peak = record["host_waits"], record[f"{record['backend']}_peak_gib"]
+        cells = [
+            f"{record['size']:<12} {record['architecture']:<10} {record['steps_per_s']:>9,.1f} steps/s",
+            f"{record['tokens_per_s']:>12,.0f} tokens/s",
+            f"{record['ratio_to_reference']:6.2f}x reference",
+            f"{record['ratio_to_dense']:6.2f}x dense bf16" if "ratio_to_dense" in record else "no dense bf16",
+            *([] if waits is None else [f"{waits:.1f} waits/step"]),
+            *([] if peak is None else [f"{peak:.2f} GiB"]),
+        ]
+        return "  ".join(cells)
+    if part == "lm":
+        named = f"{record['model']}, layer {record['layer']}, {record['attention']}, {record['dtype']}"
+        return f"{named}: {record['tokens_per_s']:,.0f} tokens/s"
+    if "wall_s" in record:
+        variances = ", ".join(f"{value:.3f}" for value in record["explained_variance"])
+        return (
+            f"{record['runs']} runs in {record['wall_s']:.0f} s from start to comparison: "
+            f"{record['sae_tokens_per_s']:,.0f} SAE inputs/s, explained variance {variances}"
+        )
+    return str(record.get("equal") or record.get("suite") or "")
+
+
+def machine(device: str) -> dict[str, Any]:
+    import torch
+
+    name = torch.cuda.get_device_name(0) if device == "cuda" else platform.machine()
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    names = [part.name for part in PARTS]
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--seconds", type=float, default=TOTAL_S, help="time of all parts (default 360)")
+    parser.add_argument("--parts", default=",".join(names), help=f"of {','.join(names)}; all by default")
+    parser.add_argument("--json", type=Path, help="write the results there")
+    keys = parser.parse_args()
+    wanted = keys.parts.split(",")
+    if unknown := sorted(set(wanted) - set(names)):
+        parser.error(f"--parts {','.join(unknown)}: not one of {', '.join(names)}")
+    document = document_of(keys.device, keys.seconds, wanted)
+    if keys.json:
+        keys.json.write_text(json.dumps(document, indent=2) + "\n")
+    sys.exit(1 if document["state"] == "failed" else 0)
+
+
+def document_of(device: str, total_s: float, wanted: Sequence[str]) -> dict[str, Any]:
+    """The whole result, as it is written to JSON."""
+    missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"gpu_check.py: not installed: {', '.join(missing)}")
+        return {"state": "failed", "failed": f"not installed: {', '.join(missing)}", "parts": []}
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        print(f"skipped: torch {torch.__version__} sees no CUDA here. With it, in {total_s:.0f} s:")
+        for part in PARTS:
+            if part.name in wanted:
+                print(f"    {part.name:<11} {part.what}")
+        return {"state": "skipped", "why": "no CUDA", "parts": []}
+    about = machine(device)
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    results = check(device, total_s, wanted)
+    failed = [result["part"] for result in results if result["state"] == "failed"]
+    print(f"failed: {', '.join(failed)}" if failed else "no part failed")
+    return {"state": "failed" if failed else "ok", "machine": about, "parts": results}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Parts of tools/gpu_check.py that type commands: equal bits, whole sweeps, the tests of the kernels."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gpu_setting import Setting
+
+ROOT = Path(__file__).parents[1]
+PICO = ROOT / "sae_sweep" / "assets" / "gpt2-pico"
+BITS = [
+    *("model=gpt2-pico", "dataset=stdlib_docs", "layer=2", "dictionary=4", "batch=512", "seed=42,49"),
+    *("activations.buffer_tokens=16_384", "evaluation.tokens=2_048", "tracking.log_every=10"),
+]
+TINY_SWEEP = ["tokens=2_048", "evaluation.tokens=512", "activations.buffer_tokens=4_096"]
+
+
+class CommandError(Exception):
+    """A command did not do what it should; the message ends with the end of its output."""
+
+
+class RandomModel(NamedTuple):
+    path: Path
+    layer: int
+    """Layer that is read."""
+
+
+def random_gpt2(folder: Path, *, tiny: bool) -> RandomModel:
+    """Write a model of GPT-2 small's shape with random weights, and the bundled tokenizer."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers, width, heads = (2, 48, 4) if tiny else (12, 768, 12)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=layers, n_embd=width, n_head=heads, vocab_size=4096, bos_token_id=0, eos_token_id=0
+    )
+    path = folder / "gpt2-random"
+    GPT2LMHeadModel(config).save_pretrained(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(PICO / name, path / name)
+    return RandomModel(path, layers - 1 if tiny else 8)
+
+
+def bits(setting: Setting) -> None:
+    """Runs trained together, one by one, and resumed after a stop have the same weights."""
+    kinds, tokens = ("topk", 10_240) if setting.tiny else ("topk,batchtopk,jumprelu,relu", 204_800)
+    words = [*BITS, f"architecture={kinds}", f"tokens={tokens}"]
+    with _sweeps(setting) as sweeps:
+        fused = sweeps.train("fused", words)
+        _require_equal(fused, sweeps.train("solo", [*words, "fuse=false"]), "one by one")
+        setting.put({"equal": "fused = solo", "runs": len(fused)})
+        _require_equal(fused, sweeps.train_with_a_stop("resumed", words), "resumed")
+        setting.put({"equal": "fused = resumed", "runs": len(fused)})
+
+
+def quickstart(setting: Setting) -> None:
+    """`experiment=quickstart` as it is typed."""
+    tiny = ["dataset=stdlib_docs", "architecture=topk", *TINY_SWEEP] if setting.tiny else []
+    _sweep(setting, ["experiment=quickstart", *tiny])
+
+
+def gpt2_small(setting: Setting) -> None:
+    """Two architectures x two seeds at GPT-2 small's shape, from text to match."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = random_gpt2(Path(folder), tiny=setting.tiny)
+        words = [f"model.path={model.path}", "model.name=gpt2-random", f"layer={model.layer}"]
+        words += ["dataset=stdlib_docs", "architecture=topk,jumprelu", "seed=42,49"]
+        if setting.tiny:
+            words += ["dictionary=4", "batch=128", *TINY_SWEEP]
+        else:
+            words += ["tokens=2_000_000", "evaluation.tokens=40_000"]
+        _sweep(setting, words)
+
+
+def suite(setting: Setting) -> None:
+    """The tests of ops/, which use the GPU where there is one."""
+    missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
+    if missing:
+        setting.put({"skipped": f"{' and '.join(missing)} not installed; the part `kernels` does without"})
+        return
+    tiny = ["tests/ops/test_kernels.py", "-k", "test_topk_of_many_ties and reference"]
+    which = tiny if setting.tiny else ["tests/ops"]
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *which],
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]
+    if done.returncode:
+        raise CommandError(f"pytest: {lines[-1]}\n{done.stdout[-6000:]}")
+    setting.put({"suite": lines[-1], "seconds": time.perf_counter() - began})
+
+
+def _sweep(setting: Setting, words: Sequence[str]) -> None:
+    with _sweeps(setting) as sweeps:
+        began = time.perf_counter()
+        runs = sweeps.train("sweep", words)
+        wall_s = time.perf_counter() - began
+        folder = sweeps.folder / "out" / "sweep"
+        if not list((folder / "analysis").rglob("*")):
+            raise CommandError(f"{folder / 'analysis'} is empty: the SAEs were not compared")
+        statuses = [json.loads((folder / name / "status.json").read_text()) for name in runs]
+        metrics = [json.loads((folder / name / "metrics.json").read_text()) for name in runs]
+        tokens = sum(status["tokens"] for status in statuses)
+        setting.put(
+            {
+                "runs": len(runs),
+                "wall_s": wall_s,
+                "sae_tokens": tokens,
+                "training_s": max(status["seconds"] for status in statuses),
+                "sae_tokens_per_s": tokens / wall_s,
+                "explained_variance": [round(one["explained_variance"], 4) for one in metrics],
+            }
+        )
+
+
+class _Sweeps:
+    """Sweeps in a folder of their own."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder = folder
+        self._device = device
+
+    def train(self, sweep: str, words: Sequence[str]) -> dict[str, bytes]:
+        """Train a sweep; returns each run's weights as they are on disk."""
+        process = self._start(sweep, words)
+        if process.wait():
+            raise self._error(sweep, words, process.returncode)
+        files = sorted((self.folder / "out" / sweep).glob("*/sae/sae_weights.safetensors"))
+        if not files:
+            raise self._error(sweep, words, process.returncode)
+        return {file.parents[1].name: file.read_bytes() for file in files}
+
+    def train_with_a_stop(self, sweep: str, words: Sequence[str]) -> dict[str, bytes]:
+        """Stop it as soon as a checkpoint is there, then train it to its end."""
+        process = self._start(sweep, [*words, "launcher.checkpoint_every_min=0.0001"])
+        while process.poll() is None and not list((self.folder / "out" / sweep).glob("*/checkpoint/*")):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        if process.wait() != 128 + signal.SIGTERM:
+            raise self._error(sweep, words, process.returncode)
+        return self.train(sweep, words)
+
+    def _start(self, sweep: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        common = [f"device={self._device}", "tracking=none", f"paths.output={self.folder / 'out'}"]
+        command = [sys.executable, "-m", "sae_sweep", *words, *common, f"sweep={sweep}"]
+        with (self.folder / f"{sweep}.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=self.folder, env=_environment(), stdout=log, stderr=log)
+
+    def _error(self, sweep: str, words: Sequence[str], code: int) -> CommandError:
+        end = (self.folder / f"{sweep}.log").read_text(errors="replace")[-4000:]
+        return CommandError(f"exit code {code}: python -m sae_sweep {' '.join(words)}\n{end}")
+
+
+@contextmanager
+def _sweeps(setting: Setting) -> Iterator[_Sweeps]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield _Sweeps(Path(folder), setting.device.type)
+
+
+def _environment() -> dict[str, str]:
+    """This checkout before an installed package; no network."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _require_equal(ours: dict[str, bytes], theirs: dict[str, bytes], how: str) -> None:
+    differ: list[Any] = sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    if differ:
+        names = ", ".join(differ)
+        raise CommandError(f"{how}, {len(differ)} of {len(ours)} runs have other weights: {names}")
