@@ -43,12 +43,13 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("kernels", 0.08, "every kernel against the reference, at odd sizes and at those that are trained"),
-    Part("bits", 0.24, "weights of runs trained together, one by one and resumed: the same bytes"),
-    Part("steps", 0.20, "a training step against the reference and a dense bf16 step under torch.compile"),
+    Part("bits", 0.23, "weights of runs trained together, one by one and resumed: the same bytes"),
+    Part("steps", 0.10, "steps/s of a training step and of backend=reference, host waits, peak memory"),
+    Part("dense", 0.14, "steps/s of a dense bf16 step under torch.compile, for comparison"),
     Part("lm", 0.05, "tokens/s of the language model"),
-    Part("gpt2-small", 0.18, "a sweep at GPT-2 small's shape with random weights, from text to match"),
-    Part("suite", 0.07, "the tests in tests/ops, where pytest and hypothesis are installed"),
-    Part("quickstart", 0.18, "experiment=quickstart"),
+    Part("gpt2-small", 0.17, "a sweep at GPT-2 small's shape with random weights, from text to match"),
+    Part("suite", 0.06, "the tests in tests/ops, where pytest and hypothesis are installed"),
+    Part("quickstart", 0.17, "experiment=quickstart"),
 )
 
 
@@ -61,7 +62,7 @@ def run_part(part: Part, device: str, limit_s: float, folder: Path) -> dict[str,
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--seconds", str(limit_s)],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)},  # what a cut part leaves goes too
             stdout=file,
             stderr=file,
             start_new_session=True,
@@ -134,18 +135,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def describe(part: str, record: dict[str, Any]) -> str:
-    """A record as a line of the table; empty for one that only says that a check passed."""
-    if part == "steps":
-        waits, peak = record["host_waits"], record[f"{record['backend']}_peak_gib"]
-        cells = [
-            f"{record['size']:<12} {record['architecture']:<10} {record['steps_per_s']:>9,.1f} steps/s",
-            f"{record['tokens_per_s']:>12,.0f} tokens/s",
-            f"{record['ratio_to_reference']:6.2f}x reference",
-            f"{record['ratio_to_dense']:6.2f}x dense bf16" if "ratio_to_dense" in record else "no dense bf16",
-            *([] if waits is None else [f"{waits:.1f} waits/step"]),
-            *([] if peak is None else [f"{peak:.2f} GiB"]),
-        ]
-        return "  ".join(cells)
+    """A record as a line; empty for those that only say that a check passed, or stand in the table."""
     if part == "lm":
         named = f"{record['model']}, layer {record['layer']}, {record['attention']}, {record['dtype']}"
         return f"{named}: {record['tokens_per_s']:,.0f} tokens/s"
@@ -156,6 +146,39 @@ def describe(part: str, record: dict[str, Any]) -> str:
             f"{record['sae_tokens_per_s']:,.0f} SAE inputs/s, explained variance {variances}"
         )
     return str(record.get("equal") or record.get("suite") or "")
+
+
+def table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each size and architecture: the records of `steps`, with the ratio to the dense step."""
+    records = {result["part"]: result["records"] for result in results}
+    dense = {
+        (record["size"], record["architecture"]): record["dense_per_s"]
+        for record in records.get("dense", [])
+        if "dense_per_s" in record
+    }
+    rows = []
+    for record in records.get("steps", []):
+        theirs = dense.get((record["size"], record["architecture"]))
+        rows.append({**record, "ratio_to_dense": theirs and record["steps_per_s"] / theirs})
+    return rows
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    layout = "{:12} {:10} {:>9} {:>12} {:>10} {:>10} {:>11} {:>9}"
+    head = ("size", "SAE", "steps/s", "tokens/s", "reference", "dense bf16", "waits/step", "peak GiB")
+    for line in [head, *map(_cells, rows)] if rows else ():
+        print(layout.format(*line))
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    def cell(value: float | None, how: str) -> str:
+        return "-" if value is None else how.format(value)
+
+    return (
+        *(row["size"], row["architecture"], f"{row['steps_per_s']:,.1f}", f"{row['tokens_per_s']:,.0f}"),
+        *(cell(row["ratio_to_reference"], "{:.2f}x"), cell(row["ratio_to_dense"], "{:.2f}x")),
+        *(cell(row["host_waits"], "{:.1f}"), cell(row[f"{row['backend']}_peak_gib"], "{:.2f}")),
+    )
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -205,9 +228,11 @@ def document_of(device: str, total_s: float, wanted: Sequence[str]) -> dict[str,
     about = machine(device)
     print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
     results = check(device, total_s, wanted)
+    rows = table(results)
+    print_table(rows)
     failed = [result["part"] for result in results if result["state"] == "failed"]
     print(f"failed: {', '.join(failed)}" if failed else "no part failed")
-    return {"state": "failed" if failed else "ok", "machine": about, "parts": results}
+    return {"state": "failed" if failed else "ok", "machine": about, "table": rows, "parts": results}
 
 
 if __name__ == "__main__":

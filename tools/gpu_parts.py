@@ -23,6 +23,7 @@ from gpu_setting import Setting
 PARTS: dict[str, Callable[[Setting], None]] = {
     "kernels": gpu_kernels.kernels,
     "steps": gpu_steps.steps,
+    "dense": gpu_steps.dense,
     "lm": gpu_steps.language_models,
     "bits": gpu_commands.bits,
     "quickstart": gpu_commands.quickstart,

@@ -3,6 +3,7 @@
 import statistics
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from gpu_commands import random_gpt2
-from gpu_setting import Setting
+from gpu_setting import Setting, Size
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -27,41 +28,61 @@ ARCHITECTURES = ("topk", "batchtopk", "jumprelu", "relu")
 
 
 def steps(setting: Setting) -> None:
-    """A training step of our kernels, of the reference, and of a dense bf16 step under torch.compile."""
-    each = 0.5 * setting.seconds / (len(setting.sizes) * len(ARCHITECTURES) * 3)
+    """A training step of our kernels, and of the reference."""
+    for size, case, x in cases(setting):
+        setting.put({**about(size, case), **step_record(case, x, setting.device, seconds_each(setting, 2))})
+
+
+def dense(setting: Setting) -> None:
+    """A dense bf16 step under torch.compile; the large size first, since compiling takes long."""
+    began, longest = time.perf_counter(), 0.0
+    for size, case, x in reversed(list(cases(setting))):
+        started = time.perf_counter()
+        if started - began + longest > setting.seconds:
+            setting.put({"left_out": f"{size.name} {case.architecture}"})
+            continue
+        step = dense_step(case, x, setting.device)
+        setting.put(
+            {**about(size, case), "dense_per_s": rate(step, setting.device, seconds_each(setting, 1))}
+        )
+        longest = max(longest, time.perf_counter() - started)
+
+
+def cases(setting: Setting) -> Iterator[tuple[Size, Case, Tensor]]:
     for size in setting.sizes:
         x = torch.randn(size.batch, size.d_in, device=setting.device)
         for architecture in ARCHITECTURES:
             active = size.k if "topk" in architecture or setting.tiny else L0
-            case = Case(architecture, size.d_sae, active, 0.0)
-            setting.put(step_record(case, x, setting.device, each) | {"size": size.name})
+            yield size, Case(architecture, size.d_sae, active, 0.0), x
 
 
-def step_record(case: Case, x: Tensor, device: torch.device, seconds_each: float) -> dict[str, Any]:
+def about(size: Size, case: Case) -> dict[str, Any]:
+    sizes = {"d_in": size.d_in, "d_sae": size.d_sae, "batch": size.batch}
+    return {"size": size.name, "architecture": case.architecture, **sizes}
+
+
+def seconds_each(setting: Setting, kinds: int) -> float:
+    """Time of a measurement, so that they take half of the part's; the rest is for compiling."""
+    share = 0.5 * setting.seconds / (len(setting.sizes) * len(ARCHITECTURES) * kinds)
+    return min(share, 0.1 if setting.tiny else 2.0)
+
+
+def step_record(case: Case, x: Tensor, device: torch.device, at_least_s: float) -> dict[str, Any]:
     fast = "triton" if device.type == "cuda" else "cpu"
-    record: dict[str, Any] = {
-        "architecture": case.architecture,
-        "d_in": x.shape[1],
-        "d_sae": case.d_sae,
-        "batch": len(x),
-        "backend": fast,
-    }
+    record: dict[str, Any] = {"backend": fast}
     for backend in (fast, "reference"):
         with peak_memory(device) as peak:
             one = learner(case, backend, x, str(device))
-            record[f"{backend}_per_s"] = rate(lambda one=one: one.step(x), device, seconds_each)
+            record[f"{backend}_per_s"] = rate(lambda one=one: one.step(x), device, at_least_s)
             if backend == fast:
                 record["host_waits"] = host_waits(lambda one=one: one.step(x), device)
             record[f"{backend}_peak_gib"] = peak()
-    record["steps_per_s"] = record[f"{fast}_per_s"]
-    record["tokens_per_s"] = len(x) * record["steps_per_s"]
-    record["ratio_to_reference"] = record["steps_per_s"] / record["reference_per_s"]
-    try:
-        record["dense_per_s"] = rate(dense_step(case, x, device), device, seconds_each)
-        record["ratio_to_dense"] = record["steps_per_s"] / record["dense_per_s"]
-    except Exception as error:  # it needs a compiler: the other columns do not
-        record["dense_failed"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-    return record
+    per_s = record[f"{fast}_per_s"]
+    return record | {
+        "steps_per_s": per_s,
+        "tokens_per_s": len(x) * per_s,
+        "ratio_to_reference": per_s / record["reference_per_s"],
+    }
 
 
 def rate(work: Callable[[], Any], device: torch.device, at_least_s: float) -> float:
@@ -131,7 +152,9 @@ def dense_step(case: Case, x: Tensor, device: torch.device) -> Callable[[], None
         return (reconstruction.float() - x).square().mean() + 1e-3 * f.float().abs().sum() / len(x)
 
     # without a GPU only tracing is tested: generating code for a CPU takes a minute
-    compiled = torch.compile(loss, backend="inductor" if device.type == "cuda" else "eager")
+    torch.compiler.reset()  # after a few variants of one function it would no longer compile
+    backend = "inductor" if device.type == "cuda" else "eager"
+    compiled = torch.compile(loss, backend=backend, fullgraph=True)
 
     def step() -> None:
         compiled(x).backward()

@@ -10,6 +10,7 @@ from sae_sweep.config.checks import (
     INT32,
     INT64,
     PEBIBYTE,
+    Limit,
     count,
     number,
     number_problems,
@@ -40,6 +41,7 @@ DATASET_LOCATION = ("name", "path", "revision", "files")
 """Keys that say where a text is and what it is called; its fingerprint says what it is."""
 
 SITES = ("resid_pre",)
+_TWO_TOKENS = Limit(2, "at least 2 (one token has no variance, which AuxK divides by)")
 NUMERICS = ("modern", "study")
 
 
@@ -63,7 +65,7 @@ class RunConfig:
     """Seed for the shuffle inside each buffer; null: data_seed."""
     tokens: int = count(100_000_000, most=INT64)
     """SAE inputs per run, after masking."""
-    batch: int = count(4096, most=INT32)
+    batch: int = number(4096, least=_TWO_TOKENS, most=INT32)
     """SAE inputs per step."""
     numerics: str = "modern"
     """Preset of the trainer: modern, or study (exactly the study's trainer)."""

@@ -59,7 +59,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"dataset": FilesDataset()}, "dataset.path is empty"),
         ({"architecture": JumpReLUConfig(bandwidth=0)}, "architecture.bandwidth=0: must be above 0"),
         ({"site": "mlp"}, "site=mlp: not one of resid_pre"),
-        ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"batch": 0}, "batch=0: must be at least 2"),
         ({"seed": -1}, "seed=-1: must be at least 0"),
     ],
 )

@@ -58,17 +58,16 @@ def test_every_part_runs_here(
     records = {part["part"]: part["records"] for part in document["parts"]}
     assert len(records["kernels"]) == len(gpu_kernels.KERNEL_CHECKS) * (len(gpu_kernels.ODD) + len(TINY))
     assert [record["equal"] for record in records["bits"]] == ["fused = solo", "fused = resumed"]
-    assert {record["architecture"] for record in records["steps"]} == set(gpu_steps.ARCHITECTURES)
-    for record in records["steps"]:
-        assert record["ratio_to_reference"] == pytest.approx(
-            record["steps_per_s"] / record["reference_per_s"]
-        )
-        assert record["ratio_to_dense"] == pytest.approx(record["steps_per_s"] / record["dense_per_s"])
+    assert len(document["table"]) == len(TINY) * len(gpu_steps.ARCHITECTURES) == len(records["dense"])
+    for row in document["table"]:
+        assert row["ratio_to_reference"] == pytest.approx(row["steps_per_s"] / row["reference_per_s"])
+        assert row["tokens_per_s"] == pytest.approx(row["batch"] * row["steps_per_s"])
+        assert row["ratio_to_dense"] > 0
     assert [record["model"] for record in records["lm"]] == ["gpt2-pico", "gpt2-small"]
     assert [len(records[name][0]["explained_variance"]) for name in ("quickstart", "gpt2-small")] == [2, 4]
     shown = capsys.readouterr().out
     assert "no part failed" in shown
-    assert shown.count(" steps/s ") == len(records["steps"])
+    assert "waits/step" in shown
 
 
 def test_without_cuda_it_says_what_it_would_do(
@@ -112,6 +111,18 @@ def test_a_part_that_takes_too_long_is_ended_and_keeps_what_it_wrote(parts_of: A
     assert [result["state"] for result in results] == ["cut", "ok"]
     assert results[0]["records"] == [{"equal": "a = b"}]
     assert sum(result["seconds"] for result in results) < 10
+
+
+def test_the_table_has_a_row_for_each_step_also_without_a_dense_one():
+    step = {"size": "s", "backend": "triton", "steps_per_s": 6.0, "tokens_per_s": 12.0}
+    step |= {"ratio_to_reference": 3.0, "host_waits": 1.0, "triton_peak_gib": 2.5}
+    steps = [{**step, "architecture": name} for name in ("topk", "relu")]
+    dense = [{"size": "s", "architecture": "topk", "dense_per_s": 2.0}, {"left_out": "s relu"}]
+    rows = gpu_check.table([{"part": "steps", "records": steps}, {"part": "dense", "records": dense}])
+    assert [row["ratio_to_dense"] for row in rows] == [3.0, None]
+    assert gpu_check._cells(rows[0]) == ("s", "topk", "6.0", "12", "3.00x", "3.00x", "1.0", "2.50")
+    assert gpu_check._cells({**rows[1], "host_waits": None})[5:] == ("-", "-", "2.50")
+    assert gpu_check.table([{"part": "dense", "records": dense}]) == []
 
 
 def test_a_wrong_kernel_is_found():
