@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import Interrupted, SaeSweepError
 from sae_sweep.ops.cpu import CPUKernels, compiler, library
 from sae_sweep.ops.cpu.ownership import NotOursError, check_folder, read_file
 from sae_sweep.store import cache_folder
@@ -189,7 +189,7 @@ def test_no_folder_of_ours_at_all(cache: Path, caplog):
     [record] = caplog.records
     assert record.getMessage() == (
         "the compiled kernels cannot be kept, so every start compiles them: "
-        f"{cache} may be written by everybody"
+        f"{cache} may be written by everybody (chmod o-w)"
     )
     assert not leftovers(cache / "kernels", cache.parent / "tmp")
 
@@ -285,6 +285,24 @@ def test_a_compiler_that_hangs_is_killed_with_its_children(cache: Path, monkeypa
     monkeypatch.setattr(compiler, "_COMPILE_S", 0.3)
     with pytest.raises(SaeSweepError, match=r"did not end within 0.3 s$"):
         library.compiled_kernels(cache)
+    assert wait_for(lambda: not is_alive(int((cache.parent / "child").read_text())))
+    assert not leftovers(cache / "kernels")
+
+
+def test_a_stop_kills_the_compiler(cache: Path, monkeypatch):
+    """Any signal whose handler raises, in the midst of a compilation."""
+    write_compiler(cache.parent, f"echo $$ > {cache.parent}/child; sleep 60", monkeypatch)
+
+    def stop(signum, frame):
+        raise Interrupted(signum)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(Interrupted):
+            library.compiled_kernels(cache)
+    finally:
+        signal.signal(signal.SIGALRM, before)
     assert wait_for(lambda: not is_alive(int((cache.parent / "child").read_text())))
     assert not leftovers(cache / "kernels")
 

@@ -18,8 +18,8 @@ class NotOursError(SaeSweepError):
 def check_folder(folder: Path) -> Path:
     """The folder's real path, if nobody but us and root can change what is in it or put another in its place.
 
-    A folder above it that all may write, such as /tmp, is no harm if it is sticky: there nobody can rename
-    or remove what is not theirs.
+    A folder that all may write, such as /tmp, is no harm if it is sticky: there nobody can rename or remove
+    what is not theirs.
 
     Raises:
         NotOursError: naming the folder, among it and all above it, that somebody else can write.
@@ -29,9 +29,9 @@ def check_folder(folder: Path) -> Path:
         status = place.lstat()
         if not stat.S_ISDIR(status.st_mode):
             raise NotOursError(f"{place} is not a folder")
+        _check_owner(place, status)
         if not status.st_mode & stat.S_ISVTX:
             _check_writers(place, status)
-        _check_owner(place, status)
     return real
 
 
@@ -62,9 +62,9 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
 
 def _check_writers(path: Path, status: os.stat_result) -> None:
     if status.st_mode & stat.S_IWOTH:
-        raise NotOursError(f"{path} may be written by everybody")
+        raise NotOursError(f"{path} may be written by everybody (chmod o-w)")
     if status.st_mode & stat.S_IWGRP and not _has_only_us(status.st_gid):
-        raise NotOursError(f"{path} may be written by group {status.st_gid}")
+        raise NotOursError(f"{path} may be written by group {status.st_gid} (chmod g-w)")
 
 
 def _has_only_us(gid: int) -> bool:
