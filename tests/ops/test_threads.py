@@ -15,6 +15,7 @@ from sae_sweep.config import (
     RunConfig,
     TopKConfig,
 )
+from sae_sweep.ops.choose import Choice
 from sae_sweep.ops.cpu import CPUKernels
 from sae_sweep.saes import Learner, build_sae
 from sae_sweep.saes import learner as learner_module
@@ -52,7 +53,7 @@ def test_two_threads_train_as_one(screen: str, monkeypatch: pytest.MonkeyPatch):
     if screen == "cpu-int16" and not kernels.has_int16:
         pytest.skip("this processor has no 16-bit screen")
     kernels = CPUKernels(cache_folder(None), screen=screen.removeprefix("cpu-"))
-    monkeypatch.setattr(learner_module, "choose_kernels", lambda *_: kernels)
+    monkeypatch.setattr(learner_module, "choose_kernels", lambda *_: Choice(kernels))
     runs = [(architecture, seed) for seed, architecture in enumerate(ARCHITECTURES)]
     alone = [train(*run) for run in runs]
     before, interval = torch.get_num_threads(), sys.getswitchinterval()
