@@ -1,6 +1,7 @@
 """Which kernels a training run uses."""
 
 import logging
+import threading
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _DEVICES = {"cpu": "cpu", "triton": "cuda"}
 """The device type that each backend runs on."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Threads that start to train together compile once and warn once."""
 
 
 class Choice(NamedTuple):
@@ -43,16 +46,18 @@ def choose_kernels(backend: str, device: torch.device, folder: Path) -> Choice:
     Raises:
         SaeSweepError: if a backend that was named is not available, or does not run on this device.
     """
-    if backend == "auto":
-        fast = next((name for name, kind in _DEVICES.items() if kind == device.type), None)
-        return Choice(None) if fast is None else _load_or_warn(fast, folder)
     if backend == "reference":
         return Choice(None)
+    if backend == "auto":
+        fast = next((name for name, kind in _DEVICES.items() if kind == device.type), None)
+        with _ONE_AT_A_TIME:
+            return Choice(None) if fast is None else _load_or_warn(fast, folder)
     if device.type != _DEVICES[backend]:
         raise SaeSweepError(
             f"backend={backend} runs on {_DEVICES[backend]}, and device is {device.type}: set backend=auto"
         )
-    return Choice(_load(backend, folder))
+    with _ONE_AT_A_TIME:
+        return Choice(_load(backend, folder))
 
 
 @cache

@@ -43,7 +43,8 @@ class SparsePattern:
         """Add numbers of the pattern's features, in place, to those of all features."""
         if self._features is None:
             return part if total is None else total.add_(part)
-        assert total is not None  # the pattern over all features comes first
+        if total is None:
+            raise ValueError("the first pattern must be one over all features")
         return total.index_add_(0, self._features, part)
 
     def reorder(self, values: Float[Tensor, " nnz"]) -> Float[Tensor, " nnz"]:
@@ -171,7 +172,11 @@ class _Decode(torch.autograd.Function):
 class _GatherColumns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pattern: SparsePattern, by_feature: Tensor) -> Tensor:
-        assert pattern.covers_all
+        if not pattern.covers_all or by_feature.shape != (pattern.csr.columns,):
+            raise ValueError(
+                f"gather_columns: by_feature is {list(by_feature.shape)}, and must have a number for each of "
+                f"the pattern's {pattern.csr.columns} columns, which must be all features"
+            )
         ctx.pattern = pattern
         return by_feature[pattern.csr.indices]
 

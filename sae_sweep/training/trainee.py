@@ -13,7 +13,6 @@ from sae_sweep.training.data import Batch
 from sae_sweep.training.faults import device_failed, out_of_memory
 from sae_sweep.training.member import GroupSettings, Member, Outcome
 from sae_sweep.training.readings import Readings
-from sae_sweep.training.size import refuse_impossible
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ class Trainee:
         self._saved_step = self._saved_tokens = 0
         self._whole = True  # no step was left in its middle
         config = member.run.config
-        refuse_impossible(config, d_in, device)
         seed = init_seed(config, member.run.run_id)
         d_sae = config.dictionary * d_in
         sae = build_sae(config.architecture, d_in, d_sae, seed=seed, numerics=config.numerics)

@@ -15,7 +15,11 @@ draw = partial(helpers.draw, dtype=torch.float64)
 
 def encoded(floor: float, *, batch: int = BATCH) -> Encoded:
     result = REFERENCE.encode_above(
-        draw(batch, D_IN), draw(D_SAE, D_IN, seed=1), None, torch.full((D_SAE,), floor), 10**6
+        draw(batch, D_IN),
+        draw(D_SAE, D_IN, seed=1),
+        None,
+        torch.full((D_SAE,), floor, dtype=torch.float64),
+        10**6,
     )
     assert result is not None
     return result
@@ -103,7 +107,9 @@ def test_a_pattern_of_some_features(biased):
     all_features = encoded(0.0).csr
     features = torch.tensor([5, 1, 6])
     x, W = draw(BATCH, D_IN), draw(D_SAE, D_IN, seed=1)
-    few = REFERENCE.encode_above(x, W[features].contiguous(), None, torch.full((3,), -0.5), 10**6).csr
+    few = REFERENCE.encode_above(
+        x, W[features].contiguous(), None, torch.full((3,), -0.5, dtype=torch.float64), 10**6
+    ).csr
     sparse = [SparsePattern(REFERENCE, all_features), SparsePattern(REFERENCE, few, features)]
     W_enc, W_dec = W.t().requires_grad_(), draw(D_SAE, D_IN, seed=4).requires_grad_()
     b_enc = draw(D_SAE, seed=2).requires_grad_() if biased else None

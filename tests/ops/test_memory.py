@@ -1,11 +1,14 @@
-"""Memory of large results is reused, and never while a tensor still uses it."""
+"""Memory is reused, and never while a tensor or another thread still uses it."""
 
 import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from sae_sweep.ops.cpu.memory import MemoryPool
+from sae_sweep.ops.cpu import memory
+from sae_sweep.ops.cpu.memory import MemoryPool, Scratch
 
 ROWS, WIDTH = 600, 512
 
@@ -76,3 +79,32 @@ def test_tensors_outlive_the_pool(count):
     del pool
     gc.collect()
     assert all((tensor == number).all() for number, tensor in enumerate(tensors))
+
+
+def test_threads_do_not_get_each_others_blocks(monkeypatch):
+    """Even if another thread comes in between, right after a block was chosen."""
+
+    def slow_min(*args, **keywords):
+        chosen = min(*args, **keywords)
+        time.sleep(0.05)
+        return chosen
+
+    pool = MemoryPool()
+    at = pool.empty(ROWS, WIDTH).data_ptr()
+    monkeypatch.setattr(memory, "min", slow_min, raising=False)
+    with ThreadPoolExecutor(2) as threads:
+        matrices = list(threads.map(lambda _: pool.empty(ROWS, WIDTH), range(2)))
+    addresses = {matrix.data_ptr() for matrix in matrices}
+    assert at in addresses
+    assert len(addresses) == 2
+
+
+def test_scratch_memory_is_one_threads_own():
+    scratch = Scratch()
+    ours = scratch.empty("slices", 100, torch.float32)
+    assert scratch.empty("slices", 60, torch.float32) is ours
+    assert len(scratch.empty("slices", 101, torch.float32)) == 101
+    ours = scratch.empty("slices", 60, torch.float32)
+    with ThreadPoolExecutor(1) as thread:
+        theirs = thread.submit(scratch.empty, "slices", 60, torch.float32).result()
+    assert theirs.data_ptr() != ours.data_ptr()

@@ -1,6 +1,5 @@
 """CPU kernels in C++, compiled once for each machine."""
 
-from sae_sweep.ops.cpu import build
 from sae_sweep.ops.cpu.kernels import CPUKernels
 
-__all__ = ["CPUKernels", "build"]
+__all__ = ["CPUKernels"]

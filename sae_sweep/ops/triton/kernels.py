@@ -34,6 +34,7 @@ class TritonKernels(Kernels):
     """float32 on a CUDA device."""
 
     name = "triton"
+    dtype = torch.float32
 
     def __init__(self, device: str = "cuda") -> None:
         """Compile one kernel and run it on `device`, to see that it works.
@@ -41,23 +42,22 @@ class TritonKernels(Kernels):
         Raises:
             SaeSweepError: if it does not, for example because Triton finds no C compiler.
         """
+        self.device_type = torch.device(device).type
         try:
             self.normalise(torch.ones(1, 2, device=device), 1.0)
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
             reason = str(error).partition("\n")[0]
             raise SaeSweepError(f"triton cannot compile for {device}: {reason}") from error
 
-    def normalise(self, x: Tensor, eps: float) -> Tensor:
-        x = x.contiguous()
+    def _normalise(self, x: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(x)
         rows.normalise[(len(x),)](x, out, x.shape[1], eps, **_row(x.shape[1]))
         return out
 
-    def encode_topk(
-        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, dead_candidates: Tensor | None = None
+    def _encode_topk(
+        self, x: Tensor, W: Tensor, b: Tensor | None, k: int, dead_candidates: Tensor | None
     ) -> Encoded:
         del dead_candidates
-        _check(x, W, b)
         features = len(W)
         weights = _narrow(W)
         indices, values = x.new_empty(len(x), k, dtype=torch.int32), x.new_empty(len(x), k)
@@ -72,19 +72,18 @@ class TritonKernels(Kernels):
             _sddmm(starts, starts[: len(tokens)] + counts, candidates, tokens, W, b, z)
             _keep_largest(z, candidates, counts, out, k)
         offsets = torch.arange(len(x) + 1, device=x.device) * k
-        return Encoded(CSR(offsets, indices.flatten(), features), values.flatten())
+        return Encoded(CSR(offsets, indices.flatten(), features, from_kernel=True), values.flatten())
 
-    def encode_above(
+    def _encode_above(
         self,
         x: Tensor,
         W: Tensor,
         b: Tensor | None,
         floors: Tensor,
         max_nnz: int,
-        dead_candidates: Tensor | None = None,
+        dead_candidates: Tensor | None,
     ) -> Encoded | None:
         del dead_candidates
-        _check(x, W, b, floors)
         csr = _candidates_above(x, W, b, floors, max_nnz)
         if csr is None:
             return None
@@ -95,35 +94,34 @@ class TritonKernels(Kernels):
         kept = csr.keep(mask)
         return None if kept.nnz > max_nnz else Encoded(kept, values[mask])
 
-    def topk(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _topk(self, z: Tensor, k: int) -> tuple[Tensor, Tensor]:
         out = z.new_empty(len(z), k, dtype=torch.int32), z.new_empty(len(z), k)
-        _keep_largest(z.contiguous(), None, None, out, k)
+        _keep_largest(z, None, None, out, k)
         return out
 
-    def transpose(self, csr: CSR) -> Transposed:
+    def _transpose(self, csr: CSR) -> Transposed:
         columns, permutation = csr.indices.sort(stable=True)
         # by search, because torch.bincount would wait for the device
         bounds = torch.arange(csr.columns + 1, dtype=columns.dtype, device=columns.device)
         offsets = torch.searchsorted(columns, bounds)
-        return Transposed(CSR(offsets, csr.row_indices[permutation].int(), csr.rows), permutation)
+        return Transposed(
+            CSR(offsets, csr.row_indices[permutation].int(), csr.rows, from_kernel=True), permutation
+        )
 
-    def spmm(self, csr: CSR, values: Tensor, dense: Tensor) -> Tensor:
-        _check(values, dense)
+    def _spmm(self, csr: CSR, values: Tensor, dense: Tensor) -> Tensor:
         width = dense.shape[1]
         out = dense.new_empty(csr.rows, width)
         sparse.spmm[(csr.rows,)](*(csr.offsets, csr.indices, values, dense, out, width), **_tile(width))
         return out
 
-    def sddmm(self, csr: CSR, left: Tensor, right: Tensor) -> Tensor:
-        _check(left, right)
+    def _sddmm(self, csr: CSR, left: Tensor, right: Tensor) -> Tensor:
         out = left.new_empty(csr.nnz)
         _sddmm(csr.offsets, csr.offsets[1:], csr.indices, left, right, None, out)
         return out
 
-    def adam(
+    def _adam(
         self, weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], update: AdamUpdate
     ) -> None:
-        _check(weights, gradient, *moments)
         (beta1, beta2), step = update.betas, update.step
         count, width = weights.shape
         in_parts = not update.tangent and update.unit_rows is None
@@ -136,10 +134,6 @@ class TritonKernels(Kernels):
             UNIT_AFTER=update.unit_rows == "after",
             **shape,
         )
-
-
-def _check(*tensors: Tensor | None) -> None:
-    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
 
 
 def _candidates_above(x: Tensor, W: Tensor, b: Tensor | None, floors: Tensor, max_nnz: int) -> CSR | None:
@@ -164,7 +158,7 @@ def _candidates_above(x: Tensor, W: Tensor, b: Tensor | None, floors: Tensor, ma
         offsets.append(ends + nnz)
         indices.append(candidates)
         nnz += candidate_count
-    return CSR(torch.cat(offsets), torch.cat(indices), len(W))
+    return CSR(torch.cat(offsets), torch.cat(indices), len(W), from_kernel=True)
 
 
 def _narrow(x: Tensor) -> Narrow:

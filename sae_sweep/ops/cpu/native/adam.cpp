@@ -12,7 +12,7 @@ extern "C" {
 // corrections: lr / (1 - beta1^t) and sqrt(1 - beta2^t).
 void adam_rows(float* weights, const float* gradient, float* mean, float* square, int64_t rows, int64_t width,
                float beta1, float beta2, float rate, float root, float eps, float gradient_scale, bool tangent,
-               int unit_rows) {
+               int unit_rows) noexcept {
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     float* __restrict w = weights + r * width;
@@ -41,7 +41,7 @@ void adam_rows(float* weights, const float* gradient, float* mean, float* square
 }
 
 // out = (x - mean) / (std + eps) per row, with the unbiased standard deviation.
-void normalise_rows(const float* x, int64_t rows, int64_t width, float eps, float* out) {
+void normalise_rows(const float* x, int64_t rows, int64_t width, float eps, float* out) noexcept {
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     const float* __restrict from = x + r * width;
