@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools bench
 PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: quickstart paper-mini test check format oracle kill-test wheel-check clean
+.PHONY: quickstart paper-mini test check format oracle kill-test break-it wheel-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart launcher=local
@@ -55,6 +55,10 @@ $(VENV)-saelens/.installed:
 # Kill a sweep at 30 random moments and launch it again: weights must equal those of an undisturbed one
 kill-test: $(VENV)/.dev
 	$(BIN)/python tools/kill_test.py --kills 30
+
+# Damage, stop, fill up and move small sweeps 3,000 times: about half an hour on 2 cores
+break-it: $(VENV)/.dev
+	$(BIN)/python tools/break_it.py --trials 3000
 
 # Run the built wheel in an empty environment, from another folder
 wheel-check: $(VENV)/.dev

@@ -5,7 +5,7 @@
 
 Every trial works in a fresh copy of a finished sweep, or of one that was cut, on the bundled model. It
 ends well if the result equals the undisturbed sweep's (right), or if a line names the file or key and nothing
-else is concerned (one line). Anything else is listed with the command that repeats it; the exit code is 1 then.
+else is concerned (one line). Anything else is listed with the command that repeats it, and the exit is 1.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: children are forked, so nothing here may start threads
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from trials import checkpoints, commands, damage, disk, foreign, machine, stops, sweeps, values
 from trials.verdict import BAD, OUTCOMES, Verdict
@@ -41,19 +42,19 @@ class Kind(NamedTuple):
 
 KINDS = {
     "files": Kind(0.36, damage.trial),
-    "checkpoint-load": Kind(0.18, checkpoints.load),
-    "checkpoint-resume": Kind(0.06, checkpoints.resume),
-    "stop": Kind(0.08, stops.at_moment),
-    "stop-process": Kind(0.012, stops.in_process),
-    "disk": Kind(0.07, disk.trial),
+    "checkpoint-load": Kind(0.22, checkpoints.load),
+    "checkpoint-resume": Kind(0.05, checkpoints.resume),
+    "stop": Kind(0.06, stops.at_moment),
+    "stop-process": Kind(0.01, stops.in_process),
+    "disk": Kind(0.06, disk.trial),
     "threads": Kind(0.004, machine.threads),
-    "spelling": Kind(0.03, machine.spelling),
-    "label": Kind(0.014, machine.label),
-    "evaluated-again": Kind(0.02, machine.evaluated_again),
+    "spelling": Kind(0.02, machine.spelling),
+    "label": Kind(0.01, machine.label),
+    "evaluated-again": Kind(0.015, machine.evaluated_again),
     "refused": Kind(0.02, machine.refused),
-    "number": Kind(0.09, values.number),
-    "text": Kind(0.05, values.text),
-    "foreign": Kind(0.06, foreign.trial),
+    "number": Kind(0.11, values.number),
+    "text": Kind(0.06, values.text),
+    "foreign": Kind(0.05, foreign.trial),
 }
 
 

@@ -47,14 +47,14 @@ def import_everything() -> None:
     torch.set_num_threads(1)
 
 
-def forked(call: Callable[[], object], folder: Path, limit_s: float = LIMIT_S) -> Ended:
+def forked(call: Callable[[], object], folder: Path, limit_s: float | None = None) -> Ended:
     """Call a function in a forked child that works in `folder`; its output goes to files beside it."""
     files = [folder.parent / f"{folder.name}.{name}" for name in ("out", "err")]
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         os._exit(_in_child(call, folder, files))
-    code = _wait(child, limit_s)
+    code = _wait(child, limit_s or LIMIT_S)
     left = _end_group(child)
     out, err = (file.read_text(encoding="utf-8", errors="replace") for file in files)
     return Ended(code, out, err, left)
