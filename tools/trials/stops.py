@@ -14,34 +14,42 @@ from trials.sweeps import VARIANTS, at_event, content, fresh, results, words
 from trials.verdict import Undisturbed, Verdict, crash, differences, last_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGKILL)
-MOMENTS = (
-    *(
-        ("open", "config.json", 2),
-        ("open", "tokenizer", 2),
-        ("open", "plan.json", 3),
-        ("open", "config.yaml", 4),
-    ),
-    *(
-        ("open", "history.jsonl", 12),
-        ("open", "train.log", 3),
-        ("open", ".so", 1),
-        ("open", "status.json", 12),
-    ),
-    *(
-        ("os.rename", "state.safetensors", 30),
-        ("os.rename", "status.json", 12),
-        ("os.rename", "config.yaml", 3),
-    ),
-    *(("os.rename", "sae", 3), ("os.rename", "statistics.parquet", 3), ("os.rename", "metrics.json", 3)),
-    *(
-        ("os.rename", "matching", 5),
-        ("os.remove", "", 9),
-        ("os.mkdir", "", 9),
-        ("shutil.rmtree", "checkpoint", 3),
-    ),
-    ("socket.__new__", "", 1),
+_EVENTS = {
+    "open": {
+        "config.json": 2,
+        "tokenizer": 2,
+        "plan.json": 3,
+        "config.yaml": 4,
+        "history.jsonl": 12,
+        "train.log": 3,
+        ".so": 1,
+        "status.json": 12,
+    },
+    "os.rename": {
+        "state.safetensors": 30,
+        "status.json": 12,
+        "config.yaml": 3,
+        "sae": 3,
+        "metrics.json": 3,
+        "statistics.parquet": 3,
+        "matching": 5,
+    },
+    "os.remove": {"": 9},
+    "os.mkdir": {"": 9},
+    "shutil.rmtree": {"checkpoint": 3},
+    "socket.__new__": {"": 1},
+}
+MOMENTS = tuple((event, *moment) for event, moments in _EVENTS.items() for moment in moments.items())
+"""Audit events of Python, a part of the path, and how often a sweep has it."""
+_FILES = (
+    "plan.json",
+    "jobs/0.log",
+    "*/train.log",
+    "*/checkpoint/state.safetensors",
+    "*/sae",
+    "*/metrics.json",
 )
-"""Audit events of Python, a part of the path, and how often it happens in a sweep."""
+"""Files of a sweep in the order in which they appear."""
 
 
 def at_moment(random: Random, world: Path, place: Path) -> Verdict:
@@ -65,12 +73,12 @@ def in_process(random: Random, world: Path, place: Path) -> Verdict:
     if not (folder / "multirun" / "s" / "jobs").exists():
         (folder / "multirun").rename(folder / "old")
     group = random.choice((1, 3))
-    words_ = words("files", f"launcher={launcher}", f"launcher.max_group={group}", "tokens=1_536")
-    started = process(words_, folder)
-    after_s = random.uniform(0.5, 12.0)
-    until = time.monotonic() + after_s
-    while started.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)
+    typed = words("files", f"launcher={launcher}", f"launcher.max_group={group}")
+    started = process(typed, folder)
+    file, after_s = random.choice(_FILES), random.expovariate(3.0)
+    while started.poll() is None and not list((folder / "multirun" / "s").glob(file)):
+        time.sleep(0.01)
+    time.sleep(after_s)
     whole_group = number != signal.SIGKILL and random.random() < 0.3  # as a terminal does
     if started.poll() is None:
         (os.killpg if whole_group else os.kill)(started.pid, number)
@@ -78,7 +86,7 @@ def in_process(random: Random, world: Path, place: Path) -> Verdict:
         started.wait()
         _wait_for_workers(started.pid)
     ended = end(started, folder)
-    what = f"launcher={launcher}, max_group={group}, {number.name} after {after_s:.1f} s"
+    what = f"launcher={launcher}, max_group={group}, {number.name} {after_s:.1f} s after {file}"
     return _then_again(ended, number, "files", folder, world, what)
 
 

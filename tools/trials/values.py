@@ -84,8 +84,9 @@ def _judge(ended: Ended, folder: Path, key: str, value: str, *, absurd: bool = F
 
 def _is_sound(metrics: Path) -> bool:
     values = json.loads(metrics.read_text())
-    numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in values.values())
-    return numbers and values["explained_variance"] > _LEAST_EXPLAINED
+    numbers = [value for value in values.values() if not isinstance(value, dict)]
+    finite = all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
+    return finite and values["explained_variance"] > _LEAST_EXPLAINED
 
 
 def _number_keys() -> Iterator[tuple[str, str]]:
