@@ -55,22 +55,18 @@ def spelling(random: Random, world: Path, place: Path) -> Verdict:
     return verdict._replace(detail=f"{state}, {key} as {how}: {verdict.detail}")
 
 
+_SAME_ID = (
+    *("dataset.name=other", "model.name=other", "model.path=bundled:gpt2-pico", "sweep=other"),
+    *("launcher.max_group=1", "launcher=local", "fuse=false", "paths.output=other", "activations=cache"),
+    *("matching.threshold=0.5", "evaluation.tokens=512", "evaluation.dense=0.5", "tracking.log_every=1"),
+)
+"""Words that move no weight."""
+
+
 def label(random: Random, world: Path, place: Path) -> Verdict:
     """Another label, place or speed: the same ids."""
     folder = fresh(world / "files" / "done", place)
-    more = random.choice(
-        (
-            *(
-                "dataset.name=other",
-                "model.name=other",
-                "launcher.max_group=1",
-                "fuse=false",
-                "launcher=local",
-            ),
-            *("paths.output=other", "activations=cache", "matching.threshold=0.5", "evaluation.tokens=512"),
-            *("activations.lm_batch=7", "tracking.log_every=1", "evaluation.dense=0.5", "sweep=other"),
-        )
-    )
+    more = random.choice(_SAME_ID)
     ids = []
     for typed in (words("files"), words("files", more)):
         last = {word.partition("=")[0]: word for word in typed}
