@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -89,9 +90,17 @@ def carry_out(trial: Trial, world: Path) -> Done:
     began = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix=f"{trial.kind}-{trial.seed}-", dir=world))
     random = Random(f"{trial.kind} {trial.seed}")
-    verdict = KINDS[trial.kind].trial(random, world, place / "copy")
+    try:
+        verdict = KINDS[trial.kind].trial(random, world, place / "copy")
+    except Exception as error:  # a fault of the trial must not end the others
+        verdict = Verdict("no verdict", f"the trial failed: {error!r} at {_where(error)}")
     shutil.rmtree(place, ignore_errors=True)
     return Done(*trial, *verdict, round(time.monotonic() - began, 2))
+
+
+def _where(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"
 
 
 def carry_all_out(trials: Sequence[Trial], world: Path, workers: int) -> Iterator[Done]:
@@ -161,6 +170,8 @@ def run(trials: Sequence[Trial], folder: Path, workers: int) -> list[Done]:
         done.append(one)
         if one.outcome in BAD:
             print(f"{one.outcome}: {one.detail}\n    {repeat(one)}", flush=True)
+        if len(done) % 100 == 0:
+            print(f"{len(done)} of {len(trials)}", file=sys.stderr, flush=True)
     return sorted(done)
 
 

@@ -9,10 +9,10 @@ from trials.commands import Ended
 from trials.sweeps import results
 
 GOOD = ("right", "one line")
-BAD = ("traceback", "silently wrong", "hang", "litter", "spread", "unclear")
+BAD = ("traceback", "silently wrong", "hang", "litter", "spread", "unclear", "no verdict")
 """traceback: also a crash. silently wrong: exit 0, another result. litter: half-written files or processes
 stay. spread: a fault of one run concerns others. unclear: the message names neither file nor key, or is no
-line."""
+line. no verdict: the trial itself failed."""
 OUTCOMES = (*GOOD, *BAD)
 
 _LOG_LINE = re.compile(r"\d\d:\d\d:\d\d |sae_sweep: |$")
