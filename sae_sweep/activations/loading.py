@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from sae_sweep.activations.device import lm_dtype
 from sae_sweep.activations.forward import choose_forward, copy_sharing_weights
+from sae_sweep.activations.gguf_file import check_gguf
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.activations.model_files import download, local_path
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line, shape_problem
@@ -92,6 +93,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 def _load_file(file: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if file.suffix != ".gguf":
         raise SaeSweepError(f"model.path={file}: give a folder, a .gguf file, or a repository on the hub")
+    check_gguf(file)
     return _load(file.parent, dtype, gguf_file=file.name)
 
 
