@@ -6,11 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools bench
 PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
-<<<<<<< HEAD
-.PHONY: quickstart paper-mini test check format oracle kill-test gpu-check wheel-check clean
-=======
-.PHONY: quickstart paper-mini test check format oracle kill-test break-it wheel-check clean
->>>>>>> h-breakit
+.PHONY: quickstart paper-mini test check format oracle kill-test break-it gpu-check wheel-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart launcher=local
@@ -60,15 +56,13 @@ $(VENV)-saelens/.installed:
 kill-test: $(VENV)/.dev
 	$(BIN)/python tools/kill_test.py --kills 30
 
-<<<<<<< HEAD
 # What works on this machine's GPU, and how fast: at most six minutes; says what it would do where there is none
 gpu-check: $(VENV)/.dev
 	PYTHONPATH=$(CURDIR) $(BIN)/python tools/gpu_check.py --json gpu-check.json
-=======
+
 # Damage, stop, fill up and move small sweeps 3,000 times: about half an hour on 2 cores
 break-it: $(VENV)/.dev
 	$(BIN)/python tools/break_it.py --trials 3000
->>>>>>> h-breakit
 
 # Run the built wheel in an empty environment, from another folder
 wheel-check: $(VENV)/.dev
