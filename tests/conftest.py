@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors; two workers or c
 os.environ.pop("COLUMNS", None)  # readline sets it in xdist's workers: 80, whatever the terminal
 shapes.install()  # before the first import of a module that it checks
 
+from sae_sweep import signals  # noqa: E402
 from sae_sweep.config import RunConfig  # noqa: E402
 from sae_sweep.plan import Plan, Request, make_plan  # noqa: E402
 
@@ -125,6 +126,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Type a command in an empty folder; returns exit code, standard output and standard error."""
     from sae_sweep.__main__ import main
 
+    monkeypatch.setattr(signals, "listen", signals.StopRequest)  # this process outlives the command
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")

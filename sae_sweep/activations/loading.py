@@ -18,6 +18,7 @@ from sae_sweep.activations.forward import choose_forward, copy_sharing_weights
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.activations.model_files import download, local_path
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line, shape_problem
+from sae_sweep.signals import obeyed
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
     """
     dtype = lm_dtype(model.dtype, device)
     path = local_path(model) or download(model)
-    with _quiet(), _load_errors(model):
+    with _quiet(), _load_errors(model), obeyed():
         tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
         network.eval().requires_grad_(False).to(device)
         unbridged = copy_sharing_weights(network) if fast else None

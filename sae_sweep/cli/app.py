@@ -10,11 +10,10 @@ from sae_sweep import logs
 from sae_sweep.cli.compose import to_configs
 from sae_sweep.cli.diagnose import diagnose
 from sae_sweep.cli.schema import conf_folder, register_schemas
-from sae_sweep.cli.sweeper import register_sweeper, task_errors
+from sae_sweep.cli.sweeper import carry_out, register_sweeper
 from sae_sweep.config import ConfigError
 from sae_sweep.launch.foreign import JOB_KEY
 from sae_sweep.plan import Request, WantedRun
-from sae_sweep.tasks import find
 
 
 def run() -> None:
@@ -42,10 +41,7 @@ def task_function(config: Any) -> None:
     job = config.get(JOB_KEY)
     if job is None:
         run_config, command = to_configs(config)
-        with task_errors():
-            failed = find(command.task)(Request(command, [WantedRun(run_config, run_config)]))
-        if failed:
-            raise SystemExit(1)
+        carry_out(Request(command, [WantedRun(run_config, run_config)]))
         return
     from sae_sweep.launch.job import run_job
 

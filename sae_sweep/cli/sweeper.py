@@ -12,6 +12,8 @@ from omegaconf import DictConfig
 
 from sae_sweep.cli.compose import compose, compose_first
 from sae_sweep.config import SaeSweepError
+from sae_sweep.plan import Request
+from sae_sweep.signals import stop_signals
 from sae_sweep.tasks import composes_runs, find
 
 _HYDRA_DEFAULT = "basic"
@@ -26,8 +28,24 @@ class TaskError(Exception):
         super().__init__(str(cause))
 
 
+def carry_out(request: Request) -> None:
+    """Call the task of a command.
+
+    Raises:
+        SaeSweepError: an error the user can fix.
+        TaskError: any other error.
+        Interrupted: if a signal asked to stop.
+        SystemExit: with 1 if a run failed; Hydra ignores the return value of a sweep.
+    """
+    task = find(request.command.task)  # may import torch: until then a signal ends the process at once
+    with _task_errors(), stop_signals():
+        failed = task(request)
+    if failed:
+        raise SystemExit(1)
+
+
 @contextmanager
-def task_errors() -> Iterator[None]:
+def _task_errors() -> Iterator[None]:
     """Turn an unexpected error of a task into TaskError."""
     try:
         yield
@@ -50,14 +68,11 @@ class GridSweeper(Sweeper):
 
         Raises:
             ConfigError: all problems of the command at once.
-            SystemExit: with 1 if a run failed; Hydra ignores the return value of a sweep.
+            SystemExit: with 1 if a run failed.
         """
         read = compose if composes_runs(self._config.task, self._config.action) else compose_first
         request = read(arguments, self._config, self._context.config_loader, self._launch)
-        with task_errors():
-            failed = find(request.command.task)(request)
-        if failed:
-            raise SystemExit(1)
+        carry_out(request)
 
     @property
     def _launch(self) -> Any:

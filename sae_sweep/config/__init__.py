@@ -31,7 +31,7 @@ from sae_sweep.config.data import (
     ModelConfig,
     PackingConfig,
 )
-from sae_sweep.config.errors import ConfigError, Interrupted, SaeSweepError, first_line
+from sae_sweep.config.errors import ConfigError, SaeSweepError, first_line
 from sae_sweep.config.names import escaped, escaped_lines, plain_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import RunConfig, run_from_dict
@@ -61,7 +61,6 @@ __all__ = [
     "FilesDataset",
     "HubDataset",
     "InitConfig",
-    "Interrupted",
     "JumpReLUConfig",
     "LauncherConfig",
     "MatchingConfig",

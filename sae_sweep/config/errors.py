@@ -1,6 +1,5 @@
-"""Errors that the user can fix, and the request to stop."""
+"""Errors that the user can fix."""
 
-import signal
 from collections.abc import Iterable
 
 
@@ -14,14 +13,6 @@ class ConfigError(SaeSweepError):
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(dict.fromkeys(problems))
         super().__init__("\n".join(self.problems))
-
-
-class Interrupted(BaseException):
-    """A stop signal arrived and the state is saved; the process should exit with 128 + `signum`."""
-
-    def __init__(self, signum: int, what_now: str = "launch the same command again to resume") -> None:
-        self.signum = signum
-        super().__init__(f"stopped by {signal.Signals(signum).name}; {what_now}")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,15 +1,16 @@
 """Launchers train groups of runs: in this process, in local workers, on SLURM, or through Hydra's own."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sae_sweep.plan import Plan, Request
-from sae_sweep.signals import StopRequest
+if TYPE_CHECKING:  # a worker process imports this before it can handle signals
+    from sae_sweep.plan import Plan, Request
+    from sae_sweep.signals import StopRequest
 
 
 class Launcher(Protocol):
     """Trains the runs of a plan."""
 
-    def train(self, plan: Plan, stop: StopRequest) -> bool:
+    def train(self, plan: "Plan", stop: "StopRequest") -> bool:
         """Train every run that is not done yet and record the results in the runs' status.
 
         Returns:
@@ -23,7 +24,7 @@ class Launcher(Protocol):
         ...
 
 
-def open_launcher(request: Request) -> Launcher:
+def open_launcher(request: "Request") -> Launcher:
     """The launcher that the command names; the others are not imported."""
     if request.launch is not None:
         from sae_sweep.launch.foreign import Foreign

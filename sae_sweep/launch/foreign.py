@@ -28,7 +28,6 @@ class Foreign:
         self._launch = launch
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        del stop  # signals are left to Hydra's launcher
         plan.refuse_another()
         waiting = [run for run in plan.runs if not is_complete(run)]
         prepare(plan.runs)
@@ -38,7 +37,8 @@ class Foreign:
         if not groups:
             return True
         try:
-            self._launch([_overrides(plan, freeze_group(plan, group).number) for group in groups])
+            with stop.obeyed():
+                self._launch([_overrides(plan, freeze_group(plan, group).number) for group in groups])
         except Exception as error:  # any error of Hydra's launcher; queued jobs may still train their runs
             log.error("the launcher stopped with %s: %s", type(error).__name__, error)
         else:

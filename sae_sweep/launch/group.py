@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.config import Interrupted, ModelConfig, RunConfig
+from sae_sweep.config import ModelConfig, RunConfig
 from sae_sweep.launch.conditions import OnMachine, by_threads, conditions, cpu_threads, resolve
 from sae_sweep.launch.finish import Finisher, close, is_trained
 from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
-from sae_sweep.signals import StopRequest
+from sae_sweep.signals import Interrupted, StopRequest
 from sae_sweep.store import PlannedRun, cache_folder, fail, set_state, settle, unfinished
 from sae_sweep.store.resolved import Conditions
 from sae_sweep.text import TextSource, open_text
@@ -106,7 +106,7 @@ def _group_border(runs: Sequence[PlannedRun], stop: StopRequest) -> Iterator[Non
         except Exception as error:
             stop.raise_if_requested()  # a library may have turned it into an error of its own
             fail(runs, error, explain(error, "take a machine with more memory, or a smaller model"))
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         settle(runs, "pending")
         raise
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sae_sweep.config import ConfigError, Interrupted, SaeSweepError, typed
+from sae_sweep.config import ConfigError, SaeSweepError, typed
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group
 from sae_sweep.logs import show
 from sae_sweep.plan import Plan
-from sae_sweep.signals import StopRequest, blocked
+from sae_sweep.signals import Interrupted, StopRequest, at_once, blocked
 from sae_sweep.store import (
     DAMAGED,
     PlannedRun,
@@ -56,6 +56,10 @@ class Ticket:
             raise ConfigError([f"id={self.id!r}: no job id"])
 
 
+class Stopped(str):
+    """How a job ended that a signal stopped once its runs were saved: they are not lost."""
+
+
 class Cluster(Protocol):
     """A system that runs jobs."""
 
@@ -77,7 +81,10 @@ class Cluster(Protocol):
         ...
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
-        """Map each job that has ended for good to how it ended; empty while the cluster does not answer."""
+        """Map each job that has ended for good to how it ended; empty while the cluster does not answer.
+
+        It is a `Stopped` text for a job that a signal stopped once its runs were saved.
+        """
         ...
 
     def close(self) -> None:
@@ -98,7 +105,8 @@ class Jobs:
         self._open_cluster = open_cluster
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        cluster = self._open_cluster(plan)
+        with at_once():  # may import torch
+            cluster = self._open_cluster(plan)
         tickets: list[Ticket] = []
         try:
             with stop.deferred(), blocked():  # a Ctrl-C must reach neither this process nor sbatch
@@ -196,6 +204,13 @@ class _Watch:
         runs = [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
         if ended is None:
             self._ended_at.pop(ticket.id, None)  # a requeued job ends more than once
+        elif isinstance(ended, Stopped):
+            if unfinished(runs):
+                log.error(
+                    "%s %s was %s and its runs are saved: launch the same command again to resume them",
+                    *(self._cluster.word, ticket.id, ended),
+                )
+            del self._open[ticket.id]
         elif unfinished(runs):
             since = time.monotonic() - self._ended_at.setdefault(ticket.id, time.monotonic())
             if since >= self._cluster.lost_after_s:

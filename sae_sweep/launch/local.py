@@ -2,15 +2,17 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sae_sweep.launch import job
+from sae_sweep.launch import worker
 from sae_sweep.launch.frozen import FrozenGroup
-from sae_sweep.launch.jobs import Ticket
+from sae_sweep.launch.jobs import Stopped, Ticket
 from sae_sweep.plan import Plan
+from sae_sweep.signals import STOP_SIGNALS, blocked
 from sae_sweep.store import disk_errors
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,10 @@ class _Worker(NamedTuple):
 
 
 class Local:
-    """Worker processes, one per slot; each runs a job as `python -m MODULE FOLDER NUMBER`."""
+    """Worker processes, one per slot; each runs a job as `python -m MODULE FOLDER NUMBER`.
+
+    A worker stops, and saves its runs, as soon as this process is gone.
+    """
 
     word = "job"
     poll_s = 0.2
@@ -51,49 +56,64 @@ class Local:
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
         """Map ended jobs to how they ended; also starts waiting jobs in free slots."""
-        for worker in list(self._workers):
-            code = worker.process.poll()
+        for one in list(self._workers):
+            code = one.process.poll()
             if code is not None:
-                self._workers.remove(worker)
-                self._ended[str(worker.number)] = (
-                    f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-                )
+                self._workers.remove(one)
+                _wait(one)
+                self._ended[str(one.number)] = _how_it_ended(code)
         self._start()
         return {job: how for job, how in self._ended.items() if job in ids}
 
     def close(self) -> None:
-        for worker in self._workers:
-            worker.process.wait()
+        for one in self._workers:
+            _wait(one)
 
     def leave(self, tickets: Sequence[Ticket]) -> str:
         """Tell the workers to save and stop, and wait for them."""
         del tickets
         self._waiting.clear()
-        for worker in self._workers:
-            worker.process.terminate()
+        for one in self._workers:
+            one.process.terminate()
         self.close()
         return "launch the same command again to resume"
 
     def _start(self) -> None:
-        busy = {worker.slot for worker in self._workers}
+        busy = {one.slot for one in self._workers}
         for slot, gpu in enumerate(self._slots):
             if slot not in busy and self._waiting:
                 number = self._waiting.pop(0)
-                self._workers.append(_Worker(number, slot, self._launch(number, gpu)))
+                with blocked():  # a stop comes before or after the start; the worker unblocks its own signals
+                    self._workers.append(_Worker(number, slot, self._launch(number, gpu)))
 
     def _launch(self, number: int, gpu: str | None) -> subprocess.Popen[bytes]:
         if gpu is not None:
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
         else:
             environment = {**os.environ, "OMP_NUM_THREADS": str(self._threads)}
-        command = [sys.executable, "-m", job.__name__, str(self._folder.root), str(number)]
+        command = [sys.executable, "-m", worker.__name__, str(self._folder.root), str(number)]
         path = self._folder.jobs / f"{number}.log"
         with disk_errors(path):
             log_file = path.open("ab")
         with log_file as file:
+            # nothing is written to the pipe: its end tells the worker that this process is gone
             return subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+                command, env=environment, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT
             )
+
+
+def _wait(one: _Worker) -> None:
+    one.process.wait()
+    if one.process.stdin is not None:
+        one.process.stdin.close()
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"killed by signal {-code}"
+    if code - 128 in STOP_SIGNALS:
+        return Stopped(f"stopped by {signal.Signals(code - 128).name}")
+    return f"exit code {code}"
 
 
 def worker_threads(plan: Plan) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from sae_sweep.config import SaeSweepError
 from sae_sweep.ops.interface import Kernels
+from sae_sweep.signals import raise_if_requested
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,14 @@ def _load_or_warn(backend: str, folder: Path) -> Choice:
 
 @cache
 def _load(backend: str, folder: Path) -> Kernels:
+    try:
+        return _load_kernels(backend, folder)
+    except SaeSweepError:
+        raise_if_requested()  # a Ctrl-C also reaches the compiler, whose end then means nothing
+        raise
+
+
+def _load_kernels(backend: str, folder: Path) -> Kernels:
     if backend == "cpu":
         from sae_sweep.ops.cpu import CPUKernels
 

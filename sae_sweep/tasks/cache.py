@@ -16,7 +16,6 @@ from sae_sweep.launch.streams import fill_cache
 from sae_sweep.logs import show
 from sae_sweep.plan import Plan, Request, make_plan
 from sae_sweep.report.formatting import TextTable
-from sae_sweep.signals import stop_signals
 from sae_sweep.store import PlannedRun, cache_folder
 from sae_sweep.text import open_text
 
@@ -46,7 +45,7 @@ def _fill(request: Request) -> int:
         config = runs[0].config
         lm = models.get(config)
         lm.check([run.config.layer for run in runs], config.packing.seq_len)
-        with stop_signals(), cpu_threads(_threads(plan)):
+        with cpu_threads(_threads(plan)):
             resolved = resolve(lm, config, folder).resolved
             filled = fill_cache(lm, open_text(config.dataset, folder), runs, folder, resolved)
         log.info("%s holds what %d runs read", filled.root, len(runs))

@@ -5,7 +5,7 @@ import dataclasses
 from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_fallbacks, log_lm_use
 from sae_sweep.plan import Request, make_plan
-from sae_sweep.signals import stop_signals
+from sae_sweep.signals import at_once, stop_signals
 from sae_sweep.store import readable, report_failed, state, unfinished
 
 
@@ -25,12 +25,15 @@ def train(request: Request) -> int:
         return len(damaged)
     with stop_signals() as stop:
         waiting = [run for run in plan.runs if state(run.folder) != "done"]
-        if not open_launcher(request).train(plan, stop):
+        with at_once():  # imports torch
+            launcher = open_launcher(request)
+        if not launcher.train(plan, stop):
             return len(damaged)
         log_lm_use(waiting)
         log_fallbacks(waiting)
         failed = len(damaged) + report_failed(plan.runs) + len(unfinished(plan.runs))
-        from sae_sweep.tasks.match import compare_finished  # torch loads here, not while jobs are submitted
+        with at_once():
+            from sae_sweep.tasks.match import compare_finished  # imports torch, after jobs are submitted
 
         names = [run.name for run in damaged]
         unreadable = compare_finished(plan.folder, plan.command, plan.runs[0].config.device, names)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from sae_sweep.signals import obeyed
 from sae_sweep.tracking.history import HistoryRecord
 from sae_sweep.tracking.records import log_record
 
@@ -124,7 +125,8 @@ class WandbRun:
         if self._broken:
             return
         try:
-            action()
+            with obeyed():
+                action()
         except Exception as error:  # training goes on, whatever fails in W&B
             self._broken = True
             self._run = None
@@ -147,7 +149,8 @@ class WandbRun:
     def _init_somehow(self, mode: str) -> "Run":
         if mode == "online":
             try:
-                return self._init_online()
+                with obeyed():
+                    return self._init_online()
             except Exception as error:  # as in _attempt; a run that is tracked offline is better than none
                 _gave_up_online.set()
                 logger.warning("W&B cannot be reached (%s)", _reason(error))

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from sae_sweep.activations import pick_device
-from sae_sweep.config import Interrupted, SaeSweepError, first_line
-from sae_sweep.signals import StopRequest
+from sae_sweep.config import SaeSweepError, first_line
+from sae_sweep.signals import Interrupted, StopRequest
 from sae_sweep.training.callbacks import Checkpoints, LogMetrics, Progress
 from sae_sweep.training.data import Stream
 from sae_sweep.training.faults import (
@@ -57,7 +57,7 @@ def train_group(
         One outcome per member, in their order.
 
     Raises:
-        Interrupted: after SIGINT, SIGTERM or SIGUSR2, once all active members are saved.
+        Interrupted: after a stop signal, once all active members are saved.
         GroupTooLargeError: if memory ran out with several members, once they are saved.
         SaeSweepError: if the device failed, which nothing in this process survives.
     """

@@ -1,13 +1,16 @@
 import json
 import os
 import shutil
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from sae_sweep.activations import load_language_model
+from sae_sweep.activations import load_language_model, loading
 from sae_sweep.config import ModelConfig, SaeSweepError
+from sae_sweep.signals import Interrupted, stop_signals
 
 CPU = torch.device("cpu")
 SMOLLM2 = os.environ.get("SAE_SWEEP_SMOLLM2", "")
@@ -131,6 +134,25 @@ def test_a_model_in_the_cache_of_the_hub_loads_without_a_network(monkeypatch, tm
     lm = load_language_model(ModelConfig(path="someone/model", revision=revision, dtype="float32"), CPU)
     assert lm.name == "model"
     assert lm.n_layers == 3
+
+
+@pytest.mark.parametrize("swallowed", [True, False])
+def test_a_stop_while_a_model_loads_is_no_damaged_model(monkeypatch, model_folder, swallowed):
+    """Transformers turns whatever fails in its lazy imports into a RuntimeError, and some C code drops it."""
+
+    def load(folder, dtype):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            if not swallowed:
+                raise RuntimeError("failed to import the model's class") from error
+        return from_folder(folder, dtype)
+
+    from_folder = loading._load_folder
+    monkeypatch.setattr(loading, "_load_folder", load)
+    with suppress(Interrupted), stop_signals(), pytest.raises(BaseException) as caught:  # noqa: PT011
+        load_language_model(ModelConfig(path=str(model_folder)), CPU)
+    assert isinstance(caught.value, Interrupted)
 
 
 def test_a_tokenizer_without_end_of_text_is_refused(model_folder, tmp_path):

@@ -19,6 +19,7 @@ from hydra.core.utils import run_job
 from hydra.plugins.launcher import Launcher
 
 from sae_sweep.saes import load_sae
+from sae_sweep.store import RunFolder, is_held
 from tests.conftest import Cli
 from tests.slurm.cluster import wait_for
 
@@ -69,6 +70,33 @@ def test_a_terminated_command_lets_its_workers_save(tmp_path: Path, cli: Cli, sm
     assert "stopped by SIGTERM; launch the same command again to resume" in errors
     assert [status["state"] for status in statuses(sweep).values()] == ["pending", "pending"]
     assert len(list(sweep.glob("*/checkpoint/state.safetensors"))) == 1
+
+
+@pytest.mark.slow(reason="each worker is a process that imports torch first")
+def test_workers_save_when_one_alone_is_stopped_and_when_their_command_is_killed(
+    tmp_path: Path, small: list[str]
+) -> None:
+    words = [*small, "tracking=none", "launcher=local", "launcher.workers=2", "data_seed=0,1", "sweep=cut"]
+    sweep = tmp_path / "multirun" / "cut"
+    command = [sys.executable, "-m", "sae_sweep", *words, "tokens=10_240_000"]
+    with (tmp_path / "errors").open("w") as errors:
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=errors)
+    wait_for(
+        lambda: len([file for file in sweep.glob("*/history.jsonl") if file.stat().st_size]) == 2, "both"
+    )
+    os.kill(next(iter(statuses(sweep).values()))["pid"], signal.SIGHUP)
+    saved = "was stopped by SIGHUP and its runs are saved: launch the same command again"
+    wait_for(lambda: saved in (tmp_path / "errors").read_text(), "the first worker's end")
+    assert sorted(status["state"] for status in statuses(sweep).values()) == ["pending", "running"]
+    process.kill()
+    process.wait()
+    runs = [path.parent for path in sweep.glob("*/status.json")]
+    wait_for(lambda: not any(is_held(RunFolder(run)) for run in runs), "the other's end")
+    assert [status["state"] for status in statuses(sweep).values()] == ["pending", "pending"]
+    assert len(list(sweep.glob("*/checkpoint/state.safetensors"))) == 2
+    logs = [path.read_text() for path in sweep.glob("jobs/*.log")]
+    assert all("launch the same command again to resume" in log for log in logs)
+    assert not any("Traceback" in log for log in logs)
 
 
 JOB = """

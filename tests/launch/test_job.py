@@ -62,7 +62,7 @@ def test_a_config_that_the_model_refuses_fails_the_runs(plan: Plan, job: Job) ->
     assert read_status(plan.runs[0].folder).error == "layer=99; packing.seq_len=9999"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_job_that_is_cancelled_leaves_its_runs_pending(
     plan: Plan, job: Job, signum: signal.Signals
 ) -> None:
@@ -87,6 +87,27 @@ def test_a_preempted_job_is_handed_to_who_requeues_it(plan: Plan, job: Job) -> N
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert asked == [(signal.SIGUSR2, ["pending", "pending"])]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_stop_that_a_library_turned_into_an_error_fails_no_run(
+    plan: Plan, job: Job, signum: signal.Signals
+) -> None:
+    """As transformers does in its lazy imports."""
+
+    def training(plan: Plan) -> None:
+        try:
+            signal.raise_signal(signum)
+        except BaseException as error:
+            raise RuntimeError("cannot import the model's class") from error
+
+    before = signal.signal(signum, signal.default_int_handler)
+    try:
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            job(training)
+    finally:
+        signal.signal(signum, before)
+    assert states(plan) == ["pending", "pending"]
 
 
 def test_a_run_that_another_process_trains_is_not_touched(plan: Plan, job: Job) -> None:

@@ -13,7 +13,7 @@ import pytest
 from sae_sweep.config import LauncherConfig, SaeSweepError, SlurmConfig, run_from_dict
 from sae_sweep.launch import local as module
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group, read_group
-from sae_sweep.launch.jobs import Ticket, read_tickets, task_command, write_tickets
+from sae_sweep.launch.jobs import Stopped, Ticket, read_tickets, task_command, write_tickets
 from sae_sweep.launch.local import Local
 from sae_sweep.launch.slurm import Slurm, ended
 from sae_sweep.plan import Plan
@@ -138,10 +138,11 @@ def test_without_slurm_the_refusal_is_one_line(
 WORKER = """
 import os, pathlib, signal, sys, time
 folder, number = pathlib.Path(sys.argv[1]), sys.argv[2]
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 seen = [os.environ.get(name, "all") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
 (folder / f"{number}.seen").write_text(" ".join(seen))
-if number == "0":
-    sys.exit(3)
+if number in ("0", "9"):
+    sys.exit(3 if number == "0" else 143)
 while not (folder / "go").exists():
     time.sleep(0.01)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -154,7 +155,7 @@ def open_local(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loc
     (plan.folder.root / "jobs").mkdir(parents=True)
     (plan.folder.root / "some_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", str(plan.folder.root))
-    monkeypatch.setattr(module, "job", SimpleNamespace(__name__="some_worker"))
+    monkeypatch.setattr(module, "worker", SimpleNamespace(__name__="some_worker"))
 
     def open_with(slots: Sequence[str | None], threads: int, key: int | None = None) -> Local:
         monkeypatch.setattr(module, "_slots", lambda plan: list(slots))
@@ -183,6 +184,32 @@ def test_workers_have_a_gpu_each_and_say_how_they_ended(
     (folder / "go").touch()
     wait_for(lambda: len(local.ended(jobs)) == 3, "all to end")
     assert local.ended(["1"]) == {"1": "killed by signal 9"}
+
+
+def test_a_worker_that_a_signal_stopped_is_not_lost(open_local: Callable[..., Local]) -> None:
+    local = open_local([None], threads=2)
+    local.submit(numbered(9))
+    wait_for(lambda: local.ended(["9"]) == {"9": "stopped by SIGTERM"}, "its end")
+    assert isinstance(local.ended(["9"])["9"], Stopped)
+
+
+def test_a_worker_reads_from_a_pipe_that_ends_with_this_process(
+    plan: Plan, open_local: Callable[..., Local]
+) -> None:
+    (plan.folder.root / "some_worker.py").write_text(
+        "import pathlib, sys\n"
+        "pathlib.Path(sys.argv[1], 'started').touch()\n"
+        "sys.exit(4 + len(sys.stdin.read()))"
+    )
+    local = open_local([None], threads=2)
+    local.submit(numbered(1))
+    started = plan.folder.root / "started"
+    wait_for(lambda: not local.ended(["1"]) and started.exists(), "a worker")
+    (one,) = local._workers
+    assert one.process.poll() is None
+    assert one.process.stdin is not None
+    one.process.stdin.close()  # as the kernel does when this process is killed
+    wait_for(lambda: local.ended(["1"]) == {"1": "exit code 4"}, "its end")
 
 
 def test_workers_that_are_left_are_stopped(plan: Plan, open_local: Callable[..., Local]) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from sae_sweep.config import Interrupted, SaeSweepError
+from sae_sweep.config import SaeSweepError
 from sae_sweep.launch import local
 from sae_sweep.launch.frozen import FrozenGroup, read_group
-from sae_sweep.launch.jobs import Jobs, Ticket, read_tickets
+from sae_sweep.launch.jobs import Jobs, Stopped, Ticket, read_tickets
 from sae_sweep.plan import Plan
-from sae_sweep.signals import StopRequest, stop_signals
+from sae_sweep.signals import Interrupted, StopRequest, stop_signals
 from sae_sweep.store import hold, read_status, report_failed, set_state, state, unfinished
 
 
@@ -88,6 +88,17 @@ def test_a_job_that_ends_without_a_result_is_lost(plan: Plan, cluster: ScriptedC
         assert error == "job job0 ended (OUT_OF_MEMORY) before this run: see 0.log"
 
 
+def test_a_job_that_a_signal_stopped_is_not_lost(
+    plan: Plan, cluster: ScriptedCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.script = lambda look: {"job0": Stopped("stopped by SIGTERM")}
+    assert train(plan, cluster) == 2
+    assert [state(run.folder) for run in plan.runs] == ["pending", "pending"]
+    assert caplog.messages == [
+        "job job0 was stopped by SIGTERM and its runs are saved: launch the same command again to resume them"
+    ]
+
+
 def test_a_job_that_is_requeued_is_not_lost(plan: Plan, cluster: ScriptedCluster) -> None:
     def script(look: int) -> dict[str, str]:
         if look > 30:
@@ -134,7 +145,7 @@ def test_a_stop_while_jobs_are_submitted_leaves_them_with_their_tickets(
 
     monkeypatch.setattr(cluster, "submit", submit)
     monkeypatch.setattr(cluster, "leave", leave)
-    with stop_signals() as stop, pytest.raises(Interrupted, match="SIGINT; the jobs go on"):
+    with pytest.raises(Interrupted, match="SIGINT; the jobs go on"), stop_signals() as stop:
         Jobs(lambda plan: cluster).train(plan, stop)
     assert [ticket.id for ticket in left] == ["job0"]
     assert [state(run.folder) for run in plan.runs] == ["pending", "pending"]

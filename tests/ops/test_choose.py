@@ -7,6 +7,7 @@ import torch
 
 from sae_sweep.config import SaeSweepError
 from sae_sweep.ops import choose, choose_kernels
+from sae_sweep.signals import Interrupted, stop_signals
 
 CPU = torch.device("cpu")
 
@@ -49,6 +50,25 @@ def test_without_a_compiler_it_warns_once(tmp_path: Path, monkeypatch, caplog):
     assert "compiler did not run" in str(choose_kernels("auto", CPU, tmp_path).fell_back)
     with pytest.raises(SaeSweepError, match="compiler did not run"):
         choose_kernels("cpu", CPU, tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_a_compiler_that_a_ctrl_c_ended_is_not_missing(tmp_path: Path, monkeypatch, caplog, backend):
+    """The keys reach every process of the terminal; the run stops, and is neither slow nor failed."""
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nkill -INT "$PPID"\nkill -KILL $$\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    trained = []
+
+    def train() -> None:
+        choose_kernels(backend, CPU, tmp_path / "cache")
+        trained.append("on")
+
+    with pytest.raises(Interrupted), stop_signals() as stop, stop.deferred():
+        train()
+    assert not trained
+    assert not caplog.messages
 
 
 def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch, caplog):

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sae_sweep import signals
-from sae_sweep.config import HubDataset, Interrupted, PackingConfig, SaeSweepError
+from sae_sweep.config import HubDataset, PackingConfig, SaeSweepError
+from sae_sweep.signals import Interrupted
 from sae_sweep.text import TrainingSequences, fingerprint, hub, open_text
 from sae_sweep.text import sequences as sequences_module
 from tests.text.helpers import ByteTokenizer

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,6 +15,7 @@ import pytest
 import wandb
 
 from sae_sweep.config import CommandConfig, TrackingConfig
+from sae_sweep.signals import Interrupted, stop_signals
 from sae_sweep.store import SweepFolder
 from sae_sweep.tracking import open_comparison_sink, wandb_run
 from sae_sweep.tracking.wandb_run import wandb_mode
@@ -84,6 +86,22 @@ def test_a_failing_tracker_costs_one_warning(
         ["summary"],
         ["artifact", "path"],
     ]
+
+
+def test_a_stop_that_wandb_turns_into_an_error_is_still_a_stop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, open_one: OpenSink
+) -> None:
+    def init(**_: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise RuntimeError("the run was cancelled") from error
+
+    monkeypatch.setattr(wandb, "init", init)
+    sink = open_one()
+    with pytest.raises(Interrupted), stop_signals():
+        sink.scalars(0, {"loss": 1.0})
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("how", ["backend", "environment"])

@@ -13,9 +13,10 @@ import torch
 
 from sae_sweep import logs
 from sae_sweep.activations.stream import BadActivationsError
-from sae_sweep.config import Interrupted, ReLUConfig, SaeSweepError
+from sae_sweep.config import ReLUConfig, SaeSweepError
 from sae_sweep.saes import Learner
 from sae_sweep.saes.optimizer import Optimizer
+from sae_sweep.signals import Interrupted
 from sae_sweep.training.readings import Collected, Readings
 from tests.training.fakes import BATCH, FakeSink, FakeStream, make_config, make_member
 from tests.training.helpers import assert_equal_bits, bare_loop, bits, raise_at, train

@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.config import ARCHITECTURES, Interrupted, RunConfig
+from sae_sweep.config import ARCHITECTURES, RunConfig
+from sae_sweep.signals import Interrupted
 from sae_sweep.training import Member
 from tests.training.fakes import make_config, make_member
 from tests.training.helpers import assert_equal_bits, bare_loop, bits, kill, train

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from sae_sweep.config import Interrupted, TrackingConfig
+from sae_sweep.config import TrackingConfig
+from sae_sweep.signals import Interrupted
 from sae_sweep.store import SweepFolder
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import Member, Outcome
