@@ -19,6 +19,15 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 _IMPATIENT_S = 2.0
 _AGAIN_AFTER_S = 0.05
 _LOOK_EVERY_S = 0.2
+_AGAIN_AFTER_S = 0.05
+
+
+class Interrupted(BaseException):
+    """A stop signal arrived and the state is saved; the process should exit with 128 + `signum`."""
+
+    def __init__(self, signum: int, what_now: str = "launch the same command again to resume") -> None:
+        self.signum = signum
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {what_now}")
 
 
 class Interrupted(BaseException):

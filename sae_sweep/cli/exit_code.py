@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 
 from sae_sweep import logs
 from sae_sweep.cli import app
@@ -29,9 +28,7 @@ def exit_code() -> int:
     except SaeSweepError as error:
         return _print_problems([str(error)], 1)
     except Interrupted as stop:
-        with suppress(OSError):  # after SIGHUP the terminal is gone
-            _print_problems([str(stop)])
-        return 128 + stop.signum
+        return _print_problems([str(stop)], 128 + stop.signum)
     except SystemExit as ended:  # a run failed, or Hydra printed what --help asked for
         if isinstance(ended.code, str):
             raise
@@ -45,7 +42,7 @@ def exit_code() -> int:
     return 0
 
 
-def _print_problems(problems: Sequence[str], exit_code: int = 1) -> int:
+def _print_problems(problems: Sequence[str], exit_code: int) -> int:
     for problem in problems:
         logs.show_problem(problem)
     return exit_code

@@ -102,6 +102,20 @@ class Local:
             )
 
 
+def _wait(one: _Worker) -> None:
+    one.process.wait()
+    if one.process.stdin is not None:
+        one.process.stdin.close()
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"killed by signal {-code}"
+    if code - 128 in STOP_SIGNALS:
+        return Stopped(f"stopped by {signal.Signals(code - 128).name}")
+    return f"exit code {code}"
+
+
 def worker_threads(plan: Plan) -> int:
     """CPU threads of each worker: `launcher.threads`, else `OMP_NUM_THREADS`, else a share of the cores.
 
