@@ -30,14 +30,6 @@ class Interrupted(BaseException):
         super().__init__(f"stopped by {signal.Signals(signum).name}; {what_now}")
 
 
-class Interrupted(BaseException):
-    """A stop signal arrived and the state is saved; the process should exit with 128 + `signum`."""
-
-    def __init__(self, signum: int, what_now: str = "launch the same command again to resume") -> None:
-        self.signum = signum
-        super().__init__(f"stopped by {signal.Signals(signum).name}; {what_now}")
-
-
 class StopRequest:
     """Handler of the stop signals: the first raises Interrupted, or is only recorded inside `deferred`.
 

@@ -266,9 +266,9 @@ def test_a_pipe_without_a_writer_stops_its_reader_as_sigterm_does() -> None:
     done = run(
         """
         import time
-        signals.stop_at_end_of(0)
         try:
             with signals.stop_signals():
+                signals.stop_at_end_of(0)
                 time.sleep(30)
         except signals.Interrupted as interrupted:
             raise SystemExit(f"saved; {interrupted}")
