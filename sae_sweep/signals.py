@@ -19,7 +19,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 _IMPATIENT_S = 2.0
 _AGAIN_AFTER_S = 0.05
 _LOOK_EVERY_S = 0.2
-_AGAIN_AFTER_S = 0.05
 
 
 class Interrupted(BaseException):
