@@ -131,20 +131,6 @@ def worker_threads(plan: Plan) -> int:
     return max(1, torch.get_num_threads() // len(_slots(plan)))
 
 
-def _wait(one: _Worker) -> None:
-    one.process.wait()
-    if one.process.stdin is not None:
-        one.process.stdin.close()
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        return f"killed by signal {-code}"
-    if code - 128 in STOP_SIGNALS:
-        return Stopped(f"stopped by {signal.Signals(code - 128).name}")
-    return f"exit code {code}"
-
-
 def _slots(plan: Plan) -> list[str | None]:
     """The GPU of each worker, as CUDA_VISIBLE_DEVICES names it; None for a worker on the CPU.
 
