@@ -1,4 +1,4 @@
-"""Checks the header of a .gguf file: its reader believes every count, and would loop or build absurd models."""
+"""Checks the header of a .gguf file: its reader believes every count, and would loop or fill the memory."""
 
 import re
 import struct
