@@ -14,7 +14,6 @@ from sae_sweep.config import (
     CommandConfig,
     ConfigError,
     FilesDataset,
-    Interrupted,
     RunConfig,
     SaeSweepError,
     TopKConfig,
@@ -22,8 +21,9 @@ from sae_sweep.config import (
 from sae_sweep.launch import group
 from sae_sweep.launch.group import train_runs
 from sae_sweep.plan import Plan, Request, WantedRun, make_plan
-from sae_sweep.signals import StopRequest, stop_signals
+from sae_sweep.signals import Interrupted, StopRequest, stop_signals
 from sae_sweep.store import PlannedRun, read_status, set_state, state
+from tests.launch.conftest import finish
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def nothing_real(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def train(shared: Any, runs: list[PlannedRun]) -> None:
         for run in runs:
-            set_state(run, "done")
+            finish(run)
 
     monkeypatch.setattr(group, "open_text", lambda dataset, cache: None)
     monkeypatch.setattr(

@@ -13,6 +13,7 @@ from sae_sweep.launch.frozen import freeze_group
 from sae_sweep.launch.job import run_job, run_job_alone
 from sae_sweep.plan import Plan
 from sae_sweep.store import hold, read_status, set_state, state
+from tests.launch.conftest import finish
 
 Job = Callable[[Callable[[Plan], None]], None]
 
@@ -42,7 +43,7 @@ def test_only_what_is_not_settled_is_trained(plan: Plan, monkeypatch: pytest.Mon
 
 def test_an_unforeseen_error_fails_the_runs(plan: Plan, job: Job) -> None:
     def training(plan: Plan) -> None:
-        set_state(plan.runs[0], "done")
+        finish(plan.runs[0])
         raise RuntimeError("a mistake of ours")
 
     with pytest.raises(RuntimeError):

@@ -13,6 +13,7 @@ from sae_sweep.launch.jobs import Jobs, Stopped, Ticket, read_tickets
 from sae_sweep.plan import Plan
 from sae_sweep.signals import Interrupted, StopRequest, stop_signals
 from sae_sweep.store import hold, read_status, report_failed, set_state, state, unfinished
+from tests.launch.conftest import finish
 
 
 class ScriptedCluster:
@@ -67,7 +68,7 @@ def test_results_come_from_the_runs_own_files(
 
     def script(look: int) -> dict[str, str]:
         if look == 2:
-            set_state(plan.runs[0], "done")
+            finish(plan.runs[0])
         if look == 3:
             set_state(plan.runs[1], "failed", error="its loss is nan")
         return {}
@@ -103,7 +104,7 @@ def test_a_job_that_is_requeued_is_not_lost(plan: Plan, cluster: ScriptedCluster
     def script(look: int) -> dict[str, str]:
         if look > 30:
             for run in plan.runs:
-                set_state(run, "done")
+                finish(run)
         return {"job0": "PREEMPTED"} if look % 2 else {}
 
     cluster.script = script
