@@ -203,6 +203,14 @@ def test_a_cache_folder_that_cannot_be_made(cache: Path, monkeypatch, caplog):
     assert cache.read_text() == "a file"
 
 
+def test_no_safe_folder_even_for_temporary_files(cache: Path):
+    cache.parent.chmod(0o777)
+    with pytest.raises(SaeSweepError, match=r"no folder is safe to compile the kernels in: .* everybody"):
+        library.compiled_kernels(cache)
+    assert compilations(cache) == 0
+    assert not leftovers(cache.parent / "tmp")
+
+
 @pytest.mark.skipif(not ROOT, reason="only root can give files away")
 @pytest.mark.parametrize("above", [False, True])
 def test_a_folder_or_library_of_another_user(cache: Path, above: bool):
@@ -227,6 +235,21 @@ def test_who_may_write_the_folders_above(tmp_path: Path):
         check_folder(link)
     with pytest.raises(NotOursError, match="is a link"):
         read_file(link)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can give files away")
+def test_folders_of_users_outside_a_container(tmp_path: Path, monkeypatch):
+    """They may be above ours, which must be our own."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    os.chown(tmp_path, 65534, -1)
+    monkeypatch.setattr("sae_sweep.ops.cpu.ownership._unmapped_owner", lambda: 65534)
+    assert check_folder(inner) == inner.resolve()
+    with pytest.raises(NotOursError, match="belongs to user 65534"):
+        check_folder(tmp_path)
+    monkeypatch.setattr("sae_sweep.ops.cpu.ownership._unmapped_owner", lambda: None)
+    with pytest.raises(NotOursError, match="belongs to user 65534"):
+        check_folder(inner)
 
 
 def test_a_group_of_the_users_own_may_write(tmp_path: Path, monkeypatch):
