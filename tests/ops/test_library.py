@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import Interrupted, SaeSweepError
+from sae_sweep.config import SaeSweepError
 from sae_sweep.ops.cpu import CPUKernels, compiler, library
 from sae_sweep.ops.cpu.ownership import NotOursError, check_folder, read_file
+from sae_sweep.signals import Interrupted
 from sae_sweep.store import cache_folder
 
 ROOT = os.geteuid() == 0
@@ -162,15 +163,14 @@ def test_what_is_loaded_does_not_change_with_its_file(cache: Path):
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])
 def test_a_folder_that_others_can_write(cache: Path, mode: int, caplog):
-    """The user's own cache folder serves in its place."""
-    (cache / "kernels").mkdir(parents=True)
+    """What it holds is not loaded; the user's own cache folder serves in its place."""
+    assert loads(cache)
     if mode == 0o770:
         os.chown(cache, -1, other_group(cache))
     cache.chmod(mode)
     assert loads(cache)
     assert loads(cache)
-    assert compilations(cache) == 1
-    assert not list((cache / "kernels").iterdir())
+    assert compilations(cache) == 2
     assert is_whole(kept(cache_folder(None)))
     assert not caplog.records
 
@@ -203,6 +203,14 @@ def test_a_cache_folder_that_cannot_be_made(cache: Path, monkeypatch, caplog):
     assert cache.read_text() == "a file"
 
 
+def test_no_safe_folder_even_for_temporary_files(cache: Path):
+    cache.parent.chmod(0o777)
+    with pytest.raises(SaeSweepError, match=r"no folder is safe to compile the kernels in: .* everybody"):
+        library.compiled_kernels(cache)
+    assert compilations(cache) == 0
+    assert not leftovers(cache.parent / "tmp")
+
+
 @pytest.mark.skipif(not ROOT, reason="only root can give files away")
 @pytest.mark.parametrize("above", [False, True])
 def test_a_folder_or_library_of_another_user(cache: Path, above: bool):
@@ -227,6 +235,21 @@ def test_who_may_write_the_folders_above(tmp_path: Path):
         check_folder(link)
     with pytest.raises(NotOursError, match="is a link"):
         read_file(link)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can give files away")
+def test_folders_of_users_outside_a_container(tmp_path: Path, monkeypatch):
+    """They may be above ours, which must be our own."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    os.chown(tmp_path, 65534, -1)
+    monkeypatch.setattr("sae_sweep.ops.cpu.ownership._unmapped_owner", lambda: 65534)
+    assert check_folder(inner) == inner.resolve()
+    with pytest.raises(NotOursError, match="belongs to user 65534"):
+        check_folder(tmp_path)
+    monkeypatch.setattr("sae_sweep.ops.cpu.ownership._unmapped_owner", lambda: None)
+    with pytest.raises(NotOursError, match="belongs to user 65534"):
+        check_folder(inner)
 
 
 def test_a_group_of_the_users_own_may_write(tmp_path: Path, monkeypatch):

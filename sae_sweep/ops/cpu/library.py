@@ -44,12 +44,14 @@ def compiled_kernels(cache: Path) -> ctypes.CDLL:
             return _kept(folder, key) or _compile_into(folder, compiler, key)
         except (NotOursError, OSError) as error:
             reasons.append(_in_words(error))
-    _warn_not_kept(reasons[0])
     try:
         with _building(Path(tempfile.gettempdir())) as (build, lock):
-            return load_library(compiler.compile(build, lock).read_bytes())
-    except OSError as error:
-        raise SaeSweepError(f"there is no folder to compile the kernels in: {_in_words(error)}") from error
+            loaded = load_library(compiler.compile(build, lock).read_bytes())
+    except (NotOursError, OSError) as error:
+        reasons.append(_in_words(error))
+        raise SaeSweepError(f"no folder is safe to compile the kernels in: {'; '.join(reasons)}") from error
+    _warn_not_kept(reasons[0])
+    return loaded
 
 
 def _places(cache: Path) -> Iterator[Path]:
@@ -108,6 +110,7 @@ def _building(parent: Path) -> Iterator[tuple[Path, int]]:
     _remove_leftovers(parent)
     folder = Path(tempfile.mkdtemp(prefix=_START, dir=parent))
     try:
+        check_folder(folder)
         with (folder / "lock").open("w") as lock:
             with suppress(OSError):  # without locks, nobody removes leftovers
                 fcntl.flock(lock, fcntl.LOCK_SH)

@@ -4,6 +4,7 @@ import grp
 import os
 import pwd
 import stat
+from functools import cache
 from pathlib import Path
 
 from sae_sweep.config import SaeSweepError
@@ -18,8 +19,8 @@ class NotOursError(SaeSweepError):
 def check_folder(folder: Path) -> Path:
     """The folder's real path, if nobody but us and root can change what is in it or put another in its place.
 
-    A folder that all may write, such as /tmp, is no harm if it is sticky: there nobody can rename or remove
-    what is not theirs.
+    A folder above it that all may write, such as /tmp, is no harm if it is sticky: there nobody can rename or
+    remove what is not theirs.
 
     Raises:
         NotOursError: naming the folder, among it and all above it, that somebody else can write.
@@ -29,7 +30,8 @@ def check_folder(folder: Path) -> Path:
         status = place.lstat()
         if not stat.S_ISDIR(status.st_mode):
             raise NotOursError(f"{place} is not a folder")
-        _check_owner(place, status)
+        if place == real or status.st_uid != _unmapped_owner():
+            _check_owner(place, status)
         if not status.st_mode & stat.S_ISVTX:
             _check_writers(place, status)
     return real
@@ -53,6 +55,20 @@ def read_file(path: Path) -> bytes:
         _check_owner(path, status)
         _check_writers(path, status)
         return file.read()
+
+
+@cache
+def _unmapped_owner() -> int | None:
+    """Owner shown for the files of users whom a container's user namespace leaves out, often root among them.
+
+    Folders above ours may be theirs: they cannot make files that are ours.
+    """
+    try:
+        if Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(2**32 - 1)]:
+            return None
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
