@@ -43,7 +43,9 @@ def check_encode_topk(ours: Kernels, theirs: Kernels, size: Size, draw: Draw) ->
     x, W, b = draw(size.batch, size.d_in), draw(size.d_sae, size.d_in), draw(size.d_sae)
     expected = theirs.encode_topk(x, W, b, size.k)
     smallest = dense(expected).masked_fill(dense(expected) == 0, torch.inf).amin(1, keepdim=True)
-    assert_selects(ours.encode_topk(x, W, b, size.k), expected, smallest)
+    found = ours.encode_topk(x, W, b, size.k)
+    assert_selects(found, expected, smallest)
+    assert torch.equal((dense(found) != 0).sum(1), (dense(expected) != 0).sum(1))
 
 
 def check_encode_above(ours: Kernels, theirs: Kernels, size: Size, draw: Draw) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_sweep.cli.composer import Composed, Composer
 from sae_sweep.cli.diagnose import check
-from sae_sweep.cli.grids import Grid, Point, read_grids, union
+from sae_sweep.cli.grids import MOST_RUNS, Grid, Point, read_grids, union
 from sae_sweep.cli.narrow import fits, unmet
 from sae_sweep.cli.overrides import Command, read_command
 from sae_sweep.cli.schema import GridKeys
@@ -51,6 +52,9 @@ def compose(
     grids = read_grids(master, check)
     command = read_command(arguments, loader, held={key for grid in grids for key in grid.held})
     composer = Composer(master, loader)
+    asked = math.prod(map(len, command.swept.values())) * (sum(grid.size for grid in grids) if grids else 1)
+    if asked > MOST_RUNS:
+        raise ConfigError([f"the lists and grids multiply to {asked} runs, over {MOST_RUNS}: narrow them"])
     points = [
         Point({**point.values, **typed}, point.grids)
         for point in (union(grids) if grids else [Point({})])

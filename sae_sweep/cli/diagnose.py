@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from sae_sweep.cli.grids import MOST_RUNS
 from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, choices, open_schema
 from sae_sweep.config import ARCHITECTURES
 from sae_sweep.config.checks import NumericField, numeric_fields, shown
@@ -35,6 +37,9 @@ def diagnose(overrides: Iterable[str]) -> list[str]:
         except (HydraException, ValueError) as error:  # ValueError: more digits than Python converts
             digits = ": too many digits" if isinstance(error, ValueError) else ""
             problems.append(f"{shown(text)}{digits or ': not of the form key=value (see --help)'}")
+            continue
+        if endless := _endless_range(override):
+            problems.append(f"{shown(text)}: {endless}")
             continue
         problems += _check(override, text)
         out_of_bounds += _out_of_bounds(override.key_or_group, _values(override))
@@ -101,6 +106,20 @@ def _number(schema: type, key: str) -> NumericField | None:
         return numeric_fields(schema).get(first)
     field = next(field for field in dataclasses.fields(schema) if field.name == first)
     return _number(field.default_factory, *rest) if dataclasses.is_dataclass(field.default_factory) else None
+
+
+def _endless_range(override: Override) -> str | None:
+    """What is wrong with the length of a `range(...)`; None if it can be enumerated."""
+    if override.value_type != ValueType.RANGE_SWEEP:
+        return None
+    sweep = override.value()
+    try:
+        length = math.ceil((sweep.stop - sweep.start) / sweep.step)
+    except (ArithmeticError, ValueError):  # a step of 0, an infinite end, NaN
+        return "the range has no end"
+    if length < 1:
+        return "the range has no value"
+    return f"the range has {length} values, over {MOST_RUNS}" if length > MOST_RUNS else None
 
 
 def _values(override: Override) -> list[Any]:

@@ -10,6 +10,7 @@ grids:
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ Check = Callable[[str, Sequence[Any]], list[str]]
 NOT_SWEPT = ("grids", "common", *(key.name for key in dataclasses.fields(command_class())))
 """Keys of the sweep as a whole, which cannot be swept."""
 RESERVED = ("name", "zip", "exclude")
+MOST_RUNS = 100_000
+"""Runs of a command; composing so many takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Grid:
     """Key -> values, all of equal length; these advance together."""
     excluded: Sequence[Values]
     """Entries; a point is dropped if it matches every key of one entry."""
+
+    @property
+    def size(self) -> int:
+        """Number of points, excluded ones included."""
+        return math.prod(map(len, self.axes.values())) * max(map(len, self.zipped.values()), default=1)
 
     @property
     def held(self) -> Values:

@@ -80,6 +80,33 @@ def test_all_wrong_numbers_of_a_run_and_its_command_are_said_at_once(cli: Cli) -
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["seed=range(1,1000000)"], "seed=range(1,1000000): the range has 999999 values, over 100000"),
+        (["k=range(1,inf)"], "k=range(1,inf): the range has no end"),
+        (["k=range(nan,5)"], "k=range(nan,5): the range has no end"),
+        (["seed=range(1,5,0)"], "seed=range(1,5,0): the range has no end"),
+        (["seed=range(5,1)"], "seed=range(5,1): the range has no value"),
+        (
+            ["seed=range(1,1002)", "k=range(1,102)"],
+            "the lists and grids multiply to 101101 runs, over 100000: narrow them",
+        ),
+        (
+            [
+                "common={seed: [1,2,3]}",
+                "grids=[{k: [1,2]},{zip: {k: [3,4], layer: [1,2]}}]",
+                "data_seed=range(0,9999)",
+            ],
+            "the lists and grids multiply to 119988 runs, over 100000: narrow them",
+        ),
+    ],
+)
+def test_more_runs_than_can_be_composed_are_refused(cli: Cli, words: list[str], line: str) -> None:
+    result = cli(*words)
+    assert (result.code, result.err.splitlines()) == (2, [f"sae_sweep: {line}"])
+
+
 def test_numbers_out_of_bounds_are_said_beside_mistyped_ones(cli: Cli) -> None:
     """A mistyped value keeps the command from being composed; the bounds of the others are known without."""
     result = cli("seed=1,x,18446744073709551616", "optimizer.beta1=nan", "sed=3")

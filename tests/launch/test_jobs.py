@@ -86,9 +86,9 @@ def test_tickets_are_remembered(plan: Plan) -> None:
         ({"workers": 0}, "launcher.workers=0: must be at least 1"),
         ({"slurm": SlurmConfig(time_min=3, signal_delay_s=120)}, "launcher.slurm.time_min=3: must be over"),
         ({"slurm": SlurmConfig(cpus=0)}, "launcher.slurm.cpus=0: must be at least 1"),
-        ({"slurm": SlurmConfig(mem_gb=0)}, "launcher.slurm.mem_gb=0: must be above 0"),
-        ({"slurm": SlurmConfig(poll_s=0)}, "launcher.slurm.poll_s=0: must be above 0"),
-        ({"slurm": SlurmConfig(lost_after_s=-1)}, "launcher.slurm.lost_after_s=-1: must be 0 or more"),
+        ({"slurm": SlurmConfig(mem_gb=0)}, "launcher.slurm.mem_gb=0: must be at least 0.001"),
+        ({"slurm": SlurmConfig(poll_s=0)}, "launcher.slurm.poll_s=0: must be at least 0.01"),
+        ({"slurm": SlurmConfig(lost_after_s=-1)}, "launcher.slurm.lost_after_s=-1: must be at least 0"),
     ],
 )
 def test_launchers_that_cannot_work_are_refused(keys: dict[str, object], message: str) -> None:

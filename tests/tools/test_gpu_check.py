@@ -132,17 +132,20 @@ def test_a_wrong_kernel_is_found():
 
         def topk(self, z, k):
             columns, values = super().topk(z, k)
-            return columns, values * 1.01
+            return columns, values + 1e-5
 
         def encode_topk(self, x, W, b, k, dead_candidates=None):
-            return super().encode_topk(x, W, b, max(1, k - 1), dead_candidates)
+            return super().encode_topk(x, W, b, k - 1, dead_candidates)
+
+        def encode_above(self, x, W, b, floors, max_nnz, dead_candidates=None):
+            return super().encode_above(x, W, b, floors + 0.1, max_nnz, dead_candidates)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
     for name, check in gpu_kernels.KERNEL_CHECKS.items():
         check(ReferenceKernels(), ReferenceKernels(), TINY[0], draw)
-        if name in ("products", "topk", "encode_topk"):
+        if name in ("products", "topk", "encode_topk", "encode_above"):
             with pytest.raises(AssertionError):
                 check(Wrong(), ReferenceKernels(), TINY[0], draw)
 
