@@ -29,8 +29,7 @@ class Foreign:
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
         plan.refuse_another()
-        waiting = [run for run in plan.runs if not is_complete(run)]
-        prepare(plan.runs)
+        waiting = [run for run in prepare(plan.runs) if not is_complete(run)]
         plan.save()
         groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
         log.info("%s: %d runs, %d groups to train", plan.folder.root, len(plan.runs), len(groups))

@@ -1,12 +1,11 @@
 """Launcher that trains the groups in this process, in turn."""
 
 import logging
-from contextlib import ExitStack
 
 from sae_sweep.launch.group import train_runs
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
-from sae_sweep.store import freeze, hold, is_complete, set_state, state
+from sae_sweep.store import is_complete, prepared
 
 log = logging.getLogger(__name__)
 
@@ -16,16 +15,10 @@ class InProcess:
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
         plan.refuse_another()
-        with ExitStack() as held:
-            for run in plan.runs:
-                held.enter_context(hold(run.folder))
-                freeze(run)
+        with prepared(plan.runs) as ready:
             plan.save()
-            waiting = [run for run in plan.runs if not is_complete(run)]
-            done = len(plan.runs) - len(waiting)
+            waiting = [run for run in ready if not is_complete(run)]
+            done = len(ready) - len(waiting)
             log.info("%s: %d runs, %d already done", plan.folder.root, len(plan.runs), done)
-            for run in waiting:
-                if state(run.folder) != "done":
-                    set_state(run, "pending", job=None)
             train_runs(plan, waiting, stop)
         return True

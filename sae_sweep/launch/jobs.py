@@ -137,8 +137,7 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
     active = [ticket for ticket in cluster.active() if our_ids & set(ticket.run_ids)]
     taken = {run_id for ticket in active for run_id in ticket.run_ids}
     ours = [run for run in plan.runs if run.run_id not in taken]  # the others' folders belong to their jobs
-    waiting = [run for run in ours if not is_complete(run)]
-    prepare(ours)
+    waiting = [run for run in prepare(ours) if not is_complete(run)]
     plan.save()
     groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
     log.info(

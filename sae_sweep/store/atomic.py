@@ -30,6 +30,10 @@ _REMEDIES = {
 }
 
 
+class DiskError(SaeSweepError):
+    """A file or folder cannot be written."""
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` to make a temporary file beside `path`, flush it to disk, then rename it.
 
@@ -83,15 +87,15 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise disk_error(path, error) from error
 
 
-def disk_error(path: Path, error: OSError) -> SaeSweepError:
+def disk_error(path: Path, error: OSError) -> DiskError:
     """Error for a file that cannot be written, as one line for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SaeSweepError(
+        return DiskError(
             f"no disk space left to write {path}: free some, or set paths.output or paths.cache to another "
             "disk; once there is room, the same command goes on"
         )
     remedy = next((text for codes, text in _REMEDIES.items() if error.errno in codes), "look at the disk")
-    return SaeSweepError(
+    return DiskError(
         f"cannot write {path}: {error.strerror or error}; {remedy}, then the same command goes on"
     )
 

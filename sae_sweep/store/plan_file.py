@@ -3,10 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from sae_sweep.config import ConfigError, RunConfig, run_from_dict, typed
+from sae_sweep.config import ConfigError, RunConfig, plain_name, run_from_dict, typed
 from sae_sweep.store.paths import RunFolder, SweepFolder
 from sae_sweep.store.records import read_record, unreadable
 
@@ -117,4 +116,6 @@ def name_problems(names: list[str]) -> list[str]:
 
 
 def _is_plain(name: str) -> bool:
-    return bool(name) and name.isprintable() and not name.startswith(".") and Path(name).name == name
+    problems: list[str] = []
+    plain_name(problems, "name", name)
+    return not problems

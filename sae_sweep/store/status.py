@@ -5,7 +5,8 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from typing import Any, TypedDict
 from sae_sweep import __version__
 from sae_sweep.config import ConfigError, RunConfig, SaeSweepError, build
 from sae_sweep.config.checks import one_of
+from sae_sweep.store.atomic import DiskError
 from sae_sweep.store.config_file import write_config
 from sae_sweep.store.locks import hold
 from sae_sweep.store.metrics import read_metrics
@@ -194,17 +196,37 @@ def _known(folder: RunFolder) -> Status:
         return Status("pending", run_id=None)
 
 
-def prepare(runs: Sequence[PlannedRun]) -> None:
-    """Freeze runs for another process to train, and set those that are not done to pending.
+@contextmanager
+def prepared(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
+    """Hold and freeze runs, and set those that are not done to pending; yields those that can be trained.
+
+    A run whose folder cannot be written is left out, which is logged; the others go on.
 
     Raises:
-        SaeSweepError: if a folder is in use or holds another run.
+        SaeSweepError: if a folder is in use or holds another run, or none can be written.
     """
-    for run in runs:
-        with hold(run.folder):
-            freeze(run)
-            if state(run.folder) != "done":
-                set_state(run, "pending", job=None)
+    ready, problems = [], {}
+    with ExitStack() as held:
+        for run in runs:
+            try:
+                held.enter_context(hold(run.folder))
+                freeze(run)
+                if state(run.folder) != "done":
+                    set_state(run, "pending", job=None)
+                ready.append(run)
+            except DiskError as error:
+                problems[run.name] = error
+        if problems and not ready:
+            raise next(iter(problems.values()))
+        for name, problem in problems.items():
+            log.error("%s is left out: %s", name, problem)
+        yield ready
+
+
+def prepare(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Prepare runs for other processes, like `prepared`, and let go of them."""
+    with prepared(runs) as ready:
+        return ready
 
 
 def evaluation_keys(config: RunConfig) -> dict[str, Any]:

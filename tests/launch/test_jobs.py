@@ -17,7 +17,7 @@ from sae_sweep.launch.jobs import Stopped, Ticket, read_tickets, task_command, w
 from sae_sweep.launch.local import Local
 from sae_sweep.launch.slurm import Slurm, ended
 from sae_sweep.plan import Plan
-from sae_sweep.store import SweepFolder
+from sae_sweep.store import SweepFolder, prepare, state
 from sae_sweep.store.partial import partial_path
 from tests.slurm.cluster import wait_for
 from tests.store.damage import check_reader, check_without_checksum
@@ -315,3 +315,21 @@ def test_tickets_of_an_earlier_version_are_a_list_and_anything_else_is_one_line(
             SaeSweepError, match=r"submitted\.json: .*; remove it once no job of this sweep runs"
         ):
             read_tickets(plan.folder)
+
+
+@pytest.mark.parametrize("name", ["", "config.yaml"])
+def test_a_run_whose_folder_cannot_be_written_is_left_out_alone(
+    plan: Plan, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    bad, good = plan.runs
+    obstacle = bad.folder.root / name
+    obstacle.mkdir(parents=True) if name else (obstacle.parent.mkdir(parents=True), obstacle.touch())
+    assert prepare(plan.runs) == [good]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{bad.name} is left out: cannot write {bad.folder.root}")
+    assert state(good.folder) == "pending"
+    assert not list(plan.folder.root.rglob(".sae_sweep*"))
+    with pytest.raises(SaeSweepError, match=r"^cannot write "):  # no other run goes on
+        prepare([bad])
+    obstacle.rmdir() if name else obstacle.unlink()
+    assert prepare(plan.runs) == [bad, good]

@@ -24,7 +24,7 @@ def config(**parts: object) -> RunConfig:
     "parts",
     [
         {"model": ModelConfig(path=path, revision="a/b\n")}
-        for path in ("..", "/", "-rf.gguf", "/x/.hidden", "a\nb\x1b[2J", "\udcff/\udcfe", "中" * 200, "")
+        for path in ("..", "/", "-rf.gguf", "/x/.hidden", "a\nb\x1b[2J", "\udcff/\udcfe", "中" * 40, "")
     ]
     + [
         {"dataset": FilesDataset(path="x", text_key="../\\\u202e\x00\udcff")},

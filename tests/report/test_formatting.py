@@ -101,3 +101,13 @@ def test_rows_must_fit_the_head():
 )
 def test_units(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_a_cell_is_one_line_that_obeys_nothing() -> None:
+    table = TextTable(["run", "text"], left={0, 1})
+    table.add(["a\nb", "\x1b[31m\u202e"])
+    assert table.lines(80) == ["run   text", "-" * 20, r"a\nb  \x1b[31m\u202e"]
+    table.rename(["c\rd"])
+    assert table.lines(80)[-1].startswith(r"c\rd ")
+    assert short_labels(["x_a\nb", "x_c"]) == [r"a\nb", "c"]
+    assert short_labels(["x", "y"], [{"dataset": "\x1b"}, {"dataset": "b"}]) == [r"\x1b", "b"]

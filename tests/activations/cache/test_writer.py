@@ -24,6 +24,7 @@ from sae_sweep.store.partial import partial_path
 from tests.activations.cache.conftest import Bench
 from tests.activations.cache.test_reader import assert_same
 from tests.activations.test_stream import next_batches
+from tests.disks import fill_up
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +165,32 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[bytes] | None =
 def shards_of(folder: CacheFolder) -> int:
     manifest = load_manifest(folder)
     return 0 if manifest is None else len(manifest.shards)
+
+
+def test_a_disk_that_fills_up_keeps_what_is_whole_and_the_same_call_goes_on(
+    lm: LanguageModel, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(lm, small_disk / "cache")
+    bench.fill(1, steps=7)
+    whole = bench.files()
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_check_space", lambda *_: fill_up(small_disk))
+        with pytest.raises(SaeSweepError, match=r"^no disk space left to write .*: free some"):
+            bench.fill(1, steps=21)
+    assert bench.files() == whole
+    assert not list(bench.folder.root.parent.rglob(".*"))
+    fill_up(small_disk, 2**18)
+    assert_same(next_batches(bench.fill(1, steps=21), 21), next_batches(bench.stream([1]), 21))
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", ".shard-000099_tokens.safetensors.a1b2c3d_.safetensors", "shard-1.bin"]
+)
+def test_what_is_not_ours_in_a_stream_that_is_filled_stays(bench: Bench, name: str) -> None:
+    bench.fill(1, steps=7)
+    (bench.folder.root / name).write_text("mine")
+    bench.fill(1, steps=14)
+    assert (bench.folder.root / name).read_text() == "mine"
 
 
 @pytest.mark.slow(reason="the writer is a process of its own, which loads torch and the model")
