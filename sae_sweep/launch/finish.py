@@ -69,7 +69,7 @@ class Finisher:
             if mark:
                 sink.rewind(mark)  # what an earlier evaluation logged again is dropped
             tokens = status.tokens or run.config.steps * run.config.batch
-            self._write_evaluation(run, sink, load_sae(run.folder.sae), tokens, status.seconds)
+            self._write_evaluation(run, sink, load_sae(run.folder.sae, run.run_id), tokens, status.seconds)
             if status.state != "done":
                 set_state(run, "done", tokens=tokens, history=mark or sink.mark())
 

@@ -34,6 +34,7 @@ _LARGEST = 2**31
 """Bound on d_in and d_sae, so that their product is a number of weights."""
 _FREE_KEYS = ("metadata", "device", "checksum")
 """Keys of cfg.json without a part in what an SAE computes."""
+_REMEDY = "delete its folder, and train or export the SAE again"
 _SAELENS_ARCHITECTURE = {"topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "relu": "standard"}
 
 
@@ -107,18 +108,21 @@ def _saelens_layout(sae: SAE) -> dict[str, Tensor]:
     return weights
 
 
-def load_sae(path: Path | str) -> SAE:
+def load_sae(path: Path | str, run_id: str | None = None) -> SAE:
     """Load an SAE that `save_sae` wrote, bit for bit, on the CPU.
 
     Args:
         path: a run folder, or the `sae/` folder inside it.
+        run_id: refuse an SAE that says it is another run's.
 
     Raises:
-        SaeSweepError: if a file is missing, damaged, or was not written by this package.
+        SaeSweepError: if a file is missing, damaged, was not written by this package, or is another run's.
     """
     folder = _folder_of(Path(path))
     config, file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    cfg = read_json(config)
+    cfg = read_json(config, _REMEDY)
+    if run_id is not None and (owner := saved_by(folder)) not in (None, run_id):
+        raise SaeSweepError(f"{folder} holds the SAE of run {owner}, not of {run_id}; {_REMEDY}")
     expected = _described(cfg, config, device="meta")  # takes no memory, however large the SAE
     weights = _read_weights(file)
     _refuse_other(cfg, expected, weights, folder)
@@ -170,7 +174,7 @@ def _described(cfg: Any, file: Path, device: str) -> SAE:
         return sae
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise SaeSweepError(
-            f"{file} does not describe an SAE of this version of sae_sweep ({error!r}): train it again"
+            f"{file} does not describe an SAE of this version of sae_sweep ({error!r}); {_REMEDY}"
         ) from error
 
 
@@ -199,9 +203,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise SaeSweepError(
-            f"cannot read {file}: {first_line(error)}; delete its folder, and train or export the SAE again"
-        ) from error
+        raise SaeSweepError(f"cannot read {file}: {first_line(error)}; {_REMEDY}") from error
 
 
 def _refuse_other(cfg: Any, expected: SAE, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -220,7 +222,7 @@ def _refuse_other(cfg: Any, expected: SAE, weights: Mapping[str, Tensor], folder
 
 
 def _damaged(file: Path, what: str) -> SaeSweepError:
-    return SaeSweepError(f"{file} is damaged: {what}; delete its folder, and train or export the SAE again")
+    return SaeSweepError(f"{file} is damaged: {what}; {_REMEDY}")
 
 
 def _not_finite(weights: Mapping[str, Tensor]) -> str | None:

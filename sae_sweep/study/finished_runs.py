@@ -143,12 +143,12 @@ def merged(sweep: StudyConfig, command: StudyConfig) -> StudyConfig:
     return dataclasses.replace(sweep, **typed)
 
 
-def _decoder_reader() -> Callable[[RunFolder], Tensor]:
+def _decoder_reader() -> Callable[[RunFolder, str], Tensor]:
     """A function that reads `W_dec` and caches the latest ones."""
 
     @functools.lru_cache(_DECODERS_IN_MEMORY)
-    def read(folder: RunFolder) -> Tensor:
-        return load_sae(folder.sae).W_dec.detach().clone()
+    def read(folder: RunFolder, run_id: str) -> Tensor:
+        return load_sae(folder.sae, run_id).W_dec.detach().clone()
 
     return read
 
@@ -158,11 +158,11 @@ def _study_run(
     folder: RunFolder,
     config: RunConfig,
     study: StudyConfig,
-    decoder: Callable[[RunFolder], Tensor],
+    decoder: Callable[[RunFolder, str], Tensor],
     threshold: float,
 ) -> StudyRun:
     metrics = read_metrics(folder)
-    rows = decoder(folder)
+    rows = decoder(folder, entry["id"])
     densities = read_densities(folder.features, len(rows))
     architecture = config.architecture
     coefficient = getattr(architecture, "l0_coefficient", None)
@@ -181,7 +181,7 @@ def _study_run(
         init_shared=config.init.shared,
         tokens=config.tokens,
         init_match=init_match,
-        decoder=functools.partial(decoder, folder),
+        decoder=functools.partial(decoder, folder, entry["id"]),
         densities=lambda: densities,
         rest=_rest(config),
         explained_variance=metrics.values.get("explained_variance"),

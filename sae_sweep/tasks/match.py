@@ -131,7 +131,7 @@ def _finished(
 ) -> tuple[RunConfig, ComparisonEntry]:
     """Config and SAE of a finished run; the swept keys are added when all runs are known."""
     config = _config(folder, planned)
-    decoder = load_sae(folder.sae).W_dec.detach()
+    decoder = load_sae(folder.sae, run_id).W_dec.detach()
     metrics = read_metrics(folder)
     init_match = metrics.init_match
     if metrics.values.get("init_match_threshold") != threshold:

@@ -187,7 +187,7 @@ def test_a_missing_or_absurd_size_is_refused_before_memory_is_taken(tmp_path, ch
     if not checksum:
         edited(file, *OURS, "checksum")
     edited(file, *key, value=value)
-    with pytest.raises(SaeSweepError, match=r"cfg\.json does not describe an SAE"):
+    with pytest.raises(SaeSweepError, match=r"cfg\.json( does not describe an SAE|: it holds)"):
         load_sae(tmp_path)
 
 
@@ -211,7 +211,7 @@ def test_a_config_of_another_sae_is_refused(tmp_path, key, value):
     file = saved(tmp_path)[0]
     edited(file, *OURS, "checksum")
     edited(file, *key, value=value)
-    with pytest.raises(SaeSweepError, match=r"cfg\.json does not describe an SAE"):
+    with pytest.raises(SaeSweepError, match=r"cfg\.json( does not describe an SAE|: it holds)"):
         load_sae(tmp_path)
 
 
@@ -267,3 +267,11 @@ def test_values_that_loading_would_drop_are_refused(tmp_path, kind, name):
     edited(config, *OURS, "checksum")
     with pytest.raises(SaeSweepError, match="none of this architecture"):
         load_sae(tmp_path)
+
+
+def test_the_sae_of_another_run_is_refused(tmp_path):
+    sae = fresh_sae(architecture("topk"), "modern")
+    save_sae(sae, tmp_path / "sae", metadata={"provenance": {"run_id": "one"}})
+    assert torch.equal(load_sae(tmp_path, "one").W_dec, load_sae(tmp_path).W_dec)
+    with pytest.raises(SaeSweepError, match="holds the SAE of run one, not of two; delete its folder"):
+        load_sae(tmp_path, "two")
