@@ -68,7 +68,7 @@ def _load(checkpoint: Path, folder: Path) -> Any:
 
         logs.log_to_terminal()
         run = RunFolder(checkpoint.parent.parent)
-        found = load_checkpoint(run, str(read_status(run)["run_id"]))
+        found = load_checkpoint(run, str(read_status(run).run_id))
         sys.stdout.write(repr(_plain(found)))
 
     return forked(call, folder)
