@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import Interrupted, SaeSweepError
+from sae_sweep.config import SaeSweepError
 from sae_sweep.ops.cpu import CPUKernels, compiler, library
 from sae_sweep.ops.cpu.ownership import NotOursError, check_folder, read_file
+from sae_sweep.signals import Interrupted
 from sae_sweep.store import cache_folder
 
 ROOT = os.geteuid() == 0
