@@ -42,12 +42,13 @@ def test_only_what_is_not_settled_is_trained(plan: Plan, monkeypatch: pytest.Mon
 
 def test_an_unforeseen_error_fails_the_runs(plan: Plan, job: Job) -> None:
     def training(plan: Plan) -> None:
-        set_state(plan.runs[0], "done")
+        set_state(plan.runs[0], "failed", error="diverged")
         raise RuntimeError("a mistake of ours")
 
     with pytest.raises(RuntimeError):
         job(training)
-    assert states(plan) == ["done", "failed"]
+    assert states(plan) == ["failed", "failed"]
+    assert read_status(plan.runs[0].folder).error == "diverged"
     assert read_status(plan.runs[1].folder).error == (
         "RuntimeError: a mistake of ours (traceback in the log of its job)"
     )
