@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from sae_sweep.training import (
     GroupTooLargeError,
     Member,
     border,
+    device_failed,
     explain,
     free_bytes,
     refuse_too_large,
@@ -50,14 +51,29 @@ def train_runs(
         job: number of the frozen group, in a job.
     """
     models = Models()
+    shared = _Command(plan, models, stop, sharers, job)
     for group in plan.groups():
-        left = [run for run in group if run in runs]
-        with ExitStack() as files, _group_border(left, stop):
-            ready = [run for run in left if _opened(run, files)]
-            for threads, part in by_threads(ready, plan.command.launcher).items():
-                stop.raise_if_requested()  # a signal may have arrived while a part failed
-                with _group_border(part, stop), cpu_threads(threads):
-                    _train_group(_Command(plan, models, stop, sharers, job), part)
+        stop.raise_if_requested()
+        if not _train_parts(shared, [run for run in group if run in runs]):
+            log.error("the groups that follow are left to the same command, in a process of its own")
+            return
+
+
+def _train_parts(command: "_Command", runs: Sequence[PlannedRun]) -> bool:
+    """Train the runs of a group by their numbers of threads; returns whether the device is still usable."""
+    with ExitStack() as files:
+        ready = [run for run in runs if _opened(run, files)]
+        parts: dict[int, list[PlannedRun]] = {}
+        failed: list[Exception] = []
+        with _group_border(ready, command.stop, failed.append):
+            parts = by_threads(ready, command.plan.command.launcher)
+        for threads, part in parts.items():
+            command.stop.raise_if_requested()  # a signal may have arrived while a part failed
+            with _group_border(part, command.stop, failed.append), cpu_threads(threads):
+                _train_group(command, part)
+            if any(map(device_failed, failed)):
+                return False
+    return True
 
 
 class _Command(NamedTuple):
@@ -98,7 +114,9 @@ def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
 
 
 @contextmanager
-def _group_border(runs: Sequence[PlannedRun], stop: StopRequest) -> Iterator[None]:
+def _group_border(
+    runs: Sequence[PlannedRun], stop: StopRequest, failed: Callable[[Exception], None]
+) -> Iterator[None]:
     """The border of a group: an error inside fails its unfinished runs, a stop leaves them pending."""
     try:
         try:
@@ -106,6 +124,7 @@ def _group_border(runs: Sequence[PlannedRun], stop: StopRequest) -> Iterator[Non
                 yield
         except Exception as error:
             fail(runs, error, explain(error, "take a machine with more memory, or a smaller model"))
+            failed(error)
     except Interrupted:
         settle(runs, "pending")
         raise

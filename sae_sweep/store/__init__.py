@@ -9,7 +9,7 @@ from sae_sweep.store.atomic import (
     write_text,
 )
 from sae_sweep.store.config_file import read_config
-from sae_sweep.store.faults import fail, fault_line, log_traceback, settle
+from sae_sweep.store.faults import fail, fault_line, log_traceback, report_unfinished, settle
 from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
 from sae_sweep.store.metrics import Metrics, read_metrics, write_metrics
 from sae_sweep.store.partial import is_partial, remove_partials
@@ -68,6 +68,7 @@ __all__ = [
     "readable",
     "remove_partials",
     "report_failed",
+    "report_unfinished",
     "set_state",
     "settle",
     "state",

@@ -59,3 +59,11 @@ def fail(runs: Sequence[PlannedRun], error: Exception, line: str | None = None) 
     log.error("%s", line)
     log_traceback(error)
     settle(runs, "failed", error=line)
+
+
+def report_unfinished(runs: Sequence[PlannedRun]) -> int:
+    """Log each run that is neither done nor failed although its launch has ended; returns their number."""
+    left = unfinished(runs)
+    for run in left:
+        log.error("not finished: %s (see %s)", run.name, run.folder.log)
+    return len(left)

@@ -6,7 +6,7 @@ from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_fallbacks, log_lm_use
 from sae_sweep.plan import Request, make_plan
 from sae_sweep.signals import at_once, stop_signals
-from sae_sweep.store import readable, report_failed, state, unfinished
+from sae_sweep.store import readable, report_failed, report_unfinished, state
 
 
 def train(request: Request) -> int:
@@ -31,7 +31,7 @@ def train(request: Request) -> int:
             return len(damaged)
         log_lm_use(waiting)
         log_fallbacks(waiting)
-        failed = len(damaged) + report_failed(plan.runs) + len(unfinished(plan.runs))
+        failed = len(damaged) + report_failed(plan.runs) + report_unfinished(plan.runs)
         with at_once():
             from sae_sweep.tasks.match import compare_finished  # imports torch, after jobs are submitted
 

@@ -66,6 +66,9 @@ def _is_a(error: BaseException, *names: str) -> bool:
 
 def explain(error: Exception, remedy: str) -> str:
     """Say in one line what went wrong; `remedy` is what helps if memory ran out."""
+    if device_failed(error):
+        cause = first_line(error)
+        return f"the device failed ({cause}): the same command goes on from the last checkpoints"
     if out_of_memory(error):
         return f"memory ran out ({first_line(error)}): {remedy}"
     if kernel_failed(error):

@@ -59,7 +59,7 @@ def train_group(
     Raises:
         Interrupted: after a stop signal, once all active members are saved.
         GroupTooLargeError: if memory ran out with several members, once they are saved.
-        SaeSweepError: if the device failed, which nothing in this process survives.
+        RuntimeError: if the device failed, which nothing in this process survives.
     """
     device = pick_device(members[0].run.config.device)
     group = GroupModule(on_finished, stop)
@@ -121,13 +121,11 @@ def _end_stream(group: GroupModule, error: Exception, stop: StopRequest) -> None
 
     Raises:
         GroupTooLargeError: if memory ran out, and a smaller group may have enough of it.
-        SaeSweepError: if the device failed.
+        RuntimeError: if the device failed.
         Interrupted: if a stop was requested, which may have been the cause.
     """
     if device_failed(error):  # no state can be read from it
-        raise SaeSweepError(
-            f"the device failed ({first_line(error)}): the same command resumes from the last checkpoints"
-        ) from error
+        raise error
     group.save()
     stop.raise_if_requested()
     if out_of_memory(error) and len(group.active) > 1:

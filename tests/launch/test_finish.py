@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sae_sweep.config import EvaluationConfig, FilesDataset, ModelConfig, RunCon
 from sae_sweep.launch.finish import Finisher
 from sae_sweep.saes import build_sae
 from sae_sweep.signals import Interrupted
-from sae_sweep.store import PlannedRun, read_status
+from sae_sweep.store import PlannedRun, faults, read_status
 from sae_sweep.training import GroupTooLargeError, Outcome
 from tests.activations.conftest import save_gpt2
 from tests.training.fakes import FakeSink, make_config, make_member
@@ -83,8 +84,8 @@ def test_an_evaluation_that_fails_says_that_the_run_is_trained(
 ) -> None:
     run, sink = _finished(tmp_path, monkeypatch, error, together=False)
     status = read_status(run.folder)
-    assert status["state"] == "failed"
-    assert status["error"] == f"{line}; it is trained, and the same command evaluates it again"
+    assert status.state == "failed"
+    assert status.error == f"{line}; it is trained, and the same command evaluates it again"
     assert sink.closed == [True]
 
 
@@ -108,8 +109,9 @@ def test_a_stop_in_an_evaluation_is_no_failure(
 def test_a_status_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "a" / "status.json").mkdir(parents=True)  # a folder where a file belongs
+    full = SaeSweepError("no disk space left to write status.json")
+    monkeypatch.setattr(faults, "set_state", Mock(side_effect=full))
     _, sink = _finished(tmp_path, monkeypatch, SaeSweepError("the text is gone"), together=False)
     assert "a: the text is gone" in caplog.text
-    assert "a: cannot record that it is failed" in caplog.text
+    assert "a: cannot record that it is failed: no disk space left" in caplog.text
     assert sink.closed == [True]
