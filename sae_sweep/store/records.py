@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_sweep.config import ConfigError, SaeSweepError, digest
+from sae_sweep.config import ConfigError, SaeSweepError, digest, escaped
 from sae_sweep.store.atomic import write_text
 
 CHECKSUM = "checksum"
@@ -59,8 +59,7 @@ def read_json(path: Path, remedy: str = "") -> Any:
 def read_text(path: Path, remedy: str, most_bytes: int = _MOST_BYTES) -> str:
     """Read a text file of limited size. Raises SaeSweepError like `read_json`."""
     try:
-        # without waiting: a named pipe in the file's place has no writer
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise unreadable(path, "it is not a file", remedy)
@@ -73,6 +72,11 @@ def read_text(path: Path, remedy: str, most_bytes: int = _MOST_BYTES) -> str:
         raise unreadable(path, why, remedy) from error
     except ValueError as error:
         raise unreadable(path, str(error), remedy) from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe in its place, which nobody writes to, is opened at once too."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def is_present(path: Path) -> bool:
@@ -91,8 +95,7 @@ def unreadable(path: Path, why: str | ConfigError, remedy: str) -> SaeSweepError
     if isinstance(why, ConfigError):
         more = len(why.problems) - _MOST_PROBLEMS
         why = "; ".join(why.problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-    shown = why if why.isprintable() else why.encode("unicode_escape").decode()
-    return SaeSweepError("; ".join(part for part in (f"cannot read {path}: {shown}", remedy) if part))
+    return SaeSweepError("; ".join(part for part in (f"cannot read {path}: {escaped(why)}", remedy) if part))
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def text_folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip drawing, which is a quarter of a small sweep's time; other tests check the figures."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **keys: Path(path).touch())
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **keys: None)
 
 
 @pytest.fixture
