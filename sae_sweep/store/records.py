@@ -11,7 +11,10 @@ from typing import Any
 from sae_sweep.config import ConfigError, SaeSweepError, digest, escaped
 from sae_sweep.store.atomic import write_text
 
-CHECKSUM = "checksum"
+FORMAT, CHECKSUM = "format", "checksum"
+"""First and last key of a record: whatever piece of the file is lost, one of them is left to say so."""
+_FORMAT = 2
+"""Version 0.1.0 wrote records without these keys."""
 _MOST_PROBLEMS = 3
 _MOST_BYTES = 2**26
 """Size above which a file is no record of ours: the plan of 30,000 runs is smaller."""
@@ -23,7 +26,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, with a checksum of its content as its last key."""
-    content = json.loads(json.dumps(record, allow_nan=False))  # as it will be read: the keys are text
+    content = json.loads(json.dumps({FORMAT: _FORMAT, **record}, allow_nan=False))  # as it will be read
     write_json(path, {**content, CHECKSUM: digest(content)})
 
 
@@ -36,8 +39,11 @@ def read_record(path: Path, remedy: str) -> dict[str, Any]:
     record = read_json(path, remedy)
     if not isinstance(record, dict):
         raise unreadable(path, "it holds no mapping", remedy)
-    if CHECKSUM in record and record.pop(CHECKSUM) != digest(record):
-        raise unreadable(path, "its content does not fit its checksum", remedy)
+    if FORMAT in record or CHECKSUM in record:
+        if record.pop(CHECKSUM, None) != digest(record):
+            raise unreadable(path, "its content does not fit its checksum", remedy)
+        if record.pop(FORMAT, None) != _FORMAT:
+            raise unreadable(path, "it was written by another version of sae_sweep", remedy)
     return record
 
 

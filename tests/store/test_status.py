@@ -23,7 +23,7 @@ from sae_sweep.store import (
     unfinished,
     write_json,
 )
-from tests.store.damage import check_reader, check_without_checksum
+from tests.store.damage import check_reader, check_without_checksum, lost_lines, outcome
 
 LM = {"pass": "1-2", "tokens": 5, "seconds": 0.5, "alone": 9}
 
@@ -70,6 +70,14 @@ def test_no_damage_is_believed(run: PlannedRun) -> None:
     set_state(run, "running", resolved={"threads": 2}, mixed=[{"step": 3}], job=1)
     set_state(run, "failed", error="line\nline", tokens=3, seconds=1.5, lm=LM)
     check_reader(run.folder.status, lambda: read_status(run.folder))
+
+
+def test_no_lost_lines_go_unnoticed(run: PlannedRun) -> None:
+    set_state(run, "done", tokens=3, lm=LM)
+    whole, right = run.folder.status.read_bytes(), read_status(run.folder)
+    for changed in lost_lines(whole):
+        run.folder.status.write_bytes(changed)
+        assert outcome(run.folder.status, lambda: read_status(run.folder)) in (None, right), changed
 
 
 def test_a_status_of_an_earlier_version_is_read_or_refused(run: PlannedRun) -> None:

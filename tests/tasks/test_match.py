@@ -17,7 +17,8 @@ CONFIG = RunConfig(architecture=TopKConfig(k=16))
 def folder(tmp_path: Path) -> RunFolder:
     write_config(RunFolder(tmp_path), CONFIG)
     text = (tmp_path / "config.yaml").read_text()
-    (tmp_path / "config.yaml").write_text(text.split("\n", 1)[1])  # as version 0.1.0 wrote it
+    text = text.split("\n", 1)[1].removesuffix("# end of the config\n")
+    (tmp_path / "config.yaml").write_text(text)  # as version 0.1.0 wrote it
     return RunFolder(tmp_path)
 
 
