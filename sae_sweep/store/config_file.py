@@ -13,7 +13,8 @@ from sae_sweep.store.paths import RunFolder
 from sae_sweep.store.records import read_text, unreadable
 
 _FIRST_LINE = re.compile(r"# checksum of the lines below: ([0-9a-f]+)\n")
-"""Stands first, so that no cut of the file's end loses it; version 0.1.0 wrote none."""
+_LAST_LINE = "# end of the config\n"
+"""Whatever piece of the file is lost, one of these lines is left to say so; version 0.1.0 wrote neither."""
 _MOST_BYTES = 2**20
 _ROOT = 2
 """Position of the first event of the content, after the starts of the stream and of the document."""
@@ -23,7 +24,7 @@ _REMEDY = "remove it and launch the sweep again"
 
 def write_config(folder: RunFolder, config: RunConfig) -> None:
     """Write the config as YAML, with a checksum in its first line."""
-    text = OmegaConf.to_yaml(OmegaConf.create(config.as_dict()))
+    text = OmegaConf.to_yaml(OmegaConf.create(config.as_dict())) + _LAST_LINE
     write_text(folder.config, f"# checksum of the lines below: {digest(text)}\n{text}")
 
 
@@ -40,7 +41,7 @@ def read_config(folder: RunFolder) -> RunConfig:
 
 def _verified(text: str) -> str:
     """The lines below the checksum, if they fit it."""
-    if not text.startswith("#"):
+    if not text.startswith("#") and not text.rstrip().endswith(_LAST_LINE.rstrip()):
         return text
     first = _FIRST_LINE.match(text)
     if first is None or first[1] != digest(text[first.end() :]):

@@ -10,7 +10,7 @@ from sae_sweep.store.paths import RunFolder
 from sae_sweep.store.records import read_record, unreadable, write_record
 
 _EVALUATION = "evaluation"
-_REMEDY = "remove it and the run's status.json to train this run again"
+_REMEDY = "launch the sweep again, which evaluates the run again"
 
 
 @dataclass(frozen=True)

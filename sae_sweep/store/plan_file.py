@@ -64,7 +64,7 @@ class PlannedRun:
     def from_record(cls, record: Any, sweep: SweepFolder) -> "PlannedRun":
         """Inverse of `record`. Raises ConfigError for other types and unknown keys."""
         run: dict[str, Any] = typed(record, RunRecord, "run")
-        if problems := name_problems([run["name"]]):
+        if problems := _name_problems([run["name"]]):
             raise ConfigError(problems)
         return cls(
             name=run["name"],
@@ -91,7 +91,7 @@ def read_plan(folder: SweepFolder) -> dict[str, Any]:
     try:
         plan = typed(ours, PlanRecord, "plan")
         typed(kept, dict[str, dict[str, Any]], "plan")
-        problems = name_problems([run["name"] for run in plan["runs"]])
+        problems = _name_problems([run["name"] for run in plan["runs"]])
         if problems:
             raise ConfigError(problems)
     except ConfigError as error:
@@ -108,14 +108,9 @@ def planned_run(record: Mapping[str, Any], folder: SweepFolder) -> PlannedRun:
         raise unreadable(folder.plan, named, _REMEDY) from error
 
 
-def name_problems(names: list[str]) -> list[str]:
+def _name_problems(names: list[str]) -> list[str]:
     """Names that are not those of different folders inside the sweep, one line each."""
-    problems = [f"the run's name {name!r} is no folder name" for name in names if not _is_plain(name)]
-    problems += [f"two runs are called {name!r}" for name, number in Counter(names).items() if number > 1]
+    problems = [f"two runs are called {name}" for name, number in Counter(names).items() if number > 1]
+    for name in names:
+        plain_name(problems, "name", name)
     return problems
-
-
-def _is_plain(name: str) -> bool:
-    problems: list[str] = []
-    plain_name(problems, "name", name)
-    return not problems

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_sweep.config import ConfigError, SaeSweepError, digest
+from sae_sweep.config import ConfigError, SaeSweepError, digest, escaped
 from sae_sweep.store.atomic import write_text
 
-CHECKSUM = "checksum"
+FORMAT, CHECKSUM = "format", "checksum"
+"""First and last key of a record: whatever piece of the file is lost, one of them is left to say so."""
+_FORMAT = 2
+"""Version 0.1.0 wrote records without these keys."""
 _MOST_PROBLEMS = 3
 _MOST_BYTES = 2**26
 """Size above which a file is no record of ours: the plan of 30,000 runs is smaller."""
@@ -23,7 +26,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a mapping as JSON, with a checksum of its content as its last key."""
-    content = json.loads(json.dumps(record, allow_nan=False))  # as it will be read: the keys are text
+    content = json.loads(json.dumps({FORMAT: _FORMAT, **record}, allow_nan=False))  # as it will be read
     write_json(path, {**content, CHECKSUM: digest(content)})
 
 
@@ -36,8 +39,11 @@ def read_record(path: Path, remedy: str) -> dict[str, Any]:
     record = read_json(path, remedy)
     if not isinstance(record, dict):
         raise unreadable(path, "it holds no mapping", remedy)
-    if CHECKSUM in record and record.pop(CHECKSUM) != digest(record):
-        raise unreadable(path, "its content does not fit its checksum", remedy)
+    if FORMAT in record or CHECKSUM in record:
+        if record.pop(CHECKSUM, None) != digest(record):
+            raise unreadable(path, "its content does not fit its checksum", remedy)
+        if record.pop(FORMAT, None) != _FORMAT:
+            raise unreadable(path, "it was written by another version of sae_sweep", remedy)
     return record
 
 
@@ -59,8 +65,7 @@ def read_json(path: Path, remedy: str = "") -> Any:
 def read_text(path: Path, remedy: str, most_bytes: int = _MOST_BYTES) -> str:
     """Read a text file of limited size. Raises SaeSweepError like `read_json`."""
     try:
-        # without waiting: a named pipe in the file's place has no writer
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise unreadable(path, "it is not a file", remedy)
@@ -73,6 +78,11 @@ def read_text(path: Path, remedy: str, most_bytes: int = _MOST_BYTES) -> str:
         raise unreadable(path, why, remedy) from error
     except ValueError as error:
         raise unreadable(path, str(error), remedy) from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe in its place, which nobody writes to, is opened at once too."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def is_present(path: Path) -> bool:
@@ -91,8 +101,7 @@ def unreadable(path: Path, why: str | ConfigError, remedy: str) -> SaeSweepError
     if isinstance(why, ConfigError):
         more = len(why.problems) - _MOST_PROBLEMS
         why = "; ".join(why.problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-    shown = why if why.isprintable() else why.encode("unicode_escape").decode()
-    return SaeSweepError("; ".join(part for part in (f"cannot read {path}: {shown}", remedy) if part))
+    return SaeSweepError("; ".join(part for part in (f"cannot read {path}: {escaped(why)}", remedy) if part))
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

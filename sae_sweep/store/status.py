@@ -121,7 +121,7 @@ def _origin(run: PlannedRun) -> dict[str, Any]:
 
 
 def freeze(run: PlannedRun) -> None:
-    """Write the config of a run that is not done into its folder.
+    """Write the config of a run into its folder; that of a finished run stays as it is.
 
     Raises:
         SaeSweepError: if the folder holds another run, or its status is damaged.
@@ -135,15 +135,16 @@ def freeze(run: PlannedRun) -> None:
         )
     if status.state == "done":
         remove_ours(run.folder.checkpoint, CHECKPOINTS)  # it was killed before it could
-        return
+        if is_present(run.folder.config):
+            return
     write_config(run.folder, run.config)
 
 
-def read_status(run: RunFolder) -> Status:
+def read_status(run: RunFolder, run_id: str | None = None) -> Status:
     """Read the run's status; it is pending, without an id, if the run never started.
 
     Raises:
-        SaeSweepError: naming the file and the remedy, if it is damaged.
+        SaeSweepError: naming the file and the remedy, if it is damaged, or of another run than `run_id`.
     """
     if not is_present(run.status):
         return Status("pending", run_id=None)
@@ -155,6 +156,8 @@ def read_status(run: RunFolder) -> Status:
         raise unreadable(run.status, error, _REMEDY) from error
     if status.run_id is None:
         raise unreadable(run.status, "run_id is null", _REMEDY)
+    if run_id not in (None, status.run_id):
+        raise unreadable(run.status, f"it is of run {status.run_id}, not {run_id}", _REMEDY)
     return status
 
 
@@ -240,8 +243,7 @@ def is_complete(run: PlannedRun) -> bool:
         return False
     try:
         return read_metrics(run.folder).evaluation == evaluation_keys(run.config)
-    except SaeSweepError as error:
-        log.warning("%s: it is evaluated again: %s", run.name, error)
+    except SaeSweepError:  # `readable` names it, once
         return False
 
 
@@ -260,12 +262,25 @@ def report_failed(runs: Sequence[PlannedRun]) -> int:
 
 
 def readable(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Runs whose status can be read; each other run is logged with the damage, and left out."""
+    """Runs whose status can be read; each other run is logged with the damage, and left out.
+
+    Finished runs with damaged metrics are logged too: they are evaluated again.
+    """
     found = []
     for run in runs:
         try:
-            read_status(run.folder)
+            status = read_status(run.folder)
             found.append(run)
         except SaeSweepError as error:
             log.error("%s is left out: %s", run.name, error)
+            continue
+        if status.state == "done":
+            _log_damaged_metrics(run)
     return found
+
+
+def _log_damaged_metrics(run: PlannedRun) -> None:
+    try:
+        read_metrics(run.folder)
+    except SaeSweepError as error:
+        log.warning("%s is evaluated again: %s", run.name, error)

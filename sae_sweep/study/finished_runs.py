@@ -79,7 +79,7 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
             config = planned_run(entry, folder).config
             first = first or config
             starts.add(config.init.shared)
-            if read_status(folder.run(entry["name"])).state == "done":
+            if read_status(folder.run(entry["name"]), entry["id"]).state == "done":
                 run = _study_run(entry, folder.run(entry["name"]), config, study, decoder, threshold)
                 runs.append(run)
                 widths.append(run.decoder().shape[1])

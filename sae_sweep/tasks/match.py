@@ -61,7 +61,7 @@ def compare_finished(
     for run in read_plan(folder)["runs"]:
         name, files = run["name"], folder.run(run["name"])
         try:
-            line = _run_line(name, files)
+            line = _run_line(name, files, run["id"])
             if line.status == "done":
                 planned = planned_run(run, folder).config
                 found.append(_finished(name, run["id"], files, planned, command.matching.threshold))
@@ -145,8 +145,8 @@ def _finished(
     )
 
 
-def _run_line(name: str, folder: RunFolder) -> RunLine:
-    status = read_status(folder)
+def _run_line(name: str, folder: RunFolder, run_id: str) -> RunLine:
+    status = read_status(folder, run_id)
     known: dict[str, float] = {}
     if is_present(folder.metrics):
         values = read_metrics(folder).values

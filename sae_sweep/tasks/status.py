@@ -86,7 +86,7 @@ def _readable_run(
 ) -> dict[str, Any]:
     """State and progress of a run. Raises SaeSweepError if a file of it is damaged."""
     budget = typed(planned["config"].get("tokens"), int, f"plan.json: tokens of {planned['name']}")
-    status = read_status(folder)
+    status = read_status(folder, planned["id"])
     state = _state(status, folder, planned["id"] in in_jobs)
     points = latest_points(folder.history)
     tokens = status.tokens or (points[-1]["tokens"] if points else 0)

@@ -43,6 +43,17 @@ def damaged_bytes(whole: bytes, number: int, seed: int = 0) -> Iterator[bytes]:
             yield changed
 
 
+def lost_lines(whole: bytes) -> Iterator[bytes]:
+    """Versions of a text without some lines that follow each other: what is left may be well-formed."""
+    lines = whole.splitlines(keepends=True)
+    for start in range(len(lines)):
+        for end in range(start + 1, len(lines) + 1):
+            left = b"".join(lines[:start] + lines[end:])
+            yield left
+            if start and end < len(lines):  # without the comma that the last member must not have
+                yield b"".join([*lines[: start - 1], lines[start - 1].replace(b",\n", b"\n"), *lines[end:]])
+
+
 def changed_values(whole: Any) -> Iterator[Any]:
     """Copies of JSON values in which one value has another value or is missing, or one key is too many."""
     if isinstance(whole, dict):
@@ -125,7 +136,8 @@ def check_reader(path: Path, read: Callable[[], Any], number: int = 300) -> None
 def check_without_checksum(path: Path, read: Callable[[], Any]) -> None:
     """Change every value of a file of an earlier version: it is read, or refused in one line."""
     record = json.loads(path.read_text())
-    record.pop("checksum", None)
+    for mark in ("format", "checksum"):
+        record.pop(mark, None)
     path.write_text(json.dumps(record))
     assert read() is not None
     for changed in changed_values(record):

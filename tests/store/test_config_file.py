@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def without_checksum(folder: RunFolder) -> str:
     """Rewrite the file as version 0.1.0 wrote it."""
-    text = folder.config.read_text().split("\n", 1)[1]
+    text = folder.config.read_text().split("\n", 1)[1].removesuffix("# end of the config\n")
     folder.config.write_text(text)
     return text
 
@@ -64,6 +64,15 @@ def test_another_digit_is_refused_with_the_remedy(folder: RunFolder) -> None:
 
 def test_no_damage_is_believed(folder: RunFolder) -> None:
     check_reader(folder.config, lambda: read_config(folder))
+
+
+def test_no_lost_lines_go_unnoticed(folder: RunFolder) -> None:
+    whole = folder.config.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for start in range(len(lines)):
+        for end in (start + 1, start + 9, len(lines)):
+            folder.config.write_bytes(b"".join(lines[:start] + lines[end:]))
+            assert outcome(folder.config, lambda: read_config(folder)) is None
 
 
 def test_damage_without_a_checksum_is_read_or_refused(folder: RunFolder) -> None:

@@ -53,4 +53,4 @@ def test_each_wrong_value_is_named_with_file_and_remedy(
     write_json(folder.metrics, record)
     with pytest.raises(SaeSweepError) as refused:
         read_metrics(folder)
-    assert f"cannot read {folder.metrics}: {words}; remove it" in str(refused.value)
+    assert f"cannot read {folder.metrics}: {words}; launch the sweep again" in str(refused.value)

@@ -46,16 +46,16 @@ def test_a_plan_of_an_earlier_version_is_read_or_refused(folder: SweepFolder) ->
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_leads_out_of_the_sweep_is_refused(folder: SweepFolder, name: str) -> None:
     write_json(folder.plan, {"sweep": "mine", "runs": [record(name)]})
-    with pytest.raises(SaeSweepError, match=r"plan\.json: the run's name .* is no folder name; move it away"):
+    with pytest.raises(SaeSweepError, match=r"plan\.json: name=.*: it must be a plain name; move it away"):
         read_plan(folder)
     run = {**record(name), "group": "g", "grids": [], "fingerprints": {}}
-    with pytest.raises(ConfigError, match="is no folder name"):
+    with pytest.raises(ConfigError, match="must be a plain name"):
         PlannedRun.from_record(run, folder)
 
 
 def test_two_runs_of_one_name_are_refused(folder: SweepFolder) -> None:
     write_json(folder.plan, {"sweep": "mine", "runs": [record(), {**record(), "id": "other"}]})
-    with pytest.raises(SaeSweepError, match="two runs are called 'run'"):
+    with pytest.raises(SaeSweepError, match="two runs are called run"):
         read_plan(folder)
 
 
@@ -68,7 +68,7 @@ def test_two_runs_of_one_name_are_refused(folder: SweepFolder) -> None:
         ({"architecture": {"kind": ["topk"]}}, "architecture.kind=['topk']: must be text"),
         ({"architecture": []}, "architecture=[]: must be a mapping"),
         ({"layer": True}, "layer=True: must be a whole number"),
-        ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"batch": 0}, "batch=0: must be at least 2"),
         ({"extra": 1}, "extra: unknown key"),
     ],
 )

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError, TopKConfig
 from sae_sweep.store import (
     DAMAGED,
     PlannedRun,
     RunFolder,
     Status,
     freeze,
+    read_config,
     read_status,
     readable,
     report_failed,
@@ -22,7 +23,7 @@ from sae_sweep.store import (
     unfinished,
     write_json,
 )
-from tests.store.damage import check_reader, check_without_checksum
+from tests.store.damage import check_reader, check_without_checksum, lost_lines, outcome
 
 LM = {"pass": "1-2", "tokens": 5, "seconds": 0.5, "alone": 9}
 
@@ -69,6 +70,14 @@ def test_no_damage_is_believed(run: PlannedRun) -> None:
     set_state(run, "running", resolved={"threads": 2}, mixed=[{"step": 3}], job=1)
     set_state(run, "failed", error="line\nline", tokens=3, seconds=1.5, lm=LM)
     check_reader(run.folder.status, lambda: read_status(run.folder))
+
+
+def test_no_lost_lines_go_unnoticed(run: PlannedRun) -> None:
+    set_state(run, "done", tokens=3, lm=LM)
+    whole, right = run.folder.status.read_bytes(), read_status(run.folder)
+    for changed in lost_lines(whole):
+        run.folder.status.write_bytes(changed)
+        assert outcome(run.folder.status, lambda: read_status(run.folder)) in (None, right), changed
 
 
 def test_a_status_of_an_earlier_version_is_read_or_refused(run: PlannedRun) -> None:
@@ -144,3 +153,29 @@ def test_the_file_is_plain_json_without_empty_values(run: PlannedRun) -> None:
     record = json.loads(run.folder.status.read_text())
     assert "error" not in record
     assert "mixed" not in record
+
+
+def test_a_status_of_another_run_is_refused(run: PlannedRun) -> None:
+    set_state(run, "done")
+    assert read_status(run.folder, "abc").state == "done"
+    with pytest.raises(SaeSweepError, match=r"status\.json: it is of run abc, not xyz; remove it"):
+        read_status(run.folder, "xyz")
+
+
+def test_damaged_metrics_of_a_finished_run_are_named_and_do_not_leave_it_out(
+    run: PlannedRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_state(run, "done")
+    run.folder.metrics.write_text("{")
+    assert readable([run]) == [run]
+    assert unfinished([run]) == [run]  # to be evaluated
+    assert caplog.text.count(f"run is evaluated again: cannot read {run.folder.metrics}: ") == 1
+
+
+def test_the_config_of_a_finished_run_stays_and_a_missing_one_is_written(run: PlannedRun) -> None:
+    run = dataclasses.replace(run, config=RunConfig(architecture=TopKConfig()))
+    set_state(run, "done")
+    freeze(run)
+    assert read_config(run.folder) == run.config
+    freeze(dataclasses.replace(run, config=dataclasses.replace(run.config, layer=3)))
+    assert read_config(run.folder) == run.config

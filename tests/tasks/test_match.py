@@ -1,0 +1,39 @@
+"""A run's `config.yaml` is compared with the plan's copy, which has no checksum in old sweeps."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sae_sweep.config import EvaluationConfig, RunConfig, SaeSweepError, TopKConfig
+from sae_sweep.store import RunFolder
+from sae_sweep.store.config_file import write_config
+from sae_sweep.tasks.match import _config
+
+CONFIG = RunConfig(architecture=TopKConfig(k=16))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    write_config(RunFolder(tmp_path), CONFIG)
+    text = (tmp_path / "config.yaml").read_text()
+    text = text.split("\n", 1)[1].removesuffix("# end of the config\n")
+    (tmp_path / "config.yaml").write_text(text)  # as version 0.1.0 wrote it
+    return RunFolder(tmp_path)
+
+
+def test_a_config_without_a_checksum_is_read_if_the_plan_says_the_same(folder: RunFolder) -> None:
+    evaluated_otherwise = dataclasses.replace(CONFIG, evaluation=EvaluationConfig(tokens=17))
+    assert _config(folder, evaluated_otherwise) == CONFIG
+
+
+def test_another_digit_or_a_lost_key_is_refused_naming_the_keys(folder: RunFolder) -> None:
+    text = folder.config.read_text()
+    folder.config.write_text(text.replace("k: 16", "k: 17"))
+    with pytest.raises(
+        SaeSweepError, match=r"config\.yaml: it differs from plan\.json in architecture\.k; remove"
+    ):
+        _config(folder, CONFIG)
+    folder.config.write_text(text.replace("seed: 49\n", "", 1))
+    with pytest.raises(SaeSweepError, match=r"config\.yaml: it differs from plan\.json in seed; remove"):
+        _config(folder, dataclasses.replace(CONFIG, seed=1))
