@@ -35,10 +35,10 @@ _SAVES_BEFORE_CUT = {"files": 16, "embedded": 15}
 """Renames of checkpoints before the cut: in the group of all runs, or in the second of single runs."""
 _VOLATILE = {
     *("time", "times", "seconds", "eval/seconds", "pid", "since", "age_s", "tokens_per_s", "eta_s"),
-    *("lm", "job", "host", "log", "folder", "checksum"),
+    *("lm", "job", "host", "log", "folder", "checksum", "history"),
 }
-"""Keys of records that differ between two equal runs: clocks, processes, who shared an LM pass, and the
-checksums over them."""
+"""Keys of records that differ between two equal runs: clocks, processes, who shared an LM pass, and
+lengths and checksums of files that hold them."""
 
 
 def words(variant: str, *more: str) -> list[str]:
