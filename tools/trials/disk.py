@@ -68,11 +68,12 @@ def _begin(random: Random, world: Path, place: Path) -> tuple[str, Path, Undistu
 
 def _full(random: Random, world: Path, place: Path) -> Verdict:
     """The disk is full after so many bytes."""
-    variant, folder, expected = _begin(random, world, place)
     where = random.choice(_PLACES)
-    cached = ("activations=cache",) if where == "cache" else ()
-    if cached:
-        shutil.rmtree(folder / "cache" / "activations")
+    cached: tuple[str, ...] = ()
+    variant, folder, expected = _begin(random, world, place)
+    if where == "cache":
+        cached, folder = ("activations=cache",), _cut_without_activations(world, variant, folder)
+        expected = undisturbed(world, variant, "cut", "cached")
     used = sum(-(-path.stat().st_size // 4096) + 1 for path in (folder / where).rglob("*")) * 4096
     more = random.choice((random.randrange(60_000), random.randrange(600_000), random.randrange(3_000_000)))
     what = f"{variant}, {where} full after {more} bytes"
@@ -83,6 +84,13 @@ def _full(random: Random, world: Path, place: Path) -> Verdict:
             _run("mount", "-o", "remount,size=1g", str(folder / where))
             verdict = _again(verdict, variant, folder, expected, cached)
     return verdict._replace(detail=f"{what}: {verdict.detail}")
+
+
+def _cut_without_activations(world: Path, variant: str, folder: Path) -> Path:
+    """A sweep whose records say as they did before that it was cut, and whose cache is to be filled."""
+    shutil.rmtree(folder)
+    shutil.rmtree(fresh(world / variant / "cut", folder) / "cache" / "activations")
+    return folder
 
 
 def _read_only(random: Random, world: Path, place: Path) -> Verdict:

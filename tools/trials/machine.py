@@ -4,9 +4,10 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from trials.commands import command, end, process
 from trials.follows import undisturbed
@@ -142,32 +143,46 @@ def _change_weight(file: Path) -> None:
 
 
 def threads(random: Random, world: Path, place: Path) -> Verdict:
-    """Begin with one number of threads and go on with another: the weights of the first."""
-    first, second = random.sample(("1", "2", "3"), 2)
+    """Go on with another number of threads: runs that had begun keep theirs, and have the weights of it."""
+    first, second = random.sample(("1", "2"), 2)
     launchers = random.choice(("inprocess", "local")), random.choice(("inprocess", "local"))
-    expected = (
-        undisturbed(world, "files", "cut", "relaunch") if first == "1" else _with_threads(world, first, place)
-    )
+    expected = {number: _with_threads(world, number, place) for number in (first, second)}
     folder = fresh(world / "files" / "done", place)
     shutil.rmtree(folder / "multirun")
-    group = ("launcher.max_group=1", "launcher.workers=1")
+    group = (f"launcher.max_group={random.choice((1, 3))}", "launcher.workers=1")
     started = process(words("files", f"launcher={launchers[0]}", *group), folder, OMP_NUM_THREADS=first)
     while started.poll() is None and not list(folder.glob("multirun/s/*/checkpoint/before.safetensors")):
         time.sleep(0.005)
     started.send_signal(signal.SIGTERM)
     stopped = end(started, folder)
-    what = f"{first} then {second} threads, {launchers[0]} then {launchers[1]}, stopped with {stopped.code}"
-    ended = end(
-        process(words("files", f"launcher={launchers[1]}", *group), folder, OMP_NUM_THREADS=second), folder
-    )
-    verdict = equal(ended, folder, expected)
+    begun = {path.parts[-3] for path in folder.glob("multirun/s/*/*/state.safetensors")}
+    typed = words("files", f"launcher={launchers[1]}", *group)
+    ended = end(process(typed, folder, OMP_NUM_THREADS=second), folder)
+    verdict = crash(ended, folder) or _by_threads(results(folder / "multirun"), begun, first, expected)
+    what = f"{first} then {second} threads, {launchers[0]} then {launchers[1]}, {group[0]}, {stopped.code}"
     return verdict._replace(detail=f"{what}: {verdict.detail}")
 
 
+def _by_threads(
+    found: Mapping[str, Any], begun: Collection[str], first: str, expected: Mapping[str, Undisturbed]
+) -> Verdict:
+    """Compare each run with one that had its number of threads throughout."""
+    wrong = []
+    for name, value in found.items():
+        _, run, *_ = name.split("/") if "/analysis/" not in name else ("s", "")
+        if f"s/{run}/status.json" in found:
+            used = found[f"s/{run}/status.json"]["resolved"]["threads"]
+            if value != expected[used].results.get(name) or (run in begun and used != first):
+                wrong.append(name)
+    return Verdict("silently wrong", f"{wrong} differ") if wrong else Verdict("right", "")
+
+
 def _with_threads(world: Path, number: str, place: Path) -> Undisturbed:
+    if number == "1":
+        return undisturbed(world, "files", "cut", "relaunch")
     kept = world / f"threads-{number}.json"
     if not kept.exists():
-        folder = fresh(world / "files" / "done", place.with_name("threads"))
+        folder = fresh(world / "files" / "done", place.with_name(f"threads-{number}"))
         shutil.rmtree(folder / "multirun")
         ended = end(process(words("files", "launcher.max_group=1"), folder, OMP_NUM_THREADS=number), folder)
         found = {"code": ended.code, "out": ended.out, "results": results(folder / "multirun")}

@@ -29,14 +29,16 @@ VARIANTS = {
     "embedded": ("model=gpt2-pico", "dataset=stdlib_docs"),
 }
 """A model and text in folders of the user; those that are bundled."""
+_PNG = b"\x89PNG"
 STATES = ("done", "cut")
 _SAVES_BEFORE_CUT = {"files": 16, "embedded": 15}
 """Renames of checkpoints before the cut: in the group of all runs, or in the second of single runs."""
 _VOLATILE = {
     *("time", "times", "seconds", "eval/seconds", "pid", "since", "age_s", "tokens_per_s", "eta_s"),
-    *("lm", "job", "host", "log", "folder"),
+    *("lm", "job", "host", "log", "folder", "checksum", "history"),
 }
-"""Keys of records that differ between two equal runs: clocks, processes, and who shared an LM pass."""
+"""Keys of records that differ between two equal runs: clocks, processes, who shared an LM pass, and
+lengths and checksums of files that hold them."""
 
 
 def words(variant: str, *more: str) -> list[str]:
@@ -58,7 +60,14 @@ def prepare(folder: Path) -> None:
     embedded.installed_sources = lambda _: sources
     embedded.library_distributions = lambda: distributions
     # Drawing takes a third of a command; what figures show is in tables, which are compared.
-    Figure.savefig = lambda _, path, **__: Path(path).write_bytes(b"\x89PNG")  # type: ignore[assignment,method-assign]
+    Figure.savefig = _draw_nothing  # type: ignore[method-assign]
+
+
+def _draw_nothing(self: object, file: Any, **keys: object) -> None:
+    if hasattr(file, "write"):
+        file.write(_PNG)
+    else:
+        Path(file).write_bytes(_PNG)
 
 
 def build(folder: Path) -> None:

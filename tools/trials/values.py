@@ -84,7 +84,7 @@ def _judge(ended: Ended, folder: Path, key: str, value: str, *, absurd: bool = F
 
 def _is_sound(metrics: Path) -> bool:
     values = json.loads(metrics.read_text())
-    numbers = [value for value in values.values() if not isinstance(value, dict)]
+    numbers = [value for value in values.values() if not isinstance(value, dict | str)]
     finite = all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
     return finite and values["explained_variance"] > _LEAST_EXPLAINED
 
