@@ -114,7 +114,9 @@ def _differences(there: PlannedRun, here: PlannedRun) -> str:
         for key in _differing_keys(there, here)
     ]
     if "model.dtype" in _differing_keys(there, here):
-        lines[-1] += f" (auto depends on the machine: model.dtype={there.config.model.dtype} continues it)"
+        began = there.config.model.dtype
+        why = "an earlier version planned it" if began == "auto" else f"model.dtype={began} goes on with it"
+        lines[-1] += f" (auto depends on the machine: {why})"
     prints = {"corpus": "text", "model": "model weights or tokenizer"}
     lines += [
         f"its {what} {'is' if key == 'corpus' else 'are'} other"

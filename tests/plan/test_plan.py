@@ -9,6 +9,7 @@ import pytest
 from sae_sweep.config import (
     CommandConfig,
     EmbeddedDataset,
+    FilesDataset,
     PathsConfig,
     RunConfig,
     SaeSweepError,
@@ -80,6 +81,33 @@ def test_the_same_names_with_other_text_are_told_apart(tmp_path: Path) -> None:
     launch(plan(tmp_path, [1, 2]))
     with pytest.raises(SaeSweepError, match=r"_s1 holds another run: its text is other; choose sweep=NAME"):
         launch(plan(tmp_path, [1], text="b"))
+
+
+def test_a_dtype_that_auto_became_elsewhere_is_named_with_the_key_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae_sweep.activations.device.fast_bfloat16", lambda _: True)
+    launch(plan(tmp_path, [1]))
+    monkeypatch.setattr("sae_sweep.activations.device.fast_bfloat16", lambda _: False)
+    with pytest.raises(SaeSweepError) as refused:
+        launch(plan(tmp_path, [1]))
+    assert "model.dtype is bfloat16 there and float32 here" in str(refused.value)
+    assert "model.dtype=bfloat16 goes on with it" in str(refused.value)
+
+
+def test_a_run_keeps_the_name_that_its_sweep_first_gave_it(tmp_path: Path) -> None:
+    command = CommandConfig(sweep="mine", paths=PathsConfig(output=str(tmp_path)))
+
+    def called(label: str) -> Plan:
+        config = RunConfig(architecture=TopKConfig(), dataset=FilesDataset(name=label, path="texts"))
+        return make_plan(Request(command, [WantedRun(config, config)]), lambda _: {"corpus": "c"})
+
+    first = called("mine")
+    launch(first)
+    again = called("yours")
+    assert again.runs[0].run_id == first.runs[0].run_id
+    assert again.runs[0].folder == first.runs[0].folder
+    launch(again)
 
 
 @pytest.mark.parametrize(
