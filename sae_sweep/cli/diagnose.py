@@ -34,9 +34,8 @@ def diagnose(overrides: Iterable[str]) -> list[str]:
     for text in overrides:
         try:
             (override,) = parser.parse_overrides([text])
-        except (HydraException, ValueError) as error:  # ValueError: more digits than Python converts
-            digits = ": too many digits" if isinstance(error, ValueError) else ""
-            problems.append(f"{shown(text)}{digits or ': not of the form key=value (see --help)'}")
+        except (HydraException, ValueError, RecursionError) as error:
+            problems.append(f"{shown(text)}: {_unparsed(error)}")
             continue
         if endless := _endless_range(override):
             problems.append(f"{shown(text)}: {endless}")
@@ -44,6 +43,14 @@ def diagnose(overrides: Iterable[str]) -> list[str]:
         problems += _check(override, text)
         out_of_bounds += _out_of_bounds(override.key_or_group, _values(override))
     return problems and problems + out_of_bounds
+
+
+def _unparsed(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, ValueError):  # more digits than Python converts
+        return "too many digits"
+    return "not of the form key=value (see --help)"
 
 
 def _check(override: Override, text: str) -> list[str]:
