@@ -55,6 +55,7 @@ $(VENV)-saelens/.installed:
 # Kill a sweep at 30 random moments and launch it again: weights must equal those of an undisturbed one
 kill-test: $(VENV)/.dev
 	$(BIN)/python tools/kill_test.py --kills 30
+	$(BIN)/python tools/kill_test.py --kills 30 --launcher local
 
 # What works on this machine's GPU, and how fast: at most six minutes; says what it would do where there is none
 gpu-check: $(VENV)/.dev

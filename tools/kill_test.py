@@ -1,8 +1,10 @@
 """Kill a fused sweep at random moments, launch it again each time, and compare it with an undisturbed one.
 
-    python tools/kill_test.py --kills 30 --seed 0
+    python tools/kill_test.py --kills 30 --seed 0 --launcher local
 
-Eight runs on the bundled model (four architectures x two seeds) form one group. After every SIGKILL all files
+Eight runs on the bundled model (four architectures x two seeds) form one group, or four parts of it in two
+worker processes, with as many threads as the machine gives them. Every other kill hits the command alone and
+leaves its workers to find that out. After every SIGKILL all files
 under their final names must be readable. When the sweep is done, no half-written file may be left, weights
 must equal the undisturbed sweep's bit for bit, and every point of the history must be there once. A sweep
 that ends before the last kill is deleted and started again.
@@ -31,21 +33,49 @@ WORDS = [
 ]
 
 
-def start(folder: Path, sweep: str, tokens: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sae_sweep", *WORDS, f"tokens={tokens}", f"sweep={sweep}"]
+LAUNCHERS = {
+    "inprocess": [],
+    "local": ["launcher=local", "launcher.workers=2", "launcher.max_group=2"],
+}
+_WORKERS_NOTICE_S = 60.0
+"""Longest time in which the workers of a killed command save and end."""
+
+
+def start(folder: Path, sweep: str, keys: argparse.Namespace) -> subprocess.Popen[bytes]:
+    python = [sys.executable, *(["-O"] if keys.optimise else [])]
+    words = [*WORDS, *LAUNCHERS[keys.launcher], f"tokens={keys.tokens}", f"sweep={sweep}"]
     log = (folder / f"{sweep}.log").open("ab")
+    command = [*python, "-m", "sae_sweep", *words]
     return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
-def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Kill the sweep after `seconds`; return False if it ended before."""
+def kill_after(process: subprocess.Popen[bytes], seconds: float, *, alone: bool) -> bool:
+    """Kill the sweep after `seconds`, with its workers or `alone`; return False if it ended before."""
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
         process.wait()
+        wait_for_workers(process.pid)
         return True
     return False
+
+
+def wait_for_workers(session: int) -> None:
+    """Wait until no process of a killed command is left; none may outlive it for long."""
+    until = time.monotonic() + _WORKERS_NOTICE_S
+    while any(_session(path) == session for path in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < until, "workers go on without their command"
+        time.sleep(0.2)
+
+
+def _session(process: Path) -> int | None:
+    """Session of a process that runs; None if it is gone, or a zombie."""
+    try:
+        state, _, _, session = (process / "stat").read_text().rpartition(")")[2].split()[:4]
+    except OSError:
+        return None
+    return None if state == "Z" else int(session)
 
 
 def check_files(sweep: Path) -> None:
@@ -82,20 +112,22 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=100_000, help="budget of each run")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="inprocess")
+    parser.add_argument("--optimise", action="store_true", help="run the sweeps as python -O")
     keys = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kill-test-"))
     began = time.monotonic()
-    assert start(folder, "undisturbed", keys.tokens).wait() == 0, f"see {folder}/undisturbed.log"
+    assert start(folder, "undisturbed", keys).wait() == 0, f"see {folder}/undisturbed.log"
     whole_s = time.monotonic() - began
     print(f"undisturbed: {whole_s:.0f} s", flush=True)
     moments = random.Random(keys.seed)
     kills = launches = sweeps = 0
     cut, undisturbed = folder / "multirun" / "cut", folder / "multirun" / "undisturbed"
     while kills < keys.kills:
-        process = start(folder, "cut", keys.tokens)
+        process = start(folder, "cut", keys)
         launches += 1
         after_s = moments.uniform(0.0, 0.5 * whole_s)
-        if kill_after(process, after_s):
+        if kill_after(process, after_s, alone=kills % 2 == 1):
             kills += 1
             done = len(list(cut.glob("*/sae")))
             print(f"kill {kills}: after {after_s:.1f} s, {done} of 8 runs had ended", flush=True)
@@ -105,7 +137,7 @@ def main() -> None:
         check_result(cut, undisturbed)
         sweeps += 1
         shutil.rmtree(cut)
-    assert start(folder, "cut", keys.tokens).wait() == 0, f"see {folder}/cut.log"
+    assert start(folder, "cut", keys).wait() == 0, f"see {folder}/cut.log"
     check_result(cut, undisturbed)
     print(
         f"{kills} kills in {sweeps + 1} sweeps of 8 runs, {launches + 1} launches: "
