@@ -89,7 +89,7 @@ def is_present(path: Path) -> bool:
     """Whether anything is in the file's place, also what cannot be read: reading it says why."""
     try:
         path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True

@@ -166,7 +166,7 @@ def test_another_version_is_refused(bench: Bench) -> None:
     plain = json.loads(bench.folder.manifest.read_text())
     bench.folder.manifest.write_text(json.dumps({**plain, "version": "0.9"}))
     for use in (lambda: bench.open(1), lambda: bench.fill(1, steps=10)):
-        with pytest.raises(SaeSweepError, match=r"version 0\.9, .*action=prune. removes it, or delete"):
+        with pytest.raises(SaeSweepError, match=r"version '0\.9', .*action=prune. removes it, or delete"):
             use()
 
 
