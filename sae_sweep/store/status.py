@@ -130,8 +130,8 @@ def freeze(run: PlannedRun) -> None:
     held = status.run_id
     if held not in (None, run.run_id):
         raise SaeSweepError(
-            f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
-            "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
+            f"{run.folder.status} is of another run (id {held}, not {run.run_id}): text, model weights or "
+            "versions differ, or the file was replaced; choose another sweep=NAME, or move the folder away"
         )
     if status.state == "done":
         remove_ours(run.folder.checkpoint, CHECKPOINTS)  # it was killed before it could
@@ -157,7 +157,8 @@ def read_status(run: RunFolder, run_id: str | None = None) -> Status:
     if status.run_id is None:
         raise unreadable(run.status, "run_id is null", _REMEDY)
     if run_id not in (None, status.run_id):
-        raise unreadable(run.status, f"it is of run {status.run_id}, not {run_id}", _REMEDY)
+        why = f"it is of run {status.run_id}, not {run_id}"
+        raise unreadable(run.status, why, "restore it, or move the run's folder away")
     return status
 
 
@@ -269,7 +270,7 @@ def readable(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     found = []
     for run in runs:
         try:
-            status = read_status(run.folder)
+            status = read_status(run.folder, run.run_id)
             found.append(run)
         except SaeSweepError as error:
             log.error("%s is left out: %s", run.name, error)

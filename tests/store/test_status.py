@@ -158,7 +158,7 @@ def test_the_file_is_plain_json_without_empty_values(run: PlannedRun) -> None:
 def test_a_status_of_another_run_is_refused(run: PlannedRun) -> None:
     set_state(run, "done")
     assert read_status(run.folder, "abc").state == "done"
-    with pytest.raises(SaeSweepError, match=r"status\.json: it is of run abc, not xyz; remove it"):
+    with pytest.raises(SaeSweepError, match=r"status\.json: it is of run abc, not xyz; restore it"):
         read_status(run.folder, "xyz")
 
 
