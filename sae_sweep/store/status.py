@@ -33,7 +33,7 @@ _REMEDY = "remove it to train this run again"
 _KEPT = ("resolved", "mixed", "fell_back", "job")
 """Keys that a later state keeps."""
 _TRAINED = ("tokens", "seconds", "lm", "history")
-"""Keys that also the end of a later evaluation keeps."""
+"""Keys that a later state keeps unless the run is trained again."""
 _EMPTY: tuple[Any, ...] = (None, {}, (), [])
 _FLAT_FINGERPRINTS = ("corpus", "model")
 """Fingerprints that version 0.2.0 wrote beside the other keys."""
@@ -184,7 +184,7 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
         "pid": os.getpid(),
         **_origin(run),
         "fingerprints": dict(run.fingerprints),
-        **{key: getattr(before, key) for key in (*_KEPT, *(_TRAINED if state in ("done", "failed") else ()))},
+        **{key: getattr(before, key) for key in (*_KEPT, *(() if state == "running" else _TRAINED))},
         **details,
     }
     record = dataclasses.asdict(Status(**values))

@@ -68,13 +68,22 @@ class History:
         return record
 
     def mark(self) -> dict[str, Any]:
-        """Flush everything to disk, and return the mark of its end: a checkpoint must not outlive it."""
+        """Flush everything to disk, and return the mark of its end: a checkpoint must not outlive it.
+
+        Raises:
+            SaeSweepError: if the file cannot be flushed, or was changed or removed meanwhile.
+        """
+        size = 0
         try:
-            if self._path.exists():
-                with self._path.open("rb") as file:
-                    os.fsync(file.fileno())
+            with self._path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            pass  # nothing was logged, or the file is gone
         except OSError as error:
             raise disk_error(self._path, error) from error
+        if size != self._bytes:
+            raise self._damaged(f"it has {size:,} bytes, and {self._bytes:,} were logged")
         return {"bytes": self._bytes, "checksum": self._checksum.hexdigest(), "tokens": self.tokens}
 
     def rewind(self, mark: HistoryMark | None) -> None:
