@@ -124,11 +124,11 @@ def _title(comparison: Comparison) -> str:
 def _legend(figure: Figure, comparison: Comparison) -> None:
     handles: list[Artist] = []
     if any(_undertrained(comparison)):
-        handles.append(hatch_key())
-        handles[-1].set_label(
+        text = (
             f"undertrained: more than {comparison.undertrained_above:.0%} of the features of one of the two\n"
             "SAEs still match the dictionary it started from"
         )
+        handles.append(hatch_key(text))
     handles += _mixed_key(comparison.mixed)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", fontsize=8, frameon=False)

@@ -65,9 +65,9 @@ def hatched(column: int, row: int, value: float, colours: Colormap, scale: Norma
     )
 
 
-def hatch_key() -> Patch:
+def hatch_key(label: str) -> Patch:
     """Hatching for a legend."""
-    return Patch(facecolor="white", edgecolor=MUTED, hatch=_HATCH, linewidth=0.5)
+    return Patch(facecolor="white", edgecolor=MUTED, hatch=_HATCH, linewidth=0.5, label=label)
 
 
 def text_key(text: str) -> Line2D:
