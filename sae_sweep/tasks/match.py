@@ -142,7 +142,7 @@ def _finished(
         decoder=decoder,
         init_match=init_match,
         densities=read_densities(folder.features, len(decoder)),
-        mixed=bool(read_status(folder).mixed),
+        mixed=bool(read_status(folder, run_id).mixed),
     )
 
 
