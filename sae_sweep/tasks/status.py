@@ -27,9 +27,10 @@ from sae_sweep.tracking.history import latest_points
 log = logging.getLogger(__name__)
 
 STATES = ("done", "running", "failed", "interrupted", "pending", DAMAGED)
-_DAMAGED_RUN = {
+_DAMAGED_RUN: Mapping[str, Any] = {
     "state": DAMAGED,
     **dict.fromkeys(("since", "age_s", "tokens", "budget", "tokens_per_s", "eta_s"), None),
+    "mixed": [],
 }
 _POINTS_OF_RATE = 10
 """Number of latest logged points that the shown speed is averaged over."""
@@ -100,6 +101,7 @@ def _readable_run(
         "budget": budget,
         "tokens_per_s": None if speed is None else round(speed, 1),
         "eta_s": round((budget - tokens) / speed, 1) if speed and state == "running" else None,
+        "mixed": list(status.mixed),
         "error": _first_line(status.error) if state == "failed" else None,
     }
 
