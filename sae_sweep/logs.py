@@ -141,9 +141,14 @@ class _RunLog(logging.Handler):
         pass
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe in its place, which nobody reads, is an error and no endless wait."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
 def _append(path: Path, line: bytes) -> None:
     """Append a line whole, or not at all."""
-    with path.open("ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=_without_waiting) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while line:

@@ -1,10 +1,10 @@
 """The files of a language model: where they are, their download, and their fingerprint. Needs no torch."""
 
-import errno
 import hashlib
 from pathlib import Path
 
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line
+from sae_sweep.store import regular
 
 BUNDLED = "bundled:"
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -83,9 +83,7 @@ def weights_fingerprint(model: ModelConfig) -> str:
 
 
 def _digest(file: Path) -> bytes:
-    if not file.is_file():  # opening a pipe would wait for a writer
-        raise OSError(errno.EINVAL, "not a file", str(file))
-    with file.open("rb") as content:
+    with regular(file).open("rb") as content:
         return hashlib.file_digest(content, "sha256").digest()
 
 

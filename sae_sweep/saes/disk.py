@@ -23,7 +23,7 @@ from sae_sweep.saes.architectures import SAES, BatchTopK
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.build import RULES
 from sae_sweep.saes.checksum import tensors_checksum
-from sae_sweep.store import read_json, write_folder_atomic
+from sae_sweep.store import read_json, regular, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -201,7 +201,7 @@ def _refuse_other_values(kind: type[ArchitectureConfig], values: Mapping[str, An
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        return load_file(regular(file))
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise SaeSweepError(f"cannot read {file}: {first_line(error)}; {_REMEDY}") from error
 

@@ -16,7 +16,7 @@ from typing import Any
 from xxhash import xxh3_128
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store import disk_error
+from sae_sweep.store import disk_error, regular
 
 HistoryRecord = Mapping[str, Any]
 """One line of the history."""
@@ -54,7 +54,7 @@ class History:
         line = (json.dumps(_without_nan(record)) + "\n").encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
+            with regular(self._path).open("ab") as file:
                 if file.tell() != self._bytes:
                     raise self._damaged(f"it has {file.tell():,} bytes, and {self._bytes:,} were logged")
                 file.write(line)
@@ -75,7 +75,7 @@ class History:
         """
         size = 0
         try:
-            with self._path.open("rb") as file:
+            with regular(self._path).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 os.fsync(file.fileno())
         except FileNotFoundError:
@@ -106,7 +106,7 @@ class History:
             raise self._damaged(f"{mark} is no mark in it")
         size, tokens = int(mark["bytes"]), int(mark["tokens"])
         try:
-            with self._path.open("rb") as file:
+            with regular(self._path).open("rb") as file:
                 there = os.fstat(file.fileno()).st_size
                 content = file.read(size) if there >= size else b""
         except FileNotFoundError:
@@ -153,7 +153,7 @@ _REMEDY = "put it back as it was, or delete the run's folder to train it again"
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the whole lines of a file, and what exceeds the longest possible line as one."""
     if path.exists():
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             while (line := file.readline(_LONGEST_LINE)).endswith(b"\n") or len(line) == _LONGEST_LINE:
                 yield line
 
@@ -191,7 +191,7 @@ def latest_points(path: Path) -> list[dict[str, Any]]:
     Reads at most the last 64 kB, so that the time does not grow with the run. Damaged lines are left out.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
             file.seek(start)
             lines = file.read(_TAIL_BYTES).split(b"\n")

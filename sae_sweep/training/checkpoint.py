@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae_sweep.config import first_line
 from sae_sweep.saes import tensors_checksum
-from sae_sweep.store import RunFolder, write_atomic
+from sae_sweep.store import RunFolder, regular, write_atomic
 from sae_sweep.store.partial import remove_ours
 from sae_sweep.store.paths import CHECKPOINTS
 
@@ -104,7 +104,7 @@ def begun(folder: RunFolder, run_id: str) -> Begun | None:
     """How the newest checkpoint of a run was trained; None if there is none. Does not read the weights."""
     for path in (folder.checkpoint / _NEWEST, folder.checkpoint / _BEFORE):
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(regular(path), framework="pt") as file:
                 progress = _progress(file.metadata(), run_id)
             return Begun(progress["position"]["step"], progress["resolved"], progress["mixed"])
         except _DAMAGE:
@@ -118,7 +118,7 @@ def discard_checkpoint(folder: RunFolder) -> None:
 
 
 def _read(path: Path, run_id: str) -> Checkpoint:
-    with safe_open(path, framework="pt") as file:
+    with safe_open(regular(path), framework="pt") as file:
         kept = file.metadata()
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     progress = _progress(kept, run_id)

@@ -227,3 +227,17 @@ def test_it_needs_no_torch_and_reads_no_text(sweep: SweepFolder, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "6 pending" in done.stdout
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("left", ["", '{"tokens": 1, "time": 1}\n'])
+def test_a_history_shorter_than_at_the_checkpoint_is_damage(every_state: SweepFolder, left: str) -> None:
+    run = every_state.run("cut")
+    progress_text = json.dumps({"history": {"bytes": run.history.stat().st_size}})
+    header = json.dumps({"__metadata__": {"progress": progress_text}}).encode()
+    run.checkpoint.mkdir(parents=True)
+    (run.checkpoint / "state.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert {one["name"]: one for one in progress(every_state, NOW)["runs"]}["cut"]["state"] == "interrupted"
+    run.history.write_text(left)
+    shown = {one["name"]: one for one in progress(every_state, NOW)["runs"]}["cut"]
+    assert shown["state"] == "damaged"
+    assert "history.jsonl is damaged" in shown["error"]

@@ -1,6 +1,7 @@
 """A checkpoint is read back unchanged, or rejected."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,9 +122,13 @@ def test_one_without_a_checksum_is_refused(folder: RunFolder, caplog: pytest.Log
     assert "not a checkpoint of this version" in caplog.text
 
 
-def test_a_folder_in_its_place_is_damage(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_folder_or_a_pipe_in_its_place_is_damage(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None]
+) -> None:
     file(folder).unlink()
-    file(folder).mkdir()
+    make(file(folder))
+    assert begun(folder, "the-id") is None
     assert load_checkpoint(folder, "the-id") is None
     assert "is damaged" in caplog.text
 
