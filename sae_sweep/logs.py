@@ -136,6 +136,8 @@ class _RunLog(logging.Handler):
                 with only_for(self._run):
                     why = error.strerror or error
                     log.warning("cannot write %s: %s; the run goes on without these lines", self._path, why)
+        except Exception:  # a library's record that cannot be formatted must not end the run
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         pass
