@@ -1,4 +1,4 @@
-"""Reads and writes `status.json` and `config.yaml` of a run."""
+"""Reads and writes `status.json`, the state of a run, and prepares runs for training."""
 
 import dataclasses
 import logging

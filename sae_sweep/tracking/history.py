@@ -15,7 +15,7 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import SaeSweepError, is_count
 from sae_sweep.store import disk_error
 
 HistoryRecord = Mapping[str, Any]
@@ -102,7 +102,7 @@ class History:
 
     def _up_to(self, mark: HistoryMark) -> tuple[bytes, int]:
         """The bytes before a mark, and the tokens at it."""
-        if not isinstance(mark, Mapping) or not all(_is_count(mark.get(key)) for key in ("bytes", "tokens")):
+        if not isinstance(mark, Mapping) or not all(is_count(mark.get(key)) for key in ("bytes", "tokens")):
             raise self._damaged(f"{mark} is no mark in it")
         size, tokens = int(mark["bytes"]), int(mark["tokens"])
         try:
@@ -164,14 +164,10 @@ def _record(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or not _is_count(record.get("tokens")):
+    if not isinstance(record, dict) or not is_count(record.get("tokens")):
         return None
     at = record.get("time")
     return record if isinstance(at, int | float) and 0 <= at < 2**53 else None
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
 
 
 def _without_nan(value: Any) -> Any:
