@@ -40,7 +40,7 @@ LAYOUT_VERSION = "6.0.0"
 _LARGEST = 2**31
 """Bound on d_in and d_sae, so that their product is a number of weights."""
 _FREE_KEYS = ("metadata", "device", "checksum")
-"""Keys of cfg.json without a part in what an SAE computes."""
+"""Keys of cfg.json that do not affect what an SAE computes."""
 _REMEDY = "delete its folder, and train or export the SAE again"
 _SAELENS_ARCHITECTURE = {"topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "relu": "standard"}
 

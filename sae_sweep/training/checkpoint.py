@@ -144,7 +144,7 @@ def _read(path: Path, run_id: str) -> Checkpoint:
 
 
 def _progress(kept: Mapping[str, str] | None, run_id: str) -> dict[str, Any]:
-    """Everything but the tensors, from a file's metadata; it has a checksum for those who read it alone."""
+    """Everything except the tensors, from a file's metadata; its own checksum serves readers of it alone."""
     if not kept or not kept.keys() >= {"progress", "progress_checksum", "checksum"}:
         raise ValueError("it is not a checkpoint of this version of sae_sweep")
     if kept["progress_checksum"] != _progress_checksum(kept["progress"]):
