@@ -28,7 +28,7 @@ def only_for(run: str) -> Iterator[None]:
         _current_run.reset(token)
 
 
-def log_traceback(error: BaseException) -> None:
+def write_traceback(error: BaseException) -> None:
     """Write an error's traceback into the open log files; the terminal shows one line elsewhere."""
     log.error("%s", type(error).__name__, exc_info=error, extra={_ONLY_IN_FILES: True})
 

@@ -29,7 +29,7 @@ def fault_line(error: Exception) -> str:
 def log_traceback(error: Exception) -> None:
     """Write the traceback of an unexpected error into the open train.logs."""
     if not isinstance(error, SaeSweepError):
-        logs.log_traceback(error)
+        logs.write_traceback(error)
 
 
 def settle(runs: Sequence[PlannedRun], state: str, **details: Any) -> None:

@@ -219,4 +219,4 @@ def _text_of_line(line: bytes, key: str, where: str) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> SaeSweepError:
-    return unreadable(path, getattr(error, "strerror", None) or first_line(error), "")
+    return unreadable(path, error if isinstance(error, OSError) else first_line(error))

@@ -129,8 +129,7 @@ def _refuse_unopened(path: Path) -> None:
     except IsADirectoryError:
         return  # which is damage
     except OSError as error:
-        why = error.strerror or str(error)
-        raise unreadable(path, why, "make it readable, then the same command goes on from it") from error
+        raise unreadable(path, error) from error
 
 
 def _read(path: Path, run_id: str) -> Checkpoint:
