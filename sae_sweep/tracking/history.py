@@ -75,10 +75,10 @@ class History:
             SaeSweepError: if the file cannot be flushed, or was changed or removed meanwhile.
         """
         size = 0
-        with disk_errors(self._path), suppress(FileNotFoundError):  # nothing was logged, or the file is gone
-            with self._path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                os.fsync(file.fileno())
+        # without a file, nothing was logged, or it is gone
+        with disk_errors(self._path), suppress(FileNotFoundError), self._path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            os.fsync(file.fileno())
         if size != self._bytes:
             raise self._damaged(f"it has {size:,} bytes, and {self._bytes:,} were logged")
         return {"bytes": self._bytes, "checksum": self._checksum.hexdigest(), "tokens": self.tokens}
