@@ -28,7 +28,7 @@ def only_for(run: str) -> Iterator[None]:
         _current_run.reset(token)
 
 
-def log_traceback(error: BaseException) -> None:
+def write_traceback(error: BaseException) -> None:
     """Write an error's traceback into the open log files; the terminal shows one line elsewhere."""
     log.error("%s", type(error).__name__, exc_info=error, extra={_ONLY_IN_FILES: True})
 
@@ -136,6 +136,8 @@ class _RunLog(logging.Handler):
                 with only_for(self._run):
                     why = error.strerror or error
                     log.warning("cannot write %s: %s; the run goes on without these lines", self._path, why)
+        except Exception:  # a library's record that cannot be formatted must not end the run
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         pass

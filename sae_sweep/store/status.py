@@ -1,4 +1,4 @@
-"""Reads and writes `status.json` and `config.yaml` of a run."""
+"""Reads and writes `status.json`, the state of a run, and prepares runs for training."""
 
 import dataclasses
 import logging
@@ -36,7 +36,7 @@ _TRAINED = ("tokens", "seconds", "lm", "history")
 """Keys that a later state keeps unless the run is trained again."""
 _EMPTY: tuple[Any, ...] = (None, {}, (), [])
 _FLAT_FINGERPRINTS = ("corpus", "model")
-"""Fingerprints that version 0.2.0 wrote beside the other keys."""
+"""Fingerprints that version 0.1.0 wrote beside the other keys."""
 _VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
 
 LmUseRecord = TypedDict("LmUseRecord", {"pass": str, "tokens": int, "seconds": float, "alone": int})
@@ -174,7 +174,7 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
     """Write `status.json` with the state, its time, and `details` such as the error.
 
     What holds for the whole run stays as it was unless `details` say otherwise: the times, what `auto`
-    became, and the group's job.
+    became, and the group's job. What training ended with stays until the run is trained again.
     """
     before = _known(run.folder)
     values = {
