@@ -12,6 +12,7 @@ from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.config import ConfigError, ModelConfig, RunConfig
 from sae_sweep.launch.conditions import OnMachine, by_threads, conditions, cpu_threads, resolve
+from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.finish import Finisher, close, is_trained
 from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
@@ -97,6 +98,7 @@ def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
     """Train the runs of a group, and evaluate those again that are trained."""
     first = runs[0].config
     source = open_text(first.dataset, command.cache)
+    refuse_other_content(runs[0], command.cache)
     lm = command.models.get(first)
     command.stop.raise_if_requested()  # a library may have swallowed it while the model was loaded
     here = resolve(lm, first, command.cache)

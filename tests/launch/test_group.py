@@ -63,6 +63,7 @@ def nothing_real(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         group, "load_language_model", lambda model, device: SimpleNamespace(check=lambda *_: None)
     )
+    monkeypatch.setattr(group, "refuse_other_content", lambda *_: None)
     monkeypatch.setattr(group, "resolve", lambda *_: None)
     monkeypatch.setattr(group, "conditions", lambda *_: SimpleNamespace())
     monkeypatch.setattr(group._Shared, "open", lambda *_: group._Shared(*[None] * 6))
