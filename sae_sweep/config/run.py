@@ -146,6 +146,11 @@ class RunConfig:
             "shuffle_seed": self.data_seed if self.shuffle_seed is None else self.shuffle_seed,
         }
 
+    def pass_identity(self) -> dict[str, Any]:
+        """What runs must agree in to share the passes of an LM, besides the content of text and LM."""
+        how = {"device": self.device, "lm_batch": self.activations.lm_batch}
+        return {"stream": self.stream_identity(), **how}
+
     def identity(self) -> dict[str, Any]:
         """Everything that determines the weights, except the content of text and LM."""
         return {

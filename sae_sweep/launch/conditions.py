@@ -36,7 +36,7 @@ def resolve(lm: LanguageModel, config: RunConfig, cache: Path) -> OnMachine:
 
     Args:
         lm: the loaded LM.
-        config: config of any run that reads it.
+        config: config of a run that reads it.
         cache: folder that keeps compiled kernels.
 
     Raises:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.config import ConfigError, ModelConfig, RunConfig
-from sae_sweep.launch.conditions import OnMachine, by_threads, conditions, cpu_threads, resolve
+from sae_sweep.launch.conditions import by_threads, conditions, cpu_threads, resolve
+from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.finish import Finisher, close, is_trained
 from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
@@ -97,10 +98,10 @@ def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
     """Train the runs of a group, and evaluate those again that are trained."""
     first = runs[0].config
     source = open_text(first.dataset, command.cache)
+    refuse_other_content(runs[0], command.cache)
     lm = command.models.get(first)
     command.stop.raise_if_requested()  # a library may have swallowed it while the model was loaded
-    here = resolve(lm, first, command.cache)
-    accepted = {run.name: found for run in runs if (found := _accepted(run, lm, here, command))}
+    accepted = {run.name: found for run in runs if (found := _accepted(run, lm, command))}
     ready = [run for run in runs if run.name in accepted]
     trained = [run for run in ready if is_trained(run)]
     finisher = Finisher(lm, source, command.plan.command.matching.threshold)
@@ -110,7 +111,7 @@ def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
             finisher.evaluate_again(run, command.sink(run, accepted[run.name]))
     rest = [run for run in ready if run not in trained]
     if rest:
-        _Shared.open(command, rest, source, lm, here, accepted).train(rest)
+        _Shared.open(command, rest, source, lm, accepted).train(rest)
 
 
 @contextmanager
@@ -142,10 +143,11 @@ def _run_border(run: PlannedRun) -> Iterator[None]:
         yield
 
 
-def _accepted(run: PlannedRun, lm: LanguageModel, here: OnMachine, command: _Command) -> Conditions | None:
+def _accepted(run: PlannedRun, lm: LanguageModel, command: _Command) -> Conditions | None:
     """How the run is trained; None if it failed, because the model or this machine does not suit it."""
     with _run_border(run):
         lm.check([run.config.layer], run.config.packing.seq_len)
+        here = resolve(lm, run.config, command.cache)  # the runs of a group may differ in their backend
         return conditions(run, here, command.plan.command.launcher, command.job)
     return None
 
@@ -173,14 +175,15 @@ class Models:
     """Caches the last loaded LM; consecutive groups often share it."""
 
     def __init__(self) -> None:
-        self._config: ModelConfig | None = None
+        self._key: tuple[ModelConfig, str] | None = None
         self._loaded: LanguageModel | None = None
 
     def get(self, config: RunConfig) -> LanguageModel:
-        if self._loaded is None or self._config != config.model:
+        key = config.model, config.device
+        if self._loaded is None or self._key != key:
             self._loaded = None  # free its memory before loading the next
             self._loaded = load_language_model(config.model, pick_device(config.device))
-            self._config = config.model
+            self._key = key
         return self._loaded
 
 
@@ -203,12 +206,12 @@ class _Shared:
         runs: Sequence[PlannedRun],
         source: TextSource,
         lm: LanguageModel,
-        here: OnMachine,
         accepted: Mapping[str, Conditions],
     ) -> "_Shared":
         """With `activations=cache`, fill the cache."""
         use = LmUse(lm)
-        make_stream = stream_maker(lm, source, runs, command.cache, here.resolved)
+        resolved = accepted[runs[0].name].resolved
+        make_stream = stream_maker(lm, source, runs, command.cache, resolved)
         use.filled(max(run.config.steps for run in runs))
         return cls(command, lm, source, make_stream, use, accepted)
 

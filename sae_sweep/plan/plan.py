@@ -171,7 +171,7 @@ def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Pla
         config, reference = (_resolved(given, request) for given in (one.config, one.reference))
         prints = fingerprints(config)
         run_id = config.run_id(prints)
-        group = digest({"stream": config.stream_identity(), **prints})
+        group = digest({**config.pass_identity(), **prints})
         name = run_name(config, reference)
         found.setdefault(run_id, PlannedRun(name, run_id, group, config, RunFolder(Path(name)), prints))
         grids.setdefault(run_id, {}).update(dict.fromkeys(one.grids))

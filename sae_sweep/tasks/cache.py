@@ -10,6 +10,7 @@ import torch
 from sae_sweep.activations.cache import CacheEntry, Removed, inventory, prune, remove, verify
 from sae_sweep.config import CommandConfig, SaeSweepError, escaped
 from sae_sweep.launch.conditions import cpu_threads, resolve
+from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.group import Models
 from sae_sweep.launch.local import worker_threads
 from sae_sweep.launch.streams import fill_cache
@@ -43,11 +44,13 @@ def _fill(request: Request) -> int:
     models = Models()
     for runs in groups.values():
         config = runs[0].config
+        source = open_text(config.dataset, folder)
+        refuse_other_content(runs[0], folder)
         lm = models.get(config)
         lm.check([run.config.layer for run in runs], config.packing.seq_len)
         with cpu_threads(_threads(plan)):
             resolved = resolve(lm, config, folder).resolved
-            filled = fill_cache(lm, open_text(config.dataset, folder), runs, folder, resolved)
+            filled = fill_cache(lm, source, runs, folder, resolved)
         log.info("%s holds what %d runs read", filled.root, len(runs))
     return 0
 

@@ -43,6 +43,7 @@ class LocalFiles(TextSource):
         super().__init__(f"dataset.path={dataset.path}", dataset.exhausted)
         self._key = dataset.text_key
         self._paths = find_files(dataset.path)
+        self._versions = [_version(path) for path in self._paths]
         self._index = self._build_index()
         self._held_out_below = self._held_out_limit(dataset.held_out_every)
         """Texts with a smaller `text_number` are held out."""
@@ -106,6 +107,8 @@ class LocalFiles(TextSource):
     def _texts(self, row: _Unit, start: int) -> Iterator[str]:
         """Yield the documents of a unit, from the one with index `start` on."""
         path = self._paths[row.file]
+        if _version(path) != self._versions[row.file]:
+            raise SaeSweepError(f"{path} was changed while it was read: put back what was there")
         if path.suffix == ".parquet":
             yield from islice(_row_group(path, row.where, self._key), start, None)
         elif start == 0:
@@ -216,6 +219,15 @@ def _text_of_line(line: bytes, key: str, where: str) -> str:
     if not isinstance(row[key], str):
         raise SaeSweepError(f"{where}: {key!r} holds {type(row[key]).__name__}, not text")
     return row[key]
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """What differs once a file is written again or replaced."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _unreadable(path: Path, error: Exception) -> SaeSweepError:

@@ -161,6 +161,13 @@ def test_runs_share_a_stream_across_layers_seeds_and_sizes_but_not_data() -> Non
     assert changed(shuffle_seed=0).stream_identity() == stream  # null means data_seed, which is 0
 
 
+def test_runs_on_other_devices_or_in_other_lm_batches_share_no_pass() -> None:
+    shared = BASELINE.pass_identity()
+    assert changed(seed=1, backend="reference").pass_identity() == shared
+    assert changed(device="cpu").pass_identity() != shared
+    assert changed(activations=ActivationsConfig(lm_batch=8)).pass_identity() != shared
+
+
 def test_names_show_every_difference_that_moves_the_weights() -> None:
     name = run_name(changed(tokens=2_000_000, init=InitConfig(shared=False)), BASELINE)
     assert name == "gpt2-small_L8_stdlib_docs_topk_x16_k16_s49_tokens-2e6_shared-false"

@@ -1,5 +1,6 @@
 """Borders of groups and of runs before their training: who fails, who goes on, who is told."""
 
+import dataclasses
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ def nothing_real(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         group, "load_language_model", lambda model, device: SimpleNamespace(check=lambda *_: None)
     )
+    monkeypatch.setattr(group, "refuse_other_content", lambda *_: None)
     monkeypatch.setattr(group, "resolve", lambda *_: None)
     monkeypatch.setattr(group, "conditions", lambda *_: SimpleNamespace())
     monkeypatch.setattr(group._Shared, "open", lambda *_: group._Shared(*[None] * 6))
@@ -154,6 +156,48 @@ def test_a_layer_that_the_model_lacks_fails_its_runs_alone(
     train_runs(plan, plan.runs, stop)
     assert states(plan) == ["failed", "done", "done", "done"]
     assert read_status(plan.runs[0].folder).error == "layer=8: the model has layers 0 to 5"
+
+
+def test_each_run_is_accepted_under_its_own_backend(
+    plan: Plan, stop: StopRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [
+        dataclasses.replace(run, config=dataclasses.replace(run.config, backend=backend))
+        for run, backend in zip(plan.runs[:2], ("triton", "reference"), strict=True)
+    ]
+
+    def resolve(_lm: Any, config: RunConfig, _cache: Path) -> str:
+        if config.backend == "triton":
+            raise SaeSweepError("backend=triton: no GPU here")
+        return config.backend
+
+    seen: list[str] = []
+
+    def conditions(_run: PlannedRun, here: str, *_: Any) -> Any:
+        seen.append(here)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(group, "resolve", resolve)
+    monkeypatch.setattr(group, "conditions", conditions)
+    train_runs(dataclasses.replace(plan, runs=tuple(runs)), runs, stop)
+    assert seen == ["reference"]
+    assert [state(run.folder) for run in runs] == ["failed", "done"]
+
+
+def test_a_model_is_loaded_again_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+
+    def load(_model: Any, device: str) -> str:
+        devices.append(device)
+        return device
+
+    monkeypatch.setattr(group, "pick_device", lambda name: name)
+    monkeypatch.setattr(group, "load_language_model", load)
+    models: Any = group.Models()
+    config = RunConfig(architecture=TopKConfig(), dataset=FilesDataset(path="texts"), device="cpu")
+    assert [models.get(config) for _ in range(2)] == ["cpu", "cpu"]
+    assert models.get(dataclasses.replace(config, device="cuda")) == "cuda"
+    assert devices == ["cpu", "cuda"]
 
 
 def test_a_log_that_cannot_be_opened_ends_nothing(plan: Plan, stop: StopRequest) -> None:

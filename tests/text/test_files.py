@@ -184,3 +184,15 @@ def test_missing_values_are_empty_documents(tmp_path):
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["", "a", "b"]
     assert held_out in (["a"], ["b"])
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet"])
+def test_a_file_that_is_changed_while_it_is_read_is_refused(tmp_path, suffix):
+    write = {"txt": lambda path, texts: path.write_text(texts[0]), "jsonl": write_lines}
+    write["parquet"] = write_parquet
+    for name in ("a", "b"):
+        write[suffix](tmp_path / f"{name}.{suffix}", [f"document {name}"] * 3)
+    source = LocalFiles(FilesDataset(path=str(tmp_path)), CACHE)
+    write[suffix](tmp_path / f"a.{suffix}", ["another one"] * 3)
+    with pytest.raises(SaeSweepError, match=rf"a\.{suffix} was changed while it was read"):
+        list(source.read(0))

@@ -1,0 +1,37 @@
+"""Text and weights that are still those of a run's id when its training begins."""
+
+from pathlib import Path
+
+from sae_sweep.activations import weights_fingerprint
+from sae_sweep.config import SaeSweepError
+from sae_sweep.store import PlannedRun
+from sae_sweep.text import fingerprint
+
+_NAMES = {"corpus": "text", "model": "model"}
+
+
+def refuse_other_content(run: PlannedRun, cache: Path) -> None:
+    """Refuse a run whose text or model is no longer what it was when the run was planned.
+
+    A job can wait for days, and so can the last group of a command.
+
+    Args:
+        run: the run; its fingerprints are part of its id.
+        cache: folder of the embedded corpora.
+
+    Raises:
+        SaeSweepError: naming what changed, and what to do.
+    """
+    now = {
+        "corpus": fingerprint(run.config.dataset, cache),
+        "model": weights_fingerprint(run.config.model),
+    }
+    where = {"corpus": getattr(run.config.dataset, "path", run.config.dataset.name)}
+    where["model"] = run.config.model.path
+    changed = [key for key, value in now.items() if run.fingerprints.get(key, value) != value]
+    if changed:
+        what = " and ".join(f"the {_NAMES[key]} {where[key]}" for key in changed)
+        raise SaeSweepError(
+            f"{what} changed after {run.name} was planned: put back what was there and launch the same "
+            "command again, or choose another sweep=NAME for the new content"
+        )
