@@ -4,13 +4,12 @@ import errno
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import ConfigError, SaeSweepError, digest, escaped, first_line
-from sae_sweep.store.atomic import write_text
+from sae_sweep.store.atomic import regular, write_text
 
 FORMAT, CHECKSUM = "format", "checksum"
 """First and last key of a record: whatever piece of the file is lost, one of them is left to say so."""
@@ -72,23 +71,16 @@ def read_json(path: Path, remedy: str = "") -> Any:
 def read_text(path: Path, remedy: str, most_bytes: int = _MOST_BYTES) -> str:
     """Read a text file of limited size. Raises SaeSweepError like `read_json`."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise unreadable(path, "it is not a file", remedy)
-            if found.st_size > most_bytes:
-                raise unreadable(path, f"it has {found.st_size:,} bytes, too many for such a file", remedy)
+        with regular(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most_bytes:
+                raise unreadable(path, f"it has {size:,} bytes, too many for such a file", remedy)
             return file.read(most_bytes).decode("utf-8")
     except OSError as error:
         gone = isinstance(error, FileNotFoundError) and path.is_symlink()
         raise unreadable(path, "it is a link to nothing" if gone else error, remedy) from error
     except ValueError as error:
         raise unreadable(path, str(error), remedy) from error
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a named pipe in its place, which nobody writes to, is opened at once too."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def is_present(path: Path) -> bool:

@@ -67,7 +67,7 @@ def test_nobody_is_told_to_remove_a_file_that_may_be_whole(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "open", refuse)
+        patched.setattr(Path, "open", refuse)
         with pytest.raises(SaeSweepError) as refused:
             read_record(file, "remove it")
     said = "make it readable, then the same command goes on"
