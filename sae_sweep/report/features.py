@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.analysis import Evaluation, Histogram
-from sae_sweep.report.parquet import read_parquet, unreadable, write_parquet
-from sae_sweep.store import write_json
+from sae_sweep.report.parquet import read_parquet, write_parquet
+from sae_sweep.store import unreadable, write_json
 
 _STATISTICS = "statistics.parquet"
 _REMEDY = "delete the run's folder and launch the same command again to train it anew"

@@ -10,8 +10,8 @@ import pyarrow
 from pyarrow import parquet
 from xxhash import xxh3_128
 
-from sae_sweep.config import SaeSweepError, first_line
-from sae_sweep.store import regular, write_bytes
+from sae_sweep.config import first_line
+from sae_sweep.store import regular, unreadable, write_bytes
 
 _MARK = b"sae_sweep:xxh3-128:"
 """In front of the checksum; metadata is at the end of a file, behind all columns and their names."""
@@ -48,11 +48,8 @@ def read_parquet(path: Path, columns: Sequence[str], remedy: str) -> pyarrow.Tab
             raise ValueError("its checksum differs")
         return parquet.read_table(pyarrow.BufferReader(whole), columns=list(columns))
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
-        raise unreadable(path, first_line(error), remedy) from error
-
-
-def unreadable(path: Path, what: str, remedy: str) -> SaeSweepError:
-    return SaeSweepError(f"cannot read {path}: {what}; {remedy}")
+        why = error if isinstance(error, OSError) else first_line(error)
+        raise unreadable(path, why, remedy) from error
 
 
 def _parts(whole: bytes) -> tuple[bytes, bytes, bytes]:
