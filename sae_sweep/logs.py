@@ -28,7 +28,7 @@ def only_for(run: str) -> Iterator[None]:
         _current_run.reset(token)
 
 
-def log_traceback(error: BaseException) -> None:
+def write_traceback(error: BaseException) -> None:
     """Write an error's traceback into the open log files; the terminal shows one line elsewhere."""
     log.error("%s", type(error).__name__, exc_info=error, extra={_ONLY_IN_FILES: True})
 
@@ -136,14 +136,21 @@ class _RunLog(logging.Handler):
                 with only_for(self._run):
                     why = error.strerror or error
                     log.warning("cannot write %s: %s; the run goes on without these lines", self._path, why)
+        except Exception:  # a library's record that cannot be formatted must not end the run
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         pass
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe in its place, which nobody reads, is an error and no endless wait."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
 def _append(path: Path, line: bytes) -> None:
     """Append a line whole, or not at all."""
-    with path.open("ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=_without_waiting) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while line:

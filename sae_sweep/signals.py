@@ -237,7 +237,7 @@ def stop_at_end_of(descriptor: int) -> None:
     """Stop this process as SIGTERM does once a pipe has no writer: the process at its other end is gone."""
     main = threading.main_thread().ident
 
-    def wait() -> None:
+    def wait_for_end() -> None:
         try:
             while os.read(descriptor, 4096):
                 pass
@@ -246,7 +246,7 @@ def stop_at_end_of(descriptor: int) -> None:
         if main is not None:
             signal.pthread_kill(main, signal.SIGTERM)
 
-    threading.Thread(target=wait, name="stop_at_end_of", daemon=True).start()
+    threading.Thread(target=wait_for_end, name="stop_at_end_of", daemon=True).start()
 
 
 def _install(request: StopRequest) -> dict[signal.Signals, _Handler]:

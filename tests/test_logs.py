@@ -163,3 +163,13 @@ def test_a_result_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "a\\tb\n\\x1b[0mc\n"
     logs.show_problem("one\ntwo")
     assert capsys.readouterr().err == "sae_sweep: one\\ntwo\n"
+
+
+def test_a_record_that_cannot_be_formatted_does_not_end_the_run(tmp_path: Path) -> None:
+    with log_to_files([("run", tmp_path / "train.log")]):
+        record = logging.makeLogRecord({"name": "library", "msg": "%d", "args": ("text",)})
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logs._RunLog):
+                handler.handle(record)
+        log.warning("the next line")
+    assert (tmp_path / "train.log").read_text().count("\n") == 1

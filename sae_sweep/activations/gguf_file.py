@@ -17,7 +17,7 @@ def check_gguf(path: Path) -> None:
     """Raise ValueError if the header is damaged, or its number of blocks is not that of the tensors."""
     with path.open("rb") as file:
         header = _Header(file, path.stat().st_size)
-        if header.take(4) != b"GGUF" or header.uint32() not in _VERSIONS:
+        if header.read(4) != b"GGUF" or header.uint32() not in _VERSIONS:
             raise ValueError("it is no GGUF file of version 2 or 3")
         tensors, fields = header.uint64(), header.uint64()
         said = [count for _ in range(fields) if (count := header.block_count()) is not None]
@@ -35,7 +35,7 @@ class _Header:
         self._file = file
         self._left = size
 
-    def take(self, size: int) -> bytes:
+    def read(self, size: int) -> bytes:
         self._shrink(size)
         return self._file.read(size)
 
@@ -45,13 +45,13 @@ class _Header:
         self._left -= size
 
     def uint32(self) -> int:
-        return int(struct.unpack("<I", self.take(4))[0])
+        return int(struct.unpack("<I", self.read(4))[0])
 
     def uint64(self) -> int:
-        return int(struct.unpack("<Q", self.take(8))[0])
+        return int(struct.unpack("<Q", self.read(8))[0])
 
     def text(self) -> bytes:
-        return self.take(self.uint64())
+        return self.read(self.uint64())
 
     def block_count(self) -> int | None:
         """The value of a field, if it is the number of blocks."""
@@ -64,8 +64,8 @@ class _Header:
     def block(self) -> int | None:
         """The number of the block that a tensor belongs to."""
         name = self.text()
-        self.take(8 * self.uint32())  # its shape
-        self.take(4 + 8)  # its type, and its place in the file
+        self.read(8 * self.uint32())  # its shape
+        self.read(4 + 8)  # its type, and its place in the file
         found = re.match(rb"blk\.(\d{1,6})\.", name)
         return int(found[1]) if found else None
 
@@ -81,6 +81,6 @@ class _Header:
                 for _ in range(count):
                     self._skip(item, depth + 1)
         elif kind in _BYTES:
-            self.take(_BYTES[kind])
+            self.read(_BYTES[kind])
         else:
             raise ValueError(f"its header is damaged (type {kind})")

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line
+from sae_sweep.store import regular
 
 BUNDLED = "bundled:"
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -69,13 +70,21 @@ def weights_fingerprint(model: ModelConfig) -> str:
     path = local_path(model)
     if path is None:
         return f"{model.path}@{model.revision or 'main'}"
-    files = [path] if path.is_file() else sorted(filter(_is_hashed, path.iterdir()))
     whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
+    try:
+        files = sorted(filter(_is_hashed, path.iterdir())) if path.is_dir() else [path]
+        for file in files:
             whole.update(file.name.encode() if path.is_dir() else b"")
-            whole.update(hashlib.file_digest(content, "sha256").digest())
+            whole.update(_digest(file))
+    except OSError as error:
+        where = f"{error.filename}: {error.strerror}"
+        raise SaeSweepError(f"cannot read model.path={model.path} ({where}): give another copy") from error
     return whole.hexdigest()[:16]
+
+
+def _digest(file: Path) -> bytes:
+    with regular(file).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()
 
 
 def _is_hashed(file: Path) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_sweep.activations.device import dtype_name, lm_dtype
 from sae_sweep.activations.model import LanguageModel
-from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.config import RunConfig, SaeSweepError, is_count
 from sae_sweep.text.packing import Tokens, token_mask
 from sae_sweep.text.sequences import TrainingSequences
 
@@ -55,7 +55,7 @@ def check_position(position: Any) -> None:
     if not isinstance(position, dict) or position.keys() != {*counts, "sequences"}:
         raise bad_position("its keys differ")
     for key in counts:
-        if type(position[key]) is not int or not 0 <= position[key] < 2**63:
+        if not is_count(position[key]):
             raise bad_position(f"{key}={position[key]}")
 
 

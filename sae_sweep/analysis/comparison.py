@@ -36,6 +36,8 @@ class Comparison:
     """Features of each SAE."""
     init_matches: tuple[float, ...]
     """Share of each SAE's features that match its own initial dictionary."""
+    mixed: tuple[bool, ...]
+    """Whether part of each SAE was trained with other numerics."""
     keys: tuple[Mapping[str, Any], ...]
     """Swept keys of each SAE."""
     rows: tuple[PairRow, ...]
@@ -84,6 +86,7 @@ def compare(
         names=tuple(entry.name for entry in entries),
         sizes=tuple(len(entry.decoder) for entry in entries),
         init_matches=tuple(entry.init_match for entry in entries),
+        mixed=tuple(entry.mixed for entry in entries),
         keys=tuple(dict(entry.keys) for entry in entries),
         rows=tuple(rows.values()),
         ratios=_matrix(len(entries), store.results),

@@ -34,6 +34,8 @@ class ComparisonEntry:
     """Share of features that match the SAE's own initial dictionary (`match_to_init`)."""
     densities: Float[Tensor, " n"] | None = None
     """Share of held-out tokens on which each feature fires; None if it was not evaluated."""
+    mixed: bool = False
+    """Whether part of it was trained with other numerics (`Conditions.mixed`)."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class PairRow:
     init_match_b: float
     undertrained: bool
     """Either SAE still matches its own initial dictionary above `matching.undertrained`."""
+    mixed: bool = False
+    """Part of either SAE was trained with other numerics."""
 
 
 class PairStore:
@@ -159,6 +163,7 @@ def make_row(
         init_match_a=a.init_match,
         init_match_b=b.init_match,
         undertrained=max(a.init_match, b.init_match) > config.undertrained,
+        mixed=a.mixed or b.mixed,
     )
 
 

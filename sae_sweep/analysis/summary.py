@@ -27,6 +27,8 @@ class KeySummary:
     pairs: int
     undertrained: int
     """Number of pairs that are marked undertrained."""
+    mixed: int
+    """Number of pairs that are marked mixed."""
     ratio: float
     """Mean over pairs of the mean of both directions."""
     low: float
@@ -54,6 +56,8 @@ class KeyContrast:
     low: float
     """Lower end of the 95 % interval of the difference; if it is below 0, the difference may be chance."""
     high: float
+    mixed: int = 0
+    """Number of pairs of both keys that are marked mixed."""
 
 
 def _pairs_by_key(rows: Mapping[Pair, PairRow]) -> dict[str, list[Pair]]:
@@ -101,6 +105,7 @@ def _summary(
         values=values,
         pairs=len(rows),
         undertrained=sum(row.undertrained for row in rows),
+        mixed=sum(row.mixed for row in rows),
         ratio=float(np.mean(ratios)),
         low=low,
         high=high,
@@ -114,7 +119,7 @@ def _summary(
 
 def _contrast(high: KeySummary, low: KeySummary, draws: Mapping[str, Tensor]) -> KeyContrast:
     interval = percentile_interval(draws[high.key] - draws[low.key])
-    return KeyContrast(high.key, low.key, high.ratio - low.ratio, *interval)
+    return KeyContrast(high.key, low.key, high.ratio - low.ratio, *interval, mixed=high.mixed + low.mixed)
 
 
 def _values(key: str, pairs: Sequence[Pair], entries: Sequence[ComparisonEntry]) -> tuple[str, ...]:

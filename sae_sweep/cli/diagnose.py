@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sae_sweep.cli.grids import MOST_RUNS
 from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, choices, open_schema
-from sae_sweep.config import ARCHITECTURES
+from sae_sweep.config import ARCHITECTURES, first_line
 from sae_sweep.config.checks import NumericField, numeric_fields, shown
 
 HYDRA_KEYS = ("hydra",)
@@ -179,7 +179,7 @@ def _type_problem(schema: type, key: str, value: Any) -> str | None:
         OmegaConf.update(_trial_config(schema), key, value)
     except Exception as error:  # OmegaConf's errors, and those from values such as Hydra's quoted strings
         number = _number(schema, key)
-        return (number and number.problem(value)) or str(error).splitlines()[0]
+        return (number and number.problem(value)) or first_line(error)
     return None
 
 

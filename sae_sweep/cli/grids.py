@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sae_sweep.config import ConfigError, short_key
+from sae_sweep.config import ConfigError, first_line, short_key
 from sae_sweep.tasks import command_class
 
 Values = Mapping[str, Sequence[Any]]
@@ -114,7 +114,7 @@ def _resolved(config: DictConfig, key: str, problems: list[str]) -> Any:
     try:
         return OmegaConf.to_container(config[key], resolve=True)
     except OmegaConfBaseException as error:
-        problems.append(f"{key}: {str(error).splitlines()[0]}")
+        problems.append(f"{key}: {first_line(error)}")
         return None
 
 

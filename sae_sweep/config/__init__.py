@@ -13,6 +13,7 @@ from sae_sweep.config.architecture import (
     TopKConfig,
     short_key,
 )
+from sae_sweep.config.checks import is_count
 from sae_sweep.config.command import (
     CommandConfig,
     LauncherConfig,
@@ -23,7 +24,6 @@ from sae_sweep.config.command import (
     TrackingConfig,
 )
 from sae_sweep.config.data import (
-    KNOWN_MODELS,
     DatasetConfig,
     EmbeddedDataset,
     FilesDataset,
@@ -48,7 +48,6 @@ from sae_sweep.config.typed import build, typed
 __all__ = [
     "ARCHITECTURES",
     "KEPT_RESIDUALS_BYTES",
-    "KNOWN_MODELS",
     "SPARSITY_KEYS",
     "ActivationsConfig",
     "ArchitectureConfig",
@@ -81,6 +80,7 @@ __all__ = [
     "escaped_lines",
     "first_line",
     "flatten",
+    "is_count",
     "plain_name",
     "run_from_dict",
     "shape_problem",

@@ -140,6 +140,11 @@ def number_problems(config: Any, prefix: str = "") -> dict[str, str]:
     return found
 
 
+def is_count(value: Any, below: int = 2**63) -> bool:
+    """Whether a value from a file is an integer of at least 0 and smaller than `below`."""
+    return type(value) is int and 0 <= value < below
+
+
 def shown(value: Any) -> str:
     """A value as one types it, cut if it is long."""
     if value is None or isinstance(value, bool):

@@ -17,8 +17,7 @@ class Launcher(Protocol):
             True once all jobs have ended, False if they still run (`launcher.detach`).
 
         Raises:
-            SaeSweepError: if the sweep's folder holds another plan, a run's folder is in use or holds another
-                run, or the jobs are refused.
+            SaeSweepError: if a run's folder is in use or holds another run, or the jobs are refused.
             Interrupted: if a signal asked to stop; the runs can be resumed.
         """
         ...

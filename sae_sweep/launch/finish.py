@@ -148,10 +148,11 @@ class Finisher:
 
 
 def is_trained(run: PlannedRun) -> bool:
-    """Whether an earlier launch trained the run's SAE to the end, so that at most its evaluation is left."""
-    if run.folder.checkpoint.exists():
-        return False  # its last step may still have to be evaluated
-    return saved_by(run.folder.sae) == run.run_id
+    """Whether an earlier launch finished the run, so that at most another evaluation is left.
+
+    Its status has the mark of its history's end; a run that failed before goes on from its checkpoint.
+    """
+    return read_status(run.folder).history is not None and saved_by(run.folder.sae) == run.run_id
 
 
 def close(sink: MetricSink, run: PlannedRun, *, failed: bool) -> None:

@@ -28,7 +28,6 @@ class Foreign:
         self._launch = launch
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        plan.refuse_another()
         waiting = [run for run in prepare(plan.runs) if not is_complete(run)]
         plan.save()
         groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]

@@ -14,7 +14,6 @@ class InProcess:
     """Trains the groups in turn; holds locks on the folders of all runs of the plan."""
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        plan.refuse_another()
         with prepared(plan.runs) as ready:
             plan.save()
             waiting = [run for run in ready if not is_complete(run)]

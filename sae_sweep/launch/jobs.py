@@ -132,7 +132,6 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
     Raises:
         SaeSweepError: if a folder is in use or holds another run, or the cluster refuses; the runs then fail.
     """
-    plan.refuse_another()
     our_ids = {run.run_id for run in plan.runs}
     active = [ticket for ticket in cluster.active() if our_ids & set(ticket.run_ids)]
     taken = {run_id for ticket in active for run_id in ticket.run_ids}

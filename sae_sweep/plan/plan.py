@@ -33,8 +33,6 @@ class Plan:
     command: CommandConfig
     union: str | None = None
     """Digest of all runs of the grids that these were selected from; None for a command without grids."""
-    left_out: tuple[str, ...] = ()
-    """Ids of runs that were requested too, and that nothing trains because their files are damaged."""
 
     def groups(self) -> list[list[PlannedRun]]:
         """Groups that share an LM pass, of at most `launcher.max_group` runs; single runs if fuse=false."""
@@ -66,7 +64,7 @@ class Plan:
             return  # another selection among the same runs
         ids = {run.run_id for run in there}
         ours = {run.run_id for run in self.runs}
-        others, new = ids - ours - set(self.left_out), [run for run in self.runs if run.run_id not in ids]
+        others, new = ids - ours, [run for run in self.runs if run.run_id not in ids]
         if others and new:
             left_out = [run for run in there if run.run_id in others]
             near = min(left_out, key=lambda run: len(_differing_keys(run, new[0])))

@@ -1,16 +1,20 @@
 """Figures of a comparison: the matching matrix, and histograms of the top-1 cosines."""
 
 import math
+import textwrap
+from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 
 from sae_sweep.analysis import COSINE_EDGES, SEVERAL, Comparison, KeySummary
-from sae_sweep.report.formatting import short_labels
+from sae_sweep.report.formatting import marked, mixed_note, short_labels
 from sae_sweep.report.style import (
     FAINT,
     INK,
@@ -22,11 +26,14 @@ from sae_sweep.report.style import (
     hatched,
     ink_on,
     new_figure,
+    text_key,
     tidy,
 )
 
 _MOST_WITH_TEXT = 30
 """With more SAEs than this, the cells are too small for numbers."""
+_NOTE_CHARACTERS = 72
+"""Width of a note below a figure."""
 _TILTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 
 
@@ -68,13 +75,13 @@ def _draw_matrix(axes: Axes, comparison: Comparison, scale: Normalize) -> AxesIm
     count = len(comparison.names)
     shares = 100 * comparison.ratios
     image = axes.imshow(np.ma.masked_invalid(shares), cmap="viridis", norm=scale)
-    marked = _undertrained(comparison)
+    undertrained = _undertrained(comparison)
     for row, column in np.ndindex(count, count):
         share = float(shares[row, column])
         if math.isnan(share):
             axes.add_patch(cell_patch(column, row, facecolor=FAINT))
             continue
-        if marked[row] or marked[column]:
+        if undertrained[row] or undertrained[column]:
             axes.add_patch(hatched(column, row, share, image.cmap, scale))
         if count <= _MOST_WITH_TEXT:
             _write(axes, column, row, share, count, image.cmap, scale)
@@ -86,8 +93,8 @@ def _draw_own_init(axes: Axes, comparison: Comparison, scale: Normalize) -> None
     """The match of each SAE to its own initial dictionary, on the same scale."""
     shares = 100 * np.array(comparison.init_matches)[:, None]
     image = axes.imshow(shares, cmap="viridis", norm=scale)
-    for row, marked in enumerate(_undertrained(comparison)):
-        if marked:
+    for row, undertrained in enumerate(_undertrained(comparison)):
+        if undertrained:
             axes.add_patch(hatched(0, row, shares[row, 0], image.cmap, scale))
         if len(shares) <= _MOST_WITH_TEXT:
             _write(axes, 0, row, shares[row, 0], len(shares), image.cmap, scale)
@@ -100,6 +107,7 @@ def _label(axes: Axes, comparison: Comparison, labels: list[str]) -> None:
     size = _label_size(len(labels))
     if len(set(comparison.sizes)) > 1:
         labels = [f"{label}  n={n:,}" for label, n in zip(labels, comparison.sizes, strict=True)]
+    labels = list(map(marked, labels, comparison.mixed))
     ticks = range(len(labels))
     axes.set_xticks(ticks, labels, fontsize=size, color=INK, **_TILTED)
     axes.set_yticks(ticks, labels, fontsize=size, color=INK)
@@ -114,13 +122,21 @@ def _title(comparison: Comparison) -> str:
 
 
 def _legend(figure: Figure, comparison: Comparison) -> None:
-    if not any(_undertrained(comparison)):
-        return
-    text = (
-        f"undertrained: more than {comparison.undertrained_above:.0%} of the features of one of the two\n"
-        "SAEs still match the dictionary it started from"
-    )
-    figure.legend([hatch_key()], [text], loc="outside lower center", fontsize=8, frameon=False)
+    handles: list[Artist] = []
+    if any(_undertrained(comparison)):
+        text = (
+            f"undertrained: more than {comparison.undertrained_above:.0%} of the features of one of the two\n"
+            "SAEs still match the dictionary it started from"
+        )
+        handles.append(hatch_key(text))
+    handles += _mixed_key(comparison.mixed)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", fontsize=8, frameon=False)
+
+
+def _mixed_key(mixed: Iterable[object]) -> list[Line2D]:
+    """The note on mixed runs for a legend, if any is mixed."""
+    return [text_key(textwrap.fill(mixed_note(), _NOTE_CHARACTERS))] if any(mixed) else []
 
 
 def _undertrained(comparison: Comparison) -> list[bool]:
@@ -163,14 +179,18 @@ def cosine_figure(comparison: Comparison) -> Figure:
     axes.set_ylabel("features (%) per 0.02", fontsize=9, color=INK)
     axes.set_title("Where the features of one SAE have their nearest in another", fontsize=11, color=INK)
     if comparison.summaries:
-        figure.legend(loc="outside lower center", ncols=1, fontsize=8, frameon=False)
+        handles = [
+            *axes.get_legend_handles_labels()[0],
+            *_mixed_key(summary.mixed for summary in comparison.summaries),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=1, fontsize=8, frameon=False)
     tidy(axes)
     return figure
 
 
 def _line_label(summary: KeySummary) -> str:
     what = "more than one key differs" if summary.key == SEVERAL else f"only {summary.key} differs"
-    pairs = "1 pair" if summary.pairs == 1 else f"{summary.pairs} pairs"
+    pairs = marked("1 pair" if summary.pairs == 1 else f"{summary.pairs} pairs", summary.mixed)
     return f"{what} ({pairs}): {summary.ratio:.1%} matched [{summary.low:.1%}, {summary.high:.1%}]"
 
 

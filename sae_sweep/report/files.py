@@ -34,7 +34,10 @@ class ComparisonFiles(NamedTuple):
     """One row per pair of SAEs: the fields of `PairRow`."""
     pairs_parquet: Path
     matrix_csv: Path
-    """One row and one column per SAE: share of the row's features that have a match in the column."""
+    """One row and one column per SAE: share of the row's features that have a match in the column.
+
+    If an SAE is mixed, a last column `mixed` says which.
+    """
     matrix_parquet: Path
     keys_csv: Path
     """One row per swept key: the fields of `KeySummary` except the histogram."""
@@ -81,6 +84,8 @@ def _matrix_table(comparison: Comparison) -> pyarrow.Table:
     columns: dict[str, Any] = {"features_of": pyarrow.array(comparison.names, pyarrow.string())}
     for name, column in zip(comparison.names, comparison.ratios.T, strict=True):
         columns[name] = pyarrow.array(column, pyarrow.float64(), from_pandas=True)  # NaN becomes null
+    if any(comparison.mixed):
+        columns["mixed"] = pyarrow.array(comparison.mixed, pyarrow.bool_())
     return pyarrow.table(columns)
 
 

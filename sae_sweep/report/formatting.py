@@ -5,6 +5,8 @@ from typing import Any
 
 from sae_sweep.config import escaped
 
+MIXED = "†"
+"""Mark of a run that was trained with other numerics for a part of the time, and of what depends on it."""
 _PREFIXES = ((10**24, "Y"), (10**21, "Z"), (10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"))
 _BARE = ("dataset", "architecture", "sparsity", "model", "numerics")
 """Keys whose values are clear without the key."""
@@ -48,6 +50,19 @@ def span(seconds: float) -> str:
 def hours(number: float) -> str:
     """Duration in hours, or in a smaller unit below one hour."""
     return f"{number:,.1f} hours" if number >= 1 else span(3600 * number)
+
+
+def mixed_note(mark: str = MIXED) -> str:
+    """What the mark means, in one line."""
+    return (
+        f"{mark} mixed: part of the run was trained with other numerics (device, dtype, attention, kernels "
+        "or LM batch); its last bits, and so its features, may differ from an undisturbed run's."
+    )
+
+
+def marked(label: str, mixed: object) -> str:
+    """`label`, with the mark if `mixed` is true."""
+    return label + MIXED if mixed else label
 
 
 def short_labels(names: Sequence[str], keys: Sequence[Mapping[str, Any]] | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from xxhash import xxh3_128
 
 from sae_sweep.config import SaeSweepError, first_line
-from sae_sweep.store import write_bytes
+from sae_sweep.store import regular, write_bytes
 
 _MARK = b"sae_sweep:xxh3-128:"
 """In front of the checksum; metadata is at the end of a file, behind all columns and their names."""
@@ -42,7 +42,7 @@ def read_parquet(path: Path, columns: Sequence[str], remedy: str) -> pyarrow.Tab
         SaeSweepError: one line with the file and the `remedy`, if it is missing or damaged.
     """
     try:
-        whole = path.read_bytes()
+        whole = regular(path).read_bytes()
         before, checksum, after = _parts(whole)
         if checksum and checksum != _checksum(before, after):
             raise ValueError("its checksum differs")

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 
@@ -64,9 +65,14 @@ def hatched(column: int, row: int, value: float, colours: Colormap, scale: Norma
     )
 
 
-def hatch_key() -> Patch:
+def hatch_key(label: str) -> Patch:
     """Hatching for a legend."""
-    return Patch(facecolor="white", edgecolor=MUTED, hatch=_HATCH, linewidth=0.5)
+    return Patch(facecolor="white", edgecolor=MUTED, hatch=_HATCH, linewidth=0.5, label=label)
+
+
+def text_key(text: str) -> Line2D:
+    """An entry of a legend that is text only."""
+    return Line2D([], [], linestyle="", label=text)
 
 
 def ink_on(value: float, colours: Colormap, scale: Normalize) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
-from sae_sweep.report.formatting import TextTable, count, short_labels, shorten
+from sae_sweep.report.formatting import MIXED, TextTable, count, marked, mixed_note, short_labels, shorten
 
 _MOST_IN_MATRIX = 12
 _UNKNOWN = "-"
@@ -26,6 +26,8 @@ class RunLine:
     """Metrics of the final evaluation; empty if there was none."""
     init_match: float | None = None
     """Share of features that match the SAE's own initial dictionary."""
+    mixed: bool = False
+    """Whether part of it was trained with other numerics."""
 
 
 def terminal_summary(
@@ -61,6 +63,8 @@ def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) ->
     ]
     if any((run.init_match or 0) > limit for run in runs):
         notes.append(f"* undertrained: init above {limit:.0%}; the run may match only due to its start.")
+    if any(run.mixed for run in runs):
+        notes.append(mixed_note())
     return "\n".join(["Runs", *table.lines(width, drop=(1, 4, 5)), *_notes(notes, width)])
 
 
@@ -77,7 +81,7 @@ def _run_cells(run: RunLine, name: str, limit: float) -> list[str]:
         _number(metrics.get("l0"), ".1f"),
         _number(share, ".1%"),
         _number(run.init_match, ".1%") + star,
-        run.status,
+        marked(run.status, run.mixed),
     ]
 
 
@@ -96,6 +100,10 @@ def _summaries(comparison: Comparison, width: int) -> str:
         notes.append(
             "* with undertrained runs, which may match only because of the dictionary they started from."
         )
+    if any(summary.mixed for summary in comparison.summaries):
+        notes.append(
+            f"{MIXED} with mixed runs, which were trained with other numerics for a part of the time."
+        )
     return "\n".join(
         [shorten(title, width), *table.lines(width, drop=(len(heads) + live, 5, 4, 3)), *_notes(notes, width)]
     )
@@ -106,7 +114,7 @@ def _summary_cells(summary: KeySummary, live: bool) -> list[str]:
     name = "(more than one)" if summary.key == SEVERAL else summary.key
     return [
         name,
-        f"{summary.pairs}{star}",
+        marked(f"{summary.pairs}{star}", summary.mixed),
         f"{summary.ratio:.1%}",
         f"{_percent(summary.low)} to {_percent(summary.high)}",
         f"{_percent(summary.lowest)} to {_percent(summary.highest)}",
@@ -131,13 +139,14 @@ def _sentence(contrast: KeyContrast) -> str:
         f"{100 * contrast.difference:.1f} points fewer match "
         f"(95% interval {100 * contrast.low:.1f} to {100 * contrast.high:.1f})"
     )
-    return text + (", which may be chance." if contrast.low <= 0 else ".")
+    return marked(text + (", which may be chance." if contrast.low <= 0 else "."), contrast.mixed)
 
 
 def _matrix(comparison: Comparison, width: int) -> str:
     labels = short_labels(comparison.names, comparison.keys)
     numbers = [str(i) for i in range(1, len(labels) + 1)]
-    table = TextTable(["%", *numbers, "start"], left={0})
+    heads = list(map(marked, numbers, comparison.mixed))
+    table = TextTable(["%", *heads, "start"], left={0})
     limit = comparison.undertrained_above
     marks = ["*" if match > limit else "" for match in comparison.init_matches]
     for i, label in enumerate(labels):
@@ -146,7 +155,7 @@ def _matrix(comparison: Comparison, width: int) -> str:
             for share, mark in zip(comparison.ratios[i], marks, strict=True)
         ]
         own = f"{100 * comparison.init_matches[i]:.0f}{marks[i]}"
-        table.add([f"{numbers[i]:>2} {label}", *cells, own])
+        table.add([marked(f"{numbers[i]:>2} {label}", comparison.mixed[i]), *cells, own])
     title = "Share of the row's features (%) found in the column"
     return "\n".join([title, *table.lines(width, drop=(len(labels) + 1,))])
 

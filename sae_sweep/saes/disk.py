@@ -8,22 +8,29 @@ original architecture.
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from sae_sweep.config import ARCHITECTURES, ArchitectureConfig, SaeSweepError, TopKConfig, first_line
+from sae_sweep.config import (
+    ARCHITECTURES,
+    ArchitectureConfig,
+    ConfigError,
+    SaeSweepError,
+    TopKConfig,
+    build,
+    first_line,
+)
 from sae_sweep.saes.architectures import SAES, BatchTopK
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.build import RULES
 from sae_sweep.saes.checksum import tensors_checksum
-from sae_sweep.store import read_json, write_folder_atomic
+from sae_sweep.store import read_json, regular, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -33,7 +40,7 @@ LAYOUT_VERSION = "6.0.0"
 _LARGEST = 2**31
 """Bound on d_in and d_sae, so that their product is a number of weights."""
 _FREE_KEYS = ("metadata", "device", "checksum")
-"""Keys of cfg.json without a part in what an SAE computes."""
+"""Keys of cfg.json that do not affect what an SAE computes."""
 _REMEDY = "delete its folder, and train or export the SAE again"
 _SAELENS_ARCHITECTURE = {"topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "relu": "standard"}
 
@@ -50,7 +57,6 @@ def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
     Raises:
         SaeSweepError: if a weight is NaN or infinite, or the folder cannot be written.
     """
-
     weights = _weights(sae)
     if bad := _not_finite(weights):
         raise SaeSweepError(f"{folder}: {bad} of the SAE holds NaN or inf, so it is not written")
@@ -160,19 +166,18 @@ def _described(cfg: Any, file: Path, device: str) -> SAE:
         for key in ("d_in", "d_sae"):
             if type(cfg[key]) is not int or not 0 < cfg[key] < _LARGEST:
                 raise ValueError(f"{key}={cfg[key]!r}")
-        if unknown := ours.keys() - {"architecture", "numerics", "checksum"}:
-            raise ValueError(f"{min(unknown)} is unknown")
+        _refuse_other_keys({"architecture", "numerics", "checksum"}, {"checksum": None, **ours})
         if numerics not in RULES:
             raise ValueError(f"numerics={numerics!r}")
-        _refuse_other_values(kind, values)
-        architecture = kind(**values)
+        _refuse_other_keys({field.name for field in dataclasses.fields(kind)}, values)  # no defaults
+        architecture: ArchitectureConfig = build(kind, values)
         if problems := architecture.problems(cfg["d_sae"]):
             raise ValueError(problems[0])
         with torch.device(device):
             sae = SAES[architecture.kind](architecture, cfg["d_in"], cfg["d_sae"], numerics)
         _refuse_another_cfg(cfg, _saelens_cfg(sae))
         return sae
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+    except (ConfigError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise SaeSweepError(
             f"{file} does not describe an SAE of this version of sae_sweep ({error!r}); {_REMEDY}"
         ) from error
@@ -180,28 +185,20 @@ def _described(cfg: Any, file: Path, device: str) -> SAE:
 
 def _refuse_another_cfg(cfg: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Refuse keys of SAELens that describe another SAE than `metadata.sae_sweep`."""
-    if odd := sorted((ours.keys() | {"metadata"}) ^ cfg.keys()):
-        raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in cfg else 'missing'}")
+    _refuse_other_keys(ours.keys() | {"metadata"}, cfg)
     for key in ours.keys() - set(_FREE_KEYS):
         if cfg[key] != ours[key]:
             raise ValueError(f"{key}={cfg[key]!r}, and not {ours[key]!r}")
 
 
-def _refuse_other_values(kind: type[ArchitectureConfig], values: Mapping[str, Any]) -> None:
-    """Refuse missing and unknown keys: a default would be another SAE; and values of another type."""
-    types = get_type_hints(kind)
-    wanted = {field.name: types[field.name] for field in dataclasses.fields(kind)}
-    if odd := sorted(wanted.keys() ^ values.keys()):
-        raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in values else 'missing'}")
-    for key, value in values.items():
-        fits = isinstance(value, wanted[key]) or (type(value) is int and isinstance(0.0, wanted[key]))
-        if not fits or isinstance(value, bool) or (value is not None and not math.isfinite(value)):
-            raise ValueError(f"{key}={value!r}")
+def _refuse_other_keys(wanted: Set[str], found: Mapping[str, Any]) -> None:
+    if odd := sorted(wanted ^ found.keys()):
+        raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in found else 'missing'}")
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        return load_file(regular(file))
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise SaeSweepError(f"cannot read {file}: {first_line(error)}; {_REMEDY}") from error
 

@@ -3,6 +3,7 @@
 from sae_sweep.store.atomic import (
     disk_error,
     disk_errors,
+    regular,
     write_atomic,
     write_bytes,
     write_folder_atomic,
@@ -66,6 +67,7 @@ __all__ = [
     "read_record",
     "read_status",
     "readable",
+    "regular",
     "remove_partials",
     "report_failed",
     "report_unfinished",

@@ -111,3 +111,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
+
+
+def regular(path: Path) -> Path:
+    """Return the path of a file to be opened.
+
+    Raises:
+        OSError: if a named pipe, a folder or a device is in its place; to open a pipe is to wait.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return path

@@ -17,7 +17,7 @@ _LONGEST = 400
 
 
 def fault_line(error: Exception) -> str:
-    """Say in one line what went wrong; an error that we did not foresee refers to its traceback."""
+    """Say in one line what went wrong; an unexpected error refers to its traceback."""
     if isinstance(error, ConfigError):
         return "; ".join(error.problems)
     if isinstance(error, SaeSweepError):
@@ -27,9 +27,9 @@ def fault_line(error: Exception) -> str:
 
 
 def log_traceback(error: Exception) -> None:
-    """Write the traceback of an error that we did not foresee into the open train.logs."""
+    """Write the traceback of an unexpected error into the open train.logs."""
     if not isinstance(error, SaeSweepError):
-        logs.log_traceback(error)
+        logs.write_traceback(error)
 
 
 def settle(runs: Sequence[PlannedRun], state: str, **details: Any) -> None:

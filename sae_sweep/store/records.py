@@ -1,5 +1,6 @@
 """JSON files: written with a checksum, and never believed if they are damaged."""
 
+import errno
 import json
 import math
 import os
@@ -8,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_sweep.config import ConfigError, SaeSweepError, digest, escaped
+from sae_sweep.config import ConfigError, SaeSweepError, digest, escaped, first_line
 from sae_sweep.store.atomic import write_text
 
 FORMAT, CHECKSUM = "format", "checksum"
@@ -18,6 +19,12 @@ _FORMAT = 2
 _MOST_PROBLEMS = 3
 _MOST_BYTES = 2**26
 """Size above which a file is no record of ours: the plan of 30,000 runs is smaller."""
+
+
+_MAY_BE_WHOLE = {
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE),
+}
+"""Errors that say nothing about a file's content; no remedy may remove such a file."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -74,8 +81,7 @@ def read_text(path: Path, remedy: str, most_bytes: int = _MOST_BYTES) -> str:
             return file.read(most_bytes).decode("utf-8")
     except OSError as error:
         gone = isinstance(error, FileNotFoundError) and path.is_symlink()
-        why = "it is a link to nothing" if gone else error.strerror or str(error)
-        raise unreadable(path, why, remedy) from error
+        raise unreadable(path, "it is a link to nothing" if gone else error, remedy) from error
     except ValueError as error:
         raise unreadable(path, str(error), remedy) from error
 
@@ -96,9 +102,16 @@ def is_present(path: Path) -> bool:
     return True
 
 
-def unreadable(path: Path, why: str | ConfigError, remedy: str) -> SaeSweepError:
-    """Error for a damaged file, as one line for the user; of many problems the first ones are named."""
-    if isinstance(why, ConfigError):
+def unreadable(path: Path, why: str | ConfigError | OSError, remedy: str = "") -> SaeSweepError:
+    """Error for a damaged file, as one line for the user; of many problems the first ones are named.
+
+    A file that may be whole gets another remedy.
+    """
+    if isinstance(why, OSError):
+        if why.errno in _MAY_BE_WHOLE:
+            remedy = "make it readable, then the same command goes on"
+        why = why.strerror or first_line(why)
+    elif isinstance(why, ConfigError):
         more = len(why.problems) - _MOST_PROBLEMS
         why = "; ".join(why.problems[:_MOST_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
     return SaeSweepError("; ".join(part for part in (f"cannot read {path}: {escaped(why)}", remedy) if part))

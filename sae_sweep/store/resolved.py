@@ -1,4 +1,4 @@
-"""What was left to the machine when a run was trained, and is not in its id."""
+"""Values that depend on the machine that trains a run, and are not in its id."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _ANY = ("threads",)
 
 @dataclass(frozen=True)
 class Resolved:
-    """What moves the bits of a run although it is not in its id; a resume has to find the same.
+    """Values that change a run's bits although they are not in its id; a resume must find the same.
 
     Another number of threads, device, attention, backend or LM batch sums in another order, which changes
     the last bits of activations and weights.

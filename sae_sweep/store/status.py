@@ -1,4 +1,4 @@
-"""Reads and writes `status.json` and `config.yaml` of a run."""
+"""Reads and writes `status.json`, the state of a run, and prepares runs for training."""
 
 import dataclasses
 import logging
@@ -33,10 +33,10 @@ _REMEDY = "remove it to train this run again"
 _KEPT = ("resolved", "mixed", "fell_back", "job")
 """Keys that a later state keeps."""
 _TRAINED = ("tokens", "seconds", "lm", "history")
-"""Keys that also the end of a later evaluation keeps."""
+"""Keys that a later state keeps unless the run is trained again."""
 _EMPTY: tuple[Any, ...] = (None, {}, (), [])
 _FLAT_FINGERPRINTS = ("corpus", "model")
-"""Fingerprints that version 0.2.0 wrote beside the other keys."""
+"""Fingerprints that version 0.1.0 wrote beside the other keys."""
 _VERSIONS = ("torch", "transformer_lens", "transformers", "lightning", "numpy")
 
 LmUseRecord = TypedDict("LmUseRecord", {"pass": str, "tokens": int, "seconds": float, "alone": int})
@@ -130,8 +130,8 @@ def freeze(run: PlannedRun) -> None:
     held = status.run_id
     if held not in (None, run.run_id):
         raise SaeSweepError(
-            f"{run.folder.root} holds another run (id {held}, not {run.run_id}): "
-            "its text, model weights or versions differ; choose another sweep=NAME, or move the folder away"
+            f"{run.folder.status} is of another run (id {held}, not {run.run_id}): text, model weights or "
+            "versions differ, or the file was replaced; choose another sweep=NAME, or move the folder away"
         )
     if status.state == "done":
         remove_ours(run.folder.checkpoint, CHECKPOINTS)  # it was killed before it could
@@ -157,7 +157,8 @@ def read_status(run: RunFolder, run_id: str | None = None) -> Status:
     if status.run_id is None:
         raise unreadable(run.status, "run_id is null", _REMEDY)
     if run_id not in (None, status.run_id):
-        raise unreadable(run.status, f"it is of run {status.run_id}, not {run_id}", _REMEDY)
+        why = f"it is of run {status.run_id}, not {run_id}"
+        raise unreadable(run.status, why, "restore it, or move the run's folder away")
     return status
 
 
@@ -173,7 +174,7 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
     """Write `status.json` with the state, its time, and `details` such as the error.
 
     What holds for the whole run stays as it was unless `details` say otherwise: the times, what `auto`
-    became, and the group's job.
+    became, and the group's job. What training ended with stays until the run is trained again.
     """
     before = _known(run.folder)
     values = {
@@ -183,7 +184,7 @@ def set_state(run: PlannedRun, state: str, **details: Any) -> None:
         "pid": os.getpid(),
         **_origin(run),
         "fingerprints": dict(run.fingerprints),
-        **{key: getattr(before, key) for key in (*_KEPT, *(_TRAINED if state in ("done", "failed") else ()))},
+        **{key: getattr(before, key) for key in (*_KEPT, *(() if state == "running" else _TRAINED))},
         **details,
     }
     record = dataclasses.asdict(Status(**values))
@@ -269,7 +270,7 @@ def readable(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     found = []
     for run in runs:
         try:
-            status = read_status(run.folder)
+            status = read_status(run.folder, run.run_id)
             found.append(run)
         except SaeSweepError as error:
             log.error("%s is left out: %s", run.name, error)

@@ -42,6 +42,8 @@ class PairSet:
     pairs: int
     undertrained: int
     """Pairs with a run that still matches its own initial dictionary above the limit."""
+    mixed: int
+    """Pairs with a run that was trained with other numerics for a part of the time."""
     missing: tuple[str, ...] = ()
     """SAEs or pairs that are needed and missing."""
 
@@ -76,9 +78,14 @@ class Answer:
         return DATASET_MORE if self.difference < 0 else SEED_MORE
 
     @property
-    def undertrained(self) -> bool:
-        """Whether any of its pairs is undertrained."""
-        return self.dataset.undertrained + self.seed.undertrained > 0
+    def undertrained(self) -> int:
+        """Number of its pairs that are undertrained."""
+        return self.dataset.undertrained + self.seed.undertrained
+
+    @property
+    def mixed(self) -> int:
+        """Number of its pairs that are mixed."""
+        return self.dataset.mixed + self.seed.mixed
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def published_answer() -> Answer:
     measured = []
     for cells in (dataset_cells(), seed_cells_at_baseline()):
         ratio = fmean(cell.published for cell in cells if cell.published is not None) / 100
-        measured.append(_Measured(PairSet(ratio, len(cells), 0), None))
+        measured.append(_Measured(PairSet(ratio, len(cells), undertrained=0, mixed=0), None))
     return _answer("published", "the study", *measured)
 
 
@@ -149,6 +156,7 @@ def _over_settings(settings: Sequence[_Measured], missing: tuple[str, ...]) -> _
         ratio=fmean(ratios) if ratios else None,
         pairs=sum(one.pair_set.pairs for one in settings),
         undertrained=sum(one.pair_set.undertrained for one in settings),
+        mixed=sum(one.pair_set.mixed for one in settings),
         missing=missing,
     )
     return _Measured(pair_set, torch.stack(draws).mean(0) if draws else None)
@@ -218,6 +226,7 @@ def _measured(
         ratio=fmean(ratios) if ratios else None,
         pairs=len(pairs),
         undertrained=sum(shares.undertrained(*pair) for pair in pairs),
+        mixed=sum(a.mixed or b.mixed for a, b in pairs),
         missing=tuple(missing),
     )
     mean = torch.stack(list(draws)).mean(0) if draws else None

@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from numpy import full, ma, nan
 
+from sae_sweep.report.formatting import mixed_note
 from sae_sweep.report.style import (
     FAINT,
     INK,
@@ -26,10 +27,11 @@ from sae_sweep.report.style import (
     hatched,
     ink_on,
     new_figure,
+    text_key,
     tidy,
 )
 from sae_sweep.study.cells import FIGURE13_LAYERS
-from sae_sweep.study.labels import BLOCKS, UNDERTRAINED, StudySetup, row_label, short
+from sae_sweep.study.labels import BLOCKS, MIXED, UNDERTRAINED, Marked, StudySetup, marks, row_label, short
 from sae_sweep.study.published import published
 from sae_sweep.study.tables import CellResult, Setting, StudyTables
 
@@ -39,6 +41,8 @@ _SHIFT = {"owt": -0.17, "tinystories": 0.17, "": 0.0}
 """Vertical shift of the two datasets within a row, so that their intervals do not overlap."""
 _LINE_IN = 0.235
 """Height of a row in inches."""
+_NOTE_CHARACTERS = 60
+"""Width of a note below a figure."""
 _CHARACTERS_PER_INCH = 15
 """Width of the title's text."""
 
@@ -90,8 +94,7 @@ def _draw_cell(axes: Axes, y: float, result: CellResult) -> None:
         return
     axes.hlines(y, 100 * measured.low, 100 * measured.high, color=colour, linewidth=1.4)
     axes.plot(100 * measured.ratio, y, "o", color=colour, markersize=4.5, markeredgewidth=0)
-    if result.undertrained:
-        _dagger(axes, 100 * measured.high, y, colour)
+    _mark(axes, 100 * measured.high, y, colour, result)
 
 
 def table2_figure(tables: StudyTables, setup: StudySetup) -> Figure:
@@ -111,8 +114,7 @@ def table2_figure(tables: StudyTables, setup: StudySetup) -> Figure:
         low, high = scale * row.measured.low, scale * row.measured.high
         axes.hlines(y, low, high, color=colour, linewidth=1.4)
         axes.plot(scale * row.measured.features, y, "o", color=colour, markersize=4.5, markeredgewidth=0)
-        if row.undertrained:
-            _dagger(axes, high, y, colour)
+        _mark(axes, high, y, colour, row)
     sizes = [[int(size) // base for size in row.split("-")] for row in rows]
     _label_lines(axes, [f"x{small} and x{large}" for small, large in sizes])
     axes.axvline(0, color=MUTED, linewidth=0.8)
@@ -164,7 +166,8 @@ def _draw_setting(axes: Axes, y: float, setting: Setting) -> None:
 
 def _setting_label(setting: Setting) -> str:
     there = sum(result.measured is not None for result in setting.cells)
-    marked = f", {setting.undertrained} {UNDERTRAINED}" if setting.undertrained else ""
+    counts = {UNDERTRAINED: setting.undertrained, MIXED: setting.mixed}
+    marked = "".join(f", {count} {mark}" for mark, count in counts.items() if count)
     return f"{setting.name}\n{there} of {len(setting.cells)} cells{marked}"
 
 
@@ -172,10 +175,12 @@ def _hollow(axes: Axes, x: float, y: float, colour: str) -> None:
     axes.plot(x, y, "o", markerfacecolor="white", markeredgecolor=colour, markersize=6, mew=1.1, zorder=1.5)
 
 
-def _dagger(axes: Axes, x: float, y: float, colour: str) -> None:
-    axes.annotate(
-        UNDERTRAINED, (x, y), (3, 0), textcoords="offset points", fontsize=7.5, color=colour, va="center"
-    )
+def _mark(axes: Axes, x: float, y: float, colour: str, result: Marked) -> None:
+    """Draw the marks of a result, if any, to the right of a point."""
+    if text := marks(result):
+        axes.annotate(
+            text, (x, y), (3, 0), textcoords="offset points", fontsize=7.5, color=colour, va="center"
+        )
 
 
 def _label_lines(axes: Axes, labels: Sequence[str]) -> None:
@@ -205,13 +210,20 @@ def _key(label: str, marker: str, colour: str, *, filled: bool = False, size: fl
 
 
 def _legend(
-    figure: Figure, handles: Sequence[Artist], tables: StudyTables, results: Sequence[object]
+    figure: Figure, handles: Sequence[Artist], tables: StudyTables, results: Sequence[Marked]
 ) -> None:
     handles = list(handles)
-    if any(getattr(result, "undertrained", False) for result in results):
+    if any(result.undertrained for result in results):
         text = f"{UNDERTRAINED}: over {tables.undertrained_above:.0%} of an SAE still matches its own start"
-        handles.append(Line2D([], [], linestyle="", label=text))
+        handles.append(text_key(text))
+    handles += _mixed_key(results)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+
+
+def _mixed_key(results: Iterable[Marked]) -> list[Line2D]:
+    """The note on mixed runs for a legend, if any result has one."""
+    mixed = any(result.mixed for result in results)
+    return [text_key(textwrap.fill(mixed_note(MIXED), _NOTE_CHARACTERS))] if mixed else []
 
 
 def figure13(tables: StudyTables, setup: StudySetup) -> Figure:
@@ -268,25 +280,25 @@ def _draw_layer_cell(
     share = 100 * result.measured.ratio
     if result.undertrained:
         axes.add_patch(hatched(column, row, share, colours, scale))
-    text = f"{share:.1f}" if share < 9.95 else f"{share:.0f}"
+    text = (f"{share:.1f}" if share < 9.95 else f"{share:.0f}") + (MIXED if result.mixed else "")
     ink = ink_on(share, colours, scale)
     axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
 
 
 def _layer_legend(figure: Figure, tables: StudyTables) -> None:
     results = [result for each in tables.figure13.values() for result in each]
-    keys = []
+    handles: list[Artist] = []
     if any(result.undertrained for result in results):
         text = (
             f"undertrained: more than {tables.undertrained_above:.0%} of the features of one of the two "
             "SAEs still match the dictionary it started from"
         )
-        keys.append((hatch_key(), text))
+        handles.append(hatch_key(text))
     if any(result.measured is None for result in results):
-        keys.append((cell_patch(0, 0, facecolor=FAINT), "a run is missing"))
-    if keys:
-        handles, texts = zip(*keys, strict=True)
-        figure.legend(handles, texts, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        handles.append(cell_patch(0, 0, facecolor=FAINT, label="a run is missing"))
+    handles += _mixed_key(results)
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
 
 
 def _title(figure: Figure, title: str, setup: StudySetup) -> None:

@@ -185,6 +185,7 @@ def _study_run(
         densities=lambda: densities,
         rest=_rest(config),
         explained_variance=metrics.values.get("explained_variance"),
+        mixed=bool(read_status(folder, entry["id"]).mixed),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sae_sweep.study.cells import Cell
 
@@ -23,7 +24,24 @@ BLOCKS = {
     "sparsity": "sparsity",
 }
 UNDERTRAINED = "†"
+MIXED = "‡"
 _SHORTENED = {"OpenWebText": "OWT"}
+
+
+class Marked(Protocol):
+    """A cell, row or answer with marks, or a set of them, which counts its marked ones."""
+
+    @property
+    def undertrained(self) -> int: ...
+
+    @property
+    def mixed(self) -> int: ...
+
+
+def marks(result: Marked, before: str = "") -> str:
+    """The marks of a cell, with `before` in front if there are any."""
+    found = (UNDERTRAINED if result.undertrained else "") + (MIXED if result.mixed else "")
+    return found and before + found
 
 
 @dataclass(frozen=True)

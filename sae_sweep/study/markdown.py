@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from sae_sweep.report.formatting import mixed_note
 from sae_sweep.report.markdown import code, inline
 from sae_sweep.study.answers import Answer
-from sae_sweep.study.labels import BLOCKS, UNDERTRAINED, StudySetup, name, row_label
+from sae_sweep.study.labels import BLOCKS, MIXED, UNDERTRAINED, Marked, StudySetup, marks, name, row_label
 from sae_sweep.study.published import Footnote, published
 from sae_sweep.study.runs import StudyRun
 from sae_sweep.study.table2 import FOLLOWS, Surplus, Table2Row
@@ -29,7 +30,7 @@ def table1_markdown(tables: StudyTables, setup: StudySetup) -> str:
         [inline(setup.sentence()), _source(), _how_matched(tables), _COLUMNS],
         _table(heads, rows, left=(0, 1, 2, 9)),
         [
-            *_undertrained_note(any(result.undertrained for result in tables.table1), tables),
+            *_notes(tables.table1, tables),
             *_footnotes(note for result in tables.table1 for note in result.footnotes),
             *_choices(tables.table1),
             *_list("SAEs of the study that several runs fit:", list(map(inline, tables.notes))),
@@ -60,7 +61,7 @@ def _table1_row(result: CellResult) -> list[str]:
     interval = f"{100 * measured.ratio:.2f} [{100 * measured.low:.1f}, {100 * measured.high:.1f}]"
     return [
         *first,
-        interval + (f" {UNDERTRAINED}" if result.undertrained else ""),
+        interval + marks(result, " "),
         _percent(measured.live_ratio),
         published_value,
         f"{result.difference:+.2f}",
@@ -92,10 +93,14 @@ def table2_runs_markdown(rows: Sequence[Table2Row]) -> str:
 
 
 def _runs(heads: Sequence[str], cells: Sequence[tuple[str, StudyRun | None, StudyRun | None]]) -> str:
-    rows = [[key, code(a.name), code(b.name)] for key, a, b in cells if a is not None and b is not None]
+    rows = [[key, _run(a), _run(b)] for key, a, b in cells if a is not None and b is not None]
     if not rows:
         return ""
     return "\n".join(["", "## Runs of the cells", "", *_table(heads, rows, (0, 1, 2)), ""])
+
+
+def _run(run: StudyRun) -> str:
+    return code(run.name) + (f" {MIXED}" if run.mixed else "")
 
 
 def table2_markdown(tables: StudyTables, setup: StudySetup) -> str:
@@ -116,7 +121,7 @@ def table2_markdown(tables: StudyTables, setup: StudySetup) -> str:
         ],
         _table(heads, [_table2_row(row) for row in tables.table2], left=(0, 1, 11)),
         [
-            *_undertrained_note(any(row.undertrained for row in tables.table2), tables),
+            *_notes(tables.table2, tables),
             *_footnotes(note for row in tables.table2 for note in row.footnotes),
             *_list(
                 "Chosen where the study leaves it open:", list(dict.fromkeys(r.choice for r in tables.table2))
@@ -133,7 +138,7 @@ def _table2_row(row: Table2Row) -> list[str]:
     return [
         f"x{small // base} and x{large // base}",
         name(row.column),
-        _surplus(measured) + (f" {UNDERTRAINED}" if row.undertrained else ""),
+        _surplus(measured) + marks(row, " "),
         _UNKNOWN if measured is None else f"{100 * measured.features / measured.small:.1f}",
         _UNKNOWN if measured is None or measured.live is None else f"{measured.live:,.0f}",
         f"{row.printed}{_marks(row.footnotes)}",
@@ -166,7 +171,7 @@ def figure13_markdown(tables: StudyTables, k: int, setup: StudySetup) -> str:
         [inline(setup.sentence()), _how_matched(tables), "Row: the later layer. Column: the earlier one."],
         _table(["", *map(str, layers[:-1])], rows, left=()),
         [
-            *_undertrained_note(any(result.undertrained for result in results.values()), tables),
+            *_notes(tables.figure13[k], tables),
             *_list("Runs, every layer one:", _layer_runs(tables.figure13[k])),
             f"`figure13_k{k}.csv` has for every cell the two runs, the interval, the live ratio and n.",
             "",
@@ -193,7 +198,7 @@ def _cell(result: CellResult | None) -> str:
         return ""
     if result.measured is None:
         return _UNKNOWN
-    return f"{100 * result.measured.ratio:.1f}" + (UNDERTRAINED if result.undertrained else "")
+    return f"{100 * result.measured.ratio:.1f}" + marks(result)
 
 
 def answers_markdown(answers: Sequence[Answer], tables: StudyTables) -> str:
@@ -213,7 +218,7 @@ def answers_markdown(answers: Sequence[Answer], tables: StudyTables) -> str:
         ],
         _table(heads, [_answer_row(answer) for answer in answers], left=(0, 1, 6, 7)),
         [
-            *_undertrained_note(any(answer.undertrained for answer in answers), tables),
+            *_notes(answers, tables),
             *_list("Settings of the controlled rows:", [_settings(one) for one in answers if one.settings]),
         ],
     )
@@ -231,19 +236,19 @@ def _settings(answer: Answer) -> str:
 
 
 def _answer_row(answer: Answer) -> list[str]:
-    marks = answer.dataset.undertrained + answer.seed.undertrained
     pairs = answer.dataset.pairs + answer.seed.pairs
     missing = (*answer.dataset.missing, *answer.seed.missing)
-    remarks = [f"{marks} of {pairs} pairs undertrained"] if marks else []
+    counts = {"undertrained": answer.undertrained, "mixed": answer.mixed}
+    remarks = [f"{count} of {pairs} pairs {what}" for what, count in counts.items() if count]
     remarks += [f"missing: {inline(', '.join(missing))}"] if missing else []
     return [
         answer.way,
         inline(answer.where),
         _percent(answer.dataset.ratio),
         _percent(answer.seed.ratio),
-        _difference(answer) + (f" {UNDERTRAINED}" if marks else ""),
+        _difference(answer) + marks(answer, " "),
         f"{answer.dataset.pairs} / {answer.seed.pairs}",
-        answer.larger + (f" {UNDERTRAINED}" if marks else ""),
+        answer.larger + marks(answer, " "),
         "; ".join(remarks),
     ]
 
@@ -263,14 +268,15 @@ def _how_matched(tables: StudyTables) -> str:
     return text if math.isclose(tables.threshold, study) else f"{text} The study's threshold is {study:g}."
 
 
-def _undertrained_note(any_marked: bool, tables: StudyTables) -> list[str]:
-    if not any_marked:
-        return []
-    return [
+def _notes(results: Iterable[Marked], tables: StudyTables) -> list[str]:
+    """What the marks mean that any of the results has."""
+    undertrained = (
         f"{UNDERTRAINED} undertrained: more than {tables.undertrained_above:.0%} of the features of one of "
-        "the SAEs still match the dictionary it started from, and may match others for that reason alone.",
-        "",
-    ]
+        "the SAEs still match the dictionary it started from, and may match others for that reason alone."
+    )
+    found = "".join(map(marks, results))
+    notes = {UNDERTRAINED: undertrained, MIXED: mixed_note(MIXED)}
+    return [line for mark, note in notes.items() if mark in found for line in (note, "")]
 
 
 def _marks(notes: Iterable[Footnote]) -> str:

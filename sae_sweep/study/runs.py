@@ -46,6 +46,8 @@ class StudyRun:
     """All other keys that determine its weights (model, numerics, learning rate, ...): flat key -> value."""
     explained_variance: float | None = None
     """On held-out text, in SAE-input space; None if it was not evaluated."""
+    mixed: bool = False
+    """Whether part of it was trained with other numerics."""
 
     def fits(self, facts: RunFacts) -> bool:
         """Whether this run stands in for the given SAE of the study."""

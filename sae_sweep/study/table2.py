@@ -52,6 +52,7 @@ class Table2Row:
     """The run with the large dictionary; None if the sweep has none that fits."""
     small: StudyRun | None
     undertrained: bool
+    mixed: bool
     missing: tuple[str, ...]
     """The SAEs that the sweep has no run for."""
     footnotes: tuple[Footnote, ...]
@@ -95,7 +96,7 @@ def table2(finder: RunFinder, shares: Shares) -> tuple[Table2Row, ...]:
         printed = int(study.table2[row][study.columns.index(column)])
         wanted = (large_in_small.counted, large_in_small.sought_in)
         large, small, differs = finder.pair(*wanted)
-        both = large is not None and small is not None
+        there = [run for run in (large, small) if run is not None]
         rows.append(
             Table2Row(
                 key=key,
@@ -107,7 +108,8 @@ def table2(finder: RunFinder, shares: Shares) -> tuple[Table2Row, ...]:
                 measured=_surplus(large, small, shares) if large and small else None,
                 large=large,
                 small=small,
-                undertrained=both and shares.undertrained(*(run for run in (large, small) if run)),
+                undertrained=len(there) == 2 and shares.undertrained(*there),
+                mixed=len(there) == 2 and any(run.mixed for run in there),
                 missing=tuple(
                     str(facts) for run, facts in zip((large, small), wanted, strict=True) if run is None
                 ),

@@ -32,6 +32,8 @@ class CellResult:
     """None if a run is missing."""
     undertrained: bool
     """Either run still matches its own initial dictionary above `matching.undertrained`."""
+    mixed: bool
+    """Part of either run was trained with other numerics."""
     footnotes: tuple[Footnote, ...]
     """Footnotes about the published value."""
     differs: tuple[str, ...] = ()
@@ -63,6 +65,8 @@ class Setting:
     """Mean over the same cells as published; over all of them if none was measured."""
     undertrained: int
     """Measured cells with a run that still matches its own initial dictionary above the limit."""
+    mixed: int
+    """Measured cells with a run that was trained with other numerics for a part of the time."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ def _measure(cell: Cell, finder: RunFinder, shares: Shares) -> CellResult:
         sought_in=sought_in,
         measured=shares.share(*there) if len(there) == 2 else None,
         undertrained=len(there) == 2 and shares.undertrained(*there),
+        mixed=len(there) == 2 and any(run.mixed for run in there),
         footnotes=published().footnotes_of(cell.key),
         differs=differs,
     )
@@ -151,4 +156,5 @@ def _setting(name: str, results: Sequence[CellResult]) -> Setting:
         measured=100 * fmean(ratios) if ratios else None,
         published=fmean(result.cell.published for result in counted if result.cell.published is not None),
         undertrained=sum(result.undertrained for result in results),
+        mixed=sum(result.mixed for result in results),
     )

@@ -169,6 +169,7 @@ def _finished(
         decoder=decoder,
         init_match=init_match,
         densities=read_densities(folder.features, len(decoder)),
+        mixed=bool(read_status(folder, run_id).mixed),
     )
 
 
@@ -184,6 +185,7 @@ def _run_line(name: str, folder: RunFolder, run_id: str) -> RunLine:
         tokens=status.tokens,
         metrics=known,
         init_match=known.get("init_match"),
+        mixed=bool(status.mixed),
     )
 
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import SaeSweepError, typed
@@ -21,16 +22,20 @@ from sae_sweep.store import (
     is_held,
     read_plan,
     read_status,
+    regular,
 )
+from sae_sweep.store.paths import CHECKPOINTS
 from sae_sweep.tracking.history import latest_points
 
 log = logging.getLogger(__name__)
 
 STATES = ("done", "running", "failed", "interrupted", "pending", DAMAGED)
-_DAMAGED_RUN = {
+_DAMAGED_RUN: Mapping[str, Any] = {
     "state": DAMAGED,
     **dict.fromkeys(("since", "age_s", "tokens", "budget", "tokens_per_s", "eta_s"), None),
+    "mixed": [],
 }
+_LONGEST_HEADER = 2**20
 _POINTS_OF_RATE = 10
 """Number of latest logged points that the shown speed is averaged over."""
 
@@ -88,6 +93,8 @@ def _readable_run(
     budget = typed(planned["config"].get("tokens"), int, f"plan.json: tokens of {planned['name']}")
     status = read_status(folder, planned["id"])
     state = _state(status, folder, planned["id"] in in_jobs)
+    if state != "running":
+        _refuse_lost_history(folder)
     points = latest_points(folder.history)
     tokens = status.tokens or (points[-1]["tokens"] if points else 0)
     since = status.since
@@ -100,8 +107,30 @@ def _readable_run(
         "budget": budget,
         "tokens_per_s": None if speed is None else round(speed, 1),
         "eta_s": round((budget - tokens) / speed, 1) if speed and state == "running" else None,
+        "mixed": list(status.mixed),
         "error": _first_line(status.error) if state == "failed" else None,
     }
+
+
+def _refuse_lost_history(folder: RunFolder) -> None:
+    """Raise SaeSweepError if the history lacks what was logged before the newest checkpoint."""
+    logged = _logged_bytes(folder.checkpoint / CHECKPOINTS[0])
+    there = folder.history.stat().st_size if folder.history.is_file() else 0
+    if there < logged:
+        raise SaeSweepError(
+            f"{folder.history} is damaged (it has {there:,} bytes, and {logged:,} were logged): put it back "
+            "as it was, or delete the run's folder to train it again"
+        )
+
+
+def _logged_bytes(checkpoint: Path) -> int:
+    """Length of the history at a checkpoint, from the header of its file; 0 if that cannot be read."""
+    try:
+        with regular(checkpoint).open("rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), _LONGEST_HEADER)))
+        return int(json.loads(header["__metadata__"]["progress"])["history"]["bytes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0  # there is none, or launching the run says what is wrong with it
 
 
 def _state(status: Status, folder: RunFolder, in_jobs: bool) -> str:

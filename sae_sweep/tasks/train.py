@@ -18,9 +18,10 @@ def train(request: Request) -> int:
         Interrupted: if a signal asked to stop, after everything was saved.
     """
     wanted = make_plan(request)
+    wanted.refuse_another()
     runs = readable(wanted.runs)
     damaged = [run for run in wanted.runs if run not in runs]
-    plan = dataclasses.replace(wanted, runs=tuple(runs), left_out=tuple(run.run_id for run in damaged))
+    plan = dataclasses.replace(wanted, runs=tuple(runs))
     if not runs:
         return len(damaged)
     with stop_signals() as stop:

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from xxhash import xxh3_128
 
 from sae_sweep.config import EmbeddedDataset, SaeSweepError
-from sae_sweep.store import lock_folder, remove_partials, write_folder_atomic
+from sae_sweep.store import lock_folder, read_json, regular, remove_partials, write_folder_atomic
 from sae_sweep.text.python_files import Document, document_pair, drop_repeats, topic_documents
 from sae_sweep.text.source import Place, TextSource
 
@@ -263,9 +263,9 @@ def _write_corpora(corpora: Mapping[str, list[Document]], folder: Path) -> None:
 def _read_intact(folder: Path, name: str) -> bytes | None:
     """Read the file of a corpus; None if it or its checksum is missing, damaged or unreadable."""
     try:
-        checksums = json.loads((folder / _CHECKSUMS).read_text(encoding="utf-8"))
-        content = (folder / f"{name}.jsonl").read_bytes()
-    except (OSError, ValueError, RecursionError):
+        checksums = read_json(folder / _CHECKSUMS)
+        content = regular(folder / f"{name}.jsonl").read_bytes()
+    except (OSError, SaeSweepError):
         return None
     known = checksums.get(name) if isinstance(checksums, dict) else None
     return content if known == xxh3_128(content).hexdigest() else None

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_sweep.config import FilesDataset, SaeSweepError
+from sae_sweep.config import FilesDataset, SaeSweepError, first_line
+from sae_sweep.store import unreadable
 from sae_sweep.text.source import Place, TextSource, text_number
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -211,7 +212,7 @@ def _read_line(path: Path, offset: int, key: str) -> str:
 def _text_of_line(line: bytes, key: str, where: str) -> str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SaeSweepError(f"{where}: not a line of JSON ({error})") from error
     if not isinstance(row, dict) or key not in row:
         raise SaeSweepError(f"{where}: no key {key!r}: set dataset.text_key to the key that holds the text")
@@ -230,5 +231,4 @@ def _version(path: Path) -> tuple[int, int, int]:
 
 
 def _unreadable(path: Path, error: Exception) -> SaeSweepError:
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return SaeSweepError(f"cannot read {path}: {reason}")
+    return unreadable(path, error if isinstance(error, OSError) else first_line(error))

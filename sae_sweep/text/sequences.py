@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sae_sweep.config import PackingConfig, SaeSweepError
+from sae_sweep.config import PackingConfig, SaeSweepError, is_count
 from sae_sweep.text.packing import TextTokenizer, Tokens, pack
 from sae_sweep.text.source import Place, TextSource
 
@@ -117,7 +117,7 @@ class TrainingSequences:
             raise self._no_position(f"cursor={cursor}")
         if not _are_counts(carry, 2**31) or len(carry) >= self._packing.seq_len:
             raise self._no_position("carry is not the beginning of a sequence")
-        if not _are_counts([emitted]):
+        if not is_count(emitted):
             raise self._no_position(f"emitted={emitted}")
         self._start_at(_Cursor(*cursor), carry, emitted)
 
@@ -125,7 +125,7 @@ class TrainingSequences:
         if not isinstance(cursor, list) or len(cursor) != len(_Cursor._fields):
             return False
         epoch, turn, place, tokens = cursor
-        readable = place is None or isinstance(place, dict) or _are_counts([place])
+        readable = place is None or isinstance(place, dict) or is_count(place)
         return readable and _are_counts([epoch, turn, tokens]) and turn < max(1, self._source.units)
 
     def _no_position(self, what: str) -> SaeSweepError:
@@ -194,7 +194,7 @@ class TrainingSequences:
 
 def _are_counts(values: Any, below: int = 2**63) -> bool:
     """Whether `values` is a list of integers from 0 to `below`."""
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < below for value in values)
+    return isinstance(values, list) and all(is_count(value, below) for value in values)
 
 
 def held_out_sequences(

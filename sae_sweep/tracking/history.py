@@ -15,14 +15,15 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from sae_sweep.config import SaeSweepError
-from sae_sweep.store import disk_error
+from sae_sweep.config import SaeSweepError, is_count
+from sae_sweep.store import disk_error, disk_errors, regular, unreadable
 
 HistoryRecord = Mapping[str, Any]
 """One line of the history."""
 HistoryMark = Mapping[str, Any]
 """JSON values that name a beginning of the history: its `bytes`, their `checksum`, and its last `tokens`."""
 
+_REMEDY = "put it back as it was, or delete the run's folder to train it again"
 _TAIL_BYTES = 2**16
 _LONGEST_LINE = 2**24
 """Bytes; the longest record is a histogram, of some kB."""
@@ -54,7 +55,7 @@ class History:
         line = (json.dumps(_without_nan(record)) + "\n").encode()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
+            with regular(self._path).open("ab") as file:
                 if file.tell() != self._bytes:
                     raise self._damaged(f"it has {file.tell():,} bytes, and {self._bytes:,} were logged")
                 file.write(line)
@@ -68,13 +69,18 @@ class History:
         return record
 
     def mark(self) -> dict[str, Any]:
-        """Flush everything to disk, and return the mark of its end: a checkpoint must not outlive it."""
-        try:
-            if self._path.exists():
-                with self._path.open("rb") as file:
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise disk_error(self._path, error) from error
+        """Flush everything to disk, and return the mark of its end: a checkpoint must not outlive it.
+
+        Raises:
+            SaeSweepError: if the file cannot be flushed, or was changed or removed meanwhile.
+        """
+        size = 0
+        # without a file, nothing was logged, or it is gone
+        with disk_errors(self._path), suppress(FileNotFoundError), regular(self._path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            os.fsync(file.fileno())
+        if size != self._bytes:
+            raise self._damaged(f"it has {size:,} bytes, and {self._bytes:,} were logged")
         return {"bytes": self._bytes, "checksum": self._checksum.hexdigest(), "tokens": self.tokens}
 
     def rewind(self, mark: HistoryMark | None) -> None:
@@ -84,26 +90,24 @@ class History:
             SaeSweepError: if what is before the mark is not what was logged, or the file cannot be written.
         """
         content, tokens = self._up_to(mark) if mark else (b"", 0)
-        try:
+        with disk_errors(self._path):
             if self._path.exists():
                 os.truncate(self._path, len(content))
-        except OSError as error:
-            raise disk_error(self._path, error) from error
         self._start_at(content, tokens)
 
     def _up_to(self, mark: HistoryMark) -> tuple[bytes, int]:
         """The bytes before a mark, and the tokens at it."""
-        if not isinstance(mark, Mapping) or not all(_is_count(mark.get(key)) for key in ("bytes", "tokens")):
+        if not isinstance(mark, Mapping) or not all(is_count(mark.get(key)) for key in ("bytes", "tokens")):
             raise self._damaged(f"{mark} is no mark in it")
         size, tokens = int(mark["bytes"]), int(mark["tokens"])
         try:
-            with self._path.open("rb") as file:
+            with regular(self._path).open("rb") as file:
                 there = os.fstat(file.fileno()).st_size
                 content = file.read(size) if there >= size else b""
         except FileNotFoundError:
             there, content = 0, b""
         except OSError as error:
-            raise self._damaged(error.strerror or str(error)) from error
+            raise unreadable(self._path, error, _REMEDY) from error
         if there < size:
             raise self._damaged(f"it has {there:,} bytes, and {size:,} were logged")
         if xxh3_128(content).hexdigest() != mark.get("checksum"):
@@ -127,7 +131,7 @@ class History:
             if content or self._path.exists():
                 os.truncate(self._path, len(content))
         except OSError as error:
-            raise self._damaged(error.strerror or str(error)) from error
+            raise unreadable(self._path, error, _REMEDY) from error
         self._start_at(bytes(content), tokens)
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -138,13 +142,10 @@ class History:
         return SaeSweepError(f"{self._path} is damaged ({what}): {_REMEDY}")
 
 
-_REMEDY = "put it back as it was, or delete the run's folder to train it again"
-
-
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the whole lines of a file, and what exceeds the longest possible line as one."""
     if path.exists():
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             while (line := file.readline(_LONGEST_LINE)).endswith(b"\n") or len(line) == _LONGEST_LINE:
                 yield line
 
@@ -155,14 +156,10 @@ def _record(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(record, dict) or not _is_count(record.get("tokens")):
+    if not isinstance(record, dict) or not is_count(record.get("tokens")):
         return None
     at = record.get("time")
     return record if isinstance(at, int | float) and 0 <= at < 2**53 else None
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
 
 
 def _without_nan(value: Any) -> Any:
@@ -182,7 +179,7 @@ def latest_points(path: Path) -> list[dict[str, Any]]:
     Reads at most the last 64 kB, so that the time does not grow with the run. Damaged lines are left out.
     """
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
             file.seek(start)
             lines = file.read(_TAIL_BYTES).split(b"\n")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from sae_sweep.config import first_line
 from sae_sweep.signals import obeyed
 from sae_sweep.tracking.history import HistoryRecord
 from sae_sweep.tracking.records import log_record
@@ -132,7 +133,7 @@ class WandbRun:
             self._run = None
             logger.warning(
                 "W&B failed while %s %s (%s): going on without it; history.jsonl has everything",
-                *(what, self._spec.name, _reason(error)),
+                *(what, self._spec.name, first_line(error)[:_LONGEST_REASON]),
             )
 
     def _open(self, records: Iterable[HistoryRecord]) -> None:
@@ -153,7 +154,7 @@ class WandbRun:
                     return self._init_online()
             except Exception as error:  # as in _attempt; a run that is tracked offline is better than none
                 _gave_up_online.set()
-                logger.warning("W&B cannot be reached (%s)", _reason(error))
+                logger.warning("W&B cannot be reached (%s)", first_line(error)[:_LONGEST_REASON])
                 # another id: W&B keeps the first one until the process ends
                 run = self._init("offline", f"{self._spec.id}-offline")
         else:
@@ -196,11 +197,6 @@ class WandbRun:
         """Delete earlier offline segments: W&B does not join them, and the new one has the whole history."""
         for segment in (self._spec.folder / "wandb").glob(f"offline-run-*-{self._spec.id}*"):
             shutil.rmtree(segment)
-
-
-def _reason(error: Exception) -> str:
-    first_line = str(error).strip().split("\n")[0]
-    return first_line[:_LONGEST_REASON] or type(error).__name__
 
 
 def _quiet_settings() -> "Settings":

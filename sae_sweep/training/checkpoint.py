@@ -16,9 +16,10 @@ from torch import Tensor
 
 from sae_sweep.config import first_line
 from sae_sweep.saes import tensors_checksum
-from sae_sweep.store import RunFolder, write_atomic
+from sae_sweep.store import RunFolder, regular, unreadable, write_atomic
 from sae_sweep.store.partial import remove_ours
 from sae_sweep.store.paths import CHECKPOINTS
+from sae_sweep.training.faults import out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -69,26 +70,30 @@ def save_checkpoint(folder: RunFolder, run_id: str, checkpoint: Checkpoint) -> N
     newest = folder.checkpoint / _NEWEST
 
     def write(temporary: Path) -> None:
-        _write(temporary, whole)
+        temporary.write_bytes(whole)
         if newest.exists():
             newest.replace(folder.checkpoint / _BEFORE)
 
     write_atomic(newest, write)
 
 
-def _write(path: Path, whole: bytes) -> None:
-    path.write_bytes(whole)
-
-
 def load_checkpoint(folder: RunFolder, run_id: str) -> Checkpoint | None:
-    """Load the newest undamaged checkpoint, or None if there is none; damage is logged."""
+    """Load the newest undamaged checkpoint, or None if there is none; damage is logged.
+
+    Raises:
+        SaeSweepError: if a checkpoint that may be whole cannot be opened.
+        MemoryError: if it does not fit into memory, or another error that says so.
+    """
     damaged = False
     for path in (folder.checkpoint / _NEWEST, folder.checkpoint / _BEFORE):
         if not path.exists():
             continue
+        _refuse_unopened(path)
         try:
             found = _read(path, run_id)
         except _DAMAGE as error:
+            if out_of_memory(error):
+                raise
             logger.warning("%s is damaged (%s)", path, first_line(error))
             damaged = True
             continue
@@ -104,7 +109,7 @@ def begun(folder: RunFolder, run_id: str) -> Begun | None:
     """How the newest checkpoint of a run was trained; None if there is none. Does not read the weights."""
     for path in (folder.checkpoint / _NEWEST, folder.checkpoint / _BEFORE):
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(regular(path), framework="pt") as file:
                 progress = _progress(file.metadata(), run_id)
             return Begun(progress["position"]["step"], progress["resolved"], progress["mixed"])
         except _DAMAGE:
@@ -117,8 +122,18 @@ def discard_checkpoint(folder: RunFolder) -> None:
     remove_ours(folder.checkpoint, CHECKPOINTS)
 
 
+def _refuse_unopened(path: Path) -> None:
+    """Raise SaeSweepError if a file cannot be opened: safetensors would call it missing."""
+    if not path.is_file():
+        return  # which is damage
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
 def _read(path: Path, run_id: str) -> Checkpoint:
-    with safe_open(path, framework="pt") as file:
+    with safe_open(regular(path), framework="pt") as file:
         kept = file.metadata()
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     progress = _progress(kept, run_id)
@@ -128,7 +143,7 @@ def _read(path: Path, run_id: str) -> Checkpoint:
 
 
 def _progress(kept: Mapping[str, str] | None, run_id: str) -> dict[str, Any]:
-    """Everything but the tensors, from a file's metadata; it has a checksum for those who read it alone."""
+    """Everything except the tensors, from a file's metadata; its own checksum serves readers of it alone."""
     if not kept or not kept.keys() >= {"progress", "progress_checksum", "checksum"}:
         raise ValueError("it is not a checkpoint of this version of sae_sweep")
     if kept["progress_checksum"] != _progress_checksum(kept["progress"]):

@@ -1,4 +1,4 @@
-"""The border of a run: recognises what went wrong inside, and whom it concerns.
+"""Error boundaries: they recognise what went wrong inside a run, and whom it concerns.
 
 Errors are recognised by the names of their types and by their texts: the libraries that raise them may not be
 installed, and several of them raise a plain RuntimeError.
@@ -85,9 +85,9 @@ def _last_line(error: Exception) -> str:
 
 @contextmanager
 def border(name: str, fail: Callable[[str], None], *, remedy: str, together: bool) -> Iterator[None]:
-    """The border of a run: whatever goes wrong inside fails this run, and no other.
+    """Error boundary of a run: whatever goes wrong inside fails this run, and no other.
 
-    Lines logged inside, and the traceback of an error that we did not foresee, go to the run's own log.
+    Lines logged inside, and the traceback of an unexpected error, go to the run's own log.
 
     Args:
         name: the run.

@@ -14,7 +14,7 @@ from sae_sweep.training.member import Outcome
 from sae_sweep.training.trainee import Trainee
 
 _LESS_MEMORY = "lower dictionary or batch"
-"""What helps a member for which memory ran out, although it is alone."""
+"""Remedy if memory runs out for a member that is alone."""
 
 
 class GroupModule(LightningModule):

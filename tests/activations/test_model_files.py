@@ -1,7 +1,10 @@
+import os
 import shutil
 
+import pytest
+
 from sae_sweep.activations import model_files, weights_fingerprint
-from sae_sweep.config import ModelConfig
+from sae_sweep.config import ModelConfig, SaeSweepError
 
 
 def test_the_fingerprint_follows_weights_tokenizer_and_config(model_folder, tmp_path):
@@ -29,3 +32,17 @@ def test_the_fingerprint_of_a_hub_model_is_its_revision():
 def test_a_bundled_model_is_a_folder_of_ours(model_folder, monkeypatch):
     monkeypatch.setattr(model_files, "ASSETS", model_folder.parent)
     assert model_files.local_path(ModelConfig(path=f"bundled:{model_folder.name}")) == model_folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link"])
+def test_weights_that_are_no_file_are_one_line(model_folder, tmp_path, kind):
+    copy = tmp_path / "copy"
+    shutil.copytree(model_folder, copy)
+    weights = copy / "model.safetensors"
+    weights.unlink()
+    make = {"folder": os.mkdir, "pipe": os.mkfifo, "dangling link": lambda path: os.symlink("x", path)}
+    make[kind](weights)
+    with pytest.raises(
+        SaeSweepError, match=r"cannot read model\.path=.*model\.safetensors: (it is not a file|No such)"
+    ):
+        weights_fingerprint(ModelConfig(path=str(copy)))

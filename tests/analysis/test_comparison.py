@@ -112,6 +112,7 @@ def test_every_number_of_a_pair_by_hand():
         "init_match_a": 0.04,
         "init_match_b": 0.03,
         "undertrained": True,
+        "mixed": False,
     }
 
 
@@ -120,6 +121,21 @@ def test_a_pair_is_undertrained_if_either_sae_is_above_the_limit():
     (swapped,) = compare([second, first], MatchingConfig(undertrained=0.035)).rows
     assert swapped.undertrained
     assert not compare([first, second], MatchingConfig(undertrained=0.04)).rows[0].undertrained
+
+
+def test_a_pair_is_mixed_if_either_sae_is(entries):
+    comparison = compare([dataclasses.replace(entry, mixed="b_s1" in entry.name) for entry in entries])
+    assert comparison.mixed == (False, False, True, False)
+    for row in comparison.rows:
+        assert row.mixed == ("run_b_s1" in (row.a, row.b))
+    assert {summary.key: summary.mixed for summary in comparison.summaries} == {
+        "dataset": 1,
+        "seed": 1,
+        SEVERAL: 1,
+    }
+    assert [contrast.mixed for contrast in comparison.contrasts] == [2]
+    alone = compare(entries)
+    assert not any((*alone.mixed, *(one.mixed for one in (*alone.rows, *alone.summaries, *alone.contrasts))))
 
 
 def test_every_number_of_a_comparison_by_hand():

@@ -46,6 +46,20 @@ def test_why_there_are_no_kernels(monkeypatch):
         import sae_sweep.ops.triton  # noqa: F401
 
 
+def test_a_gpu_that_has_too_little_for_a_kernel_has_no_kernels(monkeypatch):
+    pytest.importorskip("triton")
+    from triton.runtime.errors import OutOfResources
+
+    from sae_sweep.ops.triton import TritonKernels
+
+    def fail(*_) -> None:
+        raise OutOfResources(100_000, 65_536, "shared memory")
+
+    monkeypatch.setattr(TritonKernels, "normalise", fail)
+    with pytest.raises(SaeSweepError, match="triton cannot compile for cpu: out of resource: shared memory"):
+        TritonKernels("cpu")
+
+
 def test_the_compiler_accepts_all_kernels(tmp_path: Path):
     """It is stricter than the interpreter, and compiles for a GPU without having one."""
     pytest.importorskip("triton")

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -11,10 +12,8 @@ def _rows(n: int, seed: int) -> torch.Tensor:
     return torch.randn(n, 24, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="session")
-def comparison() -> Comparison:
-    """Two datasets, two seeds: half of the features follow one, a quarter the other; one undertrained."""
-    entries = [
+def _entries() -> list[ComparisonEntry]:
+    return [
         ComparisonEntry(
             name=f"pico_L6_{dataset}_topk_s{seed}",
             keys={"dataset": dataset, "seed": seed},
@@ -26,7 +25,18 @@ def comparison() -> Comparison:
         )
         for dataset, seed in itertools.product(("docs", "sources"), (1, 2))
     ]
-    return compare(entries)
+
+
+@pytest.fixture(scope="session")
+def comparison() -> Comparison:
+    """Two datasets, two seeds: half of the features follow one, a quarter the other; one undertrained."""
+    return compare(_entries())
+
+
+@pytest.fixture(scope="session")
+def mixed_comparison() -> Comparison:
+    """The same SAEs; the third, seed 1 on sources, was trained with other numerics for a part of the time."""
+    return compare([dataclasses.replace(one, mixed="sources_topk_s1" in one.name) for one in _entries()])
 
 
 @pytest.fixture(scope="session")

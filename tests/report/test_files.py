@@ -6,12 +6,13 @@ import math
 import pyarrow
 import pytest
 import torch
+from matplotlib.text import Text
 from pyarrow import parquet
 
 from sae_sweep.analysis import ComparisonEntry, compare
 from sae_sweep.config import EvaluationConfig, SaeSweepError
 from sae_sweep.report import read_densities, run_figures, write_comparison, write_features
-from sae_sweep.report.comparison_figures import matrix_figure
+from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
 from sae_sweep.report.files import write_csv
 from sae_sweep.report.histogram_figures import density_figure
 from sae_sweep.report.parquet import _MARK
@@ -54,6 +55,20 @@ def test_keys_and_contrasts_are_written(files, comparison):
     assert "histogram" not in keys[0]
     (contrast,) = read_csv(files.contrasts_csv)
     assert float(contrast["low"]) == comparison.contrasts[0].low
+
+
+def test_every_table_says_what_is_mixed(tmp_path, files, mixed_comparison):
+    written = write_comparison(tmp_path, mixed_comparison)
+    name = mixed_comparison.names[2]
+    pairs = [str(name in (row["a"], row["b"])) for row in read_csv(written.pairs_csv)]
+    assert [row["mixed"] for row in read_csv(written.pairs_csv)] == pairs
+    assert [str(row["mixed"]) for row in parquet.read_table(written.pairs_parquet).to_pylist()] == pairs
+    assert [row["mixed"] for row in read_csv(written.keys_csv)] == ["1", "1", "1"]
+    assert [row["mixed"] for row in read_csv(written.contrasts_csv)] == ["2"]
+    assert [row["mixed"] for row in read_csv(written.matrix_csv)] == ["False", "False", "True", "False"]
+    assert parquet.read_table(written.matrix_parquet)["mixed"].to_pylist() == [False, False, True, False]
+    assert "mixed" not in read_csv(files.matrix_csv)[0]
+    assert {row["mixed"] for row in read_csv(files.pairs_csv)} == {"False"}
 
 
 def test_csv_holds_any_text_and_every_digit(tmp_path):
@@ -116,6 +131,25 @@ def test_matrix_figure_marks_undertrained_and_writes_per_cents(comparison):
     assert [text.get_text() for text in beside.texts] == ["2.0", "25.0", "2.0", "2.0"]
     assert "10% of the features" in figure.legends[0].get_texts()[0].get_text()
     assert axes.get_yticklabels()[0].get_text() == "docs seed 1"
+
+
+def test_figures_mark_what_is_mixed(comparison, mixed_comparison):
+    figure = matrix_figure(mixed_comparison)
+    axes = figure.axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels][1:3] == ["docs seed 2", "sources seed 1†"]
+    undertrained, mixed = (text.get_text() for text in figure.legends[0].get_texts())
+    assert undertrained.startswith("undertrained: ")
+    assert mixed.startswith("† mixed: part of the run was trained with other numerics")
+    (only,) = (
+        matrix_figure(dataclasses.replace(mixed_comparison, init_matches=(0.0,) * 4)).legends[0].get_texts()
+    )
+    assert only.get_text() == mixed
+    *lines, note = (text.get_text() for text in cosine_figure(mixed_comparison).legends[0].get_texts())
+    assert [line.count("(2 pairs†)") for line in lines] == [1, 1, 1]
+    assert note == mixed
+    for one in (matrix_figure(comparison), cosine_figure(comparison)):
+        assert not any("†" in text.get_text() for text in one.findobj(Text))
 
 
 def test_sizes_stand_at_the_labels_where_they_differ():

@@ -10,8 +10,10 @@ METRICS = {"explained_variance": 0.7234, "ce_recovered_zero": 0.951, "l0": 16.04
 
 def runs(comparison):
     done = [
-        RunLine(name, "done", 2_000_000, METRICS, match)
-        for name, match in zip(comparison.names, comparison.init_matches, strict=True)
+        RunLine(name, "done", 2_000_000, METRICS, match, mixed)
+        for name, match, mixed in zip(
+            comparison.names, comparison.init_matches, comparison.mixed, strict=True
+        )
     ]
     return [*done, RunLine("pico_L6_docs_topk_s3", "failed")]
 
@@ -40,6 +42,34 @@ def test_keys_stand_with_interval_and_contrast(comparison):
         in text
     )
     assert "may be chance" not in text
+
+
+def test_mixed_runs_and_what_depends_on_them_are_marked(comparison, mixed_comparison):
+    text = terminal_summary(runs(mixed_comparison), mixed_comparison, width=120)
+    assert [row(text, f"pico_L6_{name}")[-1] for name in ("docs_topk_s1", "sources_topk_s1")] == [
+        "done",
+        "done†",
+    ]
+    assert "† mixed: part of the run was trained with other numerics (device, dtype" in text
+    assert [row(text, key)[1] for key in ("dataset", "seed")] == ["2*†", "2*†"]
+    assert "† with mixed runs" in text
+    assert " ".join(text.split()).count(").†") == 1  # the sentence that sets two keys against each other
+    assert row(text, "%")[1:] == ["1", "2", "3†", "4", "start"]
+    assert " 3 sources seed 1†" in text
+    alike = terminal_summary(runs(comparison), comparison, width=120)
+    assert "†" not in alike
+    assert "mixed" not in alike
+    other = terminal_summary([RunLine("only", "running", 1, mixed=True)])
+    assert row(other, "only")[-1] == "running†"
+    assert "† mixed: " in other
+
+
+def test_the_mark_stays_where_names_are_cut(mixed_comparison):
+    text = terminal_summary(runs(mixed_comparison), mixed_comparison, width=60)
+    assert all(len(line) <= 60 for line in text.splitlines())
+    (matrix_row,) = (line for line in text.splitlines() if line.startswith(" 3 "))
+    assert matrix_row.split("†")[0].endswith("1")
+    assert "done†" in text
 
 
 def test_an_interval_that_holds_zero_is_said_to_be_chance(comparison):

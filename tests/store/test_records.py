@@ -1,6 +1,8 @@
 """JSON records: a checksum that is verified, and one line for every damage."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,21 @@ def test_what_is_no_record_is_one_line(tmp_path: Path, text: str) -> None:
         with pytest.raises((SaeSweepError, KeyError, TypeError)) as refused:
             read()
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_nobody_is_told_to_remove_a_file_that_may_be_whole(
+    file: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        with pytest.raises(SaeSweepError) as refused:
+            read_record(file, "remove it")
+    said = "make it readable, then the same command goes on"
+    assert str(refused.value) == f"cannot read {file}: {os.strerror(number)}; {said}"
 
 
 @pytest.mark.parametrize("put", IN_ITS_PLACE)

@@ -66,6 +66,18 @@ def test_a_later_state_keeps_what_holds_for_the_whole_run(run: PlannedRun) -> No
     assert (read_status(run.folder).job, read_status(run.folder).mixed) == (None, ())
 
 
+def test_a_run_whose_later_evaluation_failed_keeps_what_it_was_trained_with(run: PlannedRun) -> None:
+    mark = {"bytes": 7, "checksum": "c", "tokens": 3}
+    set_state(run, "done", tokens=3, seconds=1.5, lm=LM, history=mark)
+    set_state(run, "failed", error="the disk is full")
+    set_state(run, "pending", job=None)
+    status = read_status(run.folder)
+    assert (status.tokens, status.seconds, status.lm, status.history) == (3, 1.5, LM, mark)
+    set_state(run, "running")
+    status = read_status(run.folder)
+    assert (status.tokens, status.seconds, status.lm, status.history) == (None, None, None, None)
+
+
 def test_no_damage_is_believed(run: PlannedRun) -> None:
     set_state(run, "running", resolved={"threads": 2}, mixed=[{"step": 3}], job=1)
     set_state(run, "failed", error="line\nline", tokens=3, seconds=1.5, lm=LM)
@@ -158,7 +170,7 @@ def test_the_file_is_plain_json_without_empty_values(run: PlannedRun) -> None:
 def test_a_status_of_another_run_is_refused(run: PlannedRun) -> None:
     set_state(run, "done")
     assert read_status(run.folder, "abc").state == "done"
-    with pytest.raises(SaeSweepError, match=r"status\.json: it is of run abc, not xyz; remove it"):
+    with pytest.raises(SaeSweepError, match=r"status\.json: it is of run abc, not xyz; restore it"):
         read_status(run.folder, "xyz")
 
 

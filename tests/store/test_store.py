@@ -17,6 +17,7 @@ from sae_sweep.store import (
     is_held,
     paths,
     read_json,
+    regular,
     write_atomic,
     write_bytes,
     write_folder_atomic,
@@ -211,3 +212,11 @@ def test_cache_folder_follows_the_config_then_the_environment(monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert paths.cache_folder(None) == Path("/somewhere/sae_sweep")
     assert paths.cache_folder("/mine") == Path("/mine")
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "special")
+    with pytest.raises(OSError, match=r"it is not a file: .*special"):
+        regular(tmp_path / "special")
+    assert regular(tmp_path / "nothing") == tmp_path / "nothing"  # opening it says that it is missing

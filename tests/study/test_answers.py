@@ -13,6 +13,7 @@ from sae_sweep.study.answers import (
     answer_controlled,
     dataset_or_seed,
     pairs_differing_in,
+    published_answer,
 )
 from sae_sweep.study.shares import Shares
 from tests.study.study_runs import BASELINE, all_runs, rows, study_run
@@ -134,6 +135,17 @@ def test_all_ways_of_comparing():
     assert OWN_STARTS in controlled.where
     assert shared.larger == UNDECIDED
     assert shared.dataset.missing == ("two runs that differ only in the dataset",)
+
+
+def test_pairs_with_a_mixed_run_are_counted_in_every_answer():
+    runs = grid(10, 60)
+    runs = [dataclasses.replace(runs[0], mixed=True), *runs[1:]]
+    _, here, controlled, shared = dataset_or_seed(runs, Shares(), paper=())
+    assert (here.dataset.mixed, here.seed.mixed, here.mixed) == (0, 1, 1)
+    assert (shared.dataset.mixed, shared.seed.mixed, shared.mixed) == (1, 1, 2)
+    assert (shared.dataset.pairs, shared.seed.pairs) == (2, 2)
+    assert not controlled.mixed
+    assert not published_answer().mixed
 
 
 def test_a_run_without_live_features_leaves_the_controlled_rows():

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+from matplotlib.text import Text
 
 from sae_sweep.study.answers import dataset_or_seed
 from sae_sweep.study.figures import figure1, figure13, table1_figure, table2_figure
@@ -110,6 +111,78 @@ def test_table2_says_what_it_compares(files, tables):
     assert cells[9:] == ["384 / 96", "2.0 / 2.0", ""]
     assert f"| table2/3072-12288/owt         | `{result.large.name}`" in text
     assert f"- {result.choice}" in text
+
+
+@pytest.fixture(scope="module")
+def mixed(runs):
+    """The same runs; one of two seeds that is undertrained, one that is not, and layer 5 are mixed."""
+    of_layer_8 = {("owt", 4, 42, 16), ("tinystories", 16, 49, 16)}
+    return [
+        dataclasses.replace(
+            run,
+            mixed=run.layer == 5
+            or (run.layer == 8 and (run.dataset, run.dictionary, run.seed, run.k) in of_layer_8),
+        )
+        for run in runs
+    ]
+
+
+@pytest.fixture(scope="module")
+def mixed_tables(mixed):
+    return study_tables(mixed, Shares())
+
+
+def test_every_table_marks_mixed_cells(tmp_path, files, mixed_tables):
+    written = write_study_tables(tmp_path, tmp_path, mixed_tables, SETUP)
+    kinds = [(written.table1, mixed_tables.table1), (written.table2, mixed_tables.table2)]
+    kinds += zip(written.figure13, mixed_tables.figure13.values(), strict=True)
+    for path, results in kinds:
+        assert [row["mixed"] for row in read_csv(path)] == [str(result.mixed) for result in results]
+        text = path.with_suffix(".md").read_text()
+        assert any(result.mixed for result in results)
+        table, notes = text.split("‡ mixed: part of the run was trained with other numerics")
+        assert table.count("‡") == sum(result.mixed for result in results)
+        assert notes.count("‡") == 0 if path in written.figure13 else notes.count("` ‡ |") > 0
+    for path in (files.table1, files.table2, *files.figure13):
+        assert "‡" not in path.with_suffix(".md").read_text()
+        assert {row["mixed"] for row in read_csv(path)} == {"False"}
+    text = written.table1.with_suffix(".md").read_text()
+    assert "] †‡ |" in text
+    assert "] ‡ |" in text
+    assert "| `topk x4 k=16, owt, layer 8, seed 42` ‡ |" in text
+    later = written.figure13[0].with_suffix(".md").read_text().split("\n|   5 |")[1].splitlines()[0]
+    assert [cell.strip()[4:] for cell in later.split("|")[:6]] == ["†‡", "†‡", "‡", "‡", "‡", ""]
+
+
+def test_every_figure_marks_mixed_cells(tables, mixed_tables):
+    (axes,) = table1_figure(mixed_tables, SETUP).axes
+    marks = [text.get_text() for text in axes.texts]
+    assert marks.count("†‡") == 1
+    assert marks.count("‡") + 1 == sum(result.mixed for result in mixed_tables.table1)
+    (axes,) = table2_figure(mixed_tables, SETUP).axes
+    assert [text.get_text() for text in axes.texts] == ["‡"] * sum(row.mixed for row in mixed_tables.table2)
+    (axes,) = figure1(mixed_tables, SETUP).axes
+    labels = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert "seed\n6 of 6 cells, 2 †, 2 ‡" in labels
+    panels = figure13(mixed_tables, SETUP).axes[:2]
+    for panel, results in zip(panels, mixed_tables.figure13.values(), strict=True):
+        texts = [text.get_text() for text in panel.texts]
+        assert sum(text.endswith("‡") for text in texts) == sum(result.mixed for result in results) < 66
+    for draw in (table1_figure, table2_figure, figure1, figure13):
+        notes = [text.get_text() for text in draw(mixed_tables, SETUP).legends[0].get_texts()]
+        assert notes[-1].startswith("‡ mixed: part of the run was trained with other numerics")
+        assert not any("‡" in text.get_text() for text in draw(tables, SETUP).findobj(Text))
+
+
+def test_answers_mark_mixed_pairs(tmp_path, mixed, mixed_tables):
+    path = write_answers(tmp_path, dataset_or_seed(mixed, Shares(), sweep="paper"), mixed_tables)
+    counts = [(row["mixed_dataset_pairs"], row["mixed_seed_pairs"]) for row in read_csv(path)]
+    assert counts[:2] == [("0", "0"), ("2", "1")]
+    text = path.with_suffix(".md").read_text()
+    assert "| the dataset moves more features ‡ " in text
+    assert "| 3 of 5 pairs mixed; missing: " in text
+    assert "pairs undertrained; " in text
+    assert "\n‡ mixed: part of the run was trained with other numerics" in text
 
 
 def test_runs_that_differ_in_more_are_said_in_every_table(tmp_path, runs):

@@ -92,6 +92,22 @@ def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_a_mixed_run_marks_its_cells(
+    sweep: Path, command: Callable[..., Request], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = config_of(BASE).base_name()
+    status = json.loads((sweep / name / "status.json").read_text())
+    write_json(sweep / name / "status.json", {**status, "mixed": [{"step": 7, "kernels": ["triton", "cpu"]}]})
+    assert report(command()) == 0
+    rows = read_csv(sweep / "analysis" / "tables" / "table1.csv")
+    assert any(row["mixed"] == "True" for row in rows)
+    for row in rows:
+        assert row["mixed"] == str(name in (row["counted_run"], row["sought_in_run"]))
+    out = capsys.readouterr().out
+    assert out.count("‡ mixed: part of the run was trained with other numerics") == 3
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_tables_of_both_kinds_of_starts_stay_apart_while_one_kind_is_unfinished(
     command: Callable[..., Request], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Cells and tables: which features are counted, which runs are chosen, and what is noted about them."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from sae_sweep.analysis import match
 from sae_sweep.config import MatchingConfig, SaeSweepError
+from sae_sweep.study.published import published
 from sae_sweep.study.runs import StudyRun
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import study_tables
@@ -122,6 +124,30 @@ def test_undertrained_runs_mark_their_cells():
     tables = study_tables(all_runs())
     assert not any(one.undertrained for one in tables.table1)
     assert {one.cell.sought_in.layer for one in tables.figure13[16] if one.undertrained} == {0, 1}
+
+
+def test_mixed_runs_mark_their_cells():
+    two_layers = [facts for facts in published().saes if facts.layer in (5, 8)]
+    runs = [
+        dataclasses.replace(run, mixed=run.fits(BASELINE) or run.layer == 5) for run in all_runs(two_layers)
+    ]
+    tables = study_tables(runs)
+    for result in tables.cells:
+        there = [run for run in (result.counted, result.sought_in) if run is not None]
+        assert result.mixed == (len(there) == 2 and any(run.mixed for run in there))
+    assert [sum(result.mixed for result in results) for results in tables.figure13.values()] == [1, 1]
+    assert [row.mixed for row in tables.table2] == [
+        BASELINE.dataset == row.column and BASELINE.dictionary in (row.large.dictionary, row.small.dictionary)
+        for row in tables.table2
+    ]
+    counts = {setting.name: setting.mixed for setting in tables.settings}
+    assert counts == {
+        "dataset": 2,
+        "seed": 1,
+        "dictionary size": 4,
+        "architecture": 2,
+        "sparsity": 2,
+    }
 
 
 def test_of_several_fitting_runs_the_first_is_taken_and_said():

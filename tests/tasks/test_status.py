@@ -111,6 +111,44 @@ def test_text_shows_ages_errors_and_totals(every_state: SweepFolder) -> None:
     assert text.splitlines()[-1] == "1 done, 1 running, 1 failed, 1 interrupted, 2 pending"
 
 
+def test_mixed_runs_are_marked_with_the_steps_of_the_changes(every_state: SweepFolder) -> None:
+    changes = [
+        {"step": 7, "attention": ["sdpa", "eager"], "kernels": ["triton", "cpu"]},
+        {"step": 90, "lm_dtype": ["bfloat16", "float32"]},
+    ]
+    write_status(every_state.run("cut"), "running", 259_200, mixed=changes)
+    every_state.run("queued").status.write_text("{")
+    document = json.loads(json.dumps(progress(every_state, NOW)))
+    assert [run["mixed"] for run in document["runs"]] == [[], [], [], changes, [], []]
+    text = describe_status(document, width=100)
+    assert {line.split()[0]: line.split()[1] for line in text.splitlines()[3:9]} == {
+        "finished": "done",
+        "training": "running",
+        "broken": "failed",
+        "cut": "interrupted†",
+        "waiting": "pending",
+        "queued": "damaged",
+    }
+    assert "\n\n† mixed: part of the run was trained with other numerics (device, dtype" in text
+    assert "\n  cut: from step 7 on other attention, kernels; from step 90 on other lm_dtype\n" in text
+
+
+def test_other_runs_have_no_mark(every_state: SweepFolder) -> None:
+    text = describe_status(progress(every_state, NOW))
+    assert "†" not in text
+    assert "mixed" not in text
+
+
+@pytest.mark.parametrize("changes", [[{}], [{"step": [1]}], [{"attention": None}]])
+def test_an_odd_record_of_changes_is_shown_as_it_is(
+    sweep: SweepFolder, changes: list[dict[str, Any]]
+) -> None:
+    write_status(sweep.run("finished"), "done", 5, mixed=changes)
+    document = progress(sweep, NOW)
+    assert document["runs"][0]["mixed"] == changes
+    assert "done†" in describe_status(document)
+
+
 def test_on_a_narrow_terminal_names_keep_what_tells_them_apart(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     names = [f"gpt2-small_L8_openwebtext_batchtopk_x16_k16_s{seed}_study_shared-false" for seed in (42, 49)]
@@ -189,3 +227,17 @@ def test_it_needs_no_torch_and_reads_no_text(sweep: SweepFolder, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "6 pending" in done.stdout
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("left", ["", '{"tokens": 1, "time": 1}\n'])
+def test_a_history_shorter_than_at_the_checkpoint_is_damage(every_state: SweepFolder, left: str) -> None:
+    run = every_state.run("cut")
+    progress_text = json.dumps({"history": {"bytes": run.history.stat().st_size}})
+    header = json.dumps({"__metadata__": {"progress": progress_text}}).encode()
+    run.checkpoint.mkdir(parents=True)
+    (run.checkpoint / "state.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert {one["name"]: one for one in progress(every_state, NOW)["runs"]}["cut"]["state"] == "interrupted"
+    run.history.write_text(left)
+    shown = {one["name"]: one for one in progress(every_state, NOW)["runs"]}["cut"]
+    assert shown["state"] == "damaged"
+    assert "history.jsonl is damaged" in shown["error"]

@@ -19,7 +19,6 @@ class Launcher:
         self.trained: list[str] = []
 
     def train(self, plan: Plan, stop: StopRequest) -> bool:
-        plan.refuse_another()
         for run in plan.runs:
             set_state(run, "failed", error="not trained in this test")
             self.trained.append(run.name)

@@ -149,6 +149,7 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
     ("line", "problem"),
     [
         ('{"text": "a"', "not a line of JSON"),
+        ('{"text": ' + "[" * 100_000, "not a line of JSON"),
         ('{"body": "a"}', "no key 'text': set dataset.text_key"),
         ('{"text": 3}', "'text' holds int, not text"),
         ('["a"]', "no key 'text'"),

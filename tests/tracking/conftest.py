@@ -7,6 +7,7 @@ import pytest
 
 from sae_sweep.config import RunConfig, TopKConfig, TrackingConfig
 from sae_sweep.store import PlannedRun, SweepFolder
+from sae_sweep.store.resolved import Conditions
 from sae_sweep.tracking import RunSink, open_sink, wandb_run
 from tests.training.fakes import CONDITIONS
 
@@ -29,10 +30,12 @@ def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def open_one(tmp_path: Path) -> OpenSink:
     """Open the sink of a run by name, in the sweep folder `tmp_path`."""
 
-    def open_one(name: str = "run", *, backend: str = "wandb") -> RunSink:
+    def open_one(
+        name: str = "run", *, backend: str = "wandb", conditions: Conditions = CONDITIONS
+    ) -> RunSink:
         sweep = SweepFolder(tmp_path)
         config = RunConfig(architecture=TopKConfig(), seed=42)
         run = PlannedRun(name, f"id-{name}", "group", config, sweep.run(name), {"corpus": "abc"})
-        return open_sink(run, TrackingConfig(backend=backend), sweep, CONDITIONS)
+        return open_sink(run, TrackingConfig(backend=backend), sweep, conditions)
 
     return open_one

@@ -1,5 +1,6 @@
 """W&B offline runs, written for real and read back."""
 
+import dataclasses
 import json
 import logging
 import platform
@@ -12,6 +13,7 @@ from sae_sweep.store import SweepFolder
 from sae_sweep.tracking import open_comparison_sink
 from tests.tracking.conftest import OpenSink
 from tests.tracking.offline import offline_runs
+from tests.training.fakes import CONDITIONS
 
 # The smallest PNG there is: one pixel.
 PNG = bytes.fromhex(
@@ -93,6 +95,17 @@ def test_a_resumed_run_has_each_point_once(tmp_path: Path, open_one: OpenSink) -
     assert run.points("loss") == expected
     history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [(line["tokens"], line["loss"]) for line in map(json.loads, history)] == expected
+
+
+def test_a_run_that_goes_on_with_other_numerics_says_so(tmp_path: Path, open_one: OpenSink) -> None:
+    change = {"step": 7, "attention": ["sdpa", "eager"]}
+    for mixed in ((), (change,)):
+        sink = open_one(conditions=dataclasses.replace(CONDITIONS, mixed=mixed))
+        sink.rewind(None)
+        sink.finish(failed=False)
+        [run] = offline_runs(tmp_path)
+        assert run.config["provenance"]["mixed"] == list(mixed)
+        assert run.config["provenance"]["resolved"]["attention"] == "sdpa"
 
 
 def test_runs_of_one_process_are_kept_apart(tmp_path: Path, open_one: OpenSink) -> None:

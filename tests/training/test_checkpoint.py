@@ -1,6 +1,8 @@
 """A checkpoint is read back unchanged, or rejected."""
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,11 +123,42 @@ def test_one_without_a_checksum_is_refused(folder: RunFolder, caplog: pytest.Log
     assert "not a checkpoint of this version" in caplog.text
 
 
-def test_a_folder_in_its_place_is_damage(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_folder_or_a_pipe_in_its_place_is_damage(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None]
+) -> None:
     file(folder).unlink()
-    file(folder).mkdir()
+    make(file(folder))
+    assert begun(folder, "the-id") is None
     assert load_checkpoint(folder, "the-id") is None
     assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_one_that_cannot_be_opened_is_no_damage(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The run would start over, and its next checkpoint would replace this one."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        with pytest.raises(SaeSweepError, match=rf"cannot read .*: {os.strerror(number)}; make it readable"):
+            load_checkpoint(folder, "the-id")
+    assert load_checkpoint(folder, "the-id") is not None
+
+
+def test_too_little_memory_to_read_one_is_no_damage(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("sae_sweep.training.checkpoint.tensors_checksum", fail)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        load_checkpoint(folder, "the-id")
 
 
 def test_one_of_another_run_is_refused(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:

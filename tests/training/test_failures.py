@@ -270,7 +270,7 @@ def test_a_full_disk_fails_its_run_in_one_line(tmp_path: Path, monkeypatch: pyte
     def full(path: Path, whole: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sae_sweep.training.checkpoint._write", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     [outcome] = train([make_member(tmp_path, "a", make_config())], checkpoint_every_min=1e-9)
     assert outcome.failed is not None
     assert "no disk space left" in outcome.failed

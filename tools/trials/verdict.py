@@ -16,8 +16,8 @@ line. no verdict: the trial itself failed."""
 OUTCOMES = (*GOOD, *BAD)
 
 _LOG_LINE = re.compile(r"\d\d:\d\d:\d\d |sae_sweep: |$")
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")
-"""A file's name between a dot and what `tempfile` adds."""
+_TEMPORARY = re.compile(r"\.sae_sweep-.+|\..+\.lock\.soft\.[0-9a-f]{8}")
+"""Names of unfinished files, of folders in which a compiler works, and of markers on their way out."""
 
 
 class Verdict(NamedTuple):

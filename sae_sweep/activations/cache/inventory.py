@@ -48,7 +48,7 @@ class CacheEntry:
 
 
 class Removed(NamedTuple):
-    """What came of a removal."""
+    """Result of a removal."""
 
     bytes: int
     """Bytes freed."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
-from sae_sweep.config import SaeSweepError, digest, first_line
+from sae_sweep.config import ConfigError, SaeSweepError, build, digest, first_line, is_count
 from sae_sweep.config.run import NUMERICS_VERSION
 from sae_sweep.store import read_json, write_text
 
 VERSION = f"2.{NUMERICS_VERSION}"
 """Version of the layout, and of how a config determines activations."""
+_REMEDY = "`task=cache action=prune` removes it"
 
 Position = dict[str, Any]
 """A position from `ActivationStream.position`."""
@@ -123,36 +124,29 @@ def load_manifest(folder: CacheFolder) -> Manifest | None:
     """
     if not folder.manifest.exists():
         return None
-    content = read_json(folder.manifest)
+    content = read_json(folder.manifest, _REMEDY)
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
         raise SaeSweepError(
             f"{folder.manifest} is of version {str(version)[:20]!r}, and this is version {VERSION}: "
-            f"`task=cache action=prune` removes it, or delete {folder.root}"
+            f"{_REMEDY}, or delete {folder.root}"
         )
     try:
         if content.pop("checksum", None) != digest(content):
             raise ValueError("its checksum differs")
         manifest = _from_json(content)
         _check(manifest, folder)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SaeSweepError(
-            f"{folder.manifest} is damaged ({first_line(error)}): `task=cache action=prune` removes it"
-        ) from error
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SaeSweepError(f"{folder.manifest} is damaged ({first_line(error)}): {_REMEDY}") from error
     return manifest
 
 
 def _from_json(content: dict[str, Any]) -> Manifest:
     del content["version"]
-    shards = tuple(_shard(shard) for shard in content.pop("shards"))
-    bad = {int(layer): BadStep(**found) for layer, found in content.pop("bad").items()}
-    wanted = {int(layer): steps for layer, steps in content.pop("wanted").items()}
-    return Manifest(**content, shards=shards, bad=bad, wanted=wanted)
-
-
-def _shard(content: dict[str, Any]) -> Shard:
-    files = {part: FileRecord(**record) for part, record in content.pop("files").items()}
-    return Shard(**content, files=files)
+    for key in ("bad", "wanted"):
+        content[key] = {int(layer): value for layer, value in content[key].items()}
+    manifest: Manifest = build(Manifest, content)
+    return manifest
 
 
 def _check(manifest: Manifest, folder: CacheFolder) -> None:
@@ -174,5 +168,5 @@ def _check(manifest: Manifest, folder: CacheFolder) -> None:
 
 def _counts(*values: Any, least: int = 0) -> None:
     for value in values:
-        if type(value) is not int or not least <= value < 2**63:
+        if not is_count(value) or value < least:
             raise ValueError(f"{str(value)[:20]!r} is no number of it")

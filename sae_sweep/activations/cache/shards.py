@@ -17,7 +17,7 @@ from xxhash import xxh3_128
 from sae_sweep.activations.cache.layout import TOKENS, CacheFolder
 from sae_sweep.activations.cache.manifest import FileRecord
 from sae_sweep.config import SaeSweepError
-from sae_sweep.store import write_atomic
+from sae_sweep.store import regular, write_atomic
 
 ALIGNMENT = 64
 """Alignment in bytes of torch's allocations, and of the data in a file."""
@@ -90,7 +90,7 @@ def read_part(folder: CacheFolder, part: str, record: FileRecord, into: Tensor |
     path = folder.root / record.file
     total = xxh3_128()
     try:
-        with path.open("rb", buffering=0) as file:
+        with regular(path).open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if size != record.bytes:
                 raise _damaged(path, f"is damaged ({size:,} bytes instead of {record.bytes:,})", part)

@@ -193,7 +193,7 @@ class CPUKernels(Kernels):
         )
 
     def _dead_candidates(self, estimates: Estimates, b: Tensor | None, k: int) -> CSR:
-        """All that may be among the k largest per row."""
+        """Candidates for the k largest per row."""
         tokens, stride = estimates.values.shape
         count = len(estimates.columns)
         with self._found() as found:

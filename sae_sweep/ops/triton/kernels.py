@@ -9,7 +9,7 @@ import triton
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import SaeSweepError, first_line
 from sae_sweep.ops.csr import CSR, Transposed
 from sae_sweep.ops.interface import AdamUpdate, Encoded, Kernels
 from sae_sweep.ops.triton import rows, selection, sparse
@@ -45,9 +45,8 @@ class TritonKernels(Kernels):
         self.device_type = torch.device(device).type
         try:
             self.normalise(torch.ones(1, 2, device=device), 1.0)
-        except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
-            reason = str(error).partition("\n")[0]
-            raise SaeSweepError(f"triton cannot compile for {device}: {reason}") from error
+        except (triton.TritonError, RuntimeError, OSError, subprocess.CalledProcessError) as error:
+            raise SaeSweepError(f"triton cannot compile for {device}: {first_line(error)}") from error
 
     def _normalise(self, x: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(x)
