@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sae_sweep.activations import pick_device
@@ -12,6 +13,7 @@ from sae_sweep.config import (
     CommandConfig,
     RunConfig,
     SaeSweepError,
+    digest,
     flatten,
 )
 from sae_sweep.logs import show
@@ -58,13 +60,15 @@ def compare_finished(
     """
     lines: list[RunLine] = []
     found: list[tuple[RunConfig, ComparisonEntry]] = []
+    contents: list[Mapping[str, str]] = []
     for run in read_plan(folder)["runs"]:
         name, files = run["name"], folder.run(run["name"])
         try:
             line = _run_line(name, files, run["id"])
             if line.status == "done":
-                planned = planned_run(run, folder).config
-                found.append(_finished(name, run["id"], files, planned, command.matching.threshold))
+                planned = planned_run(run, folder)
+                found.append(_finished(name, run["id"], files, planned.config, command.matching.threshold))
+                contents.append(planned.fingerprints)
             lines.append(line)
         except SaeSweepError as error:
             if name not in reported:
@@ -72,7 +76,7 @@ def compare_finished(
             lines.append(RunLine(name, DAMAGED))
     comparison = None
     if len(found) > 1:
-        keys = swept_keys([config for config, _ in found])
+        keys = swept_keys(_labelled([config for config, _ in found], contents))
         entries = [dataclasses.replace(entry, keys=own) for own, (_, entry) in zip(keys, found, strict=True)]
         comparison = compare(entries, command.matching, device=pick_device(device))
         with hold_sweep(folder):
@@ -80,6 +84,29 @@ def compare_finished(
         _track(folder, command, comparison, written)
     show(terminal_summary(lines, comparison) + "\n")
     return [line.status for line in lines].count(DAMAGED)
+
+
+def _labelled(configs: Sequence[RunConfig], contents: Sequence[Mapping[str, str]]) -> list[RunConfig]:
+    """The configs with one label for each text and each model, whatever the commands called them."""
+    texts = _labels([config.dataset.name for config in configs], [one.get("corpus") for one in contents])
+    models = _labels([config.model.label for config in configs], [one.get("model") for one in contents])
+    return [
+        replace(config, dataset=replace(config.dataset, name=text), model=replace(config.model, name=model))
+        for config, text, model in zip(configs, texts, models, strict=True)
+    ]
+
+
+def _labels(labels: Sequence[str], contents: Sequence[str | None]) -> list[str]:
+    """The first label of each content, with its fingerprint if another content has it too."""
+    firsts: dict[str, str] = {}
+    for label, content in zip(labels, contents, strict=True):
+        firsts.setdefault(content or label, label)
+    taken = list(firsts.values())
+    found = []
+    for label, content in zip(labels, contents, strict=True):
+        first = firsts[content or label]
+        found.append(f"{first}-{digest(content)[:6]}" if content and taken.count(first) > 1 else first)
+    return found
 
 
 def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import EvaluationConfig, RunConfig, SaeSweepError, TopKConfig
+from sae_sweep.config import EvaluationConfig, FilesDataset, RunConfig, SaeSweepError, TopKConfig
 from sae_sweep.store import RunFolder
 from sae_sweep.store.config_file import write_config
-from sae_sweep.tasks.match import _config
+from sae_sweep.tasks.match import _config, _labelled, swept_keys
 
 CONFIG = RunConfig(architecture=TopKConfig(k=16))
 
@@ -37,3 +37,27 @@ def test_another_digit_or_a_lost_key_is_refused_naming_the_keys(folder: RunFolde
     folder.config.write_text(text.replace("seed: 49\n", "", 1))
     with pytest.raises(SaeSweepError, match=r"config\.yaml: it differs from plan\.json in seed; remove"):
         _config(folder, dataclasses.replace(CONFIG, seed=1))
+
+
+def _files(label: str, seed: int) -> RunConfig:
+    return dataclasses.replace(CONFIG, dataset=FilesDataset(name=label, path=f"{label}-texts"), seed=seed)
+
+
+def test_another_label_of_the_same_text_is_no_difference() -> None:
+    configs = [_files("aaa", 1), _files("bbb", 2)]
+    contents = [{"corpus": "c1", "model": "m"}, {"corpus": "c1", "model": "m"}]
+    assert swept_keys(_labelled(configs, contents)) == [{"seed": 1}, {"seed": 2}]
+
+
+def test_two_texts_or_models_of_one_label_are_a_difference() -> None:
+    configs = [_files("aaa", 1), _files("aaa", 1)]
+    for key in ("corpus", "model"):
+        contents = [{"corpus": "c", "model": "m", key: "1"}, {"corpus": "c", "model": "m", key: "2"}]
+        a, b = swept_keys(_labelled(configs, contents))
+        assert a.keys() == b.keys() == {"dataset" if key == "corpus" else "model"}
+        assert a != b
+
+
+def test_labels_stand_for_contents_that_are_not_known() -> None:
+    configs = [_files("aaa", 1), _files("bbb", 1)]
+    assert swept_keys(_labelled(configs, [{}, {}])) == [{"dataset": "aaa"}, {"dataset": "bbb"}]
