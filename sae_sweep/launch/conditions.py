@@ -70,6 +70,10 @@ def conditions(run: PlannedRun, here: OnMachine, launcher: LauncherConfig, job: 
     """
     earlier = begun(run.folder, run.run_id)
     if earlier is None:
+        status = read_status(run.folder)
+        if status.history is not None and status.resolved:  # it is only evaluated again
+            as_trained = Resolved(**dict(status.resolved))  # type: ignore[arg-type]
+            return Conditions(as_trained, tuple(status.mixed), status.fell_back, status.job)
         return Conditions(here.resolved, fell_back=here.fell_back, job=job)
     mixed = tuple(earlier.mixed)
     changes = here.resolved.changes_from(earlier.resolved)

@@ -62,16 +62,14 @@ class Finisher:
 
     def evaluate_again(self, run: PlannedRun, sink: MetricSink) -> None:
         """Evaluate an SAE that an earlier launch trained, and replace its metrics, features and figures."""
-        status = read_status(run.folder)
-        mark = status.history
+        status, sae = read_status(run.folder), load_sae(run.folder.sae, run.run_id)
+        tokens = status.tokens or run.config.steps * run.config.batch
 
         def evaluate() -> None:
-            if mark:
-                sink.rewind(mark)  # what an earlier evaluation logged again is dropped
-            tokens = status.tokens or run.config.steps * run.config.batch
-            self._write_evaluation(run, sink, load_sae(run.folder.sae, run.run_id), tokens, status.seconds)
+            sink.rewind(status.history)  # what an earlier evaluation logged again is dropped
+            self._write_evaluation(run, sink, sae, tokens, status.seconds)
             if status.state != "done":
-                set_state(run, "done", tokens=tokens, history=mark or sink.mark())
+                set_state(run, "done")
 
         self._finish(run, sink, evaluate, {})
 

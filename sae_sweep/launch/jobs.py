@@ -157,8 +157,8 @@ def _submit_groups(plan: Plan, cluster: Cluster, groups: Sequence[Sequence[Plann
     try:
         tickets = cluster.submit(frozen)
     except SaeSweepError as error:
-        for run in (run for group in groups for run in group):
-            set_state(run, "failed", error=str(error))
+        for group in groups:
+            mark_lost(group, str(error))
         raise
     for ticket in tickets:
         log.info("%s %s: %d runs, log %s", cluster.word, ticket.id, len(ticket.run_ids), ticket.log)

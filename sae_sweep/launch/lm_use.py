@@ -3,10 +3,12 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from sae_sweep.store import PlannedRun, read_status, state
+from sae_sweep.config import SaeSweepError
+from sae_sweep.store import PlannedRun, Status, read_status
 
 if TYPE_CHECKING:
     from sae_sweep.activations import LanguageModel
@@ -52,8 +54,7 @@ class LmUse:
 
 def log_lm_use(runs: Sequence[PlannedRun]) -> None:
     """Log the LM's tokens and seconds for trained runs, from their status; seconds exclude GPU waits."""
-    ended = [run for run in runs if state(run.folder) in ("done", "failed")]
-    found = [use for run in ended if (use := read_status(run.folder).lm)]
+    found = [one.lm for one in _statuses(runs) if one.state in ("done", "failed") and one.lm]
     if not found:
         return
     passes = {one["pass"]: one for one in sorted(found, key=lambda one: one["tokens"]) if one["tokens"]}
@@ -73,8 +74,15 @@ def _passes(number: int) -> str:
 def log_fallbacks(runs: Sequence[PlannedRun]) -> None:
     """Log each reason why runs were trained without fused attention or fast kernels, from their status."""
     reasons: dict[tuple[str, str], int] = {}
-    for run in runs:
-        for what, why in read_status(run.folder).fell_back.items():
+    for status in _statuses(runs):
+        for what, why in status.fell_back.items():
             reasons[what, why] = reasons.get((what, why), 0) + 1
     for (what, why), number in reasons.items():
         log.warning("%s of %d run%s: not the fast one: %s", what, number, "s" * (number != 1), why)
+
+
+def _statuses(runs: Sequence[PlannedRun]) -> Iterator[Status]:
+    """Statuses of runs; one that was damaged meanwhile is named where the runs are counted."""
+    for run in runs:
+        with suppress(SaeSweepError):
+            yield read_status(run.folder)

@@ -1,6 +1,7 @@
 """The plan of a sweep: its runs, their names, and the groups that share an LM pass."""
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from sae_sweep.store import (
     state,
     write_record,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,14 +170,18 @@ def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Pla
     fingerprints = fingerprints or _fingerprints(cache_folder(command.paths.cache))
     found: dict[str, PlannedRun] = {}
     grids: dict[str, dict[str, None]] = {}
+    merged: dict[str, None] = {}
     for one in request.runs:
         config, reference = (_resolved(given, request) for given in (one.config, one.reference))
         prints = fingerprints(config)
         run_id = config.run_id(prints)
         group = digest({**config.pass_identity(), **prints})
         name = run_name(config, reference)
-        found.setdefault(run_id, PlannedRun(name, run_id, group, config, RunFolder(Path(name)), prints))
+        run = PlannedRun(name, run_id, group, config, RunFolder(Path(name)), prints)
+        merged.update(_other_keys(found.setdefault(run_id, run), run))
         grids.setdefault(run_id, {}).update(dict.fromkeys(one.grids))
+    if merged:
+        log.info("runs that differ only in %s are one: that changes no weights", ", ".join(merged))
     sweep = command.sweep or command.experiment or digest(sorted(found))
     folder = SweepFolder(Path(command.paths.output).expanduser().resolve() / sweep)
     names = _names_on_disk(folder)
@@ -184,6 +191,12 @@ def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Pla
         runs.append(replace(run, name=name, folder=folder.run(name), grids=tuple(grids[run_id])))
     _refuse_equal_names(runs)
     return Plan(sweep, folder, tuple(runs), command, request.union)
+
+
+def _other_keys(one: PlannedRun, other: PlannedRun) -> dict[str, None]:
+    """Keys in which two configs of one run differ."""
+    first, second = flatten(one.config.as_dict()), flatten(other.config.as_dict())
+    return dict.fromkeys(key for key in {**first, **second} if first.get(key) != second.get(key))
 
 
 def _resolved(config: RunConfig, request: Request) -> RunConfig:

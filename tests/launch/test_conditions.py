@@ -9,7 +9,7 @@ import torch
 from sae_sweep.config import LauncherConfig, RunConfig, SaeSweepError, TopKConfig
 from sae_sweep.launch.conditions import OnMachine, by_threads, conditions, cpu_threads
 from sae_sweep.store import PlannedRun, RunFolder, set_state
-from sae_sweep.store.resolved import Resolved
+from sae_sweep.store.resolved import Conditions, Resolved
 from sae_sweep.training.checkpoint import Checkpoint, save_checkpoint
 
 BEGAN = Resolved("cpu AVX512", "bfloat16", "bfloat16", "sdpa", "cpu", 64, 2)
@@ -102,3 +102,12 @@ def test_threads_are_restored(tmp_path: Path) -> None:
     with cpu_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_a_run_that_is_only_evaluated_again_stays_as_it_was_trained(run: PlannedRun, tmp_path: Path) -> None:
+    done = replace(run, folder=RunFolder(tmp_path / "done"))
+    mixed = [{"step": 3, "attention": ["eager", "sdpa"]}]
+    history = {"bytes": 0, "checksum": "x", "tokens": 0}
+    set_state(done, "done", resolved=BEGAN.as_dict(), mixed=mixed, job=2, history=history)
+    found = conditions(done, OnMachine(replace(BEGAN, attention="eager"), {}), LAUNCHER, 5)
+    assert found == Conditions(BEGAN, tuple(mixed), {}, 2)

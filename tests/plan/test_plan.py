@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sae_sweep.config import (
+    ActivationsConfig,
     CommandConfig,
     EmbeddedDataset,
     FilesDataset,
@@ -127,3 +128,15 @@ def test_a_damaged_plan_is_one_clear_line(tmp_path: Path, content: str, message:
         launch(plan(tmp_path, [1]))
     assert "\n" not in str(caught.value)
     assert file.read_text() == content
+
+
+def test_keys_that_make_no_other_run_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    config = RunConfig(architecture=TopKConfig(), dataset=EmbeddedDataset())
+    other = dataclasses.replace(config, activations=ActivationsConfig(lm_batch=32))
+    command = CommandConfig(sweep="mine", paths=PathsConfig(output=str(tmp_path)))
+    wanted = [WantedRun(config, config), WantedRun(other, config), WantedRun(config, config)]
+    assert len(make_plan(Request(command, wanted), lambda _: {"corpus": "c"}).runs) == 1
+    assert caplog.messages == [
+        "runs that differ only in activations.lm_batch are one: that changes no weights"
+    ]
