@@ -43,7 +43,8 @@ class ModelConfig:
     revision: str | None = None
     """Commit, tag or branch on the hub; pin it so that a run can be repeated."""
     dtype: str = "auto"
-    """Dtype of the LM; auto: bfloat16 where the hardware is fast at it, else float32."""
+    """Dtype of the LM; auto: bfloat16 where the training machine is fast at it (on SLURM: in jobs with GPUs),
+    else float32; always float32 with numerics=study."""
 
     @property
     def label(self) -> str:
