@@ -162,6 +162,13 @@ def read_status(run: RunFolder, run_id: str | None = None) -> Status:
     return status
 
 
+def read_shown_status(run: RunFolder, run_id: str) -> Status:
+    """Read the status for a table; one that is missing although the run was finished is damage, too."""
+    if run.metrics.exists() and not is_present(run.status):
+        raise unreadable(run.status, "it is missing", "put it back, or launch the sweep again")
+    return read_status(run, run_id)
+
+
 def state(folder: RunFolder) -> str:
     """State of a run: pending (also without a status file), running, done, failed, or damaged."""
     try:

@@ -19,7 +19,7 @@ from sae_sweep.store import (
     planned_run,
     read_metrics,
     read_plan,
-    read_status,
+    read_shown_status,
     unreadable,
 )
 from sae_sweep.study.config import StudyConfig
@@ -79,7 +79,7 @@ def finished_runs(folder: SweepFolder, threshold: float, command: StudyConfig | 
             config = planned_run(entry, folder).config
             first = first or config
             starts.add(config.init.shared)
-            if read_status(folder.run(entry["name"]), entry["id"]).state == "done":
+            if read_shown_status(folder.run(entry["name"]), entry["id"]).state == "done":
                 run = _study_run(entry, folder.run(entry["name"]), config, study, decoder, threshold)
                 runs.append(run)
                 widths.append(run.decoder().shape[1])
@@ -185,7 +185,7 @@ def _study_run(
         densities=lambda: densities,
         rest=_rest(config),
         explained_variance=metrics.values.get("explained_variance"),
-        mixed=bool(read_status(folder, entry["id"]).mixed),
+        mixed=bool(read_shown_status(folder, entry["id"]).mixed),
     )
 
 

@@ -31,7 +31,7 @@ from sae_sweep.store import (
     read_config,
     read_metrics,
     read_plan,
-    read_status,
+    read_shown_status,
     unreadable,
 )
 from sae_sweep.tracking import open_comparison_sink
@@ -169,12 +169,12 @@ def _finished(
         decoder=decoder,
         init_match=init_match,
         densities=read_densities(folder.features, len(decoder)),
-        mixed=bool(read_status(folder, run_id).mixed),
+        mixed=bool(read_shown_status(folder, run_id).mixed),
     )
 
 
 def _run_line(name: str, folder: RunFolder, run_id: str) -> RunLine:
-    status = read_status(folder, run_id)
+    status = read_shown_status(folder, run_id)
     known: dict[str, float] = {}
     if is_present(folder.metrics):
         values = read_metrics(folder).values

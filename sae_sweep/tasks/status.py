@@ -21,7 +21,7 @@ from sae_sweep.store import (
     find_sweep,
     is_held,
     read_plan,
-    read_status,
+    read_shown_status,
     regular,
 )
 from sae_sweep.store.paths import CHECKPOINTS
@@ -91,7 +91,7 @@ def _readable_run(
 ) -> dict[str, Any]:
     """State and progress of a run. Raises SaeSweepError if a file of it is damaged."""
     budget = typed(planned["config"].get("tokens"), int, f"plan.json: tokens of {planned['name']}")
-    status = read_status(folder, planned["id"])
+    status = read_shown_status(folder, planned["id"])
     state = _state(status, folder, planned["id"] in in_jobs)
     if state != "running":
         _refuse_lost_history(folder)

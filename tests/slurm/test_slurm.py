@@ -43,7 +43,7 @@ def states(sweep: Path) -> list[str]:
 
 def tickets(sweep: Path) -> list[dict[str, Any]]:
     path = sweep / "jobs" / "submitted.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    return json.loads(path.read_text())["jobs"] if path.exists() else []
 
 
 def trace(sweep: Path) -> str:

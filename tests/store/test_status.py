@@ -15,6 +15,7 @@ from sae_sweep.store import (
     Status,
     freeze,
     read_config,
+    read_shown_status,
     read_status,
     readable,
     report_failed,
@@ -22,6 +23,7 @@ from sae_sweep.store import (
     state,
     unfinished,
     write_json,
+    write_metrics,
 )
 from tests.store.damage import check_reader, check_without_checksum, lost_lines, outcome
 
@@ -191,3 +193,11 @@ def test_the_config_of_a_finished_run_stays_and_a_missing_one_is_written(run: Pl
     assert read_config(run.folder) == run.config
     freeze(dataclasses.replace(run, config=dataclasses.replace(run.config, layer=3)))
     assert read_config(run.folder) == run.config
+
+
+def test_a_finished_run_without_status_is_damage_in_a_table(run: PlannedRun) -> None:
+    assert read_shown_status(run.folder, run.run_id).state == "pending"  # it never started
+    write_metrics(run.folder, {"init_match": 0.1}, {})
+    with pytest.raises(SaeSweepError, match=r"status\.json: it is missing; put it back, or launch the sweep"):
+        read_shown_status(run.folder, run.run_id)
+    assert state(run.folder) == "pending"  # so that a launch trains it
