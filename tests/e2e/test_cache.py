@@ -133,7 +133,7 @@ def test_the_cache_is_listed_and_removed(cli: Cli, words: list[str], tmp_path: P
     folder = cached_folder(tmp_path)
     listed = cli(*words, "task=cache", "action=list").out.splitlines()
     assert listed[0].split()[:4] == ["stream", "model", "dataset", "layers"]
-    assert listed[2].split()[:4] == [folder.name, "bundled:gpt2-pico", "files", "2,3"]
+    assert listed[2].split()[:4] == [folder.name, "gpt2-pico", "files", "2,3"]
     assert "complete" in listed[2]
 
     wrong = cli(*words, "task=cache", "action=remove", "stream=zzz")
@@ -153,11 +153,11 @@ def test_prune_removes_what_no_version_of_ours_reads(cli: Cli, words: list[str],
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": "0.1"}))
     refused = cli(*words, "activations=cache")
     assert refused.code == 1
-    assert "is of version 0.1" in refused.err
+    assert "is of version '0.1'" in refused.err
     assert "unusable" in cli(*words, "task=cache", "action=list").out
     verified = cli(*words, "task=cache", "action=verify")
     assert verified.code == 1
-    assert "is of version 0.1" in verified.out
+    assert "is of version '0.1'" in verified.out
     assert "freed 0.0" in cli(*words, "task=cache", "action=prune").out
     assert not manifest.parent.exists()
     assert cli(*words, "activations=cache").code == 0

@@ -69,7 +69,7 @@ def test_each_group_is_a_job_and_the_sweep_ends_with_the_comparison(
 def test_a_requeued_job_goes_on_where_it_was(
     cli: Cli, slurm: Slurm, words: list[str], tmp_path: Path
 ) -> None:
-    words = [*words, "tokens=40_960"]
+    words = [*words, "tokens=40_960", "model.dtype=float32"]  # which auto is in jobs without GPUs
     cut = tmp_path / "multirun" / "cut"
     process = launch([*words, "sweep=cut"], tmp_path)
     wait_for(
@@ -94,7 +94,9 @@ def test_a_requeued_job_goes_on_where_it_was(
 
     assert cli(*words, "launcher=inprocess", "sweep=whole").code == 0
     (run,) = (path.parent for path in cut.glob("*/sae"))
-    twin = tmp_path / "multirun" / "whole" / run.name
+    (twin,) = (
+        path.parent for path in (tmp_path / "multirun" / "whole").glob("*/sae")
+    )  # named after its auto
     for name, weight in load_sae(run).state_dict().items():
         assert torch.equal(weight, load_sae(twin).state_dict()[name]), name
     assert (run / "history.jsonl").read_text().count('"loss"') == 16
