@@ -114,7 +114,7 @@ class Finisher:
         }
         write_features(run.folder.features, evaluation)
         figures = run_figures(run.folder.features, evaluation, name=run.name, config=run.config.evaluation)
-        write_metrics(run.folder, metrics, evaluation_keys(run.config))
+        write_metrics(run.folder, run.run_id, metrics, evaluation_keys(run.config))
         for name, histogram in (
             ("log10_density", evaluation.density_histogram),
             ("activations", evaluation.activation_histogram),

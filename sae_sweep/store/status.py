@@ -250,7 +250,7 @@ def is_complete(run: PlannedRun) -> bool:
     if state(run.folder) != "done":
         return False
     try:
-        return read_metrics(run.folder).evaluation == evaluation_keys(run.config)
+        return read_metrics(run.folder, run.run_id).evaluation == evaluation_keys(run.config)
     except SaeSweepError:  # `readable` names it, once
         return False
 
@@ -289,6 +289,6 @@ def readable(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 def _log_damaged_metrics(run: PlannedRun) -> None:
     try:
-        read_metrics(run.folder)
+        read_metrics(run.folder, run.run_id)
     except SaeSweepError as error:
         log.warning("%s is evaluated again: %s", run.name, error)

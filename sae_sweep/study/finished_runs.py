@@ -161,7 +161,7 @@ def _study_run(
     decoder: Callable[[RunFolder, str], Tensor],
     threshold: float,
 ) -> StudyRun:
-    metrics = read_metrics(folder)
+    metrics = read_metrics(folder, entry["id"])
     rows = decoder(folder, entry["id"])
     densities = read_densities(folder.features, len(rows))
     architecture = config.architecture

@@ -159,7 +159,7 @@ def _finished(
     """Config and SAE of a finished run; the swept keys are added when all runs are known."""
     config = _config(folder, planned)
     decoder = load_sae(folder.sae, run_id).W_dec.detach()
-    metrics = read_metrics(folder)
+    metrics = read_metrics(folder, run_id)
     init_match = metrics.init_match
     if metrics.values.get("init_match_threshold") != threshold:
         init_match = match_to_own_start(decoder, config, run_id, threshold)
@@ -177,7 +177,7 @@ def _run_line(name: str, folder: RunFolder, run_id: str) -> RunLine:
     status = read_shown_status(folder, run_id)
     known: dict[str, float] = {}
     if is_present(folder.metrics):
-        values = read_metrics(folder).values
+        values = read_metrics(folder, run_id).values
         known = {key: value for key, value in values.items() if value is not None}
     return RunLine(
         name=name,

@@ -17,7 +17,7 @@ SLURM = SlurmConfig(poll_s=0.01, lost_after_s=0.05, setup=["module load x"], ext
 
 def finish(run: PlannedRun) -> None:
     """Write the files that say that a run is done and evaluated."""
-    write_metrics(run.folder, {"init_match": 0.1}, evaluation_keys(run.config))
+    write_metrics(run.folder, run.run_id, {"init_match": 0.1}, evaluation_keys(run.config))
     set_state(run, "done")
 
 

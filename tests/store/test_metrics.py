@@ -14,12 +14,12 @@ VALUES = {"init_match": 0.25, "l0": 16.0, "ce_recovered_zero": math.nan, "tokens
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    write_metrics(RunFolder(tmp_path), VALUES, {"tokens": 200, "dense": 0.1})
+    write_metrics(RunFolder(tmp_path), "abc", VALUES, {"tokens": 200, "dense": 0.1})
     return RunFolder(tmp_path)
 
 
 def test_metrics_come_back_with_the_keys_that_gave_them(folder: RunFolder) -> None:
-    metrics = read_metrics(folder)
+    metrics = read_metrics(folder, "abc")
     assert metrics.values == {**VALUES, "ce_recovered_zero": None}
     assert metrics.init_match == 0.25
     assert metrics.evaluation == {"tokens": 200, "dense": 0.1}
@@ -27,15 +27,15 @@ def test_metrics_come_back_with_the_keys_that_gave_them(folder: RunFolder) -> No
 
 def test_metrics_of_an_earlier_version_name_no_keys(folder: RunFolder) -> None:
     write_json(folder.metrics, {"init_match": 0.5, "l0": 1})
-    assert read_metrics(folder).evaluation == {}
+    assert read_metrics(folder, "abc").evaluation == {}
 
 
 def test_no_damage_is_believed(folder: RunFolder) -> None:
-    check_reader(folder.metrics, lambda: read_metrics(folder))
+    check_reader(folder.metrics, lambda: read_metrics(folder, "abc"))
 
 
 def test_changed_values_are_read_or_refused(folder: RunFolder) -> None:
-    check_without_checksum(folder.metrics, lambda: read_metrics(folder))
+    check_without_checksum(folder.metrics, lambda: read_metrics(folder, "abc"))
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,12 @@ def test_each_wrong_value_is_named_with_file_and_remedy(
 ) -> None:
     write_json(folder.metrics, record)
     with pytest.raises(SaeSweepError) as refused:
-        read_metrics(folder)
+        read_metrics(folder, "abc")
     assert f"cannot read {folder.metrics}: {words}; launch the sweep again" in str(refused.value)
+
+
+def test_metrics_of_another_run_are_refused(folder: RunFolder) -> None:
+    with pytest.raises(
+        SaeSweepError, match=r"metrics\.json: it is of run abc, not xyz; launch the"
+    ):
+        read_metrics(folder, "xyz")

@@ -197,7 +197,7 @@ def test_the_config_of_a_finished_run_stays_and_a_missing_one_is_written(run: Pl
 
 def test_a_finished_run_without_status_is_damage_in_a_table(run: PlannedRun) -> None:
     assert read_shown_status(run.folder, run.run_id).state == "pending"  # it never started
-    write_metrics(run.folder, {"init_match": 0.1}, {})
+    write_metrics(run.folder, run.run_id, {"init_match": 0.1}, {})
     with pytest.raises(SaeSweepError, match=r"status\.json: it is missing; put it back, or launch the sweep"):
         read_shown_status(run.folder, run.run_id)
     assert state(run.folder) == "pending"  # so that a launch trains it
