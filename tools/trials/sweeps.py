@@ -144,7 +144,9 @@ def results(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.suffix not in (".png", ".log") and path.is_file() and ".lock" not in path.name:
             found[name] = content(path)
-        elif path.name == "checkpoint":
+        elif path.name == "checkpoint" and any(
+            path.glob("*.safetensors")
+        ):  # a stranger's file keeps the folder
             found[name] = "there"
     return {
         name: value for name, value in found.items() if "/checkpoint/" not in name and "jobs/" not in name
