@@ -63,7 +63,9 @@ def hangs(*words):
     time.sleep(60)
 
 def leaves(folder, *more):
-    (folder.root / ".state.safetensors.12345678").touch()
+    from sae_sweep.store.partial import partial_path
+
+    partial_path(folder.root / "state.safetensors").touch()
     return load(folder, *more)
 
 def forks(*words):
