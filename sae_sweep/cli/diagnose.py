@@ -79,9 +79,10 @@ def check(key: str, values: Sequence[Any], typed: str | None = None) -> list[str
 
 def _check_choices(group: str, values: Sequence[Any]) -> list[str]:
     options = choices(group)
-    wrong = [value for value in values if value is not None and str(value) not in options]
+    wrong = [value for value in values if str(value) not in options]
     return [
-        f"{group}={value}: not one of {', '.join(options)}{_hint(str(value), options)}" for value in wrong
+        f"{group}={shown(value)}: not one of {', '.join(options)}{_hint(str(value), options)}"
+        for value in wrong
     ]
 
 

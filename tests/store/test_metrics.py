@@ -57,7 +57,5 @@ def test_each_wrong_value_is_named_with_file_and_remedy(
 
 
 def test_metrics_of_another_run_are_refused(folder: RunFolder) -> None:
-    with pytest.raises(
-        SaeSweepError, match=r"metrics\.json: it is of run abc, not xyz; launch the"
-    ):
+    with pytest.raises(SaeSweepError, match=r"metrics\.json: it is of run abc, not xyz; launch the"):
         read_metrics(folder, "xyz")
