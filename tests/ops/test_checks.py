@@ -46,7 +46,7 @@ def valid(device: str) -> dict[str, dict[str, Any]]:
 
 
 def wrong_tensors(tensor: torch.Tensor) -> list[Any]:
-    """Of another size, dimension, dtype, layout, device or kind."""
+    """Yield what differs from a tensor in size, dimension, dtype, layout, device or kind."""
     wider = torch.cat([tensor, tensor], dim=-1)
     return [
         wider[..., : tensor.shape[-1] + 1].contiguous(),

@@ -206,7 +206,7 @@ class CPUKernels(Kernels):
 
     @contextmanager
     def _found(self) -> Iterator[c_void_p]:
-        """Where a search of the library puts its CSR, which is freed at the end, whatever happens."""
+        """Yield the place of a CSR that a search makes; it is freed at the end, also after an error."""
         found = c_void_p()
         try:
             yield found
