@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpu_setting import Setting
+from gpu_setting import Cut, Setting
 
 ROOT = Path(__file__).parents[1]
 PICO = ROOT / "sae_sweep" / "assets" / "gpt2-pico"
@@ -54,7 +54,7 @@ def random_gpt2(folder: Path, *, tiny: bool) -> RandomModel:
 
 def bits(setting: Setting) -> None:
     """Runs trained together, one by one, and resumed after a stop have the same weights."""
-    kinds, tokens = ("topk", 10_240) if setting.tiny else ("topk,batchtopk,jumprelu,relu", 204_800)
+    kinds, tokens = ("topk", 10_240) if setting.tiny else ("topk,batchtopk,jumprelu,relu", 102_400)
     words = [*BITS, f"architecture={kinds}", f"tokens={tokens}"]
     with _sweeps(setting) as sweeps:
         fused = sweeps.train("fused", words)
@@ -65,9 +65,9 @@ def bits(setting: Setting) -> None:
 
 
 def quickstart(setting: Setting) -> None:
-    """`experiment=quickstart` as it is typed."""
-    tiny = ["dataset=stdlib_docs", "architecture=topk", *TINY_SWEEP] if setting.tiny else []
-    _sweep(setting, ["experiment=quickstart", *tiny])
+    """`experiment=quickstart` with fewer tokens."""
+    tiny = ["dataset=stdlib_docs", "architecture=topk", *TINY_SWEEP]
+    _sweep(setting, ["experiment=quickstart", *(tiny if setting.tiny else ["tokens=200_000"])])
 
 
 def gpt2_small(setting: Setting) -> None:
@@ -85,24 +85,32 @@ def gpt2_small(setting: Setting) -> None:
 
 def suite(setting: Setting) -> None:
     """The tests of ops/, which use the GPU where there is one."""
-    missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("pytest", "hypothesis", "typeguard") if importlib.util.find_spec(name) is None
+    ]
     if missing:
         setting.put({"skipped": f"{' and '.join(missing)} not installed; the part `kernels` does without"})
         return
     tiny = ["tests/ops/test_kernels.py", "-k", "test_topk_of_many_ties and reference"]
     which = tiny if setting.tiny else ["tests/ops"]
+    if not setting.tiny and importlib.util.find_spec("xdist"):
+        which += ["-n", "6"]
+    command = [sys.executable, "-m", "pytest", "-v", "--durations=5", "-p", "no:cacheprovider", *which]
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *which],
-        cwd=ROOT,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-    )
-    lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]]
-    if done.returncode:
-        raise CommandError(f"pytest: {lines[-1]}\n{done.stdout[-6000:]}")
-    setting.put({"suite": lines[-1], "seconds": time.perf_counter() - began})
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=out, stderr=out)
+        try:
+            code = process.wait()
+        except Cut:
+            process.kill()
+            out.seek(0)
+            raise Cut(out.read()[-4000:]) from None
+        out.seek(0)
+        text = out.read()
+    last = next(reversed(text.strip().splitlines()), "no output")
+    if code:
+        raise CommandError(f"pytest: {last}\n{text[-8000:]}")
+    setting.put({"suite": last.strip("= "), "seconds": time.perf_counter() - began})
 
 
 def _sweep(setting: Setting, words: Sequence[str]) -> None:
@@ -138,11 +146,11 @@ class _Sweeps:
     def train(self, sweep: str, words: Sequence[str]) -> dict[str, bytes]:
         """Train a sweep; returns each run's weights as they are on disk."""
         process = self._start(sweep, words)
-        if process.wait():
-            raise self._error(sweep, words, process.returncode)
+        if self._wait(process, sweep, words):
+            raise CommandError(self._account(process.returncode, sweep, words))
         files = sorted((self.folder / "out" / sweep).glob("*/sae/sae_weights.safetensors"))
         if not files:
-            raise self._error(sweep, words, process.returncode)
+            raise CommandError(self._account(process.returncode, sweep, words))
         return {file.parents[1].name: file.read_bytes() for file in files}
 
     def train_with_a_stop(self, sweep: str, words: Sequence[str]) -> dict[str, bytes]:
@@ -151,8 +159,8 @@ class _Sweeps:
         while process.poll() is None and not list((self.folder / "out" / sweep).glob("*/checkpoint/*")):
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
-        if process.wait() != 128 + signal.SIGTERM:
-            raise self._error(sweep, words, process.returncode)
+        if self._wait(process, sweep, words) != 128 + signal.SIGTERM:
+            raise CommandError(self._account(process.returncode, sweep, words))
         return self.train(sweep, words)
 
     def _start(self, sweep: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -161,9 +169,22 @@ class _Sweeps:
         with (self.folder / f"{sweep}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=self.folder, env=_environment(), stdout=log, stderr=log)
 
-    def _error(self, sweep: str, words: Sequence[str], code: int) -> CommandError:
-        end = (self.folder / f"{sweep}.log").read_text(errors="replace")[-4000:]
-        return CommandError(f"exit code {code}: python -m sae_sweep {' '.join(words)}\n{end}")
+    def _wait(self, process: subprocess.Popen[bytes], sweep: str, words: Sequence[str]) -> int:
+        """Its exit code. When the time is up, it writes its stacks and ends."""
+        try:
+            return process.wait()
+        except Cut:
+            process.send_signal(signal.SIGABRT)
+            raise Cut(self._account(process.wait(), sweep, words)) from None
+
+    def _account(self, code: int, sweep: str, words: Sequence[str]) -> str:
+        """The command, the end of what it printed, and what its runs' logs say of faults."""
+        ends = [(self.folder / f"{sweep}.log").read_text(errors="replace")[-4000:]]
+        logs = sorted((self.folder / "out" / sweep).glob("*/train.log"))
+        ends += [
+            text[-3000:] for text in (log.read_text(errors="replace") for log in logs) if "Error" in text
+        ]
+        return f"exit code {code}: python -m sae_sweep {' '.join(words)}\n" + "\n".join(ends[:3])
 
 
 @contextmanager
@@ -175,7 +196,8 @@ def _sweeps(setting: Setting) -> Iterator[_Sweeps]:
 def _environment() -> dict[str, str]:
     """This checkout before an installed package; no network."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    said = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    return {**os.environ, "PYTHONPATH": path, **said}
 
 
 def _require_equal(ours: dict[str, bytes], theirs: dict[str, bytes], how: str) -> None:

@@ -9,6 +9,10 @@ import torch
 Put = Callable[[dict[str, Any]], None]
 
 
+class Cut(BaseException):
+    """The time of a part is up."""
+
+
 class Size(NamedTuple):
     """An SAE and its batch."""
 

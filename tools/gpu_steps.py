@@ -1,5 +1,7 @@
 """Times training steps of our kernels, of the reference and of a dense trainer, and the language model."""
 
+import cProfile
+import pstats
 import statistics
 import sys
 import tempfile
@@ -29,7 +31,7 @@ ARCHITECTURES = ("topk", "batchtopk", "jumprelu", "relu")
 
 def steps(setting: Setting) -> None:
     """A training step of our kernels, and of the reference."""
-    for size, case, x in cases(setting):
+    for size, case, x in reversed(list(cases(setting))):
         setting.put({**about(size, case), **step_record(case, x, setting.device, seconds_each(setting, 2))})
 
 
@@ -76,9 +78,13 @@ def step_record(case: Case, x: Tensor, device: torch.device, at_least_s: float) 
             record[f"{backend}_per_s"] = rate(lambda one=one: one.step(x), device, at_least_s)
             if backend == fast:
                 record["host_waits"] = host_waits(lambda one=one: one.step(x), device)
+                record |= on_device(lambda one=one: one.step(x), device)
+                record["host"] = on_host(lambda one=one: one.step(x))
             record[f"{backend}_peak_gib"] = peak()
     per_s = record[f"{fast}_per_s"]
+    device_ms = record["device_ms"]
     return record | {
+        "busy": None if device_ms is None else device_ms / 1000 * per_s,
         "steps_per_s": per_s,
         "tokens_per_s": len(x) * per_s,
         "ratio_to_reference": per_s / record["reference_per_s"],
@@ -106,6 +112,40 @@ def host_waits(work: Callable[[], Any], device: torch.device, times: int = 10) -
         return count_warnings(lambda: [work() for _ in range(times)], "synchronizing") / times
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def on_device(work: Callable[[], Any], device: torch.device, times: int = 10) -> dict[str, Any]:
+    """Milliseconds that the device computes each time, launches, and the kernels that take longest."""
+    if device.type != "cuda":
+        return {"device_ms": None}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(times):
+            work()
+        torch.cuda.synchronize(device)
+    kernels = sorted(profile.key_averages(), key=lambda one: -one.self_device_time_total)
+    return {
+        "device_ms": sum(one.self_device_time_total for one in kernels) / 1000 / times,
+        "launches": sum(one.count for one in kernels) / times,
+        "longest": [
+            {
+                "kernel": one.key[:60],
+                "ms": one.self_device_time_total / 1000 / times,
+                "count": one.count / times,
+            }
+            for one in kernels[:8]
+        ],
+    }
+
+
+def on_host(work: Callable[[], Any], times: int = 20) -> list[dict[str, Any]]:
+    """The functions in which the host itself spends most time, as a profiler sees them."""
+    profile = cProfile.Profile()
+    profile.runcall(lambda: [work() for _ in range(times)])
+    found = sorted(pstats.Stats(profile).stats.items(), key=lambda item: -item[1][2])[:12]  # type: ignore[attr-defined]
+    return [
+        {"function": f"{Path(file).name}:{line} {name}", "ms": own * 1000 / times, "calls": calls / times}
+        for (file, line, name), (_, calls, own, _, _) in found
+    ]
 
 
 def count_warnings(work: Callable[[], Any], word: str) -> int:

@@ -1,6 +1,9 @@
 """`tools/gpu_check.py` on this machine: every part at a tiny size, what it skips, and what a fault leaves."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +18,7 @@ import gpu_check
 import gpu_commands
 import gpu_kernels
 import gpu_steps
-from gpu_setting import TINY, Setting
+from gpu_setting import TINY, Cut, Setting
 
 from sae_sweep.ops.reference import ReferenceKernels
 
@@ -66,7 +69,7 @@ def test_every_part_runs_here(
     assert [record["model"] for record in records["lm"]] == ["gpt2-pico", "gpt2-small"]
     assert [len(records[name][0]["explained_variance"]) for name in ("quickstart", "gpt2-small")] == [2, 4]
     shown = capsys.readouterr().out
-    assert "no part failed" in shown
+    assert "every part was done" in shown
     assert "waits/step" in shown
 
 
@@ -113,15 +116,79 @@ def test_a_part_that_takes_too_long_is_ended_and_keeps_what_it_wrote(parts_of: A
     assert sum(result["seconds"] for result in results) < 10
 
 
+def test_a_part_that_is_cut_says_where_it_was_and_the_check_fails(
+    parts_of: Any, capsys: pytest.CaptureFixture[str]
+):
+    (result,) = parts_of(
+        3.0, endless="import faulthandler; faulthandler.dump_traceback_later(0.5); time.sleep(60)"
+    )
+    assert result["state"] == "cut"
+    assert "most recent call first" in result["traceback"]
+    assert "    |   File" in capsys.readouterr().out
+
+
+def test_a_command_that_is_cut_leaves_its_stacks_and_what_it_printed(tmp_path: Path):
+    sweeps = gpu_commands._Sweeps(tmp_path, "cpu")
+
+    def start(sweep: str, words: Any) -> "subprocess.Popen[bytes]":
+        with (tmp_path / f"{sweep}.log").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(60)"],
+                env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+                stdout=log,
+                stderr=log,
+            )
+
+    sweeps._start = start  # type: ignore[method-assign]
+
+    def cut(signum: int, frame: object) -> None:
+        raise Cut
+
+    before = signal.signal(signal.SIGALRM, cut)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with pytest.raises(Cut, match=r"(?s)exit code -6: python -m sae_sweep a=b\nbegun.*File \"<string>\""):
+            sweeps.train("s", ["a=b"])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_check_that_is_not_whole_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    cut = {
+        "part": "bits",
+        "what": "w",
+        "seconds": 3.0,
+        "state": "cut",
+        "records": [],
+        "why": "not done after its 3 s",
+    }
+    late = {"part": "lm", "what": "w", "seconds": 0.0, "state": "skipped", "records": [], "why": "no time"}
+    told = {
+        "part": "suite",
+        "what": "w",
+        "seconds": 1.0,
+        "state": "skipped",
+        "records": [],
+        "why": "no pytest",
+    }
+    for results, code, said in (
+        ([cut, late], 1, "not done: bits; not done: lm"),
+        ([told], 0, "every part was done"),
+    ):
+        monkeypatch.setattr(gpu_check, "check", lambda *_, results=results: results)
+        assert call(monkeypatch, "--device", "cpu") == code
+        assert capsys.readouterr().out.splitlines()[-1] == said
+
+
 def test_the_table_has_a_row_for_each_step_also_without_a_dense_one():
     step = {"size": "s", "backend": "triton", "steps_per_s": 6.0, "tokens_per_s": 12.0}
-    step |= {"ratio_to_reference": 3.0, "host_waits": 1.0, "triton_peak_gib": 2.5}
+    step |= {"ratio_to_reference": 3.0, "host_waits": 1.0, "busy": 0.25, "triton_peak_gib": 2.5}
     steps = [{**step, "architecture": name} for name in ("topk", "relu")]
     dense = [{"size": "s", "architecture": "topk", "dense_per_s": 2.0}, {"left_out": "s relu"}]
     rows = gpu_check.table([{"part": "steps", "records": steps}, {"part": "dense", "records": dense}])
     assert [row["ratio_to_dense"] for row in rows] == [3.0, None]
-    assert gpu_check._cells(rows[0]) == ("s", "topk", "6.0", "12", "3.00x", "3.00x", "1.0", "2.50")
-    assert gpu_check._cells({**rows[1], "host_waits": None})[5:] == ("-", "-", "2.50")
+    assert gpu_check._cells(rows[0]) == ("s", "topk", "6.0", "12", "3.00x", "3.00x", "25%", "1.0", "2.50")
+    assert gpu_check._cells({**rows[1], "host_waits": None})[5:] == ("-", "25%", "-", "2.50")
     assert gpu_check.table([{"part": "dense", "records": dense}]) == []
 
 
