@@ -112,7 +112,7 @@ class Finisher:
             "trained_tokens": tokens,
             "seconds": math.nan if seconds is None else seconds,
         }
-        write_features(run.folder.features, evaluation)
+        write_features(run.folder.features, run.run_id, evaluation)
         figures = run_figures(run.folder.features, evaluation, name=run.name, config=run.config.evaluation)
         write_metrics(run.folder, run.run_id, metrics, evaluation_keys(run.config))
         for name, histogram in (

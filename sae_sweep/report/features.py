@@ -9,10 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.analysis import Evaluation, Histogram
+from sae_sweep.config import escaped
 from sae_sweep.report.parquet import read_parquet, write_parquet
 from sae_sweep.store import unreadable, write_json
 
 _STATISTICS = "statistics.parquet"
+_RUN_ID = b"run_id"
+"""In the file's metadata."""
 _REMEDY = "delete the run's folder and launch the same command again to train it anew"
 
 
@@ -25,7 +28,7 @@ class FeatureFiles(NamedTuple):
     """JSON: `density` and `activations`, each with counts and edges."""
 
 
-def write_features(folder: Path, evaluation: Evaluation) -> FeatureFiles:
+def write_features(folder: Path, run_id: str, evaluation: Evaluation) -> FeatureFiles:
     """Write the per-feature statistics into `folder`, the run's `features/`."""
     table = pyarrow.table(
         {
@@ -36,20 +39,26 @@ def write_features(folder: Path, evaluation: Evaluation) -> FeatureFiles:
         }
     )
     files = FeatureFiles(folder / _STATISTICS, folder / "histograms.json")
-    write_parquet(files.statistics, table)
+    write_parquet(files.statistics, table.replace_schema_metadata({_RUN_ID: run_id}))
     histograms = {"density": evaluation.density_histogram, "activations": evaluation.activation_histogram}
     write_json(files.histograms, {name: _as_dict(histogram) for name, histogram in histograms.items()})
     return files
 
 
-def read_densities(folder: Path, d_sae: int) -> Float[Tensor, " d_sae"]:
+def read_densities(folder: Path, run_id: str, d_sae: int) -> Float[Tensor, " d_sae"]:
     """Read the densities that `write_features` wrote into `folder`, one per feature.
 
     Raises:
-        SaeSweepError: one line with the file and the remedy, if it is missing, damaged, or of another SAE.
+        SaeSweepError: one line with the file and the remedy, if it is missing, damaged, or another run's.
     """
     path = folder / _STATISTICS
-    column = read_parquet(path, ["density"], _REMEDY)["density"]
+    table = read_parquet(path, ["density"], _REMEDY)
+    owner = (table.schema.metadata or {}).get(_RUN_ID, run_id.encode())  # earlier versions wrote none
+    if owner != run_id.encode():
+        raise unreadable(
+            path, f"it is of run {escaped(owner.decode(errors='replace'))}, not {run_id}", _REMEDY
+        )
+    column = table["density"]
     if not pyarrow.types.is_floating(column.type) or column.null_count or len(column) != d_sae:
         raise unreadable(path, f"{len(column)} densities of type {column.type} for {d_sae} features", _REMEDY)
     densities = torch.from_numpy(column.to_numpy().copy())

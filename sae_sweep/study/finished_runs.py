@@ -163,7 +163,7 @@ def _study_run(
 ) -> StudyRun:
     metrics = read_metrics(folder, entry["id"])
     rows = decoder(folder, entry["id"])
-    densities = read_densities(folder.features, len(rows))
+    densities = read_densities(folder.features, entry["id"], len(rows))
     architecture = config.architecture
     coefficient = getattr(architecture, "l0_coefficient", None)
     init_match = metrics.init_match

@@ -168,7 +168,7 @@ def _finished(
         keys={},
         decoder=decoder,
         init_match=init_match,
-        densities=read_densities(folder.features, len(decoder)),
+        densities=read_densities(folder.features, run_id, len(decoder)),
         mixed=bool(read_shown_status(folder, run_id).mixed),
     )
 

@@ -99,7 +99,7 @@ def test_a_full_disk_is_one_clear_line_and_the_same_call_goes_on(small_disk, com
     writers = [
         lambda: write_csv(small_disk / "x" / "a.csv", pyarrow.table({"a": list(range(9000))})),
         lambda: write_comparison(small_disk / "x", comparison),
-        lambda: write_features(small_disk / "x", evaluation),
+        lambda: write_features(small_disk / "x", "a" * 12, evaluation),
         lambda: run_figures(small_disk / "x", evaluation),
     ]
     (small_disk / "x").mkdir()
@@ -171,8 +171,8 @@ def test_a_comparison_without_pairs_is_written_too(tmp_path):
 def test_run_figures_and_features(tmp_path, evaluation):
     figures = run_figures(tmp_path, evaluation, name="pico")
     assert all(path.read_bytes()[:4] == PNG for path in figures)
-    written = write_features(tmp_path, evaluation)
-    assert torch.equal(read_densities(tmp_path, 30), evaluation.densities)
+    written = write_features(tmp_path, "a" * 12, evaluation)
+    assert torch.equal(read_densities(tmp_path, "a" * 12, 30), evaluation.densities)
     table = parquet.read_table(written.statistics)
     assert table["max_activation"].to_pylist() == evaluation.max_activations.tolist()
     assert json.loads(written.histograms.read_text())["density"]["counts"] == list(
@@ -189,15 +189,15 @@ def test_density_figure_says_how_many_are_dead(evaluation):
 
 def test_missing_or_damaged_features_are_one_clear_line(tmp_path):
     with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet.*; delete the run's folder"):
-        read_densities(tmp_path, 30)
+        read_densities(tmp_path, "a" * 12, 30)
     for damage in (b"damaged", b"", b"PAR1"):
         (tmp_path / "statistics.parquet").write_bytes(damage)
         with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
-            read_densities(tmp_path, 30)
+            read_densities(tmp_path, "a" * 12, 30)
 
 
 def test_any_flipped_bit_and_any_cut_of_the_features_is_noticed(tmp_path, evaluation):
-    file = write_features(tmp_path, evaluation).statistics
+    file = write_features(tmp_path, "a" * 12, evaluation).statistics
     whole = file.read_bytes()
     mark = whole.index(_MARK)
     for place in range(0, len(whole), 13):
@@ -207,7 +207,7 @@ def test_any_flipped_bit_and_any_cut_of_the_features_is_noticed(tmp_path, evalua
         for damaged in (flipped, whole[:place], whole + whole[:place] if place else whole[::-1]):
             file.write_bytes(damaged)
             with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet"):
-                read_densities(tmp_path, 30)
+                read_densities(tmp_path, "a" * 12, 30)
 
 
 @pytest.mark.parametrize(
@@ -218,12 +218,18 @@ def test_any_flipped_bit_and_any_cut_of_the_features_is_noticed(tmp_path, evalua
 def test_densities_of_something_else_are_refused(tmp_path, column):
     parquet.write_table(pyarrow.table({"density": column}), tmp_path / "statistics.parquet")
     with pytest.raises(SaeSweepError, match=r"cannot read .*statistics\.parquet: .*densit"):
-        read_densities(tmp_path, 30)
+        read_densities(tmp_path, "a" * 12, 30)
+
+
+def test_features_of_another_run_are_refused(tmp_path, evaluation):
+    write_features(tmp_path, "b" * 12, evaluation)
+    with pytest.raises(SaeSweepError, match=r"statistics\.parquet: it is of run b{12}, not a{12}; delete"):
+        read_densities(tmp_path, "a" * 12, 30)
 
 
 def test_features_of_an_earlier_version_without_a_checksum_are_read(tmp_path):
     parquet.write_table(pyarrow.table({"density": [0.25, 0.5]}), tmp_path / "statistics.parquet")
-    assert read_densities(tmp_path, 2).tolist() == [0.25, 0.5]
+    assert read_densities(tmp_path, "a" * 12, 2).tolist() == [0.25, 0.5]
 
 
 @pytest.mark.parametrize("name", ["a$b$c", "$\\frac{$", "a\x1b[31mb", "中文\u202e", "a_{b}^", "\\alpha"])
