@@ -53,7 +53,12 @@ class Finisher:
             GroupTooLargeError: if memory ran out with several members; the run goes on from its checkpoint.
         """
         run, sink = outcome.member.run, outcome.member.sink
-        details = {"tokens": outcome.tokens, "seconds": outcome.seconds, "lm": dict(lm_use)}
+        details = {
+            **outcome.member.conditions.as_status(),  # said again: the file may have been deleted meanwhile
+            "tokens": outcome.tokens,
+            "seconds": outcome.seconds,
+            "lm": dict(lm_use),
+        }
         if outcome.failed is not None:
             settle([run], "failed", error=outcome.failed, **details)
             close(sink, run, failed=True)

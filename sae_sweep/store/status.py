@@ -163,8 +163,9 @@ def read_status(run: RunFolder, run_id: str | None = None) -> Status:
 
 
 def read_shown_status(run: RunFolder, run_id: str) -> Status:
-    """Read the status for a table; one that is missing although the run was finished is damage, too."""
-    if run.metrics.exists() and not is_present(run.status):
+    """Read the status for a table; one that is missing although the run was begun is damage, too."""
+    left = [run.metrics, run.sae, *(run.checkpoint / name for name in CHECKPOINTS)]
+    if any(path.exists() for path in left) and not is_present(run.status):
         raise unreadable(run.status, "it is missing", "put it back, or launch the sweep again")
     return read_status(run, run_id)
 

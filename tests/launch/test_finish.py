@@ -89,6 +89,15 @@ def test_an_evaluation_that_fails_says_that_the_run_is_trained(
     assert sink.closed == [True]
 
 
+def test_what_auto_became_is_in_the_status_also_if_the_file_was_deleted_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = _finished(tmp_path, monkeypatch, SaeSweepError("x"), together=False)
+    resolved = make_member(tmp_path, "b", make_config(), _Sink()).conditions.resolved.as_dict()
+    assert resolved
+    assert read_status(run.folder).resolved == resolved
+
+
 def test_memory_that_runs_out_in_an_evaluation_halves_the_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

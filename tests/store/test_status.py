@@ -23,7 +23,6 @@ from sae_sweep.store import (
     state,
     unfinished,
     write_json,
-    write_metrics,
 )
 from tests.store.damage import check_reader, check_without_checksum, lost_lines, outcome
 
@@ -195,9 +194,13 @@ def test_the_config_of_a_finished_run_stays_and_a_missing_one_is_written(run: Pl
     assert read_config(run.folder) == run.config
 
 
-def test_a_finished_run_without_status_is_damage_in_a_table(run: PlannedRun) -> None:
+@pytest.mark.parametrize(
+    "left", ["metrics.json", "checkpoint/state.safetensors", "checkpoint/before.safetensors"]
+)
+def test_a_run_that_was_begun_and_has_no_status_is_damage_in_a_table(run: PlannedRun, left: str) -> None:
     assert read_shown_status(run.folder, run.run_id).state == "pending"  # it never started
-    write_metrics(run.folder, run.run_id, {"init_match": 0.1}, {})
+    (run.folder.root / left).parent.mkdir(parents=True, exist_ok=True)
+    (run.folder.root / left).touch()
     with pytest.raises(SaeSweepError, match=r"status\.json: it is missing; put it back, or launch the sweep"):
         read_shown_status(run.folder, run.run_id)
     assert state(run.folder) == "pending"  # so that a launch trains it

@@ -87,7 +87,7 @@ def fifo_in_place(path: Path, random: Random) -> str | None:
 
 def dangling_link(path: Path, random: Random) -> str | None:
     path.unlink()
-    path.symlink_to(path.with_name("nowhere"))
+    path.symlink_to(path.with_name(f"nowhere{path.suffix}"))
     return "a dangling link in its place"
 
 
