@@ -126,11 +126,14 @@ class HubDataset(DatasetConfig):
 
 @dataclass(frozen=True)
 class FilesDataset(DatasetConfig):
-    """Local files: .txt (one document per file), .jsonl and .parquet (one document per row)."""
+    """Local files: .txt (one document per file), .jsonl and .parquet (one document per row).
+
+    .txt and .jsonl may be compressed (.gz, .zst); a compressed file is read in its own order.
+    """
 
     name: str = "files"
     path: str = ""
-    """A file, a folder (searched below), or a glob."""
+    """A file, a folder (searched below, also through links), or a glob; hidden files are left out."""
     text_key: str = "text"
     """Key or column that holds the text in .jsonl and .parquet."""
     held_out_every: int = number(20, least=2, most=_RAREST_HELD_OUT)

@@ -1,6 +1,9 @@
+import gzip
 import json
+import logging
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -31,6 +34,14 @@ def splits(path, **keys):
     source = LocalFiles(FilesDataset(path=str(path), **keys), CACHE)
     training = [text for unit in range(source.units) for text, _ in source.read(unit)]
     return training, list(source.held_out())
+
+
+def summary(path, caplog):
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        LocalFiles(FilesDataset(path=str(path)), CACHE)
+    (message,) = caplog.messages
+    return message
 
 
 def refusal(path, **keys):
@@ -116,6 +127,26 @@ def test_the_fingerprint_follows_the_contents_alone(tmp_path):
     assert fingerprint(FilesDataset(path=str(tmp_path / "b")), tmp_path) != of["a"]
 
 
+def test_the_fingerprint_is_that_of_what_is_read(tmp_path):
+    write_text(tmp_path, 3)
+    before = fingerprint(FilesDataset(path=str(tmp_path)), tmp_path)
+    (tmp_path / "._000.txt").write_bytes(b"\0\5\x16\7")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "000.txt").write_text("hidden")
+    (tmp_path / "again.txt").symlink_to(tmp_path / "000.txt")
+    (tmp_path / "0.txt").write_bytes(b"")
+    (tmp_path / "001.txt").write_bytes("document 1".encode("utf-8-sig"))
+    assert fingerprint(FilesDataset(path=str(tmp_path)), tmp_path) == before
+    training, held_out = splits(tmp_path)
+    assert sorted(training + held_out) == [f"document {index}" for index in range(3)]
+
+
+def test_fingerprints_of_earlier_versions_are_kept(tmp_path):
+    write_lines(tmp_path / "a.jsonl", ["one", "two"])
+    (tmp_path / "b.txt").write_text("three")
+    assert fingerprint(FilesDataset(path=str(tmp_path)), tmp_path) == "9c5498574e994058"
+
+
 def test_open_text_opens_files(tmp_path):
     write_text(tmp_path, 3)
     assert isinstance(open_text(FilesDataset(path=str(tmp_path)), tmp_path), LocalFiles)
@@ -126,23 +157,66 @@ def test_what_is_not_there_is_named(tmp_path):
     assert "no .txt, .jsonl, .parquet file there" in refusal(tmp_path)
     assert "no .txt, .jsonl, .parquet file there" in refusal(f"{tmp_path}/*.txt")
     (tmp_path / "a.csv").write_text("a,b")
-    assert refusal(tmp_path / "a.csv").endswith(".csv is not one of .txt, .jsonl, .parquet")
+    assert ".csv is not one of .txt, .jsonl, .parquet (" in refusal(tmp_path / "a.csv")
+    assert refusal(tmp_path).endswith("; other files: 1")
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-@pytest.mark.parametrize("content", ["", " \n\n"])
-def test_an_empty_file_is_named(tmp_path, name, content):
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.parquet"])
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xef\xbb\xbf"])
+def test_empty_files_are_skipped_and_counted(tmp_path, caplog, name, content):
     write_text(tmp_path, 3)
-    (tmp_path / name).write_text(content)
-    assert refusal(tmp_path).startswith(f"{tmp_path / name} holds no text")
+    packed = gzip.compress(content) if name.endswith(".gz") and content else content
+    if name.endswith(".parquet"):
+        write_parquet(tmp_path / name, pa.array([], pa.string()))
+    else:
+        (tmp_path / name).write_bytes(packed)
+    training, held_out = splits(tmp_path)
+    assert len(training + held_out) == 3
+    assert "1 files without text" in summary(tmp_path, caplog)
 
 
-def test_a_file_that_is_not_text_is_named(tmp_path):
+def test_only_empty_files_are_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("\n")
+    assert "there is no text to read" in refusal(tmp_path)
+    assert "1 files without text" in refusal(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_text("")
+    assert refusal(tmp_path).endswith("; files without text: 1")
+
+
+def test_invalid_characters_are_replaced_and_counted(tmp_path, caplog):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 \xe2\x82 a")
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "na\xefve \\ud83d!", "other": "\xff"}\n')
+    offsets = pa.py_buffer(np.array([0, 3, 5], np.int32))
+    column = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"a\xffbcd")])
+    write_parquet(tmp_path / "c.parquet", column)
+    training, held_out = splits(tmp_path)
+    assert sorted(training + held_out) == ["a\ufffdb", "caf\ufffd \ufffd a", "cd", "na\ufffdve \ufffd!"]
+    assert summary(tmp_path, caplog).endswith("3 files, 4 documents; invalid characters replaced: 5")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [bytes(range(256)) * 4, "Привет, мир. ".encode("cp1251") * 50, "plain text".encode("utf-16-le") * 50],
+)
+def test_a_file_that_is_not_text_is_named(tmp_path, content):
     write_text(tmp_path, 3)
-    (tmp_path / "001.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "001.txt").write_bytes(content)
     message = refusal(tmp_path)
-    assert str(tmp_path / "001.txt") in message
-    assert "utf-8" in message
+    assert message.startswith(f"{tmp_path / '001.txt'} is not UTF-8 text: ")
+    assert "iconv" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_are_not_text(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("naïve\r\ntext".encode(encoding))
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "one"}\n\xef\xbb\xbf{"text": "two"}\n')
+    training, held_out = splits(tmp_path)
+    assert sorted(training + held_out) == ["naïve\ntext", "one", "two"]
+
+
+def test_lines_in_utf_16_are_named(tmp_path):
+    (tmp_path / "b.jsonl").write_bytes('{"text": "one"}\n'.encode("utf-16"))
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'b.jsonl'}, line 1: it is not UTF-8 but UTF-16")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +244,6 @@ def test_a_bad_parquet_file_is_named(tmp_path):
     assert refusal(path) == f"{path} has no column 'text': set dataset.text_key, to body or other"
     assert "column 'other' holds int64, not text" in refusal(path, text_key="other")
     write_parquet(path, pa.array([], pa.string()))
-    assert "has no rows" in refusal(path)
 
 
 def test_a_single_document_cannot_be_split(tmp_path):
@@ -179,11 +252,104 @@ def test_a_single_document_cannot_be_split(tmp_path):
         assert "holds a single document" in refusal(tmp_path)
 
 
-def test_missing_values_are_empty_documents(tmp_path):
-    write_parquet(tmp_path / "a.parquet", ["a", None, "b"])
+def test_nulls_and_empty_rows_are_skipped_and_counted(tmp_path, caplog):
+    write_parquet(tmp_path / "a.parquet", ["a", None, "", "b", "c", None])
+    write_parquet(tmp_path / "b.parquet", pa.nulls(3))
+    write_parquet(tmp_path / "c.parquet", pa.array([None, None], pa.string()))
+    (tmp_path / "d.jsonl").write_text('{"text": null}\n\n{"text": " "}\n{"text": "d"}\n')
     training, held_out = splits(tmp_path)
-    assert sorted(training + held_out) == ["", "a", "b"]
-    assert held_out in (["a"], ["b"])
+    assert sorted(training + held_out) == ["a", "b", "c", "d"]
+    assert summary(tmp_path, caplog) == (
+        f"dataset.path={tmp_path}: 4 files, 4 documents; skipped: 8 null rows, 3 empty rows, 2 files without text"
+    )
+
+
+def test_skipped_rows_count_for_the_place(tmp_path):
+    write_parquet(tmp_path / "a.parquet", ["a", None, "b", "", "c", "d", "e", "f"], row_group_size=8)
+    source = LocalFiles(FilesDataset(path=str(tmp_path), held_out_every=50), CACHE)
+    texts = list(source.read(0))
+    for index, (_, place) in enumerate(texts):
+        assert list(source.read(0, place)) == texts[index + 1 :]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["one", None, "two"], pa.large_string()),
+        pa.array(["one", None, "two"], pa.string()).cast(pa.string_view()),
+        pa.array(["one", None, "two", "one"]).dictionary_encode(),
+        pa.array(["one", None, "two"], pa.large_string()).dictionary_encode(),
+        pa.ExtensionArray.from_storage(pa.json_(), pa.array(["one", None, "two"])),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_every_arrow_type_that_holds_text_is_text(tmp_path, column):
+    write_parquet(tmp_path / "a.parquet", column)
+    training, held_out = splits(tmp_path)
+    assert {*training, *held_out} == {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [["one"], ["two"]],
+        [b"one", b"two"],
+        [1, 2],
+        [{"a": "one"}],
+        [True],
+        pa.array([1, 2]).dictionary_encode(),
+    ],
+    ids=str,
+)
+def test_what_is_no_text_is_named(tmp_path, column):
+    write_parquet(tmp_path / "a.parquet", column)
+    assert "not text: set dataset.text_key to another" in refusal(tmp_path)
+
+
+def compress(content, suffix):
+    if suffix == "gz":
+        return gzip.compress(content)
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as packed:
+        packed.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_compressed_files_are_read(tmp_path, caplog, suffix):
+    half = b"".join(b'{"text": "row %d"}\n\n' % row for row in range(9)) + b'{"text": null}\n'
+    # two compressed parts, one after the other, as `cat` and parallel compressors write them
+    (tmp_path / f"a.jsonl.{suffix}").write_bytes(
+        compress(half, suffix) + compress(b'{"text": "end"}', suffix)
+    )
+    (tmp_path / f"b.txt.{suffix}").write_bytes(compress("naïve\r\n".encode("utf-8-sig"), suffix))
+    training, held_out = splits(tmp_path)
+    assert sorted(training + held_out) == ["end", "naïve\n", *(f"row {row}" for row in range(9))]
+    assert "2 files, 11 documents; skipped: 9 empty rows, 1 null rows" in summary(tmp_path, caplog)
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_a_compressed_file_is_resumed_in_the_middle(tmp_path, suffix):
+    lines = b"\n".join(b'{"text": "row %d"}' % row for row in range(20))
+    (tmp_path / f"a.jsonl.{suffix}").write_bytes(compress(lines, suffix))
+    source = LocalFiles(FilesDataset(path=str(tmp_path), held_out_every=50), CACHE)
+    texts = list(source.read(0))
+    assert source.units == 1
+    assert list(source.read(0, texts[11][1])) == texts[12:]
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_a_damaged_compressed_file_is_named(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl.{suffix}"
+    whole = compress(b'{"text": "a"}\n' * 20, suffix)
+    for damaged in (whole[:-3], whole + b"more", b"no such thing"):
+        path.write_bytes(damaged)
+        assert refusal(path).startswith(f"cannot read {path}")
+    path.write_bytes(compress(b'{"text": "a"}\n{"text"', suffix))
+    assert refusal(path).startswith(f"{path}, line 2: not a line of JSON")
+    text = tmp_path / f"b.txt.{suffix}"
+    text.write_bytes(whole[:-3])
+    assert refusal(text).startswith(f"cannot read {text}")
 
 
 @pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet"])

@@ -1,0 +1,128 @@
+"""Rows of a local text: bytes and strings made clean text, and a count of what was skipped and replaced."""
+
+import codecs
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from sae_sweep.config import SaeSweepError
+from sae_sweep.text.found import EMPTY
+
+_WIDE = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte-order marks of encodings other than UTF-8; that of UTF-32 begins like that of UTF-16."""
+_LONE = re.compile("[\ud800-\udfff]")
+_INVALID = "sae_sweep.invalid"
+_BROKEN, _BROKEN_SHARE = 100, 0.2
+"""Invalid characters, and their share, above which a file is no text: a binary file or another encoding."""
+
+codecs.register_error(_INVALID, lambda error: ("\udfff", error.end))  # type: ignore[attr-defined]
+
+
+class Row(NamedTuple):
+    """A document, or the lack of one."""
+
+    text: str | None
+    """Empty for an empty row, None for a null."""
+    replaced: int = 0
+    """Number of invalid characters and lone surrogates that U+FFFD stands for."""
+
+
+@dataclass
+class Tally:
+    """What files hold."""
+
+    documents: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Number of rows and files without text, by reason."""
+    replaced: int = 0
+    broken: int = 0
+    """Characters that text does not have: replaced ones, and NUL."""
+    characters: int = 0
+
+    def add(self, row: Row) -> bool:
+        """Count a row; returns whether it is a document."""
+        if not row.text:
+            self.skipped["null rows" if row.text is None else "empty rows"] += 1
+            return False
+        self.documents += 1
+        self.replaced += row.replaced
+        self.broken += row.replaced + row.text.count("\0")
+        self.characters += len(row.text)
+        return True
+
+    def add_file(self, path: Path, tally: "Tally") -> None:
+        """Add what a file holds.
+
+        Raises:
+            SaeSweepError: if that is no text.
+        """
+        if tally.broken > max(_BROKEN, _BROKEN_SHARE * tally.characters):
+            raise SaeSweepError(
+                f"{path} is not UTF-8 text: {tally.broken:,} of {tally.characters:,} characters are invalid; "
+                "convert it (iconv -f ENCODING -t UTF-8), or leave it out of dataset.path"
+            )
+        self.documents += tally.documents
+        self.replaced += tally.replaced
+        self.skipped.update(tally.skipped)
+        if not tally.documents:
+            self.skipped[EMPTY] += 1
+
+
+def text_row(raw: bytes) -> Row:
+    """The document that a whole file holds, with line ends as \\n."""
+    encoding = next((name for mark, name in _WIDE if raw.startswith(mark)), "utf-8-sig")
+    row = mended(raw.decode(encoding, errors=_INVALID).replace("\r\n", "\n").replace("\r", "\n"))
+    return row if row.text and row.text.strip() else Row("")
+
+
+def json_row(line: bytes, key: str, where: str) -> Row:
+    """The document that a line of JSON holds under `key`.
+
+    Raises:
+        SaeSweepError: if it is none, naming `where` the line is.
+    """
+    if line.startswith(tuple(mark for mark, _ in _WIDE)):
+        raise SaeSweepError(f"{where}: it is not UTF-8 but UTF-16: convert it (iconv -f UTF-16 -t UTF-8)")
+    text = line.decode("utf-8-sig", errors=_INVALID)
+    if not text.strip():
+        return Row("")
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SaeSweepError(f"{where}: not a line of JSON ({_problem(error)})") from error
+    if not isinstance(row, dict) or key not in row:
+        raise SaeSweepError(f"{where}: no key {key!r}: set dataset.text_key to the key that holds the text")
+    value = row[key]
+    if not isinstance(value, str | None):
+        raise SaeSweepError(f"{where}: {key!r} holds {type(value).__name__}, not text")
+    if value is None:
+        return Row(None)
+    return mended(value) if value.strip() else Row("")
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):  # its own message counts lines within this one
+        return f"{error.msg} at column {error.colno}"
+    return str(error)
+
+
+def column_row(value: bytes | None) -> Row:
+    """The document that a cell of a text column holds."""
+    return Row(None) if value is None else mended(value.decode(errors=_INVALID))
+
+
+def mended(text: str) -> Row:
+    """Replace lone surrogates, which no text has, and those that stand for bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return Row(*_LONE.subn("\ufffd", text))
+    return Row(text)
