@@ -90,7 +90,8 @@ class ActivationStream:
 
     About `activations.buffer_tokens` tokens in whole sequences are run through the language model up to the
     last layer, masked, and shuffled with a seed from (shuffle_seed, buffer number). Rows that do not fill a
-    batch at the end of a buffer are dropped. Layers and budget of a run do not change the order.
+    batch at the end of a buffer are dropped. Layers and budget of a run do not change the order, except that
+    of a budget below the buffer: no more sequences are read than it needs.
     """
 
     def __init__(
@@ -104,10 +105,7 @@ class ActivationStream:
         self.dtype = activation_dtype(config, lm)
         """Activations are rounded to this dtype."""
         self._seed = config.data_seed if config.shuffle_seed is None else config.shuffle_seed
-        self._buffer_sequences = max(
-            config.activations.buffer_tokens // config.packing.seq_len,
-            math.ceil(2 * config.batch / (config.packing.seq_len - 1)),  # a batch, even if half is masked
-        )
+        self._buffer_sequences = _most_sequences(config)
         self._step = self._number = self._batch = 0
         self._start = sequences.position()
         self._at_start = True  # the sequences are at the start of the buffer
@@ -121,6 +119,8 @@ class ActivationStream:
     @property
     def buffer_steps(self) -> int:
         """Largest number of steps per buffer."""
+        if self._config.fits_buffer:
+            return self._config.steps
         return max(1, self._buffer_sequences * self._config.packing.seq_len // self._config.batch)
 
     def position(self) -> dict[str, Any]:
@@ -192,15 +192,14 @@ class ActivationStream:
         if not self._at_start:
             self._sequences.restore(self._start)
         self._at_start = False
-        tokens = self._sequences.read(self._buffer_sequences)
-        mask = token_mask(tokens, self._lm.tokenizer.special_ids, self._config.packing)
+        tokens, mask, ended = self._read()
         count, size = int(mask.sum()), self._config.batch
-        if len(tokens) < self._buffer_sequences and count < size:
+        if ended and count < size:
             raise StopIteration
         if count < size:
             raise SaeSweepError(
-                f"activations.buffer_tokens={self._config.activations.buffer_tokens}: {count} of them are "
-                f"not special tokens, fewer than batch={size}: raise it"
+                f"{count} of the {tokens.size} tokens of a buffer are not special tokens, fewer than "
+                f"batch={size}: raise activations.buffer_tokens, or lower batch"
             )
         generator = torch.Generator().manual_seed(_mix(self._seed, self._number))
         order = torch.randperm(count, generator=generator)[: count // size * size].view(-1, size)
@@ -210,6 +209,25 @@ class ActivationStream:
         ids = torch.from_numpy(tokens[mask].astype(np.int32))
         device = self._lm.device
         return Buffer(rows, ids.to(device), order.to(device), bad)
+
+    def _read(self) -> tuple[Tokens, np.ndarray, bool]:
+        """Read the sequences of the current buffer; returns them, their mask, and whether the text ended."""
+        if not self._config.fits_buffer:
+            tokens = self._sequences.read(self._buffer_sequences)
+            return tokens, self._mask(tokens), len(tokens) < self._buffer_sequences
+        left = max(1, self._config.steps - self._step + self._batch) * self._config.batch
+        tokens = self._sequences.read(0)
+        while (missing := left - int(self._mask(tokens).sum())) > 0 and len(tokens) < self._buffer_sequences:
+            fewest = -(-missing // self._config.packing.seq_len)
+            wanted = min(fewest, self._buffer_sequences - len(tokens))
+            more = self._sequences.read(wanted)
+            tokens = np.concatenate([tokens, more])
+            if len(more) < wanted:
+                return tokens, self._mask(tokens), True
+        return tokens, self._mask(tokens), False
+
+    def _mask(self, tokens: Tokens) -> np.ndarray:
+        return token_mask(tokens, self._lm.tokenizer.special_ids, self._config.packing)
 
     def _run_lm(
         self, tokens: Tokens, mask: np.ndarray, count: int
@@ -246,6 +264,15 @@ class ActivationStream:
         if math.isfinite(value):
             return batch, f"activation {value:g} overflows {kind}: set activations.dtype=float32 or bfloat16"
         return batch, "NaN or inf in the activations: try model.dtype=float32, or another model"
+
+
+def _most_sequences(config: RunConfig) -> int:
+    """Largest number of sequences in a buffer; it depends on nothing that is not in the stream's identity."""
+    body = config.packing.seq_len - 1
+    if config.fits_buffer:
+        return math.ceil(2 * config.buffered / body)  # the budget, even if half is masked
+    batch = math.ceil(2 * config.batch / body)  # a batch, even if half is masked
+    return max(config.buffered // config.packing.seq_len, batch)
 
 
 def activation_dtype(config: RunConfig, lm: LanguageModel) -> torch.dtype:

@@ -127,6 +127,16 @@ class RunConfig:
         return self.tokens // self.batch
 
     @property
+    def buffered(self) -> int:
+        """Approximate number of tokens that are buffered and shuffled together: at most the whole budget."""
+        return min(self.activations.buffer_tokens, self.steps * self.batch)
+
+    @property
+    def fits_buffer(self) -> bool:
+        """Whether the budget is below a buffer: then the buffer is as small, and a stream of its own."""
+        return self.buffered < self.activations.buffer_tokens
+
+    @property
     def hook(self) -> str:
         """TransformerLens name of the hook."""
         return f"blocks.{self.layer}.hook_{self.site}"
@@ -140,7 +150,10 @@ class RunConfig:
             "model": {"dtype": self.model.dtype},
             "dataset": _without(self.dataset, DATASET_LOCATION),
             "packing": dataclasses.asdict(self.packing),
-            "activations": {"buffer_tokens": self.activations.buffer_tokens, "dtype": self.activations.dtype},
+            "activations": {
+                "buffered_inputs" if self.fits_buffer else "buffer_tokens": self.buffered,
+                "dtype": self.activations.dtype,
+            },
             "batch": self.batch,
             "data_seed": self.data_seed,
             "shuffle_seed": self.data_seed if self.shuffle_seed is None else self.shuffle_seed,
@@ -173,6 +186,7 @@ class RunConfig:
             **self.identity(),
             "model": _without(self.model, ("name",)),
             "dataset": dataclasses.asdict(self.dataset),
+            "activations": {"buffer_tokens": self.activations.buffer_tokens, "dtype": self.activations.dtype},
         }
 
     def run_id(self, fingerprints: Mapping[str, str]) -> str:

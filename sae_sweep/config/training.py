@@ -67,7 +67,8 @@ class ActivationsConfig:
     """stream: computed by the LM on demand. cache: computed once, then read from `paths.cache`. The weights
     are the same."""
     buffer_tokens: int = count(262_144, most=_IN_MEMORY)
-    """Approximate number of tokens in the buffer, inside which activations are shuffled."""
+    """Approximate number of tokens in the buffer, inside which activations are shuffled; at most the run's
+    `tokens`."""
     lm_batch: int = count(64, most=INT32)
     """Sequences per LM forward pass."""
     dtype: str = "auto"

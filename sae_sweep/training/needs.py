@@ -131,7 +131,7 @@ def _buffer_bytes(configs: Sequence[RunConfig], lm: LMSizes) -> int:
     """
     shared = configs[0]
     streamed = shared.activations.source == "stream"
-    buffered = shared.activations.buffer_tokens * _itemsize(shared, lm) if streamed else 0
+    buffered = shared.buffered * _itemsize(shared, lm) if streamed else 0
     return _layers(configs) * lm.d_model * (buffered + 2 * shared.batch * _FLOAT)
 
 
@@ -141,7 +141,7 @@ def _pinned_bytes(configs: Sequence[RunConfig], lm: LMSizes) -> int:
     if shared.activations.source == "stream":
         return 0
     row = _layers(configs) * lm.d_model * _itemsize(shared, lm) + _FLOAT
-    return 2 * shared.activations.buffer_tokens * row
+    return 2 * shared.buffered * row
 
 
 def _residual_bytes(config: RunConfig, lm: LMSizes) -> int:

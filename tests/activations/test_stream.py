@@ -205,6 +205,66 @@ def test_bad_rows_that_fill_no_batch_do_no_harm(lm):
     assert stream._first_bad(buffer.order, bad)[0] == 40 // 32
 
 
+def short(lm, buffer_tokens=10_000, tokens=320, exhausted="repeat", **keys):
+    cfg = config(
+        tokens=tokens, activations=ActivationsConfig(buffer_tokens=buffer_tokens, lm_batch=5), **keys
+    )
+    return make(lm, cfg, exhausted=exhausted), cfg
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("tokens", [32, 50, 320, 3200])
+def test_for_a_budget_below_the_buffer_no_sequence_more_than_it_needs_is_read(lm, tokens, mask):
+    stream, cfg = short(lm, tokens=tokens, packing=PackingConfig(seq_len=16, mask_special=mask))
+    before = lm.tokens_read
+    batches = next_batches(stream, cfg.steps)
+    read = lm.tokens_read - before
+    fewer = sequences(lm, cfg).read(read // 16 - 1)
+    assert int((fewer != 0).sum() if mask else fewer.size) < cfg.steps * 32
+    assert read < 1.6 * tokens + 16
+    assert len(batches) == stream.buffer_steps == cfg.steps
+    rows = [tuple(row) for batch in batches for row in batch.activations[1].tolist()]
+    assert len(rows) == cfg.steps * 32
+
+
+@pytest.mark.parametrize("buffer_tokens", [321, 330, 400, 2000])
+def test_a_budget_below_the_buffer_gives_one_content_whatever_the_buffer(lm, buffer_tokens):
+    (stream, cfg), (other, its) = short(lm), short(lm, buffer_tokens)
+    assert cfg.run_id({}) == its.run_id({})
+    assert same(next_batches(stream, 10), next_batches(other, 10))
+
+
+def test_a_budget_of_a_whole_buffer_keeps_its_content_and_its_id():
+    keys = {"tokens": 320, "activations": ActivationsConfig(buffer_tokens=320)}
+    assert config(**keys).stream_identity()["activations"] == {"buffer_tokens": 320, "dtype": "auto"}
+    keys["activations"] = ActivationsConfig(buffer_tokens=321)
+    assert config(**keys).stream_identity()["activations"] == {"buffered_inputs": 320, "dtype": "auto"}
+
+
+def test_a_short_stream_is_restored_at_every_step(lm):
+    stream, cfg = short(lm)
+    positions = [json.loads(json.dumps(stream.position()))]
+    batches = []
+    for _ in range(cfg.steps):
+        batches.append(next(stream))
+        positions.append(json.loads(json.dumps(stream.position())))
+    for step, position in enumerate(positions[:-1]):
+        again, _ = short(lm)
+        again.restore(position)
+        assert same(next_batches(again, cfg.steps - step), batches[step:])
+
+
+def test_a_short_stream_of_special_tokens_ends_with_an_error(lm, monkeypatch):
+    monkeypatch.setattr(lm.tokenizer, "special_ids", frozenset(range(10_000)))
+    with pytest.raises(SaeSweepError, match="0 of the 688 tokens of a buffer are not special tokens"):
+        next(short(lm)[0])
+
+
+def test_a_short_stream_of_a_text_that_stops_ends(lm):
+    batches = list(short(lm, tokens=9600, exhausted="stop")[0])
+    assert 0 < len(batches) < 40
+
+
 def test_a_text_that_stops_ends_the_stream(lm):
     batches = list(make(lm, exhausted="stop"))
     assert 0 < len(batches) < 40
@@ -219,7 +279,7 @@ def test_a_buffer_below_a_batch_grows_to_one(lm):
 def test_a_buffer_of_special_tokens_is_refused(lm, monkeypatch):
     monkeypatch.setattr(lm.tokenizer, "special_ids", frozenset(range(10_000)))
     with pytest.raises(
-        SaeSweepError, match=r"0 of them are not special tokens, fewer than batch=32: raise it"
+        SaeSweepError, match=r"0 of the 192 tokens of a buffer are not special tokens, fewer than batch=32: "
     ):
         next(make(lm, config()))
 

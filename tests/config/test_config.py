@@ -155,7 +155,7 @@ def test_how_text_and_model_are_spelled_and_called_is_no_part_of_the_id() -> Non
 
 def test_runs_share_a_stream_across_layers_seeds_and_sizes_but_not_data() -> None:
     stream = BASELINE.stream_identity()
-    assert changed(layer=3, seed=1, dictionary=4, tokens=8192).stream_identity() == stream
+    assert changed(layer=3, seed=1, dictionary=4, tokens=10**6).stream_identity() == stream
     assert changed(data_seed=1).stream_identity() != stream
     assert changed(dataset=FilesDataset(path="a", text_key="body")).stream_identity() != stream
     assert changed(shuffle_seed=0).stream_identity() == stream  # null means data_seed, which is 0

@@ -63,16 +63,27 @@ def test_flops_of_the_baseline() -> None:
 
 def test_a_group_pays_for_its_largest_budget_and_highest_layer() -> None:
     plan = plan_of(
-        baseline(tokens=127_000), baseline(layer=3, tokens=254_000), baseline(seed=1, tokens=127_000)
+        baseline(tokens=1_270_000), baseline(layer=3, tokens=2_540_000), baseline(seed=1, tokens=1_270_000)
     )
     (group,) = plan.groups()
     cost = group_cost(group)
     assert cost.layers == [3, 8]
-    assert (cost.lm_tokens, cost.lm_tokens_solo) == (256_000, 512_000)
-    assert cost.sae_tokens == 508_000
-    assert cost.lm_flops == 256_000 * 8 * PER_BLOCK
-    assert cost.sae_flops == 508_000 * 12 * 768 * 12_288
-    assert cost.cache_bytes == 254_000 * 2 * 768 * 4 + 256_000 * 4
+    assert (cost.lm_tokens, cost.lm_tokens_solo) == (2_560_000, 5_120_000)
+    assert cost.sae_tokens == 5_080_000
+    assert cost.lm_flops == 2_560_000 * 8 * PER_BLOCK
+    assert cost.sae_flops == 5_080_000 * 12 * 768 * 12_288
+    assert cost.cache_bytes == 2_540_000 * 2 * 768 * 4 + 2_560_000 * 4
+
+
+def test_budgets_below_the_buffer_share_a_pass_only_with_their_equals() -> None:
+    plan = plan_of(
+        *(
+            baseline(tokens=tokens, layer=layer, seed=seed)
+            for seed, tokens in enumerate((40_960, 81_920, 10**6))
+            for layer in (3, 8)
+        )
+    )
+    assert [len(group) for group in plan.groups()] == [2, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,8 @@ def test_nulls_and_empty_rows_are_skipped_and_counted(tmp_path, caplog):
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["a", "b", "c", "d"]
     assert summary(tmp_path, caplog) == (
-        f"dataset.path={tmp_path}: 4 files, 4 documents; skipped: 8 null rows, 3 empty rows, 2 files without text"
+        f"dataset.path={tmp_path}: 4 files, 4 documents; "
+        "skipped: 8 null rows, 3 empty rows, 2 files without text"
     )
 
 

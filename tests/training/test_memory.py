@@ -54,6 +54,10 @@ def test_parts_keep_the_order_and_stay_within_their_limits(
         assert max_group is None or len(part) <= max_group
 
 
+LONG = {"tokens": 10**8}
+"""A budget above every buffer; of a smaller one, no more is buffered."""
+
+
 def _held_and_peaks(**keys: Any) -> dict[str, int]:
     [needed] = needs.needs([make_config(**keys)], LM, on_cpu=True)
     return {**needed.held, **needed.phases}
@@ -63,7 +67,8 @@ def _held_and_peaks(**keys: Any) -> dict[str, int]:
     ("keys", "larger", "term"),
     [
         ({}, {"dictionary": 64}, "the SAE and its optimiser"),
-        ({}, {"activations": ActivationsConfig(buffer_tokens=10**6)}, "the buffer of activations"),
+        (LONG, {**LONG, "activations": ActivationsConfig(buffer_tokens=10**6)}, "the buffer of activations"),
+        ({}, LONG, "the buffer of activations"),
         ({}, {"evaluation": EvaluationConfig(tokens=10**6)}, "held-out residuals"),
         ({}, {"batch": 128}, "a training step"),
         ({}, {"activations": ActivationsConfig(lm_batch=1024)}, "a pass of the language model"),
@@ -86,7 +91,7 @@ def test_eager_attention_keeps_the_scores_of_all_pairs() -> None:
 def test_a_gpu_reads_the_cache_through_pinned_memory_of_the_machine() -> None:
     """Two layers need twice the pinned memory, and so two groups where the machine has too little of it."""
     cached = ActivationsConfig(source="cache", buffer_tokens=10**6)
-    configs = [make_config(activations=cached, layer=layer) for layer in (1, 2)]
+    configs = [make_config(activations=cached, layer=layer, **LONG) for layer in (1, 2)]
     one, both = (needs.needs(some, LM, on_cpu=False)[1].bytes for some in (configs[:1], configs))
     assert one > 2 * 10**6 * D_IN * 4
     assert both > 1.8 * one
