@@ -18,6 +18,7 @@ from sae_sweep.activations.forward import choose_forward, copy_sharing_weights
 from sae_sweep.activations.gguf_file import check_gguf
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.activations.model_files import download, local_path
+from sae_sweep.activations.tokenizer_file import largest_id
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line, shape_problem
 from sae_sweep.signals import obeyed
 
@@ -120,9 +121,8 @@ def _refuse_other_weights(found: Mapping[str, Any], n_layers: float) -> None:
 def _refuse_other_tokens(tokenizer: Any, embeddings: int) -> None:
     """Refuse a tokenizer whose text would have ids that the model does not know."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    ids = () if backend is None else backend.get_vocab(with_added_tokens=False).values()
     special = (token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None)
-    largest = max((*ids, *special), default=0)
+    largest = max(0 if backend is None else largest_id(backend), *special, 0)
     if largest >= embeddings:
         raise ValueError(f"its tokenizer has token {largest}, and its weights know {embeddings} tokens")
 

@@ -1,5 +1,6 @@
 """Configs of the language model and of the text that it reads."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +21,18 @@ class KnownModel(NamedTuple):
     d_model: int
     block_parameters: int
     """Weights in the matrices of one block."""
+    context: int
+    """Longest sequence in tokens."""
+    vocabulary: int
+    """Number of token ids that its embedding knows."""
 
 
 KNOWN_MODELS = {
-    "gpt2": KnownModel("gpt2-small", 12, 768, 12 * 768**2),
-    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128, 12 * 128**2),
+    "gpt2": KnownModel("gpt2-small", 12, 768, 12 * 768**2, 1024, 50_257),
+    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128, 12 * 128**2, 256, 4096),
     # 9 heads of 64 share 3 keys and values; a gated MLP of 1,536
     "HuggingFaceTB/SmolLM2-135M": KnownModel(
-        "smollm2-135m", 30, 576, 2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536
+        "smollm2-135m", 30, 576, 2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536, 8192, 49_152
     ),
 }
 
@@ -66,16 +71,30 @@ class ModelConfig:
         return self._known.block_parameters if self._known else None
 
     @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens, or None if unknown until the model loads."""
+        return self._known.context if self._known else None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of token ids that its embedding knows, or None if unknown until the model loads."""
+        return self._known.vocabulary if self._known else None
+
+    @property
     def _known(self) -> KnownModel | ModelShape | None:
-        return KNOWN_MODELS.get(self.path) or read_shape(Path(self.path).expanduser())
+        return KNOWN_MODELS.get(self.path) or read_shape(_expanded(self.path))
 
     def problems(self) -> list[str]:
         found: list[str] = []
         plain_name(found, "model.name", self.name)
         one_of(found, "model.dtype", self.dtype, LM_DTYPES)
-        if problem := shape_problem(Path(self.path).expanduser()):
+        if problem := shape_problem(_expanded(self.path)):
             found.append(f"model.path={self.path}: {problem}")
         return found
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no home
 
 
 @dataclass(frozen=True)

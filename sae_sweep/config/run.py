@@ -98,6 +98,11 @@ class RunConfig:
         shape = self.model.shape
         if shape is not None and "layer" not in wrong and self.layer >= shape[0]:
             found.append(f"layer={self.layer}: {self.model.label} has layers 0 to {shape[0] - 1}")
+        context = self.model.context
+        if context is not None and not number_problems(self.packing) and self.packing.seq_len > context:
+            found.append(
+                f"packing.seq_len={self.packing.seq_len}: {self.model.label} reads at most {context} tokens"
+            )
         if shape is None or "dictionary" in wrong:
             found += self.architecture.problems(None)
         else:

@@ -15,6 +15,7 @@ _LAYERS = ("n_layer", "num_hidden_layers", "num_layers")
 _WIDTH = ("n_embd", "hidden_size")
 _HEADS = ("num_attention_heads", "num_key_value_heads", "n_head")
 _INNER = ("n_inner", "intermediate_size", "ffn_dim")
+_CONTEXT = ("n_positions", "max_position_embeddings")
 _MOST = {
     **dict.fromkeys(_LAYERS, 2**10),
     **dict.fromkeys(_WIDTH, 2**18),
@@ -36,6 +37,10 @@ class ModelShape(NamedTuple):
     d_model: int
     block_parameters: int | None
     """Weights in the matrices of one block; None for an unknown architecture."""
+    context: int | None
+    """Longest sequence in tokens, if the config names one."""
+    vocabulary: int | None
+    """Number of token ids that its embedding knows, if the config names it."""
 
 
 def read_shape(folder: Path) -> ModelShape | None:
@@ -47,7 +52,8 @@ def read_shape(folder: Path) -> ModelShape | None:
     n_layers, d_model = _first(values, *_LAYERS), _first(values, *_WIDTH)
     if not n_layers or not d_model:
         return None
-    return ModelShape(n_layers, d_model, _block_parameters(values, d_model))
+    context, vocabulary = _first(values, *_CONTEXT), _first(values, "vocab_size")
+    return ModelShape(n_layers, d_model, _block_parameters(values, d_model), context, vocabulary)
 
 
 def shape_problem(folder: Path) -> str | None:

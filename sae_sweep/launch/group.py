@@ -1,5 +1,6 @@
 """Trains groups: runs that share LM passes train together, in parts that fit into memory."""
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from sae_sweep.plan import Plan
 from sae_sweep.signals import Interrupted, StopRequest
 from sae_sweep.store import PlannedRun, cache_folder, fail, read_status, set_state, settle, unfinished
 from sae_sweep.store.resolved import Conditions
-from sae_sweep.text import TextSource, open_text
+from sae_sweep.text import TextSource, held_out_sequences, open_text
 from sae_sweep.tracking import RunSink, open_sink
 from sae_sweep.training import (
     GroupSettings,
@@ -112,6 +113,13 @@ def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
     rest = [run for run in ready if run not in trained]
     if rest:
         _Shared.open(command, rest, source, lm, accepted).train(rest)
+
+
+@functools.cache
+def _announce(summary: str) -> None:
+    """Log what a text holds, once for all groups that read it."""
+    if summary:
+        log.info("%s", summary)
 
 
 @contextmanager
@@ -208,7 +216,9 @@ class _Shared:
         lm: LanguageModel,
         accepted: Mapping[str, Conditions],
     ) -> "_Shared":
-        """With `activations=cache`, fill the cache."""
+        """See that there is held-out text; with `activations=cache`, fill the cache."""
+        _announce(source.summary)
+        held_out_sequences(source, runs[0].config.packing, lm.tokenizer, tokens=1)
         use = LmUse(lm)
         resolved = accepted[runs[0].name].resolved
         make_stream = stream_maker(lm, source, runs, command.cache, resolved)

@@ -16,9 +16,10 @@ from sae_sweep.plan.cost import (
     plan_cost,
     sae_shape,
 )
+from sae_sweep.plan.known import refuse_known_problems
 from sae_sweep.plan.throughput import given, measure
 from sae_sweep.report import describe_plan
-from sae_sweep.store import PlannedRun
+from sae_sweep.store import PlannedRun, cache_folder
 
 _NOTES = (
     "LM tokens: without document separators and the unused rest of the last buffer.",
@@ -39,6 +40,7 @@ def show_plan(request: Request) -> int:
 
 def describe(plan: Plan) -> dict[str, Any]:
     """The plan as JSON values: `format=json` prints them, and the text is made from them."""
+    texts = refuse_known_problems(plan.runs, cache_folder(plan.command.paths.cache))
     configs = [run.config for run in plan.runs]
     tflops = plan.command.plan.tflops
     throughput = measure(configs) if tflops is None else given(tflops, configs)
@@ -51,7 +53,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "runs": [_run(run) for run in plan.runs],
         "groups": [_group(group) for group in cost.groups],
         "cost": {**_totals(cost), "throughput": throughput.source, "cache_dtype": _dtypes(plan)},
-        "notes": [*_NOTES, *_model_notes(plan)],
+        "notes": [*_NOTES, *_model_notes(plan), *texts],
     }
 
 

@@ -5,8 +5,9 @@ import dataclasses
 from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_fallbacks, log_lm_use
 from sae_sweep.plan import Request, make_plan
+from sae_sweep.plan.known import refuse_known_problems
 from sae_sweep.signals import at_once, stop_signals
-from sae_sweep.store import readable, report_failed, report_unfinished, state
+from sae_sweep.store import cache_folder, readable, report_failed, report_unfinished, state
 
 
 def train(request: Request) -> int:
@@ -14,7 +15,7 @@ def train(request: Request) -> int:
 
     Raises:
         SaeSweepError: if the sweep's folder holds another plan, a run's folder is in use or holds another
-            run, or the jobs are refused.
+            run, the jobs are refused, or it is known that a run cannot be trained.
         Interrupted: if a signal asked to stop, after everything was saved.
     """
     wanted = make_plan(request)
@@ -26,6 +27,8 @@ def train(request: Request) -> int:
         return len(damaged)
     with stop_signals() as stop:
         waiting = [run for run in plan.runs if state(run.folder) != "done"]
+        with at_once():
+            refuse_known_problems(waiting, cache_folder(plan.command.paths.cache))
         with at_once():  # imports torch
             launcher = open_launcher(request)
         if not launcher.train(plan, stop):

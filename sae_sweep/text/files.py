@@ -1,8 +1,8 @@
 """Local text: a file, a folder or a glob of .txt, .jsonl and .parquet, also compressed."""
 
 import codecs
+import functools
 import hashlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +17,12 @@ from sae_sweep.text.found import Found, find_files, suffix
 from sae_sweep.text.rows import Tally
 from sae_sweep.text.source import Place, TextSource, text_number
 
-log = logging.getLogger(__name__)
-
 _EXACT_SPLIT_DOCUMENTS = 1000
 """Largest number of documents that are all read to hold out an exact share of them, at least one."""
+
+
+_Version = tuple[int, int, int]
+"""What differs once a file is written again or replaced."""
 
 
 class _Unit(NamedTuple):
@@ -37,8 +39,8 @@ class _Unit(NamedTuple):
 class LocalFiles(TextSource):
     """Documents of local files.
 
-    The constructor reads all files in full, so that damage is found before anything runs, and logs what there
-    is. The text of a document decides whether it is held out, so repeats are on the same side of the split.
+    The constructor reads all files in full, so that damage is found before anything runs. The text of a
+    document decides whether it is held out, so repeats are on the same side of the split.
     """
 
     def __init__(self, dataset: FilesDataset, _cache: Path) -> None:
@@ -49,10 +51,9 @@ class LocalFiles(TextSource):
         self._versions = [_version(path) for path in self._paths]
         tally = Tally()
         self._index = self._build_index(tally)
-        summary = f"{self.label}: {_summary(found, tally)}"
+        self.summary = f"{self.label}: {_summary(found, tally)}"
         if not tally.documents:
-            raise SaeSweepError(f"{summary}: there is no text to read")
-        log.info("%s", summary)
+            raise SaeSweepError(f"{self.summary}: there is no text to read")
         self._held_out_below = self._held_out_limit(dataset.held_out_every)
         """Texts with a smaller `text_number` are held out."""
 
@@ -103,13 +104,12 @@ class LocalFiles(TextSource):
         return numbers[-(-len(numbers) // every)]
 
     def _build_index(self, total: Tally) -> NDArray[np.int64]:
-        units = []
-        for file, path in enumerate(self._paths):
-            tally = Tally()
-            pieces = format_of(path).pieces(path, self._key, tally)
+        parts = [np.empty((0, 3), np.int64)]
+        for file, (path, version) in enumerate(zip(self._paths, self._versions, strict=True)):
+            pieces, tally = _scan(path, version, self._key)
             total.add_file(path, tally)
-            units += [(file, where, size) for where, size in pieces]
-        return np.array(units, dtype=np.int64).reshape(-1, 3)
+            parts.append(np.insert(pieces, 0, file, axis=1))
+        return np.concatenate(parts)
 
     def _texts(self, unit: _Unit, start: int) -> Iterator[str | None]:
         """Yield the rows of a unit, from the one with index `start` on."""
@@ -118,6 +118,14 @@ class LocalFiles(TextSource):
             raise SaeSweepError(f"{path} was changed while it was read: put back what was there")
         for row in format_of(path).rows(path, unit.where, start, self._key):
             yield row.text
+
+
+@functools.lru_cache(maxsize=1024)
+def _scan(path: Path, _version: _Version, key: str) -> tuple[NDArray[np.int64], Tally]:
+    """Return a file's pieces, [n, 2], and what it holds; a file is read once for all groups of a command."""
+    tally = Tally()
+    pieces = format_of(path).pieces(path, key, tally)
+    return np.array(pieces, dtype=np.int64).reshape(-1, 2), tally
 
 
 def _summary(found: Found, tally: Tally) -> str:
@@ -140,8 +148,7 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _version(path: Path) -> tuple[int, int, int]:
-    """What differs once a file is written again or replaced."""
+def _version(path: Path) -> _Version:
     try:
         found = path.stat()
     except OSError as error:

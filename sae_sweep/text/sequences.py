@@ -1,6 +1,5 @@
 """Token sequences of a text: endless training sequences that can be resumed, and the held-out sequences."""
 
-import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -9,8 +8,6 @@ import numpy as np
 from sae_sweep.config import PackingConfig, SaeSweepError, is_count
 from sae_sweep.text.packing import TextTokenizer, Tokens, pack
 from sae_sweep.text.source import Place, TextSource
-
-log = logging.getLogger(__name__)
 
 BLOCK_CHARS = 2**18
 """Approximate number of characters that are tokenised together: enough to keep all cores busy, and few enough
@@ -53,8 +50,6 @@ class TrainingSequences:
         self._packing = packing
         self._tokenizer = tokenizer
         self._seed = data_seed
-        self._announced: set[int] = set()
-        """Epochs whose end was logged."""
         self._block: _Block | None
         self._unread: Iterator[tuple[str, int, Place]] | None
         """Documents of the epoch after those of the current block; None until they are asked for."""
@@ -186,9 +181,7 @@ class TrainingSequences:
         self._unread = None
         if self._source.exhausted != "repeat":
             return None
-        if epoch not in self._announced:
-            self._announced.add(epoch)
-            log.info("%s: all %s tokens read, epoch %d follows", self._source.label, f"{tokens:,}", epoch + 2)
+        self._source.say_repeats(epoch + 1, tokens)
         return _Cursor(epoch + 1)
 
 

@@ -1,10 +1,13 @@
 """The base class of all text sources: training documents and held-out documents, which never overlap."""
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 Place = Any
 """How far a unit has been read: None at its start, else JSON values that only its source interprets."""
@@ -21,6 +24,10 @@ class TextSource(ABC):
         """Name of the text in messages, as the user wrote it."""
         self.exhausted = exhausted
         """What happens when the training documents run out: repeat, stop or error."""
+        self.summary = ""
+        """What there is to read and what is skipped, in one line; empty if that is not known."""
+        self._said: set[int] = set()
+        """Numbers of times for which `say_repeats` has logged a line."""
 
     @staticmethod
     @abstractmethod
@@ -39,6 +46,14 @@ class TextSource(ABC):
     @abstractmethod
     def held_out(self) -> Iterator[str]:
         """Yield the held-out documents, always in the same order; none of them is a training document."""
+
+    def say_repeats(self, times: int, tokens: int) -> None:
+        """Log that a text of so many tokens was read so many times: the first time, and at powers of ten."""
+        if times in self._said or str(times).rstrip("0") != "1":
+            return
+        self._said.add(times)
+        read = f"read {times:,} times" if times > 1 else "read once; from here on it repeats"
+        log.info("%s: all %s tokens %s", self.label, f"{tokens:,}", read)
 
 
 def text_number(text: str) -> int:

@@ -204,3 +204,12 @@ def test_the_shape_of_a_local_model_is_read(tmp_path) -> None:  # type: ignore[n
 
 def test_flatten() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+@pytest.mark.parametrize(("path", "context"), [("gpt2", 1024), ("bundled:gpt2-pico", 256), (None, 48)])
+def test_a_context_beyond_the_models_is_refused(tmp_path, path, context) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "config.json").write_text('{"n_layer": 12, "n_embd": 32, "max_position_embeddings": 48}')
+    model = ModelConfig(path=path or str(tmp_path), name="mine")
+    changed(model=model, packing=PackingConfig(seq_len=context))
+    with pytest.raises(ConfigError, match=f"seq_len={context + 1}: mine reads at most {context} tokens"):
+        changed(model=model, packing=PackingConfig(seq_len=context + 1))

@@ -18,7 +18,7 @@ def written(folder, text):
 
 def test_a_shape_is_read(tmp_path):
     folder = written(tmp_path, json.dumps({**GPT2, "n_inner": None}))
-    assert read_shape(folder) == (3, 16, 12 * 16**2)
+    assert read_shape(folder) == (3, 16, 12 * 16**2, 64, 300)
     assert shape_problem(folder) is None
     assert ModelConfig(path=str(folder)).problems() == []
 

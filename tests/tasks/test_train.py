@@ -1,13 +1,15 @@
 """`task=train` with a damaged run: the launcher gets the others, and the sweep stays the same sweep."""
 
 import dataclasses
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from sae_sweep.config import CommandConfig
+from sae_sweep.config import CommandConfig, ConfigError
 from sae_sweep.plan import Plan, Request
 from sae_sweep.signals import StopRequest
-from sae_sweep.store import set_state, state
+from sae_sweep.store import PlannedRun, set_state, state
 from sae_sweep.tasks import match, train
 from tests.launch.conftest import plan, text_folder
 
@@ -30,6 +32,7 @@ def launcher(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Launcher:
     launcher = Launcher()
     monkeypatch.setattr(train, "make_plan", lambda request: plan)
     monkeypatch.setattr(train, "open_launcher", lambda request: launcher)
+    monkeypatch.setattr(train, "refuse_known_problems", lambda runs, cache: [])
     monkeypatch.setattr(match, "compare_finished", lambda *args: 0)
     return launcher
 
@@ -50,6 +53,20 @@ def test_a_damaged_run_is_left_out_named_and_counted(
     damage = [line for line in caplog.text.splitlines() if str(first.folder.status) in line]
     assert len(damage) == 1
     assert "remove it to train this run again" in damage[0]
+
+
+def test_nothing_is_launched_if_a_problem_is_known(
+    plan: Plan, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(runs: list[PlannedRun], cache: Path) -> NoReturn:
+        raise ConfigError([f"{run.name} has no text" for run in runs])
+
+    set_state(plan.runs[0], "done")
+    monkeypatch.setattr(train, "refuse_known_problems", refuse)
+    with pytest.raises(ConfigError) as caught:
+        train.train(REQUEST)
+    assert caught.value.problems == (f"{plan.runs[1].name} has no text",)
+    assert launcher.trained == []
 
 
 def test_nothing_is_launched_if_every_run_is_damaged(plan: Plan, launcher: Launcher) -> None:

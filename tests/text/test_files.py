@@ -1,6 +1,5 @@
 import gzip
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +35,8 @@ def splits(path, **keys):
     return training, list(source.held_out())
 
 
-def summary(path, caplog):
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        LocalFiles(FilesDataset(path=str(path)), CACHE)
-    (message,) = caplog.messages
-    return message
+def summary(path):
+    return LocalFiles(FilesDataset(path=str(path)), CACHE).summary
 
 
 def refusal(path, **keys):
@@ -163,7 +158,7 @@ def test_what_is_not_there_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.parquet"])
 @pytest.mark.parametrize("content", [b"", b" \n\n", b"\xef\xbb\xbf"])
-def test_empty_files_are_skipped_and_counted(tmp_path, caplog, name, content):
+def test_empty_files_are_skipped_and_counted(tmp_path, name, content):
     write_text(tmp_path, 3)
     packed = gzip.compress(content) if name.endswith(".gz") and content else content
     if name.endswith(".parquet"):
@@ -172,7 +167,7 @@ def test_empty_files_are_skipped_and_counted(tmp_path, caplog, name, content):
         (tmp_path / name).write_bytes(packed)
     training, held_out = splits(tmp_path)
     assert len(training + held_out) == 3
-    assert "1 files without text" in summary(tmp_path, caplog)
+    assert "1 files without text" in summary(tmp_path)
 
 
 def test_only_empty_files_are_no_text(tmp_path):
@@ -183,7 +178,7 @@ def test_only_empty_files_are_no_text(tmp_path):
     assert refusal(tmp_path).endswith("; files without text: 1")
 
 
-def test_invalid_characters_are_replaced_and_counted(tmp_path, caplog):
+def test_invalid_characters_are_replaced_and_counted(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 \xe2\x82 a")
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "na\xefve \\ud83d!", "other": "\xff"}\n')
     offsets = pa.py_buffer(np.array([0, 3, 5], np.int32))
@@ -191,7 +186,7 @@ def test_invalid_characters_are_replaced_and_counted(tmp_path, caplog):
     write_parquet(tmp_path / "c.parquet", column)
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["a\ufffdb", "caf\ufffd \ufffd a", "cd", "na\ufffdve \ufffd!"]
-    assert summary(tmp_path, caplog).endswith("3 files, 4 documents; invalid characters replaced: 5")
+    assert summary(tmp_path).endswith("3 files, 4 documents; invalid characters replaced: 5")
 
 
 @pytest.mark.parametrize(
@@ -252,14 +247,14 @@ def test_a_single_document_cannot_be_split(tmp_path):
         assert "holds a single document" in refusal(tmp_path)
 
 
-def test_nulls_and_empty_rows_are_skipped_and_counted(tmp_path, caplog):
+def test_nulls_and_empty_rows_are_skipped_and_counted(tmp_path):
     write_parquet(tmp_path / "a.parquet", ["a", None, "", "b", "c", None])
     write_parquet(tmp_path / "b.parquet", pa.nulls(3))
     write_parquet(tmp_path / "c.parquet", pa.array([None, None], pa.string()))
     (tmp_path / "d.jsonl").write_text('{"text": null}\n\n{"text": " "}\n{"text": "d"}\n')
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["a", "b", "c", "d"]
-    assert summary(tmp_path, caplog) == (
+    assert summary(tmp_path) == (
         f"dataset.path={tmp_path}: 4 files, 4 documents; "
         "skipped: 8 null rows, 3 empty rows, 2 files without text"
     )
@@ -317,7 +312,7 @@ def compress(content, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
-def test_compressed_files_are_read(tmp_path, caplog, suffix):
+def test_compressed_files_are_read(tmp_path, suffix):
     half = b"".join(b'{"text": "row %d"}\n\n' % row for row in range(9)) + b'{"text": null}\n'
     # two compressed parts, one after the other, as `cat` and parallel compressors write them
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(
@@ -326,7 +321,7 @@ def test_compressed_files_are_read(tmp_path, caplog, suffix):
     (tmp_path / f"b.txt.{suffix}").write_bytes(compress("naïve\r\n".encode("utf-8-sig"), suffix))
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["end", "naïve\n", *(f"row {row}" for row in range(9))]
-    assert "2 files, 11 documents; skipped: 9 empty rows, 1 null rows" in summary(tmp_path, caplog)
+    assert "2 files, 11 documents; skipped: 9 empty rows, 1 null rows" in summary(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])

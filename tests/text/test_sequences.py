@@ -137,14 +137,21 @@ def test_what_is_no_position_is_refused(position):
         make(letters(5)).restore(position)
 
 
-def test_text_that_repeats_says_so_once_an_epoch(caplog):
-    stream = make(letters(10))
+def test_text_that_repeats_says_so_once_and_at_powers_of_ten(caplog):
+    source = ListText(letters(10))
     with caplog.at_level(logging.INFO):
-        stream.read(25)
-    assert [record.message for record in caplog.records] == [
-        "a list: all 60 tokens read, epoch 2 follows",
-        "a list: all 60 tokens read, epoch 3 follows",
+        for _ in range(2):  # as for the cache: another stream of the same text does not say it again
+            TrainingSequences(source, PACKING, ByteTokenizer(), 0).read(1025)
+    assert caplog.messages == [
+        "a list: all 60 tokens read once; from here on it repeats",
+        "a list: all 60 tokens read 10 times",
+        "a list: all 60 tokens read 100 times",
     ]
+
+
+def test_epochs_are_counted_by_finished_units():
+    stream = make(letters(10))
+    stream.read(25)
     assert int(stream.epochs) == 2
     assert 2 <= stream.epochs <= 3
 

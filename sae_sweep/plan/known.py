@@ -1,0 +1,43 @@
+"""What is known to be wrong with runs before anything trains: needs no language model and no network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sae_sweep.config import ConfigError, HubDataset, SaeSweepError
+from sae_sweep.store import PlannedRun
+
+
+def refuse_known_problems(runs: Sequence[PlannedRun], cache: Path) -> list[str]:
+    """Refuse runs whose held-out text fills no sequence, or whose tokenizer is another model's.
+
+    Args:
+        runs: runs that are to be trained.
+        cache: folder of the embedded corpora.
+
+    Returns:
+        What each local text holds, in one line.
+
+    Raises:
+        ConfigError: with all problems.
+        SaeSweepError: if a file of a text or a tokenizer is damaged.
+    """
+    from sae_sweep.activations.tokenizer_file import counting_tokenizer, tokenizer_problem
+    from sae_sweep.text import held_out_sequences, open_text
+
+    found = [tokenizer_problem(model) for model in dict.fromkeys(run.config.model for run in runs)]
+    problems = dict.fromkeys(problem for problem in found if problem)
+    summaries = dict.fromkeys("")
+    for model, dataset, packing in dict.fromkeys(
+        (run.config.model, run.config.dataset, run.config.packing) for run in runs
+    ):
+        if isinstance(dataset, HubDataset):
+            continue
+        source = open_text(dataset, cache)
+        summaries[source.summary] = None
+        try:
+            held_out_sequences(source, packing, counting_tokenizer(model), tokens=1)
+        except SaeSweepError as error:
+            problems[str(error)] = None
+    if problems:
+        raise ConfigError(list(problems))
+    return [summary for summary in summaries if summary]
