@@ -4,7 +4,7 @@ import errno
 import fnmatch
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 WAITS_S = (5, 15, 30, 60, 120)
 """Seconds before each further try of a shard that could not be read: about six minutes, with the tries."""
+_ROWS_AT_ONCE = 8192
+"""Rows of a shard that are decoded together, of one row group at most."""
 _TRY_AGAIN = (408, 429, *range(500, 600))
 """HTTP status codes of a hub that may answer later."""
 _SILENCED = ("datasets", "huggingface_hub", "fsspec", "httpx", "httpx2", "httpcore", "urllib3")
@@ -75,7 +77,18 @@ class HubParquet(TextSource):
             if place:
                 examples.load_state_dict(place["state"])
             for row, example in enumerate(examples, place["row"] if place else 0):
-                yield row, example[self._dataset.text_key] or "", examples.state_dict()
+                yield row, self._text(unit, example), examples.state_dict()
+
+    def _text(self, unit: int, example: Mapping[str, Any]) -> str:
+        """The text of a row; empty for a null."""
+        key = self._dataset.text_key
+        text = example[key]
+        if not isinstance(text, str | None):
+            raise SaeSweepError(
+                f"{self._shards[unit]}: column {key!r} holds {type(text).__name__}, not text: "
+                "set dataset.text_key to another"
+            )
+        return text or ""
 
     def _wait_for_hub(self, unit: int, tries: int, error: Exception) -> None:
         """Say what is tried again and when, and wait; raise SaeSweepError if no further try is worth it."""
@@ -103,13 +116,15 @@ class HubParquet(TextSource):
 
 @contextmanager
 def _parquet_errors(shard: str) -> Iterator[None]:
-    """Raise pyarrow's error about a damaged file as SaeSweepError."""
+    """Raise errors about a damaged file as SaeSweepError."""
     import pyarrow as pa
 
     try:
         yield
     except pa.ArrowInvalid as error:
         raise SaeSweepError(f"{shard} is not a readable Parquet file: {first_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise SaeSweepError(f"{shard} holds text that is not UTF-8: {first_line(error)}") from error
 
 
 def _load_shard(shard: str, columns: list[str] | None = None) -> Any:
@@ -117,7 +132,10 @@ def _load_shard(shard: str, columns: list[str] | None = None) -> Any:
 
     _leave_retries_to_us()
     files = {"train": [shard]}
-    return load_dataset("parquet", data_files=files, split="train", streaming=True, columns=columns)
+    # with a batch size, for without one a row group that has no rows is an error
+    return load_dataset(
+        "parquet", data_files=files, split="train", streaming=True, columns=columns, batch_size=_ROWS_AT_ONCE
+    )
 
 
 @functools.cache

@@ -106,6 +106,21 @@ def test_a_tokenizer_of_another_model_is_refused(model_folder, tmp_path):
     assert refusal(folder).endswith("its tokenizer has token 300, and its weights know 300 tokens")
 
 
+@pytest.mark.parametrize("special", [False, True])
+def test_an_added_token_counts_if_text_can_have_it(model_folder, tmp_path, special):
+    folder = edited(model_folder, tmp_path / "other")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"].append(
+        {**content["added_tokens"][0], "id": 300, "content": "@@", "special": special}
+    )
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    if special:
+        lm = load_language_model(ModelConfig(path=str(folder), dtype="float32"), torch.device("cpu"))
+        assert max(lm.tokenizer.encode_batch(["a@@b"])[0]) < 300
+    else:
+        assert refusal(folder).endswith("its tokenizer has token 300, and its weights know 300 tokens")
+
+
 def test_an_absurd_config_is_refused_before_anything_is_built(model_folder, tmp_path):
     folder = edited(model_folder, tmp_path / "other", n_layer=10**9)
     assert refusal(folder).startswith(

@@ -230,7 +230,7 @@ def test_match_compares_again_with_another_threshold(cli: Cli, small: list[str])
         (["dataset.path=nowhere"], 1, "nowhere"),
         (["model.path=./nowhere"], 1, "model.path=./nowhere: no such file or folder"),
         (["layer=12"], 2, "layer=12: gpt2-pico has layers 0 to 11"),
-        (["packing.seq_len=512"], 1, "gpt2-pico reads at most 256 tokens"),
+        (["packing.seq_len=512"], 2, "gpt2-pico reads at most 256 tokens"),
     ],
 )
 def test_bad_input_is_one_line(cli: Cli, small: list[str], words: list[str], code: int, message: str) -> None:

@@ -26,6 +26,9 @@ from sae_sweep.plan import Plan, Request, WantedRun, make_plan
 from sae_sweep.signals import Interrupted, StopRequest, stop_signals
 from sae_sweep.store import PlannedRun, read_status, set_state, state
 from tests.launch.conftest import finish
+from tests.text.helpers import ByteTokenizer, ListText
+
+OPEN = group._Shared.open
 
 
 @pytest.fixture
@@ -237,3 +240,17 @@ def test_a_stop_while_the_model_loads_is_a_stop_whatever_a_library_makes_of_it(
     with pytest.raises(Interrupted):
         train_runs(plan, plan.runs, stop)
     assert states(plan) == ["pending"] * 4
+
+
+def test_held_out_text_that_fills_no_sequence_ends_a_group_before_its_first_step(plan: Plan) -> None:
+    lm = SimpleNamespace(tokenizer=ByteTokenizer(), tokens_read=0, seconds=0.0)
+    text = ListText([["a long text to train on " * 99]], held_out=["short"])
+    with pytest.raises(SaeSweepError, match="held-out text of a list does not fill one sequence of 128 tok"):
+        OPEN(SimpleNamespace(cache=Path()), plan.runs, text, lm, {})
+
+
+def test_what_a_text_holds_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        for summary in ("text a: 3 files", "", "text b: 2 files", "text a: 3 files"):
+            group._announce(summary)
+    assert caplog.messages == ["text a: 3 files", "text b: 2 files"]

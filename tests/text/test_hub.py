@@ -284,3 +284,40 @@ def test_the_libraries_neither_try_again_nor_talk(cache, tmp_path):
         "urllib3.util",
     ):
         assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
+
+
+@pytest.mark.parametrize("rows", [[["a"], ["b"]], [1, 2], [b"a", b"b"], [{"a": "b"}], [True]], ids=str)
+def test_a_column_that_is_no_text_is_named(cache, tmp_path, rows):
+    pq.write_table(pa.table({"text": rows}), cache / "train-1.parquet")
+    source = open_text(DATASET, tmp_path)
+    with pytest.raises(SaeSweepError, match=r"train-1\.parquet: column 'text' holds \w+, not text: set"):
+        next(source.read(1))
+
+
+def test_text_that_is_not_utf_8_is_named(cache, tmp_path):
+    offsets = pa.py_buffer(np.array([0, 2], np.int32))
+    column = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"a\xff")])
+    pq.write_table(pa.table({"text": column}), cache / "train-1.parquet")
+    source = open_text(DATASET, tmp_path)
+    with pytest.raises(SaeSweepError, match=r"train-1\.parquet holds text that is not UTF-8: "):
+        next(source.read(1))
+
+
+def test_nulls_and_empty_row_groups_and_shards_are_skipped(cache, tmp_path):
+    table = pa.table({"text": [text_of(1, row) for row in range(20)]})
+    with pq.ParquetWriter(cache / "train-1.parquet", table.schema) as writer:
+        for part in (table[:0], table[:9], table[:0], table[9:], table[:0]):
+            writer.write_table(part)
+    pq.write_table(pa.table({"text": pa.nulls(3)}), cache / "train-0.parquet")
+    with pq.ParquetWriter(cache / "train-2.parquet", table.schema):
+        pass
+    source = open_text(DATASET, tmp_path)
+    whole = list(source.read(1))
+    assert {*(text for text, _ in whole), *filter(None, source.held_out())} == set(table["text"].to_pylist())
+    for done in range(len(whole)):
+        place = json.loads(json.dumps(whole[done][1]))
+        assert [text for text, _ in source.read(1, place)] == [text for text, _ in whole[done + 1 :]]
+    assert not any(text for text, _ in source.read(0))
+    assert list(source.read(2)) == []
+    stream = TrainingSequences(source, PACKING, ByteTokenizer(), data_seed=0)
+    assert stream.read(30).shape == (30, 16)
