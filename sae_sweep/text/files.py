@@ -1,6 +1,5 @@
 """Local text: a file, a folder or a glob of .txt, .jsonl and .parquet, also compressed."""
 
-import codecs
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from sae_sweep.text.found import Found, find_files, suffix
 from sae_sweep.text.rows import Tally
 from sae_sweep.text.source import Place, TextSource, text_number
 
+_REREAD = b"without byte-order marks and blank rows"
+"""Part of the fingerprint where version 0.1.0 read them as text."""
 _EXACT_SPLIT_DOCUMENTS = 1000
 """Largest number of documents that are all read to hold out an exact share of them, at least one."""
 
@@ -59,13 +60,15 @@ class LocalFiles(TextSource):
 
     @staticmethod
     def fingerprint(dataset: FilesDataset, _cache: Path) -> str:
-        """Hash the contents of the files in their order; names and byte-order marks of .txt do not count."""
+        """Hash the contents of the files in their order; their names do not count.
+
+        Raises:
+            SaeSweepError: if a file holds no text.
+        """
         whole = hashlib.sha256()
         for path in find_files(dataset.path).paths:
-            try:
-                whole.update((suffix(path) or "").encode() + _digest(path))
-            except OSError as error:
-                raise unreadable(path, error) from error
+            _, tally = _scan(path, _version(path), dataset.text_key)
+            whole.update((suffix(path) or "").encode() + _digest(path) + (_REREAD if tally.reread else b""))
         return whole.hexdigest()[:16]
 
     @property
@@ -141,11 +144,11 @@ def _summary(found: Found, tally: Tally) -> str:
 
 
 def _digest(path: Path) -> bytes:
-    """Hash what a file holds; the byte-order mark of a .txt file is not part of its text."""
-    with path.open("rb") as file:
-        if suffix(path) == ".txt" and file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-            file.seek(0)
-        return hashlib.file_digest(file, "sha256").digest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _version(path: Path) -> _Version:

@@ -109,7 +109,8 @@ def _row_groups(path: Path, key: str, tally: Tally) -> Pieces:
         groups = range(file.metadata.num_row_groups if file.metadata.num_rows else 0)
         for group in groups:
             for column in _columns(file, group, key):
-                _count(column, tally)
+                for row in _rows_of(column):
+                    tally.add(row)
         return [(group, file.metadata.row_group(group).num_rows) for group in groups]
 
 
@@ -135,25 +136,6 @@ def _rows_of(column: Any) -> Iterator[Row]:
     import pyarrow as pa
 
     return map(column_row, column.cast(pa.large_binary()).to_pylist())
-
-
-def _count(column: Any, tally: Tally) -> None:
-    """Count the rows of a text column; only those of one with invalid characters are looked at one by one."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        for row in _rows_of(column):
-            tally.add(row)
-        return
-    nulls = column.null_count
-    lengths = pc.binary_length(column.cast(pa.large_binary()))
-    empty = pc.sum(pc.equal(lengths, 0)).as_py() or 0
-    tally.documents += len(column) - nulls - empty
-    tally.characters += pc.sum(lengths).as_py() or 0
-    tally.skipped.update({reason: n for reason, n in (("null rows", nulls), ("empty rows", empty)) if n})
 
 
 def _check_column(path: Path, schema: Any, key: str) -> None:

@@ -18,6 +18,7 @@ _WIDE = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """Byte-order marks of encodings other than UTF-8; that of UTF-32 begins like that of UTF-16."""
+_MARK = "\ufeff"
 _LONE = re.compile("[\ud800-\udfff]")
 _INVALID = "sae_sweep.invalid"
 _BROKEN, _BROKEN_SHARE = 100, 0.2
@@ -33,6 +34,8 @@ class Row(NamedTuple):
     """Empty for an empty row, None for a null."""
     replaced: int = 0
     """Number of invalid characters and lone surrogates that U+FFFD stands for."""
+    reread: bool = False
+    """Whether version 0.1.0 read it otherwise."""
 
 
 @dataclass
@@ -46,9 +49,12 @@ class Tally:
     broken: int = 0
     """Characters that text does not have: replaced ones, and NUL."""
     characters: int = 0
+    reread: int = 0
+    """Rows that version 0.1.0 read otherwise: texts that have any have another fingerprint than in it."""
 
     def add(self, row: Row) -> bool:
         """Count a row; returns whether it is a document."""
+        self.reread += row.reread
         if not row.text:
             self.skipped["null rows" if row.text is None else "empty rows"] += 1
             return False
@@ -78,9 +84,8 @@ class Tally:
 
 def text_row(raw: bytes) -> Row:
     """The document that a whole file holds, with line ends as \\n."""
-    encoding = next((name for mark, name in _WIDE if raw.startswith(mark)), "utf-8-sig")
-    row = mended(raw.decode(encoding, errors=_INVALID).replace("\r\n", "\n").replace("\r", "\n"))
-    return row if row.text and row.text.strip() else Row("")
+    encoding = next((name for mark, name in _WIDE if raw.startswith(mark)), "utf-8")
+    return _row(raw.decode(encoding, errors=_INVALID).replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def json_row(line: bytes, key: str, where: str) -> Row:
@@ -103,9 +108,7 @@ def json_row(line: bytes, key: str, where: str) -> Row:
     value = row[key]
     if not isinstance(value, str | None):
         raise SaeSweepError(f"{where}: {key!r} holds {type(value).__name__}, not text")
-    if value is None:
-        return Row(None)
-    return mended(value) if value.strip() else Row("")
+    return Row(None) if value is None else _row(value)
 
 
 def _problem(error: Exception) -> str:
@@ -116,13 +119,23 @@ def _problem(error: Exception) -> str:
 
 def column_row(value: bytes | None) -> Row:
     """The document that a cell of a text column holds."""
-    return Row(None) if value is None else mended(value.decode(errors=_INVALID))
+    if value is None:
+        return Row(None)
+    row = _row(value.decode(errors=_INVALID))
+    return row if row.text or not value else row._replace(reread=True)
 
 
-def mended(text: str) -> Row:
-    """Replace lone surrogates, which no text has, and those that stand for bytes that are not UTF-8."""
+def _row(text: str) -> Row:
+    """Leave out byte-order marks and blank texts, and replace what no text has: lone surrogates.
+
+    Those that `_INVALID` put there stand for bytes that are not UTF-8.
+    """
+    marked = text.startswith(_MARK)
+    text = text.lstrip(_MARK)
+    if not text.strip():
+        return Row("", reread=marked)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return Row(*_LONE.subn("\ufffd", text))
-    return Row(text)
+        return Row(*_LONE.subn("\ufffd", text), marked)
+    return Row(text, reread=marked)

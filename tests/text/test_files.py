@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -19,6 +20,10 @@ CACHE = Path("no cache is needed")
 def write_text(folder, n):
     for index in range(n):
         (folder / f"{index:03}.txt").write_text(f"document {index}", encoding="utf-8")
+
+
+def write_marked(path, texts):
+    path.write_text("".join(texts), encoding="utf-8")
 
 
 def write_lines(path, texts):
@@ -130,7 +135,6 @@ def test_the_fingerprint_is_that_of_what_is_read(tmp_path):
     (tmp_path / ".ipynb_checkpoints" / "000.txt").write_text("hidden")
     (tmp_path / "again.txt").symlink_to(tmp_path / "000.txt")
     (tmp_path / "0.txt").write_bytes(b"")
-    (tmp_path / "001.txt").write_bytes("document 1".encode("utf-8-sig"))
     assert fingerprint(FilesDataset(path=str(tmp_path)), tmp_path) == before
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == [f"document {index}" for index in range(3)]
@@ -140,6 +144,29 @@ def test_fingerprints_of_earlier_versions_are_kept(tmp_path):
     write_lines(tmp_path / "a.jsonl", ["one", "two"])
     (tmp_path / "b.txt").write_text("three")
     assert fingerprint(FilesDataset(path=str(tmp_path)), tmp_path) == "9c5498574e994058"
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl", "parquet"])
+def test_a_text_that_an_earlier_version_read_otherwise_has_another_fingerprint(tmp_path, suffix):
+    """Its fingerprint was that of the bytes, which is the id of another content now."""
+    write_text(tmp_path, 2)
+    rows = ["\ufeffmarked", " \n"] if suffix == "parquet" else ["\ufeffmarked"]
+    path = tmp_path / f"rows.{suffix}"
+    {"txt": write_marked, "jsonl": write_lines, "parquet": write_parquet}[suffix](path, rows)
+    training, held_out = splits(tmp_path)
+    assert sorted(training + held_out) == ["document 0", "document 1", "marked"]
+    bytes_of = [(name, tmp_path / name) for name in ("000.txt", "001.txt", path.name)]
+    digests = [
+        (Path(name).suffix.encode(), hashlib.sha256(file.read_bytes()).digest()) for name, file in bytes_of
+    ]
+    earlier = hashlib.sha256(b"".join(kind + digest for kind, digest in digests)).hexdigest()[:16]
+    assert fingerprint(FilesDataset(path=str(tmp_path)), tmp_path) != earlier
+    {"txt": write_marked, "jsonl": write_lines, "parquet": write_parquet}[suffix](path, ["plain"])
+    now = b"".join(
+        kind + hashlib.sha256(file.read_bytes()).digest()
+        for (kind, _), (_, file) in zip(digests, bytes_of, strict=True)
+    )
+    assert fingerprint(FilesDataset(path=str(tmp_path)), tmp_path) == hashlib.sha256(now).hexdigest()[:16]
 
 
 def test_open_text_opens_files(tmp_path):
@@ -248,7 +275,7 @@ def test_a_single_document_cannot_be_split(tmp_path):
 
 
 def test_nulls_and_empty_rows_are_skipped_and_counted(tmp_path):
-    write_parquet(tmp_path / "a.parquet", ["a", None, "", "b", "c", None])
+    write_parquet(tmp_path / "a.parquet", ["a", None, "", "b", "c", None, " \n", "\ufeff"])
     write_parquet(tmp_path / "b.parquet", pa.nulls(3))
     write_parquet(tmp_path / "c.parquet", pa.array([None, None], pa.string()))
     (tmp_path / "d.jsonl").write_text('{"text": null}\n\n{"text": " "}\n{"text": "d"}\n')
@@ -256,7 +283,7 @@ def test_nulls_and_empty_rows_are_skipped_and_counted(tmp_path):
     assert sorted(training + held_out) == ["a", "b", "c", "d"]
     assert summary(tmp_path) == (
         f"dataset.path={tmp_path}: 4 files, 4 documents; "
-        "skipped: 8 null rows, 3 empty rows, 2 files without text"
+        "skipped: 8 null rows, 5 empty rows, 2 files without text"
     )
 
 
