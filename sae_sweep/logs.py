@@ -33,6 +33,11 @@ def write_traceback(error: BaseException) -> None:
     log.error("%s", type(error).__name__, exc_info=error, extra={_ONLY_IN_FILES: True})
 
 
+def note(line: str) -> None:
+    """Log a line into the open log files only: the terminal has it from the command itself."""
+    log.info("%s", line, extra={_ONLY_IN_FILES: True})
+
+
 def log_to_terminal() -> None:
     """Log to standard error; standard output is for results."""
     _open_closed_streams()

@@ -1,6 +1,5 @@
 """Trains groups: runs that share LM passes train together, in parts that fit into memory."""
 
-import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,13 +114,6 @@ def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
         _Shared.open(command, rest, source, lm, accepted).train(rest)
 
 
-@functools.cache
-def _announce(summary: str) -> None:
-    """Log what a text holds, once for all groups that read it."""
-    if summary:
-        log.info("%s", summary)
-
-
 @contextmanager
 def _group_border(
     runs: Sequence[PlannedRun], stop: StopRequest, failed: Callable[[Exception], None]
@@ -217,7 +209,8 @@ class _Shared:
         accepted: Mapping[str, Conditions],
     ) -> "_Shared":
         """See that there is held-out text; with `activations=cache`, fill the cache."""
-        _announce(source.summary)
+        if source.summary:
+            logs.note(source.summary)
         held_out_sequences(source, runs[0].config.packing, lm.tokenizer, tokens=1)
         use = LmUse(lm)
         resolved = accepted[runs[0].name].resolved

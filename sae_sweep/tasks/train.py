@@ -1,6 +1,7 @@
 """`task=train`: trains every run that is not done yet, then compares the SAEs of the sweep."""
 
 import dataclasses
+import logging
 
 from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_fallbacks, log_lm_use
@@ -8,6 +9,8 @@ from sae_sweep.plan import Request, make_plan
 from sae_sweep.plan.known import refuse_known_problems
 from sae_sweep.signals import at_once, stop_signals
 from sae_sweep.store import cache_folder, readable, report_failed, report_unfinished, state
+
+log = logging.getLogger(__name__)
 
 
 def train(request: Request) -> int:
@@ -28,7 +31,8 @@ def train(request: Request) -> int:
     with stop_signals() as stop:
         waiting = [run for run in plan.runs if state(run.folder) != "done"]
         with at_once():
-            refuse_known_problems(waiting, cache_folder(plan.command.paths.cache))
+            for summary in refuse_known_problems(waiting, cache_folder(plan.command.paths.cache)):
+                log.info("%s", summary)
         with at_once():  # imports torch
             launcher = open_launcher(request)
         if not launcher.train(plan, stop):

@@ -137,7 +137,7 @@ def _summary(found: Found, tally: Tally) -> str:
     line = f"{files:,} file{'s' * (files != 1)}, {documents:,} document{'s' * (documents != 1)}"
     skipped = tally.skipped + found.left_out
     if skipped:
-        line += f"; skipped: {', '.join(f'{number:,} {reason}' for reason, number in skipped.items())}"
+        line += f"; skipped: {', '.join(f'{reason} ({number:,})' for reason, number in skipped.items())}"
     if tally.replaced:
         line += f"; invalid characters replaced: {tally.replaced:,}"
     return line

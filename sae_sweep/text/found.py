@@ -62,7 +62,7 @@ def _find(pattern: str) -> Found:
         raise SaeSweepError(f"dataset.path={pattern}: no such file or folder")
     found = _distinct([path for path in there if _is_text(path, left_out)], left_out)
     if not found:
-        words = "".join(f"; {reason}: {number:,}" for reason, number in left_out.items())
+        words = "".join(f"; {reason} ({number:,})" for reason, number in left_out.items())
         raise SaeSweepError(f"dataset.path={pattern}: no {_KNOWN} file there ({_PACKED}){words}")
     return Found(found, left_out)
 

@@ -61,8 +61,10 @@ def test_a_sweep_leaves_what_the_readme_says(cli: Cli, small: list[str]) -> None
     sweep = sweep_folder()
     runs = run_folders(sweep)
     assert len(runs) == 4
+    assert result.err.count("40 files, 40 documents") == 1
     for run in runs:
         assert files_below(run) == RUN_FILES
+        assert (run / "train.log").read_text().count("40 files, 40 documents") == 1
         assert status(run)["state"] == "done"
         config = run_from_dict(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))  # type: ignore[arg-type]
         assert config.tokens == 10_240

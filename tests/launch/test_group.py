@@ -247,10 +247,3 @@ def test_held_out_text_that_fills_no_sequence_ends_a_group_before_its_first_step
     text = ListText([["a long text to train on " * 99]], held_out=["short"])
     with pytest.raises(SaeSweepError, match="held-out text of a list does not fill one sequence of 128 tok"):
         OPEN(SimpleNamespace(cache=Path()), plan.runs, text, lm, {})
-
-
-def test_what_a_text_holds_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        for summary in ("text a: 3 files", "", "text b: 2 files", "text a: 3 files"):
-            group._announce(summary)
-    assert caplog.messages == ["text a: 3 files", "text b: 2 files"]

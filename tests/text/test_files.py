@@ -180,7 +180,7 @@ def test_what_is_not_there_is_named(tmp_path):
     assert "no .txt, .jsonl, .parquet file there" in refusal(f"{tmp_path}/*.txt")
     (tmp_path / "a.csv").write_text("a,b")
     assert ".csv is not one of .txt, .jsonl, .parquet (" in refusal(tmp_path / "a.csv")
-    assert refusal(tmp_path).endswith("; other files: 1")
+    assert refusal(tmp_path).endswith("; other files (1)")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.parquet"])
@@ -194,15 +194,15 @@ def test_empty_files_are_skipped_and_counted(tmp_path, name, content):
         (tmp_path / name).write_bytes(packed)
     training, held_out = splits(tmp_path)
     assert len(training + held_out) == 3
-    assert "1 files without text" in summary(tmp_path)
+    assert "files without text (1)" in summary(tmp_path)
 
 
 def test_only_empty_files_are_no_text(tmp_path):
     (tmp_path / "a.txt").write_text("\n")
     assert "there is no text to read" in refusal(tmp_path)
-    assert "1 files without text" in refusal(tmp_path / "a.txt")
+    assert "files without text (1)" in refusal(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_text("")
-    assert refusal(tmp_path).endswith("; files without text: 1")
+    assert refusal(tmp_path).endswith("; files without text (1)")
 
 
 def test_invalid_characters_are_replaced_and_counted(tmp_path):
@@ -283,7 +283,7 @@ def test_nulls_and_empty_rows_are_skipped_and_counted(tmp_path):
     assert sorted(training + held_out) == ["a", "b", "c", "d"]
     assert summary(tmp_path) == (
         f"dataset.path={tmp_path}: 4 files, 4 documents; "
-        "skipped: 8 null rows, 5 empty rows, 2 files without text"
+        "skipped: null rows (8), empty rows (5), files without text (2)"
     )
 
 
@@ -348,7 +348,7 @@ def test_compressed_files_are_read(tmp_path, suffix):
     (tmp_path / f"b.txt.{suffix}").write_bytes(compress("naïve\r\n".encode("utf-8-sig"), suffix))
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["end", "naïve\n", *(f"row {row}" for row in range(9))]
-    assert "2 files, 11 documents; skipped: 9 empty rows, 1 null rows" in summary(tmp_path)
+    assert "2 files, 11 documents; skipped: empty rows (9), null rows (1)" in summary(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
