@@ -215,11 +215,9 @@ class ActivationStream:
         if not self._config.fits_buffer:
             tokens = self._sequences.read(self._buffer_sequences)
             return tokens, self._mask(tokens), len(tokens) < self._buffer_sequences
-        left = max(1, self._config.steps - self._step + self._batch) * self._config.batch
-        tokens = self._sequences.read(0)
-        while (missing := left - int(self._mask(tokens).sum())) > 0 and len(tokens) < self._buffer_sequences:
-            fewest = -(-missing // self._config.packing.seq_len)
-            wanted = min(fewest, self._buffer_sequences - len(tokens))
+        tokens, most = self._sequences.read(0), self._buffer_sequences
+        while (missing := self._config.buffered - int(self._mask(tokens).sum())) > 0 and len(tokens) < most:
+            wanted = min(-(-missing // self._config.packing.seq_len), most - len(tokens))
             more = self._sequences.read(wanted)
             tokens = np.concatenate([tokens, more])
             if len(more) < wanted:
