@@ -106,7 +106,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def _row_groups(path: Path, key: str, tally: Tally) -> Pieces:
     with _parquet(path) as file:
         _check_column(path, file.schema_arrow, key)
-        groups = range(file.metadata.num_row_groups if file.metadata.num_rows else 0)
+        groups = range(file.metadata.num_row_groups)
         for group in groups:
             for column in _columns(file, group, key):
                 for row in _rows_of(column):
