@@ -107,12 +107,13 @@ class LocalFiles(TextSource):
         return numbers[-(-len(numbers) // every)]
 
     def _build_index(self, total: Tally) -> NDArray[np.int64]:
-        parts = [np.empty((0, 3), np.int64)]
-        for file, (path, version) in enumerate(zip(self._paths, self._versions, strict=True)):
+        parts = []
+        for path, version in zip(self._paths, self._versions, strict=True):
             pieces, tally = _scan(path, version, self._key)
             total.add_file(path, tally)
-            parts.append(np.insert(pieces, 0, file, axis=1))
-        return np.concatenate(parts)
+            parts.append(pieces)
+        files = np.repeat(np.arange(len(parts)), [len(pieces) for pieces in parts])
+        return np.insert(np.concatenate(parts), 0, files, axis=1)
 
     def _texts(self, unit: _Unit, start: int) -> Iterator[str | None]:
         """Yield the rows of a unit, from the one with index `start` on."""
@@ -123,7 +124,7 @@ class LocalFiles(TextSource):
             yield row.text
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=2**17)
 def _scan(path: Path, _version: _Version, key: str) -> tuple[NDArray[np.int64], Tally]:
     """Return a file's pieces, [n, 2], and what it holds; a file is read once for all groups of a command."""
     tally = Tally()

@@ -83,7 +83,11 @@ def _is_text(path: Path, left_out: Counter[str]) -> bool:
 
 def _distinct(paths: Sequence[Path], left_out: Counter[str]) -> list[Path]:
     """Return the paths sorted, without further ones to the same file; paths without links come first."""
-    real = {path: os.path.realpath(path) for path in dict.fromkeys(paths)}
+    folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
+    real = {
+        path: os.path.realpath(path) if path.is_symlink() else f"{folders[path.parent]}/{path.name}"
+        for path in paths
+    }
     first: dict[str, Path] = {}
     for path in sorted(real, key=lambda path: (real[path] != os.path.abspath(path), path)):
         first.setdefault(real[path], path)
