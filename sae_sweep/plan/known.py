@@ -26,18 +26,13 @@ def refuse_known_problems(runs: Sequence[PlannedRun], cache: Path) -> list[str]:
 
     found = [tokenizer_problem(model) for model in dict.fromkeys(run.config.model for run in runs)]
     problems = dict.fromkeys(problem for problem in found if problem)
-    summaries = dict.fromkeys("")
-    for model, dataset, packing in dict.fromkeys(
-        (run.config.model, run.config.dataset, run.config.packing) for run in runs
-    ):
-        if isinstance(dataset, HubDataset):
-            continue
-        source = open_text(dataset, cache)
-        summaries[source.summary] = None
+    here = [run.config for run in runs if not isinstance(run.config.dataset, HubDataset)]
+    texts = {dataset: open_text(dataset, cache) for dataset in dict.fromkeys(run.dataset for run in here)}
+    for model, dataset, packing in dict.fromkeys((run.model, run.dataset, run.packing) for run in here):
         try:
-            held_out_sequences(source, packing, counting_tokenizer(model), tokens=1)
+            held_out_sequences(texts[dataset], packing, counting_tokenizer(model), tokens=1)
         except SaeSweepError as error:
             problems[str(error)] = None
     if problems:
         raise ConfigError(list(problems))
-    return [summary for summary in summaries if summary]
+    return [text.summary for text in texts.values() if text.summary]
