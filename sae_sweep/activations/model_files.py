@@ -1,5 +1,6 @@
 """The files of a language model: where they are, their download, and their fingerprint. Needs no torch."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -60,6 +61,21 @@ def download(model: ModelConfig) -> Path:
             f"hf download {model.path} --revision {revision}"
         ) from error
     return folder
+
+
+def on_disk(model: ModelConfig) -> ModelConfig:
+    """Return a hub model as its folder in the hub's cache if its config is there, else the model itself."""
+    if local_path(model) is not None:
+        return model
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    except ValueError:  # no name of a repository
+        return model
+    if not isinstance(found, str):
+        return model
+    return dataclasses.replace(model, path=str(Path(found).parent), name=model.label)
 
 
 def weights_fingerprint(model: ModelConfig) -> str:

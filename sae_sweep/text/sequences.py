@@ -12,6 +12,8 @@ from sae_sweep.text.source import Place, TextSource
 BLOCK_CHARS = 2**18
 """Approximate number of characters that are tokenised together: enough to keep all cores busy, and few enough
 to tokenise again when a position is restored."""
+_CHARS_PER_TOKEN = 8
+"""More than most tokens have."""
 
 
 class _Cursor(NamedTuple):
@@ -201,7 +203,8 @@ def held_out_sequences(
     wanted = -(-tokens // packing.seq_len)
     parts: list[Tokens] = []
     carry: list[int] = []
-    for texts in _blocks(source.held_out()):
+    chars = min(BLOCK_CHARS // 4, _CHARS_PER_TOKEN * wanted * packing.seq_len)
+    for texts in _blocks(source.held_out(), chars):
         documents = tokenizer.encode_batch(texts)
         sequences, carry = pack(documents, packing, tokenizer.bos_id, tokenizer.eot_id, carry)
         parts.append(sequences)
@@ -215,12 +218,12 @@ def held_out_sequences(
     return np.concatenate(parts)[:wanted]
 
 
-def _blocks(texts: Iterator[str]) -> Iterator[list[str]]:
-    """Group texts into small blocks, so that a small request does not tokenise the whole held-out split."""
+def _blocks(texts: Iterator[str], chars: int) -> Iterator[list[str]]:
+    """Group texts into small blocks, so that a small request does not read the whole held-out split."""
     block: list[str] = []
     for text in texts:
         block.append(text)
-        if sum(map(len, block)) >= BLOCK_CHARS // 4:
+        if sum(map(len, block)) >= chars:
             yield block
             block = []
     if block:

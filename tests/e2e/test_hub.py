@@ -22,7 +22,7 @@ COMMAND = [
     *("tokens=24_576", "batch=128", "dictionary=1", "evaluation.tokens=1_024"),
     *("activations.buffer_tokens=2_048", "tracking.log_every=8"),
 ]
-PARTS = 40
+PARTS = 64
 """Parts of the data sets that a hub serves before it dies: it has read the held-out text by then."""
 
 

@@ -101,6 +101,35 @@ def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, content: bytes) -> None
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of the hub in the hub's cache."""
+    root = tmp_path / "hub" / "models--someone--lm"
+    folder = Path(shutil.copytree(ASSETS / "gpt2-pico", root / "snapshots" / "abc"))
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(root.parent))
+    return folder
+
+
+def test_what_the_hubs_cache_knows_of_a_model_is_known(tmp_path: Path, cached: Path) -> None:
+    text = files(tmp_path, *(f"{number} " * 300 for number in range(20)))
+    lm = ModelConfig(path="someone/lm")
+    packing = PackingConfig(seq_len=257)
+    known(tmp_path, model=lm, dataset=text)
+    known(tmp_path, model=ModelConfig(path="someone/else"), dataset=text, packing=packing, layer=12)
+    known(tmp_path, model=ModelConfig(path="no/name/of/one"), dataset=text)
+    with pytest.raises(ConfigError) as caught:
+        known(tmp_path, model=lm, dataset=text, packing=packing, layer=12)
+    assert caught.value.problems == (
+        "layer=12: lm has layers 0 to 11",
+        "packing.seq_len=257: lm reads at most 256 tokens",
+    )
+    short = files(tmp_path, *(f"{number} " + "Well, hello there. " * 7 for number in range(2)))
+    with pytest.raises(ConfigError, match="does not fill one sequence"):
+        known(tmp_path, model=lm, dataset=short)
+
+
 WORDS = ("model=gpt2-pico", "dataset=files", "layer=2", "dictionary=4", "plan.tflops=1")
 
 
