@@ -85,7 +85,7 @@ def _distinct(paths: Sequence[Path], left_out: Counter[str]) -> list[Path]:
     """Return the paths sorted, without further ones to the same file; paths without links come first."""
     folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
     real = {
-        path: os.path.realpath(path) if path.is_symlink() else f"{folders[path.parent]}/{path.name}"
+        path: os.path.realpath(path) if path.is_symlink() else os.path.join(folders[path.parent], path.name)
         for path in paths
     }
     first: dict[str, Path] = {}
