@@ -1,16 +1,22 @@
 """Starting Hydra: parses the command line and provides the function that Hydra calls."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
+from hydra import version
+from hydra._internal.utils import _run_hydra
+from omegaconf import OmegaConf
 
 from sae_sweep import logs
-from sae_sweep.cli.compose import to_configs
-from sae_sweep.cli.diagnose import diagnose
+from sae_sweep.cli.arguments import Arguments, read_arguments
+from sae_sweep.cli.build import to_configs
+from sae_sweep.cli.diagnose import diagnose, is_text
+from sae_sweep.cli.groups import PRIMARY_CONFIG, Groups, config_loader
 from sae_sweep.cli.schema import conf_folder, register_schemas
 from sae_sweep.cli.sweeper import carry_out, register_sweeper
+from sae_sweep.cli.words import as_typed, key_of
 from sae_sweep.config import ConfigError
 from sae_sweep.launch.foreign import JOB_KEY
 from sae_sweep.plan import Request, WantedRun
@@ -25,11 +31,27 @@ def run() -> None:
     """
     register_schemas()
     register_sweeper()
-    problems = diagnose([word for word in sys.argv[1:] if not word.startswith("-")])
+    arguments, parser = read_arguments(sys.argv[1:])
+    if not arguments.shell_completion:  # whose words are no overrides
+        _read_overrides(arguments)
+    if arguments.info:
+        logging.getLogger().handlers.clear()  # Hydra shows it through a log handler of its own
+    version.setbase("1.3")
+    _run_hydra(arguments, parser, task_function, str(conf_folder()), PRIMARY_CONFIG)
+
+
+def _read_overrides(arguments: Arguments) -> None:
+    """Check the overrides, and replace them by ones that Hydra reads as they are typed."""
+    loader = config_loader(arguments.config_path, arguments.config_dir)
+    searchpath = [word for word in arguments.overrides if key_of(word) == "hydra.searchpath"]
+    if problems := diagnose(searchpath, Groups(loader)):
+        raise ConfigError(problems)
+    groups = Groups(loader, arguments.config_name or PRIMARY_CONFIG, searchpath)
+    problems = diagnose(arguments.overrides, groups, one_run=bool(arguments.cfg or arguments.info))
     if problems:
         raise ConfigError(problems)
-    decorate = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
-    decorate(task_function)()
+    OmegaConf.register_new_resolver("group_help", groups.listed, replace=True)
+    arguments.overrides = [as_typed(word, lambda key: is_text(key, groups)) for word in arguments.overrides]
 
 
 def task_function(config: Any) -> None:

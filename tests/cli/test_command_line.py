@@ -9,7 +9,6 @@ import pytest
 
 from sae_sweep.config import ActivationsConfig, CommandConfig, LauncherConfig, RunConfig, TopKConfig, flatten
 from sae_sweep.plan import Plan
-from sae_sweep.plan import plan as plan_module
 from sae_sweep.tasks import TASKS, Task, command_class
 from tests.conftest import Cli
 
@@ -193,13 +192,6 @@ def test_contradictions_exit_with_2_and_leave_nothing(cli: Cli, words: tuple[str
     assert message in result.err
     assert "Traceback" not in result.err
     assert not any(Path.cwd().iterdir())
-
-
-def test_two_models_of_one_name_are_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "_fingerprints", lambda cache: lambda run: {"model": run.model.path})
-    result = cli("model.path=/a/lm,/b/lm")
-    assert result.code == 1
-    assert "two different runs would both be called lm_L8_owt_topk_x16_k16_s49" in result.err
 
 
 def test_help_names_the_groups(cli: Cli) -> None:

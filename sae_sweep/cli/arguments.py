@@ -1,0 +1,44 @@
+"""Parses the words of a command line: Hydra's flags, wherever they stand, and the overrides."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from sae_sweep.config import ConfigError
+
+
+class Arguments(argparse.Namespace):
+    """The flags that Hydra knows, and `overrides`."""
+
+    overrides: list[str]
+    config_path: str | None
+    config_name: str | None
+    config_dir: str | None
+    cfg: str | None
+    info: str | None
+    shell_completion: bool
+
+
+def read_arguments(words: Sequence[str]) -> tuple[Arguments, argparse.ArgumentParser]:
+    """Split words into flags and overrides; flags may stand before, between and after the overrides.
+
+    Raises:
+        ConfigError: for an unknown flag, or one without its value.
+        SystemExit: for `--version`.
+    """
+    parser = get_args_parser()
+    parser.prog = "sae_sweep"
+    parser.error = _refuse  # argparse would print its usage, too
+    arguments = parser.parse_intermixed_args(list(words), Arguments())
+    if arguments.experimental_rerun is not None:
+        raise ConfigError(["--experimental-rerun is not supported: type the command again"])
+    if arguments.config_path and "://" not in arguments.config_path:
+        arguments.config_path = str(Path(arguments.config_path).absolute())
+    return arguments, parser
+
+
+def _refuse(message: str, *_: Any) -> NoReturn:
+    raise ConfigError([f"{message} (see --hydra-help)"])

@@ -1,0 +1,81 @@
+"""The config groups of a command: those of the package and those of the folders that the command adds."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.object_type import ObjectType
+from omegaconf import DictConfig
+
+from sae_sweep.cli.schema import conf_folder
+from sae_sweep.config import ConfigError
+
+PRIMARY_CONFIG = "config"
+_NOT_SHOWN = ("hydra", "schema")
+
+
+class Groups:
+    """Looks config groups and their choices up on a command's search path."""
+
+    def __init__(
+        self, loader: ConfigLoader, config_name: str = PRIMARY_CONFIG, overrides: Sequence[str] = ()
+    ) -> None:
+        """Set where to look.
+
+        Args:
+            loader: knows the package's folder and that of `--config-dir`.
+            config_name: the primary config, which may set `hydra.searchpath`.
+            overrides: those of Hydra's keys, which may set it, too.
+        """
+
+        def options(group: str, kind: ObjectType) -> tuple[str, ...]:
+            found = loader.get_group_options(group, kind, config_name, list(overrides))
+            return tuple(name for name in found if not name.startswith("."))
+
+        self._options = functools.cache(options)
+
+    def choices(self, group: str) -> tuple[str, ...]:
+        """The choices of a config group; empty if there is no such group."""
+        return self._options(group, ObjectType.CONFIG) if group else ()
+
+    def has(self, group: str, choice: str) -> bool:
+        """Whether a choice exists; `experiment=mine/first` is one of a folder in the group."""
+        folder, _, name = choice.rpartition("/")
+        return name in self.choices(f"{group}/{folder}" if folder else group)
+
+    def listed(self) -> str:
+        """All groups with their choices, one per line, for `--help`."""
+        names = (name for name in self._options("", ObjectType.GROUP) if name not in _NOT_SHOWN)
+        return "\n".join(f"{name}: {', '.join(self.choices(name))}" for name in names if self.choices(name))
+
+
+def groups_of(master: DictConfig, loader: ConfigLoader) -> Groups:
+    """The groups of a command that Hydra has composed."""
+    return Groups(loader, master.hydra.job.config_name, list(master.hydra.overrides.hydra))
+
+
+def config_loader(config_path: str | None = None, config_dir: str | None = None) -> ConfigLoaderImpl:
+    """A loader for the package's config groups, or those of another folder, and for an additional folder.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+    path = create_config_search_path(config_path or str(conf_folder()))
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise ConfigError([f"--config-dir {config_dir}: no such folder"])
+        schema = SearchPathQuery(provider="schema")
+        path.prepend("command-line", f"file://{Path(config_dir).absolute()}", anchor=schema)
+    return ConfigLoaderImpl(config_search_path=path)
+
+
+def missing_folders(folders: Iterable[object]) -> list[str]:
+    """Folders of a `hydra.searchpath` that do not exist; Hydra only warns of them."""
+    local = [
+        str(one).removeprefix("file://") for one in folders if "://" not in str(one).removeprefix("file://")
+    ]
+    return [folder for folder in local if not Path(folder).is_dir()]
