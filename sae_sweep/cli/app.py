@@ -1,6 +1,8 @@
 """Starting Hydra: parses the command line and provides the function that Hydra calls."""
 
 import logging
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from sae_sweep.config import ConfigError
 from sae_sweep.launch.foreign import JOB_KEY
 from sae_sweep.plan import Request, WantedRun
 
+_MULTIRUN = r"(?<!\S)(-m|--multirun) "
+
 
 def run() -> None:
     """Carry out the command line.
@@ -32,12 +36,22 @@ def run() -> None:
     register_schemas()
     register_sweeper()
     arguments, parser = read_arguments(sys.argv[1:])
-    if not arguments.shell_completion:  # whose words are no overrides
+    if arguments.shell_completion:  # its words are no overrides
+        _prepare_completion()
+    else:
         _read_overrides(arguments)
     if arguments.info:
         logging.getLogger().handlers.clear()  # Hydra shows it through a log handler of its own
     version.setbase("1.3")
     _run_hydra(arguments, parser, task_function, str(conf_folder()), PRIMARY_CONFIG)
+
+
+def _prepare_completion() -> None:
+    """Have Hydra complete the command `sae-sweep` (it completes no `python -m`), also after comma lists."""
+    sys.argv[0] = "sae-sweep"
+    if "COMP_LINE" in os.environ:
+        command, _, rest = os.environ["COMP_LINE"].lstrip().partition(" ")
+        os.environ["COMP_LINE"] = f"{command} --multirun {re.sub(_MULTIRUN, '', rest)}"
 
 
 def _read_overrides(arguments: Arguments) -> None:

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_sweep.cli.schema import GridKeys, holds, type_hints
 from sae_sweep.config import SPARSITY_KEYS, CommandConfig, ConfigError, RunConfig, first_line
-from sae_sweep.config.checks import shown, whole
+from sae_sweep.config.checks import numeric_fields, shown, whole
 from sae_sweep.tasks import command_class
 
 
@@ -92,6 +92,8 @@ def _settle(parent: DictConfig, cls: type, key: str, path: str = "") -> Iterator
         yield f"{path}={shown(value)}: {problem}"
     elif holds(hint, int):
         parent[key] = whole(value)
+        if problem := numeric_fields(cls)[key].type_problem(whole(value)):
+            yield f"{path}={shown(value)}: {problem}"
 
 
 def text_problem(value: Any, hint: Any) -> str | None:

@@ -11,12 +11,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sae_sweep.cli.explain import explained
 from sae_sweep.cli.grids import Point
 from sae_sweep.cli.groups import Groups
 from sae_sweep.cli.overrides import Command
 from sae_sweep.cli.schema import Schema
 from sae_sweep.cli.words import quoted
-from sae_sweep.config import ARCHITECTURES, ConfigError, first_line
+from sae_sweep.config import ARCHITECTURES, ConfigError
 
 
 class Composed(NamedTuple):
@@ -77,7 +78,7 @@ class Composer:
             _name_experiment(values, chosen.get("experiment"))
             _set_sparsity(values, chosen["architecture"], {*command.keys, *point.values})
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError([where + first_line(error)]) from error
+            raise ConfigError([where + explained(error)]) from error
         return Composed(point, values, chosen)
 
 

@@ -79,10 +79,12 @@ def _check(override: Override, text: str, groups: Groups) -> list[str]:
         return [f"{text}: there is no folder {folder}" for folder in missing]
     if key.split(".")[0].split("/")[0] in HYDRA_KEYS:
         return []
+    if key == "zip" and not isinstance(override.value(), list):
+        return [f"{text}: write zip=[{text.partition('=')[2]}]"]
     if override.is_delete():
         return [f"{text}: no key can be deleted; give it a value, or null"]
     if override.is_add() and not groups.choices(key) and not _schemas(key):
-        return [f"{text}: keys cannot be added; {_unknown(key)}"]
+        return [f"{text}: keys cannot be added; {unknown_key(key)}"]
     typed = None if override.is_sweep_override() else text.partition("=")[2]
     return check(groups, key, _values(override), typed)
 
@@ -95,7 +97,7 @@ def check(groups: Groups, key: str, values: Sequence[Any], typed: str | None = N
     if groups.choices(key):
         return _check_choices(groups, key, values)
     if not _schemas(key):
-        return [_unknown(key)]
+        return [unknown_key(key)]
     return _check_values(key, values, typed)
 
 
@@ -216,10 +218,14 @@ def _converted(schema: type, key: str, value: Any) -> Any:
     return OmegaConf.select(_trial_config(schema), key)
 
 
-def _unknown(key: str) -> str:
+def unknown_key(key: str) -> str:
+    """That there is no such key, with those that are spelled nearly so."""
     known = _keys(Schema)
     for head, variants in (("architecture", ARCHITECTURES.values()), ("dataset", DATASET_SCHEMAS.values())):
         known += [f"{head}.{inner}" for cls in variants for inner in _keys(cls)]
+    if key in known:
+        head, _, rest = key.partition(".")
+        return f"{key}: the chosen {head} has no key {rest}"
     hint = _hint(key, known)
     return f"unknown key {key}{hint}" if hint else f"unknown key {key}: see --help for all keys"
 

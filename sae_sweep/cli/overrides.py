@@ -84,8 +84,6 @@ def _text(key: str, override: Override) -> str:
 def _unsweepable(override: Override) -> str | None:
     if not override.is_sweep_override():
         return None
-    if override.key_or_group == "zip":
-        return f"{override.input_line}: write zip=[{override.get_value_string()}]"
     if override.key_or_group.split(".")[0] in NOT_SWEPT:
         return f"{override.key_or_group} cannot be swept: it belongs to the sweep as a whole"
     if not override.is_discrete_sweep():

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -150,7 +151,7 @@ def whole(value: Any) -> Any:
     """The whole number that is written as `1e8`, `1.5e6` or in quotes; any other value as it is."""
     if type(value) is float and value.is_integer() and abs(value) <= _EXACT:
         return int(value)
-    if isinstance(value, str) and len(value) < _SHOWN_CHARACTERS and value.strip().lstrip("+-").isdecimal():
+    if isinstance(value, str) and len(value) < _SHOWN_CHARACTERS and re.fullmatch(r"[+-]?\d+(_\d+)*", value):
         return int(value)
     return value
 
