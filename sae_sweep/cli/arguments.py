@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hydra
 from hydra._internal.utils import get_args_parser
 
+from sae_sweep import __version__
 from sae_sweep.config import ConfigError
 
 
@@ -30,7 +32,8 @@ def read_arguments(words: Sequence[str]) -> tuple[Arguments, argparse.ArgumentPa
         SystemExit: for `--version`.
     """
     parser = get_args_parser()
-    parser.prog = "sae_sweep"
+    version: Any = parser._option_string_actions["--version"]
+    version.version = f"sae_sweep {__version__}, Hydra {hydra.__version__}"
     parser.error = _refuse  # argparse would print its usage, too
     arguments = parser.parse_intermixed_args(list(words), Arguments())
     if arguments.experimental_rerun is not None:
@@ -41,4 +44,12 @@ def read_arguments(words: Sequence[str]) -> tuple[Arguments, argparse.ArgumentPa
 
 
 def _refuse(message: str, *_: Any) -> NoReturn:
-    raise ConfigError([f"{message} (see --hydra-help)"])
+    unknown = message.removeprefix("unrecognized arguments: ")
+    if unknown == message:
+        raise ConfigError([f"{message} (see --hydra-help)"])
+    raise ConfigError(
+        f"{word}: write {word.lstrip('-')}, without dashes"
+        if "=" in word
+        else f"{word}: no such flag (see --hydra-help); keys are written as KEY=VALUE"
+        for word in unknown.split()
+    )

@@ -133,7 +133,8 @@ def test_the_config_is_shown(cli: Cli, my_conf: Path) -> None:
         (["--cfg", "job", "seed=1,2"], "seed=1,2: --cfg and --info show one run; give one value"),
         (["-cd", "nowhere"], "--config-dir nowhere: no such folder"),
         (["hydra.searchpath=[nowhere]"], "hydra.searchpath=[nowhere]: there is no folder nowhere"),
-        (["--foo"], "unrecognized arguments: --foo (see --hydra-help)"),
+        (["--foo"], "--foo: no such flag (see --hydra-help); keys are written as KEY=VALUE"),
+        (["--tokens=1e8"], "--tokens=1e8: write tokens=1e8, without dashes"),
         (["-cd"], "argument --config-dir/-cd: expected one argument (see --hydra-help)"),
         (["-cn", "none"], "Cannot find primary config 'none'. Check that it's in your config search path."),
         (["--experimental-rerun", "x"], "--experimental-rerun is not supported: type the command again"),
@@ -157,6 +158,10 @@ def test_help_lists_the_choices_of_ones_own_folder(cli: Cli, my_conf: Path) -> N
     assert "mine" in cli("--help", "-cd", "my conf").out
     assert "\n  - mine" not in cli("--help").out
     assert "-m" in cli("--hydra-help").out
+
+
+def test_the_version_is_ours(cli: Cli) -> None:
+    assert cli("--version").out.startswith("sae_sweep ")
 
 
 @pytest.mark.parametrize(
