@@ -74,9 +74,7 @@ def _known(key: str, groups: Groups) -> Collection[str]:
 def _check(override: Override, text: str, groups: Groups) -> list[str]:
     key = override.key_or_group
     if key == "hydra.searchpath":
-        folders = override.value()
-        missing = missing_folders(folders if isinstance(folders, list) else [folders])
-        return [f"{text}: there is no folder {folder}" for folder in missing]
+        return _check_searchpath(override.value(), text)
     if key.split(".")[0].split("/")[0] in HYDRA_KEYS:
         return []
     if key == "zip" and not isinstance(override.value(), list):
@@ -87,6 +85,12 @@ def _check(override: Override, text: str, groups: Groups) -> list[str]:
         return [f"{text}: keys cannot be added; {unknown_key(key)}"]
     typed = None if override.is_sweep_override() else text.partition("=")[2]
     return check(groups, key, _values(override), typed)
+
+
+def _check_searchpath(paths: Any, text: str) -> list[str]:
+    if not isinstance(paths, list | None) or not all(isinstance(path, str) for path in paths or []):
+        return [f"{text}: write hydra.searchpath=[FOLDER], or [FOLDER,FOLDER]"]
+    return [f"{text}: there is no folder {path}" for path in missing_folders(paths or [])]
 
 
 def check(groups: Groups, key: str, values: Sequence[Any], typed: str | None = None) -> list[str]:

@@ -1,14 +1,16 @@
 """The config groups of a command: those of the package and those of the folders that the command adds."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig
 
 from sae_sweep.cli.schema import conf_folder
@@ -73,9 +75,14 @@ def config_loader(config_path: str | None = None, config_dir: str | None = None)
     return ConfigLoaderImpl(config_search_path=path)
 
 
-def missing_folders(folders: Iterable[object]) -> list[str]:
-    """Folders of a `hydra.searchpath` that do not exist; Hydra only warns of them."""
-    local = [
-        str(one).removeprefix("file://") for one in folders if "://" not in str(one).removeprefix("file://")
-    ]
-    return [folder for folder in local if not Path(folder).is_dir()]
+def missing_folders(paths: Sequence[str]) -> list[str]:
+    """Entries of a `hydra.searchpath` (`FOLDER`, `file://FOLDER`, `pkg://MODULE`) that do not exist.
+
+    Hydra only warns of them.
+    """
+    return [path for path in paths if not _source(path).available()]
+
+
+def _source(path: str) -> ConfigSource:
+    scheme = path.partition("://")[0] if "://" in path else "file"
+    return SourcesRegistry.instance().resolve(scheme)("command-line", path)

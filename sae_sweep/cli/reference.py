@@ -41,15 +41,15 @@ class References:
         key = (*experiment, *chosen)
         if key not in self._known:
             values = copy.deepcopy(self._composer.load(key)[0])
+            values.numerics = self._composer.load(experiment)[0].numerics
             if experiment:
                 self._fix(values)
-            values.numerics = self._composer.load(experiment)[0].numerics
             self._known[key] = unchecked_run(values)
         return self._known[key]
 
     def _fix(self, values: DictConfig) -> None:
         for key, value in self._fixed.items():
-            if not self._composer.is_group(key):
+            if key == "numerics" or not self._composer.is_group(key):
                 with suppress(OmegaConfBaseException):  # another architecture's key
                     OmegaConf.update(values, key, value)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sae_sweep.config import DatasetConfig, ModelConfig, RunConfig, digest
-from sae_sweep.config.names import LONGEST_NAME, unquoted, without_suffix
+from sae_sweep.config.names import LONGEST_NAME, made_plain, unquoted, without_suffix
 
 _DIGITS = 6
 """Digits of a content's digest, where nothing else tells two sources apart."""
@@ -81,7 +81,7 @@ def _by_path(source: Source, parts: int) -> str:
 
 def _joined(source: Source, detail: str) -> str:
     """The label and what tells its sources apart, unless that ends in the label: `files-a`, but `a-lm`."""
-    detail = unquoted(detail)
+    detail = made_plain(unquoted(detail))
     if detail.endswith(source.label):
         return detail
     return f"{source.label}-{detail}" if detail else source.label

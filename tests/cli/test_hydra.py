@@ -133,6 +133,15 @@ def test_the_config_is_shown(cli: Cli, my_conf: Path) -> None:
         (["--cfg", "job", "seed=1,2"], "seed=1,2: --cfg and --info show one run; give one value"),
         (["-cd", "nowhere"], "--config-dir nowhere: no such folder"),
         (["hydra.searchpath=[nowhere]"], "hydra.searchpath=[nowhere]: there is no folder nowhere"),
+        (
+            ["hydra.searchpath=nowhere"],
+            "hydra.searchpath=nowhere: write hydra.searchpath=[FOLDER], or [FOLDER,FOLDER]",
+        ),
+        (
+            ["hydra.searchpath=a,b"],
+            "hydra.searchpath=a,b: write hydra.searchpath=[FOLDER], or [FOLDER,FOLDER]",
+        ),
+        (["hydra.searchpath=[pkg://none]"], "hydra.searchpath=[pkg://none]: there is no folder pkg://none"),
         (["--foo"], "--foo: no such flag (see --hydra-help); keys are written as KEY=VALUE"),
         (["--tokens=1e8"], "--tokens=1e8: write tokens=1e8, without dashes"),
         (["-cd"], "argument --config-dir/-cd: expected one argument (see --hydra-help)"),

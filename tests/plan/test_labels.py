@@ -63,6 +63,11 @@ def test_models_of_one_folder_name_are_called_by_the_folders_above() -> None:
     assert [label for label, _ in found] == ["a-lm", "b-lm", "other", "gpt2-small"]
 
 
+def test_a_label_does_not_begin_as_a_hidden_folder_does() -> None:
+    found = told(*(run(ModelConfig(path=path)) for path in ("../lm", "../../a/lm", ".x/lm")))
+    assert [label for label, _ in found] == ["lm", "a-lm", "x-lm"]
+
+
 def test_revisions_of_one_model_or_text_are_told_apart() -> None:
     models = told(run(), run(ModelConfig(revision="0123456789abcdef")))
     assert [label for label, _ in models] == ["gpt2-small", "gpt2-small-0123456789ab"]
