@@ -9,11 +9,13 @@ from typing import Any
 
 from hydra import version
 from hydra._internal.utils import _run_hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from sae_sweep import logs
 from sae_sweep.cli.arguments import Arguments, read_arguments
 from sae_sweep.cli.build import to_configs
+from sae_sweep.cli.composer import name_experiment
 from sae_sweep.cli.diagnose import diagnose, is_text
 from sae_sweep.cli.groups import PRIMARY_CONFIG, Groups, config_loader
 from sae_sweep.cli.schema import conf_folder, register_schemas
@@ -76,6 +78,7 @@ def task_function(config: Any) -> None:
     """
     job = config.get(JOB_KEY)
     if job is None:
+        name_experiment(config, HydraConfig.get().runtime.choices.get("experiment"))
         run_config, command = to_configs(config)
         carry_out(Request(command, [WantedRun(run_config, run_config)]))
         return

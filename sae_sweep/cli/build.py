@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -97,7 +97,10 @@ def _settle(parent: DictConfig, cls: type, key: str, path: str = "") -> Iterator
 
 
 def text_problem(value: Any, hint: Any) -> str | None:
-    """Why a value of a key that holds text is none; None if it is, or the key holds something else."""
+    """Why a value of a key that holds text or texts is wrong; None if it is right, or for other keys."""
+    if hint in (list[str], dict[str, str]) and isinstance(value, Sequence | Mapping):
+        texts = value.values() if isinstance(value, Mapping) else value
+        return None if all(isinstance(text, str) for text in texts) else "must hold text: put it in quotes"
     if not holds(hint, str) or isinstance(value, str) or (value is None and hint is not str):
         return None
     return "must be text" if value is None else "must be text: put it in quotes"

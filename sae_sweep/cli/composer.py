@@ -75,14 +75,14 @@ class Composer:
             for key, value in point.values.items():
                 if not self.is_group(key):
                     OmegaConf.update(values, key, value)
-            _name_experiment(values, chosen.get("experiment"))
+            name_experiment(values, chosen.get("experiment"))
             _set_sparsity(values, chosen["architecture"], {*command.keys, *point.values})
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([where + explained(error)]) from error
         return Composed(point, values, chosen)
 
 
-def _name_experiment(values: DictConfig, choice: str | None) -> None:
+def name_experiment(values: DictConfig, choice: str | None) -> None:
     """Name the experiment for its file, unless the file was inherited from one that says its name."""
     if OmegaConf.is_config(values.experiment):
         raise ConfigError([f"experiment={choice}: its file must begin with the line `# @package _global_`"])

@@ -57,7 +57,10 @@ def _unparsed(error: Exception, before: str, text: str, groups: Groups) -> str:
         return "nested too deeply"
     if isinstance(error, ValueError):  # more digits than Python converts
         return "too many digits"
-    if instead := how_to_quote(text):
+    parts = [part.strip() for part in text.partition("=")[2].split(",")]
+    if len(parts) > 1 and "" in parts:
+        return "a value is missing at a comma; lists have no spaces, or quotes around them for the shell"
+    if is_text(key_of(text), groups) and (instead := how_to_quote(text)):
         return f"write it as {instead}"
     if "=" not in text:
         if meant := [f"{key}={text}" for key in ("task", "experiment") if text in _known(key, groups)]:

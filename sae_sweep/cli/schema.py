@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import AnyNode, DictConfig, IntegerNode, OmegaConf, StringNode
+from omegaconf import AnyNode, DictConfig, IntegerNode, ListConfig, OmegaConf, StringNode
 
 from sae_sweep.config import (
     ARCHITECTURES,
@@ -105,6 +105,8 @@ def open_schema(cls: type) -> DictConfig:
 
 
 def _unlock(node: Any) -> None:
+    if isinstance(node, DictConfig | ListConfig) and node._metadata.element_type is str:
+        node._metadata.element_type = Any
     if isinstance(node, DictConfig):
         OmegaConf.set_readonly(node, None)
         if OmegaConf.get_type(node) is dict:

@@ -64,6 +64,11 @@ def test_experiments_may_inherit_and_lie_in_folders(planned: Callable[..., Plan]
     assert plan.runs[0].config.tokens == 200_000
 
 
+def test_tasks_on_files_find_the_sweep_of_an_experiment(cli: Cli, my_conf: Path) -> None:
+    result = cli("task=status", "-cd", "my conf", "experiment=mine")
+    assert f"{my_conf.parent / 'multirun' / 'mine'}: no sweep there" in result.err
+
+
 def test_another_primary_config(planned: Callable[..., Plan], my_conf: Path) -> None:
     assert names(planned("-cd", "my conf", "-cn", "other")) == ["gpt2-small_L8_owt_topk_x16_k16_s7"]
 
@@ -215,9 +220,11 @@ def test_the_shell_completes(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: st
             ["experiment/bad.yaml: optimizer.lr: Value 'high' of type 'str' could not be converted to Float"],
         ),
         (
-            "# @package _global_\nsweep: 2026_11_26\nlayer: abc\ndataset: {name: 007}\nseed: [1]\n",
+            "# @package _global_\nsweep: 2026_11_26\nlayer: abc\ndataset: {name: 007}\nseed: [1]\n"
+            "launcher: {slurm: {setup: [on, a]}}\n",
             [
                 "sweep=20261126: must be text: put it in quotes",
+                "launcher.slurm.setup=[True, 'a']: must hold text: put it in quotes",
                 "dataset.name=7: must be text: put it in quotes",
                 "layer=abc: must be a whole number, written in digits",
                 "seed=[1]: must be a whole number, written in digits",

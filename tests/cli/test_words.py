@@ -110,6 +110,13 @@ def test_every_whole_number_is(planned: Callable[..., Plan]) -> None:
             "texts/a: not of the form key=value; if it belongs to the word before it, write "
             """'dataset.path="/my texts/a"'""",
         ),
+        (
+            ["seed=1,"],
+            "seed=1,: a value is missing at a comma; lists have no spaces, "
+            "or quotes around them for the shell",
+        ),
+        (["seed=ü"], "seed=ü: not of the form key=value (see --help)"),
+        (["study.datasets={owt: 1e5}"], "study.datasets={owt: 1e5}: must hold text: put it in quotes"),
         (["zip=seed,k"], "zip=seed,k: write zip=[seed,k]"),
         (["zip=seed"], "zip=seed: write zip=[seed]"),
         (["seed=1", "x"], "x: not of the form key=value (see --help)"),
