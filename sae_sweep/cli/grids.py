@@ -190,6 +190,8 @@ def _read_zips(raw: Any, check: Check, problems: list[str]) -> list[Values]:
     ):
         problems.append("zip must map keys to lists of values")
         return []
+    keys = [short_key(str(key)) for one in zips for key in one]
+    problems += [f"zip: {key} is given twice" for key in dict.fromkeys(keys) if keys.count(key) > 1]
     return equally_long([_read_axes(one, check, "zip", problems) for one in zips if one], problems)
 
 
@@ -215,7 +217,7 @@ def zip_lists(lists: Values, raw: Sequence[Any]) -> Grid:
 
 
 def equally_long(zips: list[Values], problems: list[str]) -> list[Values]:
-    """The zips; those with lists of several lengths are emptied, with a line in `problems`."""
+    """Return the zips; those with lists of several lengths are emptied, with a line in `problems`."""
     for index, zipped in enumerate(zips):
         if len({len(values) for values in zipped.values()}) > 1:
             lengths = ", ".join(f"{key} has {len(values)}" for key, values in zipped.items())

@@ -162,6 +162,18 @@ def test_every_problem_of_every_grid_is_reported_at_once() -> None:
     ]
 
 
+def test_a_key_advances_with_one_zip_only() -> None:
+    found = problems({"zip": [{"k": [1, 2], "seed": [1, 2]}, {"k": [1, 2], "layer": [3, 4]}]})
+    assert found == ["grid 1: zip: k is given twice"]
+
+
+def test_several_zips_multiply() -> None:
+    zips = [{"k": [16, 32], "layer": [8, 4]}, {"seed": [1, 2], "dictionary": [4, 8]}]
+    assert [tuple(point.values()) for point in points({"data_seed": 0, "zip": zips})] == [
+        (0, k, layer, seed, size) for k, layer in ((16, 8), (32, 4)) for seed, size in ((1, 4), (2, 8))
+    ]
+
+
 def test_a_grid_that_disagrees_with_common_is_named_with_both_values() -> None:
     found = problems({"seed": 1}, {"name": "b", "seed": [1, 2]}, common={"seed": [2, 1], "x": 1})
     assert found == [
