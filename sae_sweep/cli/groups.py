@@ -1,6 +1,5 @@
 """The config groups of a command: those of the package and those of the folders that the command adds."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,12 +32,10 @@ class Groups:
             config_name: the primary config, which may set `hydra.searchpath`.
             overrides: those of Hydra's keys, which may set it, too.
         """
-
-        def options(group: str, kind: ObjectType) -> tuple[str, ...]:
-            found = loader.get_group_options(group, kind, config_name, list(overrides))
-            return tuple(name for name in found if not name.startswith("."))
-
-        self._options = functools.cache(options)
+        self._loader = loader
+        self._config_name = config_name
+        self._overrides = list(overrides)
+        self._known: dict[tuple[str, ObjectType], tuple[str, ...]] = {}
 
     def choices(self, group: str) -> tuple[str, ...]:
         """The choices of a config group; empty if there is no such group."""
@@ -48,6 +45,12 @@ class Groups:
         """Whether a choice exists; `experiment=mine/first` is one of a folder in the group."""
         folder, _, name = choice.rpartition("/")
         return name in self.choices(f"{group}/{folder}" if folder else group)
+
+    def _options(self, group: str, kind: ObjectType) -> tuple[str, ...]:
+        if (group, kind) not in self._known:
+            found = self._loader.get_group_options(group, kind, self._config_name, self._overrides)
+            self._known[group, kind] = tuple(name for name in found if not name.startswith("."))
+        return self._known[group, kind]
 
     def listed(self) -> str:
         """All groups with their choices, one per line, for `--help`."""

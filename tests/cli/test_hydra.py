@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import yaml
+from hydra.core.singleton import Singleton
 
 from sae_sweep.cli.schema import conf_folder
 from sae_sweep.plan import Plan
@@ -261,3 +263,9 @@ def test_the_conf_folder_of_a_wheel_lies_in_the_package(
         monkeypatch.setattr(f"sae_sweep.cli.{module}.conf_folder", lambda: inside)
     shown = cli("--cfg", "job", "-cd", "my conf", "experiment=mine").out
     assert yaml.safe_load(shown)["model"]["path"] == "bundled:gpt2-pico"
+
+
+def test_a_job_of_another_launcher_gets_the_groups_in_a_pickle(cli: Cli) -> None:
+    """Hydra pickles all resolvers; that of the help knows the groups."""
+    assert cli("task=plan", "plan.tflops=1").code == 0
+    assert cloudpickle.loads(cloudpickle.dumps(Singleton.get_state()))
