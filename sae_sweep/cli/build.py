@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sae_sweep.cli.schema import GridKeys, holds, type_hints
+from sae_sweep.cli.schema import GridKeys, holds, of_text, type_hints
 from sae_sweep.config import SPARSITY_KEYS, CommandConfig, ConfigError, RunConfig, first_line
 from sae_sweep.config.checks import numeric_fields, shown, whole
 from sae_sweep.tasks import command_class
@@ -98,12 +98,13 @@ def _settle(parent: DictConfig, cls: type, key: str, path: str = "") -> Iterator
 
 def text_problem(value: Any, hint: Any) -> str | None:
     """Why a value of a key that holds text or texts is wrong; None if it is right, or for other keys."""
-    if hint in (list[str], dict[str, str]) and isinstance(value, Sequence | Mapping):
-        texts = value.values() if isinstance(value, Mapping) else value
-        return None if all(isinstance(text, str) for text in texts) else "must hold text: put it in quotes"
-    if not holds(hint, str) or isinstance(value, str) or (value is None and hint is not str):
+    if holds(hint, str):
+        right = isinstance(value, str) or (value is None and hint is not str)
+        return None if right else "must be text" if value is None else "must be text: put it in quotes"
+    texts = list(value.values()) if isinstance(value, Mapping) else value
+    if not (of_text(hint) or hint == dict[str, str]) or not isinstance(texts, Sequence):
         return None
-    return "must be text" if value is None else "must be text: put it in quotes"
+    return None if all(isinstance(text, str) for text in texts) else "must hold text: put it in quotes"
 
 
 def _refuse_two_values(values: DictConfig) -> None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from sae_sweep.cli.build import text_problem
 from sae_sweep.cli.grids import MOST_RUNS
 from sae_sweep.cli.groups import Groups, missing_folders
-from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, holds, open_schema, type_of
+from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, holds, of_text, open_schema, type_of
 from sae_sweep.cli.words import as_typed, how_to_quote, key_of, parsed, values_of
 from sae_sweep.config import ARCHITECTURES, first_line
 from sae_sweep.config.checks import NumericField, numeric_fields, shown, whole
@@ -110,9 +110,7 @@ def check(groups: Groups, key: str, values: Sequence[Any], typed: str | None = N
 
 def is_text(key: str, groups: Groups) -> bool:
     """Whether a key holds text, or the names of choices or texts."""
-    return bool(groups.choices(key)) or any(
-        holds(hint, str) or hint == list[str] for hint in (type_of(*found) for found in _schemas(key))
-    )
+    return bool(groups.choices(key)) or any(of_text(type_of(*found)) for found in _schemas(key))
 
 
 def _check_choices(groups: Groups, group: str, values: Sequence[Any]) -> list[str]:

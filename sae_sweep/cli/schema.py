@@ -88,6 +88,12 @@ def holds(hint: Any, kind: type) -> bool:
     return hint in (kind, kind | None)
 
 
+def of_text(hint: Any) -> bool:
+    """Whether a type is text or a list of texts, or either of them or null."""
+    inside = () if typing.get_origin(hint) is dict else typing.get_args(hint)
+    return hint is str or any(map(of_text, inside))
+
+
 def _task_help() -> str:
     return "\n".join(f"task={name:<8} {task.summary}" for name, task in TASKS.items())
 

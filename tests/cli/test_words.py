@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from sae_sweep.cli.diagnose import diagnose
 from sae_sweep.cli.groups import Groups, config_loader
+from sae_sweep.cli.schema import of_text
 from sae_sweep.cli.words import as_typed, how_to_quote, parsed, quoted, values_of
 from sae_sweep.plan import Plan
 from tests.conftest import Cli
@@ -61,6 +63,13 @@ def test_so_are_lists_of_text_and_choices(planned: Callable[..., Plan], tmp_path
 )
 def test_only_whole_values_become_text(word: str, read: str) -> None:
     assert as_typed(word, lambda key: key == "sweep") == read
+
+
+def test_kinds_of_text() -> None:
+    for hint in (str, str | None, list[str], list[str] | None, tuple[str, ...]):
+        assert of_text(hint)
+    for hint in (int, bool | None, dict[str, str], dict[str, Any], list[int], list[dict[str, Any]]):
+        assert not of_text(hint)
 
 
 @pytest.mark.parametrize(
