@@ -51,23 +51,18 @@ def compose(
     if asked > MOST_RUNS:
         raise ConfigError([f"the lists and grids multiply to {asked} runs, over {MOST_RUNS}: narrow them"])
     of_grids = union(grids) if grids else [Point({})]
-    points = [
-        Point({**point.values, **typed}, point.grids)
+    swept = list(command.swept.points())
+    everything = [
+        composer.compose(command, Point({**point.values, **typed}, point.grids))
         for point in of_grids
-        for typed in command.swept.points()
+        for typed in swept
     ]
-    everything = [composer.compose(command, point) for point in points]
     if problems := unmet(everything, command.wanted):
         raise ConfigError(problems)
     composed = [one for one in everything if fits(one, command.wanted)]
     keys, problems = command_config(composed[0].values)
-    runs: list[RunConfig] = []
-    for one in composed:
-        try:
-            runs.append(run_config(one.values, keys))
-        except ConfigError as error:
-            problems += error.problems
-    problems = problems or _unused_sparsity_keys(grids, command, everything, composed)
+    runs, wrong = _run_configs(composed, keys)
+    problems = [*problems, *wrong] or _unused_sparsity_keys(grids, command, everything, composed)
     if problems or keys is None:
         raise ConfigError(problems)
     references = References(composer, of_grids, grids_are_typed=bool({"grids", "common"} & {*command.keys}))
@@ -75,6 +70,20 @@ def compose(
         WantedRun(run, references.of(one), one.point.grids) for run, one in zip(runs, composed, strict=True)
     ]
     return Request(keys, wanted, _union_digest(everything, keys) if grids else None, launch)
+
+
+def _run_configs(
+    composed: Sequence[Composed], command: CommandConfig | None
+) -> tuple[list[RunConfig], list[str]]:
+    """The configs of those runs that have one, and the problems of the others."""
+    runs: list[RunConfig] = []
+    problems: list[str] = []
+    for one in composed:
+        try:
+            runs.append(run_config(one.values, command))
+        except ConfigError as error:
+            problems += error.problems
+    return runs, problems
 
 
 def compose_first(
