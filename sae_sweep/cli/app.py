@@ -20,7 +20,7 @@ from sae_sweep.cli.diagnose import diagnose, is_text
 from sae_sweep.cli.groups import PRIMARY_CONFIG, Groups, config_loader
 from sae_sweep.cli.schema import conf_folder, register_schemas
 from sae_sweep.cli.sweeper import carry_out, register_sweeper
-from sae_sweep.cli.words import as_typed, key_of
+from sae_sweep.cli.words import as_typed, key_of, listed_beside_groups
 from sae_sweep.config import ConfigError
 from sae_sweep.launch.foreign import JOB_KEY
 from sae_sweep.plan import Request, WantedRun
@@ -44,6 +44,7 @@ def run() -> None:
         _read_overrides(arguments)
     if arguments.info:
         logging.getLogger().handlers.clear()  # Hydra shows it through a log handler of its own
+    arguments.prefer_multirun()
     version.setbase("1.3")
     _run_hydra(arguments, parser, task_function, str(conf_folder()), PRIMARY_CONFIG)
 
@@ -67,7 +68,8 @@ def _read_overrides(arguments: Arguments) -> None:
     if problems:
         raise ConfigError(problems)
     OmegaConf.register_new_resolver("group_help", groups.listed, replace=True)
-    arguments.overrides = [as_typed(word, lambda key: is_text(key, groups)) for word in arguments.overrides]
+    words = [as_typed(word, lambda key: is_text(key, groups)) for word in arguments.overrides]
+    arguments.overrides = listed_beside_groups(words, lambda key: bool(groups.choices(key)))
 
 
 def task_function(config: Any) -> None:

@@ -9,6 +9,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 
 from sae_sweep import __version__
+from sae_sweep.cli.words import key_of
 from sae_sweep.config import ConfigError
 
 
@@ -22,6 +23,17 @@ class Arguments(argparse.Namespace):
     cfg: str | None
     info: str | None
     shell_completion: bool
+    run: bool
+    multirun: bool
+
+    def prefer_multirun(self) -> None:
+        """Say what Hydra would conclude from `hydra.mode` of the config, but not where composing that fails.
+
+        It would then refuse comma lists instead of naming the fault.
+        """
+        shows = self.cfg or self.info or self.shell_completion
+        if not shows and not any(key_of(word) == "hydra.mode" for word in self.overrides):
+            self.multirun, self.run = True, False
 
 
 def read_arguments(words: Sequence[str]) -> tuple[Arguments, argparse.ArgumentParser]:

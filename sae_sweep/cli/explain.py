@@ -24,6 +24,8 @@ def explained(error: BaseException) -> str:
         return f"{error.name}: {error.reason}"
     if isinstance(error, UnicodeDecodeError):
         return f"{_config_file(error)} is not text in UTF-8: {error}"
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return unknown_key(str(error.full_key))
     cause = error.__cause__ or error.__context__
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         return _of_a_file(error, cause)

@@ -48,6 +48,23 @@ def as_typed(word: str, is_text: Callable[[str], bool]) -> str:
     return word
 
 
+def listed_beside_groups(words: Sequence[str], is_group: Callable[[str], bool]) -> list[str]:
+    """The overrides, with a key of a group whose choices are swept as a list of one value.
+
+    Hydra composes the command without the list of choices: `architecture.bandwidth=1` would be refused there,
+    as the default architecture has no such key.
+    """
+    overrides = {word: parsed(word) for word in words}
+    lists = {word for word, one in overrides.items() if isinstance(one, Override) and one.is_sweep_override()}
+    swept = {key for word in lists if is_group(key := key_of(word))}
+    return [
+        f"{word.partition('=')[0]}=choice({word.partition('=')[2]})"
+        if word not in lists and "." in key_of(word) and key_of(word).partition(".")[0] in swept
+        else word
+        for word in words
+    ]
+
+
 def _tokens(word: str) -> Sequence[Any]:
     """Hydra's tokens of an override, the end of the text included, without spaces before it."""
     lexer = OverrideLexer(InputStream(word))
