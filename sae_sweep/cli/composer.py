@@ -11,10 +11,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sae_sweep.cli.explain import explained
 from sae_sweep.cli.grids import Point
+from sae_sweep.cli.groups import Groups
 from sae_sweep.cli.overrides import Command
-from sae_sweep.cli.schema import Schema, choices
-from sae_sweep.config import ARCHITECTURES, ConfigError, first_line
+from sae_sweep.cli.schema import Schema
+from sae_sweep.cli.words import quoted
+from sae_sweep.config import ARCHITECTURES, ConfigError
 
 
 class Composed(NamedTuple):
@@ -34,10 +37,15 @@ class Composer:
     composition by Hydra, and each sets its values in a copy.
     """
 
-    def __init__(self, master: DictConfig, loader: ConfigLoader) -> None:
+    def __init__(self, master: DictConfig, loader: ConfigLoader, groups: Groups) -> None:
         self._master = master
         self._loader = loader
+        self._groups = groups
         self._known: dict[tuple[str, ...], tuple[DictConfig, Mapping[str, str]]] = {}
+
+    def is_group(self, key: str) -> bool:
+        """Whether a key is a config group, whose choice decides which file is part of a config."""
+        return bool(self._groups.choices(key))
 
     def load(self, overrides: Sequence[str]) -> tuple[DictConfig, Mapping[str, str]]:
         """Compose the keys of `Schema` from overrides with Hydra; also returns the choice of each group."""
@@ -59,18 +67,27 @@ class Composer:
         Raises:
             ConfigError: naming the grids that ask for a value that cannot be set.
         """
-        groups = [f"{key}={value}" for key, value in point.values.items() if choices(key)]
+        groups = [f"{key}={quoted(str(value))}" for key, value in point.values.items() if self.is_group(key)]
         where = f"{', '.join(point.grids)}: " if point.grids else ""
         try:
             base, chosen = self.load([*command.unswept, *groups])
             values = copy.deepcopy(base)
             for key, value in point.values.items():
-                if not choices(key):
+                if not self.is_group(key):
                     OmegaConf.update(values, key, value)
+            name_experiment(values, chosen.get("experiment"))
             _set_sparsity(values, chosen["architecture"], {*command.keys, *point.values})
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError([where + first_line(error)]) from error
+            raise ConfigError([where + explained(error)]) from error
         return Composed(point, values, chosen)
+
+
+def name_experiment(values: DictConfig, choice: str | None) -> None:
+    """Name the experiment for its file, unless the file was inherited from one that says its name."""
+    if OmegaConf.is_config(values.experiment):
+        raise ConfigError([f"experiment={choice}: its file must begin with the line `# @package _global_`"])
+    if choice is not None:
+        values.experiment = choice.replace("/", "-")
 
 
 def _set_sparsity(values: DictConfig, architecture: str, given: set[str]) -> None:

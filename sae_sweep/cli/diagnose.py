@@ -4,82 +4,118 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from sae_sweep.cli.build import text_problem
 from sae_sweep.cli.grids import MOST_RUNS
-from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, choices, open_schema
+from sae_sweep.cli.groups import Groups, missing_folders
+from sae_sweep.cli.schema import DATASET_SCHEMAS, Schema, holds, of_text, open_schema, type_of
+from sae_sweep.cli.words import as_typed, how_to_quote, key_of, parsed, values_of
 from sae_sweep.config import ARCHITECTURES, first_line
-from sae_sweep.config.checks import NumericField, numeric_fields, shown
+from sae_sweep.config.checks import NumericField, numeric_fields, shown, whole
+from sae_sweep.tasks import TASKS
 
 HYDRA_KEYS = ("hydra",)
 
 
-def diagnose(overrides: Iterable[str]) -> list[str]:
+def diagnose(words: Sequence[str], groups: Groups, one_run: bool = False) -> list[str]:
     """Problems of each override on its own; Hydra still checks how they combine.
 
     Numbers out of bounds are listed beside other problems; alone, they are found with all contradictions.
 
     Args:
-        overrides: as typed, for example `["seed=42,49", "dataset=owt"]`.
+        words: as typed, for example `["seed=42,49", "dataset=owt"]`.
+        groups: knows the choices of the groups.
+        one_run: comma lists are refused, for the flags that show the config of one run.
     """
-    parser = OverridesParser.create()
     problems: list[str] = []
     out_of_bounds: list[str] = []
-    for text in overrides:
-        try:
-            (override,) = parser.parse_overrides([text])
-        except (HydraException, ValueError, RecursionError) as error:
-            problems.append(f"{shown(text)}: {_unparsed(error)}")
-            continue
-        if endless := _endless_range(override):
+    for before, text in zip(["", *words], words, strict=False):
+        override = parsed(as_typed(text, lambda key: is_text(key, groups)))
+        if isinstance(override, Exception):
+            problems.append(f"{shown(text)}: {_unparsed(override, before, text, groups)}")
+        elif endless := _endless_range(override):
             problems.append(f"{shown(text)}: {endless}")
-            continue
-        problems += _check(override, text)
-        out_of_bounds += _out_of_bounds(override.key_or_group, _values(override))
+        elif one_run and override.is_sweep_override():
+            problems.append(f"{shown(text)}: --cfg and --info show one run; give one value")
+        else:
+            problems += _check(override, text, groups)
+            out_of_bounds += _out_of_bounds(override.key_or_group, _values(override))
     return problems and problems + out_of_bounds
 
 
-def _unparsed(error: Exception) -> str:
+def _unparsed(error: Exception, before: str, text: str, groups: Groups) -> str:
+    """Why an override cannot be parsed, and how to write it instead.
+
+    `before` is the word before it, to which it may belong: a shell splits at spaces.
+    """
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, ValueError):  # more digits than Python converts
         return "too many digits"
+    parts = [part.strip() for part in text.partition("=")[2].split(",")]
+    if len(parts) > 1 and "" in parts:
+        return "a value is missing at a comma; lists have no spaces, or quotes around them for the shell"
+    if is_text(key_of(text), groups) and (instead := how_to_quote(text)):
+        return f"write it as {instead}"
+    if "=" not in text:
+        if meant := [f"{key}={text}" for key in ("task", "experiment") if text in _known(key, groups)]:
+            return f"not of the form key=value; did you mean {meant[0]}?"
+        if is_text(key_of(before), groups) and (instead := how_to_quote(f"{before} {text}")):
+            return f"not of the form key=value; if it belongs to the word before it, write {instead}"
     return "not of the form key=value (see --help)"
 
 
-def _check(override: Override, text: str) -> list[str]:
+def _known(key: str, groups: Groups) -> Collection[str]:
+    return TASKS if key == "task" else groups.choices(key)
+
+
+def _check(override: Override, text: str, groups: Groups) -> list[str]:
     key = override.key_or_group
+    if key == "hydra.searchpath":
+        return _check_searchpath(override.value(), text)
     if key.split(".")[0].split("/")[0] in HYDRA_KEYS:
         return []
+    if key == "zip" and not isinstance(override.value(), list):
+        return [f"{text}: write zip=[{text.partition('=')[2]}]"]
     if override.is_delete():
         return [f"{text}: no key can be deleted; give it a value, or null"]
-    if override.is_add() and not choices(key) and not _schemas(key):
-        return [f"{text}: keys cannot be added; {_unknown(key)}"]
+    if override.is_add() and not groups.choices(key) and not _schemas(key):
+        return [f"{text}: keys cannot be added; {unknown_key(key)}"]
     typed = None if override.is_sweep_override() else text.partition("=")[2]
-    return check(key, _values(override), typed)
+    return check(groups, key, _values(override), typed)
 
 
-def check(key: str, values: Sequence[Any], typed: str | None = None) -> list[str]:
+def _check_searchpath(paths: Any, text: str) -> list[str]:
+    if not isinstance(paths, list | None) or not all(isinstance(path, str) for path in paths or []):
+        return [f"{text}: write hydra.searchpath=[FOLDER], or [FOLDER,FOLDER]"]
+    return [f"{text}: there is no folder {path}" for path in missing_folders(paths or [])]
+
+
+def check(groups: Groups, key: str, values: Sequence[Any], typed: str | None = None) -> list[str]:
     """Problems of the values of a key or group, from the command line or a grid.
 
     `typed` is how the only value was written, if that is known.
     """
-    if choices(key):
-        return _check_choices(key, values)
+    if groups.choices(key):
+        return _check_choices(groups, key, values)
     if not _schemas(key):
-        return [_unknown(key)]
+        return [unknown_key(key)]
     return _check_values(key, values, typed)
 
 
-def _check_choices(group: str, values: Sequence[Any]) -> list[str]:
-    options = choices(group)
-    wrong = [value for value in values if str(value) not in options]
+def is_text(key: str, groups: Groups) -> bool:
+    """Whether a key holds text, or the names of choices or texts."""
+    return bool(groups.choices(key)) or any(of_text(type_of(*found)) for found in _schemas(key))
+
+
+def _check_choices(groups: Groups, group: str, values: Sequence[Any]) -> list[str]:
+    options = groups.choices(group)
+    wrong = [value for value in values if not groups.has(group, str(value))]
     return [
         f"{group}={shown(value)}: not one of {', '.join(options)}{_hint(str(value), options)}"
         for value in wrong
@@ -102,7 +138,7 @@ def _out_of_bounds(key: str, values: Sequence[Any]) -> list[str]:
         number = _number(schema, path)
         for value in values:
             if number and _type_problem(schema, path, value) is None:
-                why = number.problem(OmegaConf.select(_trial_config(schema), path))
+                why = number.problem(_converted(schema, path, value))
                 problems += [f"{key}={shown(value)}: {why}"] if why else []
     return problems
 
@@ -131,15 +167,8 @@ def _endless_range(override: Override) -> str | None:
 
 
 def _values(override: Override) -> list[Any]:
-    if override.is_sweep_override():
-        if override.value_type in (
-            ValueType.CHOICE_SWEEP,
-            ValueType.SIMPLE_CHOICE_SWEEP,
-            ValueType.RANGE_SWEEP,
-        ):
-            return list(override.sweep_iterator())
-        return []
-    return [override.value()]
+    known = override.value_type not in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP)
+    return values_of(override) if known else []
 
 
 def _schemas(key: str) -> list[tuple[type, str]]:
@@ -176,18 +205,32 @@ def _type_problem(schema: type, key: str, value: Any) -> str | None:
     """Why `value` does not fit the type of `key`, or None."""
     if isinstance(value, str) and "${" in value:
         return None  # an interpolation: known only when composed
+    number = _number(schema, key)
+    if number and number.kind is int:
+        return number.type_problem(whole(value))
+    if problem := text_problem(value, type_of(schema, key)):
+        return problem
     try:
-        OmegaConf.update(_trial_config(schema), key, value)
+        _converted(schema, key, value)
     except Exception as error:  # OmegaConf's errors, and those from values such as Hydra's quoted strings
-        number = _number(schema, key)
         return (number and number.problem(value)) or first_line(error)
     return None
 
 
-def _unknown(key: str) -> str:
+def _converted(schema: type, key: str, value: Any) -> Any:
+    """The value as OmegaConf converts it to the key's type."""
+    OmegaConf.update(_trial_config(schema), key, whole(value) if holds(type_of(schema, key), int) else value)
+    return OmegaConf.select(_trial_config(schema), key)
+
+
+def unknown_key(key: str) -> str:
+    """That there is no such key, with those that are spelled nearly so."""
     known = _keys(Schema)
     for head, variants in (("architecture", ARCHITECTURES.values()), ("dataset", DATASET_SCHEMAS.values())):
         known += [f"{head}.{inner}" for cls in variants for inner in _keys(cls)]
+    if key in known:
+        head, _, rest = key.partition(".")
+        return f"{key}: the chosen {head} has no key {rest}"
     hint = _hint(key, known)
     return f"unknown key {key}{hint}" if hint else f"unknown key {key}: see --help for all keys"
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from sae_sweep import logs
 from sae_sweep.cli import app
+from sae_sweep.cli.explain import explained
 from sae_sweep.cli.sweeper import TaskError
-from sae_sweep.config import ConfigError, SaeSweepError, first_line
+from sae_sweep.config import ConfigError, SaeSweepError
 from sae_sweep.signals import Interrupted
 
 USAGE_ERROR = 2
@@ -38,7 +39,7 @@ def exit_code() -> int:
     except Exception as error:  # from Hydra and what it reads: the command was not composed yet
         if wants_traceback:
             raise
-        return _print_problems([first_line(error)], USAGE_ERROR)
+        return _print_problems([explained(error)], USAGE_ERROR)
     return 0
 
 

@@ -4,7 +4,7 @@ common: {init.shared: [true, false]}    # part of every grid
 grids:
   - name: sparsity                      # default: grid 1, grid 2, ...
     dataset: [owt, tinystories]         # keys multiply
-    zip: {k: [16, 32], layer: [8, 4]}   # these advance together
+    zip: {k: [16, 32], layer: [8, 4]}   # these advance together; several: [{...}, {...}]
     exclude: [{dataset: owt, k: 32}]    # points that match all keys of an entry are dropped
 """
 
@@ -25,8 +25,9 @@ Values = Mapping[str, Sequence[Any]]
 Check = Callable[[str, Sequence[Any]], list[str]]
 """(key, values) -> problems, worded as for the command line."""
 
-NOT_SWEPT = ("grids", "common", *(key.name for key in dataclasses.fields(command_class())))
+NOT_SWEPT = ("grids", "common", "zip", *(key.name for key in dataclasses.fields(command_class())))
 """Keys of the sweep as a whole, which cannot be swept."""
+_ZIP_FORM = "write zip=[KEY,KEY], or zip=[[KEY,KEY],[KEY,KEY]], of keys that have comma lists"
 RESERVED = ("name", "zip", "exclude")
 MOST_RUNS = 100_000
 """Runs of a command; composing so many takes minutes."""
@@ -34,31 +35,32 @@ MOST_RUNS = 100_000
 
 @dataclass(frozen=True)
 class Grid:
-    """Cartesian product of the axes and the `zip`, without the excluded points."""
+    """Cartesian product of the axes and the zips, without the excluded points."""
 
     name: str
     axes: Values
     """Key -> values; these multiply."""
-    zipped: Values
-    """Key -> values, all of equal length; these advance together."""
-    excluded: Sequence[Values]
+    zipped: Sequence[Values] = ()
+    """Each with keys -> values, all of equal length; these advance together."""
+    excluded: Sequence[Values] = ()
     """Entries; a point is dropped if it matches every key of one entry."""
 
     @property
     def size(self) -> int:
         """Number of points, excluded ones included."""
-        return math.prod(map(len, self.axes.values())) * max(map(len, self.zipped.values()), default=1)
+        together = [max(map(len, one.values()), default=1) for one in self.zipped]
+        return math.prod([*map(len, self.axes.values()), *together])
 
     @property
     def held(self) -> Values:
         """All keys of the grid, each with its values."""
-        return {**self.axes, **self.zipped}
+        return {**self.axes, **_all_of(self.zipped)}
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """Yield each point as key -> value; later axes vary faster, and the zip fastest."""
-        together = list(zip(*self.zipped.values(), strict=True)) if self.zipped else [()]
-        for *values, row in itertools.product(*self.axes.values(), together):
-            point = dict(zip(self.axes, values, strict=True)) | dict(zip(self.zipped, row, strict=True))
+        """Yield each point as key -> value; later axes vary faster, and the zips fastest."""
+        axes = [[{key: value} for value in values] for key, values in self.axes.items()]
+        for parts in itertools.product(*axes, *map(_rows, self.zipped)):
+            point = {key: value for part in parts for key, value in part.items()}
             if not any(_fits(point, entry) for entry in self.excluded):
                 yield point
 
@@ -69,6 +71,14 @@ class Point:
 
     values: Mapping[str, Any]
     grids: tuple[str, ...] = ()
+
+
+def _rows(zipped: Values) -> list[dict[str, Any]]:
+    return [dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)]
+
+
+def _all_of(zipped: Sequence[Values]) -> Values:
+    return {key: values for one in zipped for key, values in one.items()}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -121,7 +131,8 @@ def _resolved(config: DictConfig, key: str, problems: list[str]) -> Any:
 def _read_grid(name: str, raw: Mapping[str, Any], common: Values, check: Check, problems: list[str]) -> Grid:
     found: list[str] = []
     own = _read_axes({key: value for key, value in raw.items() if key not in RESERVED}, check, "", found)
-    zipped = _read_zip(raw.get("zip") or {}, check, found)
+    zips = _read_zips(raw.get("zip") or {}, check, found)
+    zipped = _all_of(zips)
     found += [f"{key} is both in the grid and in its zip" for key in own if key in zipped]
     for key, shared in common.items():
         given = [*own.get(key, ()), *zipped.get(key, ())]
@@ -129,7 +140,7 @@ def _read_grid(name: str, raw: Mapping[str, Any], common: Values, check: Check, 
             found.append(f"{key}={_listed(given)}, but common has {key}={_listed(shared)}")
     axes = {**own, **{key: values for key, values in common.items() if key not in zipped}}
     excluded = _read_exclude(raw.get("exclude") or [], {**axes, **zipped}, found)
-    grid = Grid(name, axes, zipped, excluded)
+    grid = Grid(name, axes, zips, excluded)
     if excluded and not found and all(common.values()) and not any(True for _ in grid.points()):
         found.append("exclude leaves no point")
     problems += [f"{name}: {problem}" for problem in found]
@@ -171,16 +182,48 @@ def _problems_of(key: str, values: Sequence[Any], check: Check) -> list[str]:
     return check(key, values)
 
 
-def _read_zip(raw: Any, check: Check, problems: list[str]) -> Values:
-    if not isinstance(raw, Mapping) or not all(isinstance(values, list) for values in raw.values()):
+def _read_zips(raw: Any, check: Check, problems: list[str]) -> list[Values]:
+    zips = raw if isinstance(raw, list) else [raw]
+    if any(
+        not isinstance(one, Mapping) or not all(isinstance(values, list) for values in one.values())
+        for one in zips
+    ):
         problems.append("zip must map keys to lists of values")
-        return {}
-    zipped = _read_axes(raw, check, "zip", problems)
-    if len({len(values) for values in zipped.values()}) > 1:
-        lengths = ", ".join(f"{key} has {len(values)}" for key, values in zipped.items())
-        problems.append(f"zip: the lists must be equally long: {lengths}")
-        return {key: [] for key in zipped}
-    return zipped
+        return []
+    keys = [short_key(str(key)) for one in zips for key in one]
+    problems += [f"zip: {key} is given twice" for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    return equally_long([_read_axes(one, check, "zip", problems) for one in zips if one], problems)
+
+
+def zip_lists(lists: Values, raw: Sequence[Any]) -> Grid:
+    """The grid of a command's comma lists; keys advance together with `zip=[a,b]` or `zip=[[a,b],[c,d]]`.
+
+    Raises:
+        ConfigError: all problems of the zip.
+    """
+    nested = any(isinstance(one, list) for one in raw)
+    together = [one if isinstance(one, list) else [one] for one in raw] if nested else [list(raw)]
+    if not all(isinstance(key, str) for one in together for key in one):
+        raise ConfigError([f"zip={_listed(raw)}: {_ZIP_FORM}"])
+    together = [[short_key(key) for key in one] for one in together if one]
+    keys = [key for one in together for key in one]
+    problems = [f"zip: {key} is given twice" for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    problems += [f"zip: {key} has no comma list: give it as {key}=A,B" for key in keys if key not in lists]
+    if not problems:
+        zips = equally_long([{key: lists[key] for key in one} for one in together], problems)
+    if problems:
+        raise ConfigError(problems)
+    return Grid("", {key: values for key, values in lists.items() if key not in keys}, zips)
+
+
+def equally_long(zips: list[Values], problems: list[str]) -> list[Values]:
+    """Return the zips; those with lists of several lengths are emptied, with a line in `problems`."""
+    for index, zipped in enumerate(zips):
+        if len({len(values) for values in zipped.values()}) > 1:
+            lengths = ", ".join(f"{key} has {len(values)}" for key, values in zipped.items())
+            problems.append(f"zip: the lists must be equally long: {lengths}")
+            zips[index] = {key: [] for key in zipped}
+    return zips
 
 
 def _read_exclude(raw: Any, held: Values, problems: list[str]) -> list[Values]:

@@ -1,15 +1,16 @@
 """Parses the overrides of a command: values for all runs, comma lists, and selections from the grids."""
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
 
-from sae_sweep.cli.grids import NOT_SWEPT, two_spellings
+from sae_sweep.cli.grids import NOT_SWEPT, Grid, two_spellings, zip_lists
+from sae_sweep.cli.words import values_of
 from sae_sweep.config import ConfigError, short_key
 
 
@@ -19,29 +20,27 @@ class Command:
 
     unswept: Sequence[str]
     """Overrides that apply to every run, as typed."""
-    swept: Mapping[str, Sequence[Any]]
-    """Key -> values of a comma list; these multiply."""
+    swept: Grid
+    """Keys with comma lists; these multiply, or advance together where `zip` says so."""
     wanted: Mapping[str, Sequence[Any]]
     """Key of a grid -> values; only runs with one of these values are selected."""
     keys: Collection[str]
     """Every key that was typed."""
 
-    def swept_points(self) -> Iterator[dict[str, Any]]:
-        """Yield each combination of the comma lists as key -> value; without lists, one empty mapping."""
-        for values in itertools.product(*self.swept.values()):
-            yield dict(zip(self.swept, values, strict=True))
 
-
-def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collection[str]) -> Command:
+def read_command(
+    arguments: Sequence[str], master: DictConfig, loader: ConfigLoader, held: Collection[str]
+) -> Command:
     """Parse the overrides and sort them by effect.
 
     Args:
         arguments: as typed, for example `["seed=42,49", "dataset=owt"]`.
+        master: the composed command, for its `zip`.
         loader: knows the choices of the groups, for `dataset=glob(*)`.
         held: keys of the grids.
 
     Raises:
-        ConfigError: for sweeps other than comma lists, and for keys that cannot be swept.
+        ConfigError: for sweeps other than comma lists, for keys that cannot be swept, and for a wrong `zip`.
     """
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     problems = [problem for override in overrides if (problem := _unsweepable(override))]
@@ -49,7 +48,7 @@ def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collectio
     if problems:
         raise ConfigError(problems)
     keys = [short_key(override.key_or_group) for override in overrides]
-    values = {key: _values(override) for key, override in zip(keys, overrides, strict=True)}
+    values = {key: values_of(override) for key, override in zip(keys, overrides, strict=True)}
     swept = {key for key, override in zip(keys, overrides, strict=True) if override.is_sweep_override()}
     lists = swept - set(held)
     return Command(
@@ -58,10 +57,21 @@ def read_command(arguments: Sequence[str], loader: ConfigLoader, held: Collectio
             for key, override in zip(keys, overrides, strict=True)
             if key not in lists and key not in held
         ],
-        swept={key: values[key] for key in values if key in lists},
+        swept=zip_lists({key: values[key] for key in values if key in lists}, _zip(master, held)),
         wanted={key: values[key] for key in values if key in held},
         keys=frozenset(keys),
     )
+
+
+def _zip(master: DictConfig, held: Collection[str]) -> list[Any]:
+    """The value of `zip`; refuses keys of the grids, whose lists select among the runs."""
+    raw: Any = OmegaConf.to_container(master.zip, resolve=True)
+    flat = [key for one in raw for key in (one if isinstance(one, list) else [one])]
+    if selecting := [key for key in flat if short_key(str(key)) in held]:
+        raise ConfigError(
+            f"zip: the grids have {key}, and a list of it selects among their runs" for key in selecting
+        )
+    return raw
 
 
 def _text(key: str, override: Override) -> str:
@@ -79,9 +89,3 @@ def _unsweepable(override: Override) -> str | None:
     if not override.is_discrete_sweep():
         return f"{override.input_line}: give the values as a comma list"
     return None
-
-
-def _values(override: Override) -> list[Any]:
-    if not override.is_sweep_override():
-        return [override.value()]
-    return [value.text if isinstance(value, QuotedString) else value for value in override.sweep_iterator()]

@@ -1,12 +1,13 @@
 """Typed schemas that Hydra validates configs against, and the folder of the config groups."""
 
 import functools
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import AnyNode, DictConfig, IntegerNode, ListConfig, OmegaConf, StringNode
 
 from sae_sweep.config import (
     ARCHITECTURES,
@@ -38,6 +39,8 @@ class GridKeys:
     """Keys, each with a value or a list of values, that are added to every grid."""
     grids: list[dict[str, Any]] = field(default_factory=list)
     """Grids, each mapping keys to a value or a list of values; the sweep is the union of their products."""
+    zip: list[Any] = field(default_factory=list)
+    """Keys whose comma lists advance together: `zip=[dataset.path,dataset.name]`, or `zip=[[a,b],[c,d]]`."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,9 @@ def register_schemas() -> None:
     """Put the root schema and the variants of `architecture` and `dataset` into the ConfigStore.
 
     Also registers resolvers: config files may multiply, as in `${times:0.0018,${study.l0_scale}}`, and the
-    `--help` template uses `${group_help:}` and `${task_help:}`.
+    `--help` template uses `${task_help:}`.
     """
     OmegaConf.register_new_resolver("times", _times, replace=True)
-    OmegaConf.register_new_resolver("group_help", _group_help, replace=True)
     OmegaConf.register_new_resolver("task_help", _task_help, replace=True)
     store = ConfigStore.instance()
     store.store(name="schema", node=open_schema(Schema))
@@ -69,15 +71,27 @@ def register_schemas() -> None:
         store.store(group="schema/dataset", name=name, node=open_schema(dataset))
 
 
-@functools.cache
-def choices(group: str) -> tuple[str, ...]:
-    """The choices of a config group; empty if there is no such group."""
-    return tuple(sorted(path.stem for path in (conf_folder() / group).glob("*.yaml")))
+type_hints = functools.cache(typing.get_type_hints)
 
 
-def _group_help() -> str:
-    groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir())
-    return "\n".join(f"{group}: {', '.join(choices(group))}" for group in groups)
+def type_of(cls: type, key: str) -> Any:
+    """Type of a dotted key of a config class, `str | None` for example."""
+    head, _, rest = key.partition(".")
+    hint = type_hints(cls)[head]
+    if typing.get_origin(hint) is dict:
+        return typing.get_args(hint)[1] if rest else hint
+    return type_of(hint, rest) if rest else hint
+
+
+def holds(hint: Any, kind: type) -> bool:
+    """Whether a type is `kind` or `kind | None`."""
+    return hint in (kind, kind | None)
+
+
+def of_text(hint: Any) -> bool:
+    """Whether a type is text or a list of texts, or either of them or null."""
+    inside = () if typing.get_origin(hint) is dict else typing.get_args(hint)
+    return hint is str or any(map(of_text, inside))
 
 
 def _task_help() -> str:
@@ -87,7 +101,9 @@ def _task_help() -> str:
 def open_schema(cls: type) -> DictConfig:
     """A writable schema of a frozen dataclass: OmegaConf makes it read-only, but composing writes to it.
 
-    Fields of type dict accept new keys; Hydra forbids new keys everywhere else.
+    Fields of type dict accept new keys; Hydra forbids new keys everywhere else. Text and whole numbers keep
+    the value of a file as it is until `build` checks it: OmegaConf would make the number of `2026_11_26` a
+    text, and refuse `1e8`.
     """
     schema = OmegaConf.structured(cls)
     _unlock(schema)
@@ -95,13 +111,20 @@ def open_schema(cls: type) -> DictConfig:
 
 
 def _unlock(node: Any) -> None:
+    if isinstance(node, DictConfig | ListConfig) and node._metadata.element_type is str:
+        node._metadata.element_type = Any
     if isinstance(node, DictConfig):
         OmegaConf.set_readonly(node, None)
         if OmegaConf.get_type(node) is dict:
             OmegaConf.set_struct(node, False)  # its keys are the user's own
         for key in node:
-            _unlock(node._get_node(key))
+            child = node._get_node(key)
+            if isinstance(child, IntegerNode | StringNode):
+                node.__dict__["_content"][key] = AnyNode(child._value(), key, node)
+            _unlock(child)
 
 
 def _times(one: float, other: float) -> float:
+    if isinstance(one, int) and isinstance(other, int):
+        return one * other
     return float(f"{one * other:.12g}")  # 0.0018 x 6 is 0.0108, not 0.010799999999999999

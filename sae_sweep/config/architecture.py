@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sae_sweep.config.checks import INT32, below_1, coefficient, count, fraction, number_problems, positive
+from sae_sweep.config.plain import compact
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class JumpReLUConfig(ArchitectureConfig):
 
     @property
     def sparsity_label(self) -> str:
-        return f"l0c{self.l0_coefficient:g}"
+        return f"l0c{compact(self.l0_coefficient)}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class ReLUConfig(ArchitectureConfig):
 
     @property
     def sparsity_label(self) -> str:
-        return f"l1c{self.l1_coefficient:g}"
+        return f"l1c{compact(self.l1_coefficient)}"
 
 
 ARCHITECTURES: dict[str, type[ArchitectureConfig]] = {

@@ -3,12 +3,15 @@
 import dataclasses
 import functools
 import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 _BOUNDS = "bounds"
 _SHOWN_CHARACTERS = 60
+_EXACT = 2**53
+"""Whole numbers up to here are floats without rounding."""
 
 
 class Limit(NamedTuple):
@@ -93,8 +96,12 @@ class NumericField(NamedTuple):
         """What `value` must be instead; None if it is allowed."""
         if value is None and self.optional:
             return None
-        if (needed := self._other_type(value)) is None:
-            needed = self._outside(value)
+        needed = self._other_type(value) or self._outside(value)
+        return needed and f"must be {needed}"
+
+    def type_problem(self, value: Any) -> str | None:
+        """What a value of another type must be instead; None if its type is right."""
+        needed = None if value is None and self.optional else self._other_type(value)
         return needed and f"must be {needed}"
 
     def _other_type(self, value: Any) -> str | None:
@@ -138,6 +145,15 @@ def number_problems(config: Any, prefix: str = "") -> dict[str, str]:
         if why := field.problem(value):
             found[name] = f"{prefix}{name}={shown(value)}: {why}"
     return found
+
+
+def whole(value: Any) -> Any:
+    """The whole number that is written as `1e8`, `1.5e6` or in quotes; any other value as it is."""
+    if type(value) is float and value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
+    if isinstance(value, str) and len(value) < _SHOWN_CHARACTERS and re.fullmatch(r"[+-]?\d+(_\d+)*", value):
+        return int(value)
+    return value
 
 
 def is_count(value: Any, below: int = 2**63) -> bool:

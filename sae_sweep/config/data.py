@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sae_sweep.config.checks import INT32, INT64, Limit, count, number, number_problems, one_of
-from sae_sweep.config.names import made_plain, plain_name
+from sae_sweep.config.names import made_plain, plain_name, without_suffix
 from sae_sweep.config.shape import ModelShape, read_shape, shape_problem
 
 LM_DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -57,7 +57,7 @@ class ModelConfig:
             return self.name
         if self.path in KNOWN_MODELS:
             return KNOWN_MODELS[self.path].name
-        return made_plain(Path(self.path).stem) or "model"
+        return made_plain(without_suffix(Path(self.path).name)) or "model"
 
     @property
     def shape(self) -> tuple[int, int] | None:

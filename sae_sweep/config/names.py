@@ -1,14 +1,31 @@
 """Names and other text from outside: what may name a folder, and how text is shown."""
 
+import re
+
 LONGEST_NAME = 120
 """Bytes, also of a run's name; file systems allow 255, and markers beside a folder need some."""
 _SEPARATORS = {"/", "\\"}
+_FILE_SUFFIXES = {
+    *(".txt", ".md", ".json", ".jsonl", ".csv", ".parquet", ".arrow", ".gguf", ".safetensors", ".bin", ".pt"),
+    *(".gz", ".zst", ".bz2", ".xz", ".zip"),
+}
+
+
+def without_suffix(name: str) -> str:
+    """A file's name without what says how it is stored: `a.jsonl.gz` -> `a`; `Llama-3.2-1B` stays."""
+    stem, dot, suffix = name.rpartition(".")
+    return without_suffix(stem) if stem and f"{dot}{suffix.lower()}" in _FILE_SUFFIXES else name
 
 
 def made_plain(text: str) -> str:
     """The name closest to `text` that `plain_name` allows, whatever its length; empty if nothing is left."""
     kept = "".join(c if c.isprintable() and c not in _SEPARATORS else "-" for c in text)
     return kept.strip().lstrip(".- ")
+
+
+def unquoted(text: str) -> str:
+    """Text as part of a name that no shell needs quoted: what a shell would interpret becomes `-`."""
+    return re.sub(r"[^\w.,:=@%+-]+", "-", text).strip("-")
 
 
 def escaped(text: object) -> str:

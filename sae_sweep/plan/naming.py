@@ -1,16 +1,19 @@
-"""Names of runs: the main keys, then where a run differs from the defaults."""
+"""Names of runs: the main keys, then where a run differs from what its experiment fixes."""
 
-import math
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from sae_sweep.config import RunConfig
-from sae_sweep.config.names import LONGEST_NAME, made_plain
-from sae_sweep.config.plain import digest, flatten
+from sae_sweep.config.names import LONGEST_NAME, made_plain, unquoted
+from sae_sweep.config.plain import compact, digest, flatten
 
 _IN_BASE_NAME = {
     *("architecture.kind", "architecture.k", "architecture.l0_coefficient", "architecture.l1_coefficient"),
     *("dictionary", "layer", "seed", "model.path", "dataset.name", "dataset.path"),
 }
+_DIGEST_BYTES = 13
+"""Of a digest or an id, and `_` before it."""
 
 
 def run_name(config: RunConfig, reference: RunConfig) -> str:
@@ -18,30 +21,60 @@ def run_name(config: RunConfig, reference: RunConfig) -> str:
 
     Args:
         config: the run.
-        reference: the defaults of the same model, dataset, architecture and numerics.
+        reference: what its experiment gives without it, else the defaults, for the same model, dataset,
+            architecture and preset of `numerics`.
     """
-    ours, usual = flatten(config.weight_keys()), flatten(reference.weight_keys())
+    ours, usual = flatten(config.as_dict()), flatten(reference.as_dict())
+    keys = list(flatten(config.weight_keys()))
+    shared = Counter(map(_last, keys))
     extras = [
-        f"{key.split('.')[-1]}-{_short(value)}"
-        for key, value in ours.items()
-        if key not in _IN_BASE_NAME and usual.get(key) != value
+        config.numerics if key == "numerics" else f"{_last(key, shared)}-{_short(ours[key])}"
+        for key in sorted(keys, key="numerics".__ne__)
+        if key not in _IN_BASE_NAME and usual.get(key) != ours[key]
     ]
-    if config.numerics != "modern":
-        extras.insert(0, config.numerics)
-    base = made_plain(config.base_name())
-    name = made_plain("_".join([base, *extras]))
+    return _cut(made_plain(config.base_name()), [unquoted(extra) for extra in extras])
+
+
+def _cut(base: str, extras: list[str]) -> str:
+    """Join the parts of a name; one that is too long ends in a digest of the whole instead of some parts."""
+    name = whole = "_".join([base, *extras])
     if len(name.encode()) <= LONGEST_NAME:
         return name
-    kept = name.encode()[: LONGEST_NAME - 13].decode(errors="ignore").rstrip("_")
-    return f"{kept}_{digest(extras if kept.startswith(base) else [base, *extras])}"
+    while extras and len(name.encode()) > LONGEST_NAME - _DIGEST_BYTES:
+        extras = extras[:-1]
+        name = "_".join([base, *extras])
+    return _marked(name, digest(whole))
+
+
+def _marked(name: str, mark: str) -> str:
+    kept = name.encode()[: LONGEST_NAME - _DIGEST_BYTES].decode(errors="ignore").rstrip("_ ")
+    return f"{kept}_{mark}"
+
+
+def distinct_names(names: Mapping[str, str], kept: Mapping[str, str]) -> dict[str, str]:
+    """Names by run id: those on disk stay; a new run's has its id at the end if another run has the name.
+
+    Names that differ only in upper and lower case are equal to some file systems.
+
+    Args:
+        names: of the runs of a command, by id.
+        kept: of the runs on disk, by id.
+    """
+    found = {run_id: kept.get(run_id, name) for run_id, name in names.items()}
+    times = Counter(name.casefold() for name in found.values())
+    return {
+        run_id: _marked(name, run_id) if times[name.casefold()] > 1 and run_id not in kept else name
+        for run_id, name in found.items()
+    }
+
+
+def _last(key: str, shared: Counter[str] | None = None) -> str:
+    """The last part of a dotted key; the whole key if two keys of a run have that part."""
+    last = key.rpartition(".")[2]
+    return key if shared and shared[last] > 1 else last
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int) and value >= 1000:
-        exponent = int(math.log10(value))
-        mantissa = value / 10**exponent
-        compact = f"{mantissa:g}e{exponent}"
-        return compact if float(compact) == value and len(compact) < len(str(value)) else str(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return compact(value) if isinstance(value, int | float) else str(value)

@@ -2,13 +2,14 @@
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, digest, flatten, short_key
-from sae_sweep.plan.naming import run_name
+from sae_sweep.plan.labels import tell_apart
+from sae_sweep.plan.naming import distinct_names, run_name
 from sae_sweep.plan.resolve import resolve_dtypes
 from sae_sweep.store import (
     PlannedRun,
@@ -137,7 +138,7 @@ class WantedRun(NamedTuple):
 
     config: RunConfig
     reference: RunConfig
-    """Defaults of its model, dataset, architecture and numerics; its name lists the differences."""
+    """What its experiment gives without it, or the defaults; its name lists the differences."""
     grids: tuple[str, ...] = ()
     """Names of the grids that ask for it."""
 
@@ -164,33 +165,37 @@ def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Pla
     """Name the runs, merge those that are the same, and place the sweep.
 
     Raises:
-        SaeSweepError: if two different runs would share a name, or text or weights cannot be read.
+        SaeSweepError: if text or weights cannot be read.
     """
     command = request.command
-    fingerprints = fingerprints or _fingerprints(cache_folder(command.paths.cache))
     found: dict[str, PlannedRun] = {}
     grids: dict[str, dict[str, None]] = {}
     merged: dict[str, None] = {}
-    for one in request.runs:
-        config, reference = (_resolved(given, request) for given in (one.config, one.reference))
-        prints = fingerprints(config)
-        run_id = config.run_id(prints)
-        group = digest({**config.pass_identity(), **prints})
-        name = run_name(config, reference)
-        run = PlannedRun(name, run_id, group, config, RunFolder(Path(name)), prints)
-        merged.update(_other_keys(found.setdefault(run_id, run), run))
-        grids.setdefault(run_id, {}).update(dict.fromkeys(one.grids))
+    for one, run in _planned(request, fingerprints or _fingerprints(cache_folder(command.paths.cache))):
+        merged.update(_other_keys(found.setdefault(run.run_id, run), run))
+        grids.setdefault(run.run_id, {}).update(dict.fromkeys(one.grids))
     if merged:
         log.info("runs that differ only in %s are one: that changes no weights", ", ".join(merged))
     sweep = command.sweep or command.experiment or digest(sorted(found))
     folder = SweepFolder(Path(command.paths.output).expanduser().resolve() / sweep)
-    names = _names_on_disk(folder)
-    runs = []
-    for run_id, run in found.items():
-        name = names.get(run_id, run.name)
-        runs.append(replace(run, name=name, folder=folder.run(name), grids=tuple(grids[run_id])))
-    _refuse_equal_names(runs)
+    names = distinct_names({run_id: run.name for run_id, run in found.items()}, _names_on_disk(folder))
+    runs = [
+        replace(run, name=names[run_id], folder=folder.run(names[run_id]), grids=tuple(grids[run_id]))
+        for run_id, run in found.items()
+    ]
     return Plan(sweep, folder, tuple(runs), command, request.union)
+
+
+def _planned(request: Request, fingerprints: Fingerprints) -> Iterator[tuple[WantedRun, PlannedRun]]:
+    """Yield each wanted run with its id, its group, and a name that others may have, too."""
+    prints = [fingerprints(one.config) for one in request.runs]
+    labelled = tell_apart([(one.config, print_) for one, print_ in zip(request.runs, prints, strict=True)])
+    for one, config, print_ in zip(request.runs, labelled, prints, strict=True):
+        resolved = _resolved(config, request)
+        name = run_name(config, one.reference)
+        group = digest({**resolved.pass_identity(), **print_})
+        run_id = resolved.run_id(print_)
+        yield one, PlannedRun(name, run_id, group, resolved, RunFolder(Path(name)), print_)
 
 
 def _other_keys(one: PlannedRun, other: PlannedRun) -> dict[str, None]:
@@ -217,13 +222,3 @@ def _fingerprints(cache: Path) -> Fingerprints:
     corpus = functools.cache(lambda dataset: fingerprint(dataset, cache))
     weights = functools.cache(weights_fingerprint)
     return lambda run: {"corpus": corpus(run.dataset), "model": weights(run.model)}
-
-
-def _refuse_equal_names(runs: Sequence[PlannedRun]) -> None:
-    names = [run.name for run in runs]
-    for name in names:
-        if names.count(name) > 1:
-            raise SaeSweepError(
-                f"two different runs would both be called {name}: "
-                "give their models or datasets distinct names (model.name, dataset.name)"
-            )

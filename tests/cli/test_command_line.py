@@ -9,7 +9,6 @@ import pytest
 
 from sae_sweep.config import ActivationsConfig, CommandConfig, LauncherConfig, RunConfig, TopKConfig, flatten
 from sae_sweep.plan import Plan
-from sae_sweep.plan import plan as plan_module
 from sae_sweep.tasks import TASKS, Task, command_class
 from tests.conftest import Cli
 
@@ -195,11 +194,25 @@ def test_contradictions_exit_with_2_and_leave_nothing(cli: Cli, words: tuple[str
     assert not any(Path.cwd().iterdir())
 
 
-def test_two_models_of_one_name_are_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "_fingerprints", lambda cache: lambda run: {"model": run.model.path})
-    result = cli("model.path=/a/lm,/b/lm")
-    assert result.code == 1
-    assert "two different runs would both be called lm_L8_owt_topk_x16_k16_s49" in result.err
+def test_a_key_of_swept_choices_need_not_be_one_of_the_default(planned: Callable[..., Plan]) -> None:
+    plan = planned("architecture=jumprelu,relu", "architecture.warmup_fraction=0.5", "seed=1")
+    assert names(plan) == [
+        f"gpt2-small_L8_owt_{kind}_s1_architecture.warmup_fraction-0.5"
+        for kind in ("jumprelu_x16_l0c0.0018", "relu_x16_l1c0.002")
+    ]
+    plan = planned("dataset=files,files", "dataset.path='a,b'", "dataset.text_key=007")
+    assert [flatten(run.config.as_dict())["dataset.text_key"] for run in plan.runs] == ["007"]
+
+
+@pytest.mark.parametrize(
+    "words", [["architecture=jumprelu,topk"], ["architecture=topk"], ["architecture=topk", "seed=1,2"]]
+)
+def test_a_key_that_a_choice_lacks_is_named(cli: Cli, words: list[str]) -> None:
+    result = cli("task=plan", *words, "architecture.bandwidth=0.1")
+    assert (result.code, result.err) == (
+        2,
+        "sae_sweep: architecture.bandwidth: the chosen architecture has no key bandwidth\n",
+    )
 
 
 def test_help_names_the_groups(cli: Cli) -> None:

@@ -1,5 +1,6 @@
 """Grids: their points, their union, selection from the command line, and error messages."""
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 from sae_sweep.cli.diagnose import check
 from sae_sweep.cli.grids import Grid, read_grids, union
+from sae_sweep.cli.groups import Groups, config_loader
 from sae_sweep.config import ConfigError
 from sae_sweep.plan.plan import Plan
 from tests.conftest import Cli
@@ -25,7 +27,7 @@ TWO_GRIDS = (
 
 def read(*grids: Mapping[str, Any], common: Mapping[str, Any] | None = None) -> list[Grid]:
     config = OmegaConf.create({"grids": list(grids), "common": common or {}, "layers": [1, 2]})
-    return read_grids(config, check)
+    return read_grids(config, functools.partial(check, Groups(config_loader())))
 
 
 def points(*grids: Mapping[str, Any], **common: Any) -> list[dict[str, Any]]:
@@ -93,23 +95,27 @@ def _grids(draw: st.DrawFn) -> Grid:
     axes = draw(_axes)
     rows = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=3))
     zipped = {"y": [row[0] for row in rows], "z": [row[1] for row in rows]} if draw(st.booleans()) else {}
+    zips = [*([zipped] if zipped else []), *([{"u": [0, 1], "v": [1, 0]}] if draw(st.booleans()) else [])]
+    zipped = {key: values for one in zips for key, values in one.items()}
     excluded = [
         {key: draw(_values) for key in draw(st.sets(st.sampled_from(sorted({**axes, **zipped})), min_size=1))}
         for _ in range(draw(st.integers(0, 2)))
     ]
-    return Grid(draw(st.sampled_from(["one", "two"])), axes, zipped, excluded)
+    return Grid(draw(st.sampled_from(["one", "two"])), axes, zips, excluded)
 
 
 def _brute_force(grid: Grid) -> list[dict[str, int]]:
     """All points of a grid by brute force: each assignment of values to its keys is checked."""
     keys = list(grid.held)
-    rows = [dict(zip(grid.zipped, row, strict=True)) for row in zip(*grid.zipped.values(), strict=True)]
+    rows = [
+        [dict(zip(one, row, strict=True)) for row in zip(*one.values(), strict=True)] for one in grid.zipped
+    ]
     tried = [dict(zip(keys, values, strict=True)) for values in itertools.product(range(3), repeat=len(keys))]
     return [
         point
         for point in tried
         if all(point[key] in values for key, values in grid.axes.items())
-        and (not rows or {key: point[key] for key in grid.zipped} in rows)
+        and all({key: point[key] for key in some[0]} in some for some in rows)
         and not any(all(point[key] in entry[key] for key in entry) for entry in grid.excluded)
     ]
 
@@ -153,6 +159,18 @@ def test_every_problem_of_every_grid_is_reported_at_once() -> None:
         "grid 3: zip must map keys to lists of values",
         "grid 3: exclude must be a list of mappings of keys to values",
         "empty: exclude leaves no point",
+    ]
+
+
+def test_a_key_advances_with_one_zip_only() -> None:
+    found = problems({"zip": [{"k": [1, 2], "seed": [1, 2]}, {"k": [1, 2], "layer": [3, 4]}]})
+    assert found == ["grid 1: zip: k is given twice"]
+
+
+def test_several_zips_multiply() -> None:
+    zips = [{"k": [16, 32], "layer": [8, 4]}, {"seed": [1, 2], "dictionary": [4, 8]}]
+    assert [tuple(point.values()) for point in points({"data_seed": 0, "zip": zips})] == [
+        (0, k, layer, seed, size) for k, layer in ((16, 8), (32, 4)) for seed, size in ((1, 4), (2, 8))
     ]
 
 
@@ -267,8 +285,9 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
     load = ConfigLoaderImpl.load_configuration
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     fused = planned(TWO_GRIDS, "batch=512", "sweep=mine")
-    # Hydra itself loads the command twice; then a base and a reference for each of three choices
-    assert len(loads) == 2 + 2 * 3
+    # Hydra itself loads the command twice; then a base and a reference for each of three choices, and the
+    # preset of numerics that runs have without a choice of their own
+    assert len(loads) == 2 + 2 * 3 + 1
     words = {
         "owt_topk_x4_k16": ["dataset=owt", "dictionary=4"],
         "tinystories_topk_x16_k32": ["dataset=tinystories", "k=32"],

@@ -14,9 +14,11 @@ ABOVE_0 = "above 0 (in float32: at least 1.2e-38)"
     ("word", "line"),
     [
         ("dictionary=1e23", f"dictionary=1e23: must be {DIGITS}"),
-        ("tokens=1e8", f"tokens=1e8: must be {DIGITS}"),
+        ("tokens=1.5", f"tokens=1.5: must be {DIGITS}"),
+        ("tokens=1e-8", f"tokens=1e-8: must be {DIGITS}"),
         ("activations.buffer_tokens=inf", f"activations.buffer_tokens=inf: must be {DIGITS}"),
-        ("batch=-0.0", f"batch=-0.0: must be {DIGITS}"),
+        ("seed=1e4,2.5e0", f"seed=2.5: must be {DIGITS}"),
+        ("k=-1e1", "k=-10: must be at least 1"),
         ("tracking.log_every=true", f"tracking.log_every=true: must be {DIGITS}"),
         ("layer=null", f"layer=null: must be {DIGITS}"),
         ("tokens=[1,2]", f"tokens=[1,2]: must be {DIGITS}"),
