@@ -1,5 +1,10 @@
-"""Which swept key moves features most: a summary per key, over the pairs that differ in this key alone."""
+"""Which swept key moves features most: a summary per key, over the pairs that differ in this key alone.
 
+Pairs with an undertrained run are left out wherever a key has others: they may match only because of the
+dictionary they started from. A key that has no others is summarised, but not ranked or contrasted.
+"""
+
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +31,9 @@ class KeySummary:
     """Values of the key in these pairs; empty for `SEVERAL`."""
     pairs: int
     undertrained: int
-    """Number of pairs that are marked undertrained."""
+    """Number of pairs that are marked undertrained; they count below only if all pairs are."""
     mixed: int
-    """Number of pairs that are marked mixed."""
+    """Number of the pairs that count which are marked mixed."""
     ratio: float
     """Mean over pairs of the mean of both directions."""
     low: float
@@ -43,6 +48,11 @@ class KeySummary:
     """MMCS, averaged over pairs and directions."""
     histogram: tuple[int, ...]
     """Counts of the top-1 cosines of the pairs, both directions, between `COSINE_EDGES`."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether its numbers are of trained pairs, so that a conclusion can be drawn from them."""
+        return self.undertrained < self.pairs
 
 
 @dataclass(frozen=True)
@@ -75,18 +85,31 @@ def summarise(
     resampled: Mapping[Pair, Float[Tensor, " resamples"]],
     histograms: Mapping[Pair, Int[np.ndarray, " bins"]],
 ) -> tuple[tuple[KeySummary, ...], tuple[KeyContrast, ...]]:
-    """A summary per key, the strongest key first and `SEVERAL` last, and a contrast of every two keys."""
+    """A summary per key, and a contrast of every two keys that have trained pairs.
+
+    The strongest of those keys comes first; then keys without trained pairs, and `SEVERAL` last.
+    """
     by_key = _pairs_by_key(rows)
-    draws = {key: _resampled_mean(pairs, resampled) for key, pairs in by_key.items()}
+    counted = {key: _counted(pairs, rows) for key, pairs in by_key.items()}
+    draws = {key: _resampled_mean(pairs, resampled) for key, pairs in counted.items()}
     summaries = [
-        _summary(key, _values(key, pairs, entries), [rows[pair] for pair in pairs], draws[key],
-                 total_histogram(histograms[pair] for pair in pairs))
-        for key, pairs in by_key.items()
+        dataclasses.replace(
+            _summary(key, _values(key, pairs, entries), [rows[pair] for pair in pairs], draws[key],
+                     total_histogram(histograms[pair] for pair in pairs)),
+            pairs=len(by_key[key]),
+            undertrained=sum(rows[pair].undertrained for pair in by_key[key]),
+        )
+        for key, pairs in counted.items()
     ]  # fmt: skip
-    summaries.sort(key=lambda summary: (summary.key == SEVERAL, summary.ratio))
-    alone = [summary for summary in summaries if summary.key != SEVERAL]
+    summaries.sort(key=lambda summary: (summary.key == SEVERAL, not summary.trained, summary.ratio))
+    alone = [summary for summary in summaries if summary.key != SEVERAL and summary.trained]
     contrasts = [_contrast(high, low, draws) for low, high in itertools.combinations(alone, 2)]
     return tuple(summaries), tuple(contrasts)
+
+
+def _counted(pairs: Sequence[Pair], rows: Mapping[Pair, PairRow]) -> list[Pair]:
+    """The trained pairs, or all of them if none is trained."""
+    return [pair for pair in pairs if not rows[pair].undertrained] or list(pairs)
 
 
 def _resampled_mean(pairs: Sequence[Pair], resampled: Mapping[Pair, Tensor]) -> Float[Tensor, " resamples"]:

@@ -190,7 +190,9 @@ def cosine_figure(comparison: Comparison) -> Figure:
 
 def _line_label(summary: KeySummary) -> str:
     what = "more than one key differs" if summary.key == SEVERAL else f"only {summary.key} differs"
-    pairs = marked("1 pair" if summary.pairs == 1 else f"{summary.pairs} pairs", summary.mixed)
+    number = summary.pairs - summary.undertrained if summary.trained else summary.pairs
+    pairs = "1 pair" if number == 1 else f"{number} pairs"
+    pairs = marked(pairs if summary.trained else f"{pairs}, undertrained", summary.mixed)
     return f"{what} ({pairs}): {summary.ratio:.1%} matched [{summary.low:.1%}, {summary.high:.1%}]"
 
 

@@ -130,6 +130,11 @@ class TextTable:
     def width(self) -> int:
         return self._total(range(len(self._heads)))
 
+    def least_width(self, first: int, drop: Sequence[int] = ()) -> int:
+        """Width without the columns in `drop` and with the first one cut to `first` characters."""
+        kept = [column for column in range(len(self._heads)) if column not in drop]
+        return self._total(kept) - max(0, self._widths()[0] - first)
+
     def lines(self, width: int, drop: Sequence[int] = ()) -> list[str]:
         """Head, rule and rows, none longer than `width`.
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
 from sae_sweep.report.formatting import MIXED, TextTable, count, marked, mixed_note, short_labels, shorten
 
-_MOST_IN_MATRIX = 12
+_NARROWEST = 40
+"""Characters of the narrowest terminal that the text is made for."""
+_NARROWEST_LABEL = 12
+"""Characters below which the label of a matrix row says nothing."""
 _UNKNOWN = "-"
 
 
@@ -40,13 +43,13 @@ def terminal_summary(
         comparison: comparison of the finished runs; None if there are fewer than two.
         width: in characters; by default the terminal's, or 100 if there is none.
     """
-    width = max(60, width or shutil.get_terminal_size(fallback=(100, 24)).columns)
+    width = max(_NARROWEST, width or shutil.get_terminal_size(fallback=(100, 24)).columns)
     parts = [_runs(runs, comparison, width)]
     if comparison is not None and comparison.summaries:
-        parts.append(_summaries(comparison, width))
-    if comparison is not None and comparison.rows and len(comparison.names) <= _MOST_IN_MATRIX:
+        parts.append(_summaries(comparison, runs, width))
+    if comparison is not None and comparison.rows:
         parts.append(_matrix(comparison, width))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) -> str:
@@ -65,7 +68,7 @@ def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) ->
         notes.append(f"* undertrained: init above {limit:.0%}; the run may match only due to its start.")
     if any(run.mixed for run in runs):
         notes.append(mixed_note())
-    return "\n".join(["Runs", *table.lines(width, drop=(1, 4, 5)), *_notes(notes, width)])
+    return "\n".join(["Runs", *table.lines(width, drop=(1, 4, 5, 3)), *_notes(notes, width)])
 
 
 def _run_cells(run: RunLine, name: str, limit: float) -> list[str]:
@@ -85,7 +88,7 @@ def _run_cells(run: RunLine, name: str, limit: float) -> list[str]:
     ]
 
 
-def _summaries(comparison: Comparison, width: int) -> str:
+def _summaries(comparison: Comparison, runs: Sequence[RunLine], width: int) -> str:
     live = any(summary.live_ratio is not None for summary in comparison.summaries)
     heads = ["differ only in", "pairs", "matched", "95% interval", "range of pairs", "MMCS"]
     table = TextTable([*heads, *(["live only"] if live else []), "values"], left={0, 6 + live})
@@ -93,13 +96,10 @@ def _summaries(comparison: Comparison, width: int) -> str:
         table.add(_summary_cells(summary, live))
     title = f"What moves the features (matched: cosine > {comparison.threshold:g}, both directions averaged)"
     notes = [_sentence(contrast) for contrast in _contrasts(comparison)]
+    notes += _not_told(comparison, runs)
     notes.append(
         "Intervals: bootstrap over the features of these SAEs; the range shows how training runs differ."
     )
-    if any(summary.undertrained for summary in comparison.summaries):
-        notes.append(
-            "* with undertrained runs, which may match only because of the dictionary they started from."
-        )
     if any(summary.mixed for summary in comparison.summaries):
         notes.append(
             f"{MIXED} with mixed runs, which were trained with other numerics for a part of the time."
@@ -110,11 +110,12 @@ def _summaries(comparison: Comparison, width: int) -> str:
 
 
 def _summary_cells(summary: KeySummary, live: bool) -> list[str]:
-    star = "*" if summary.undertrained else ""
     name = "(more than one)" if summary.key == SEVERAL else summary.key
+    trained = summary.pairs - summary.undertrained
+    pairs = f"{trained} of {summary.pairs}" if 0 < trained < summary.pairs else str(summary.pairs)
     return [
         name,
-        marked(f"{summary.pairs}{star}", summary.mixed),
+        marked(pairs + "*" * (not summary.trained), summary.mixed),
         f"{summary.ratio:.1%}",
         f"{_percent(summary.low)} to {_percent(summary.high)}",
         f"{_percent(summary.lowest)} to {_percent(summary.highest)}",
@@ -126,11 +127,39 @@ def _summary_cells(summary: KeySummary, live: bool) -> list[str]:
 
 def _contrasts(comparison: Comparison) -> list[KeyContrast]:
     """All contrasts; with more than three keys, only each key against the next (the rest is on disk)."""
-    keys = [summary.key for summary in comparison.summaries if summary.key != SEVERAL]
+    keys = [summary.key for summary in comparison.summaries if summary.key != SEVERAL and summary.trained]
     if len(keys) <= 3:
         return list(comparison.contrasts)
     wanted = set(zip(keys[1:], keys, strict=False))
     return [contrast for contrast in comparison.contrasts if (contrast.key, contrast.other) in wanted]
+
+
+def _not_told(comparison: Comparison, runs: Sequence[RunLine]) -> list[str]:
+    """What no sentence is about, because of undertrained runs, and what would be enough."""
+    if not any(summary.undertrained for summary in comparison.summaries):
+        return []
+    limit = f"{comparison.undertrained_above:.0%}"
+    lost = [summary for summary in comparison.summaries if not summary.trained]
+    notes = ["Pairs with an undertrained run are left out, as they may match only because of their start."]
+    if lost:
+        keys = " or ".join(summary.key for summary in lost if summary.key != SEVERAL) or "more than one key"
+        notes = [
+            f"* No conclusion about {keys}: all these pairs have an undertrained run, and may match only "
+            f"because of the dictionary it started from. Enough would be runs whose init is at most {limit}: "
+            f"raise tokens{_budgets(runs, comparison.undertrained_above)}, or optimizer.lr."
+        ]
+    return notes
+
+
+def _budgets(runs: Sequence[RunLine], limit: float) -> str:
+    """What the undertrained runs were trained on, and what was enough for another run, as a clause."""
+    known = [(run.tokens, run.init_match) for run in runs if run.tokens and run.init_match is not None]
+    short = [tokens for tokens, match in known if match > limit]
+    enough = [tokens for tokens, match in known if match <= limit]
+    had = f" (they had {count(max(short))}" if short else ""
+    if had and enough:
+        had += f"; {count(min(enough))} was enough for another run" * (min(enough) > max(short))
+    return f"{had})" if had else ""
 
 
 def _sentence(contrast: KeyContrast) -> str:
@@ -143,6 +172,7 @@ def _sentence(contrast: KeyContrast) -> str:
 
 
 def _matrix(comparison: Comparison, width: int) -> str:
+    """The matrix as text, or nothing where its columns do not fit."""
     labels = short_labels(comparison.names, comparison.keys)
     numbers = [str(i) for i in range(1, len(labels) + 1)]
     heads = list(map(marked, numbers, comparison.mixed))
@@ -156,8 +186,10 @@ def _matrix(comparison: Comparison, width: int) -> str:
         ]
         own = f"{100 * comparison.init_matches[i]:.0f}{marks[i]}"
         table.add([marked(f"{numbers[i]:>2} {label}", comparison.mixed[i]), *cells, own])
+    if table.least_width(_NARROWEST_LABEL, drop=(len(labels) + 1,)) > width:
+        return ""
     title = "Share of the row's features (%) found in the column"
-    return "\n".join([title, *table.lines(width, drop=(len(labels) + 1,))])
+    return "\n".join([*_notes([title], width), *table.lines(width, drop=(len(labels) + 1,))])
 
 
 def _notes(notes: Sequence[str], width: int) -> list[str]:

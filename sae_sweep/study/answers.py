@@ -26,6 +26,7 @@ from sae_sweep.study.shares import Shares
 DATASET_MORE = "the dataset moves more features"
 SEED_MORE = "the seed moves more features"
 UNDECIDED = "cannot be told"
+UNDERTRAINED = "not told: undertrained runs may match only because of their start"
 SHARED_STARTS = "shared starts"
 """Runs of equal seed and size start from the same dictionary (`init.shared=true`)."""
 OWN_STARTS = "own starts"
@@ -70,7 +71,9 @@ class Answer:
 
     @property
     def larger(self) -> str:
-        """The answer in words; undecided if the interval contains 0."""
+        """The answer in words; undecided if the interval contains 0, none from undertrained pairs."""
+        if self.undertrained:
+            return UNDERTRAINED
         if self.difference is None or self.difference == 0:
             return UNDECIDED
         if self.low is not None and self.high is not None and not (self.low > 0 or self.high < 0):
@@ -115,7 +118,16 @@ def answer_as_in_study(runs: Sequence[StudyRun], shares: Shares, where: str) -> 
 
 
 def answer_controlled(runs: Sequence[StudyRun], shares: Shares, where: str) -> Answer:
-    """Pairs that differ only in the dataset against pairs that differ only in the seed, per setting."""
+    """Pairs that differ only in the dataset against pairs that differ only in the seed, per setting.
+
+    Undertrained runs are left out, unless no setting has both kinds of pair without them.
+    """
+    trained = [run for run in runs if not shares.undertrained(run)]
+    answer = _controlled(trained, shares, where)
+    return answer if answer.difference is not None else _controlled(runs, shares, where)
+
+
+def _controlled(runs: Sequence[StudyRun], shares: Shares, where: str) -> Answer:
     alike: dict[str, list[StudyRun]] = {}
     for run in runs:
         alike.setdefault(run.apart_from(_COMPARED), []).append(run)

@@ -200,7 +200,8 @@ def _track(
     sink.image("matrix", files.matrix_figure)
     sink.image("cosines", files.cosine_figure)
     sink.histogram("top1_cosine", comparison.histogram, list(COSINE_EDGES))
-    sink.summary({f"matched_{summary.key}": summary.ratio for summary in comparison.summaries})
+    trained = [summary for summary in comparison.summaries if summary.trained]
+    sink.summary({f"matched_{summary.key}": summary.ratio for summary in trained})
     sink.finish()
 
 

@@ -130,10 +130,10 @@ def test_a_pair_is_mixed_if_either_sae_is(entries):
         assert row.mixed == ("run_b_s1" in (row.a, row.b))
     assert {summary.key: summary.mixed for summary in comparison.summaries} == {
         "dataset": 1,
-        "seed": 1,
+        "seed": 0,  # its mixed pair is undertrained, and left out
         SEVERAL: 1,
     }
-    assert [contrast.mixed for contrast in comparison.contrasts] == [2]
+    assert [contrast.mixed for contrast in comparison.contrasts] == [1]
     alone = compare(entries)
     assert not any((*alone.mixed, *(one.mixed for one in (*alone.rows, *alone.summaries, *alone.contrasts))))
 
@@ -150,7 +150,7 @@ def test_every_number_of_a_comparison_by_hand():
 
 
 def test_summary_says_which_key_moves_most(entries):
-    comparison = compare(entries)
+    comparison = compare(entries, MatchingConfig(undertrained=0.2))
     assert [summary.key for summary in comparison.summaries] == ["seed", "dataset", SEVERAL]
     seed, dataset, several = comparison.summaries
     assert (seed.pairs, dataset.pairs, several.pairs) == (2, 2, 2)
@@ -160,7 +160,7 @@ def test_summary_says_which_key_moves_most(entries):
     assert dataset.ratio == pytest.approx(0.5, abs=0.02)
     assert seed.ratio == pytest.approx(0.375, abs=0.02)
     assert several.ratio == pytest.approx(0, abs=0.02)
-    assert seed.undertrained == 1
+    assert [one.undertrained for one in comparison.summaries] == [0, 0, 0]
     assert dataset.live_ratio == pytest.approx(160 / 360, abs=0.02)
     (contrast,) = comparison.contrasts
     assert (contrast.key, contrast.other) == ("dataset", "seed")

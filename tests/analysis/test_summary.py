@@ -84,11 +84,15 @@ def histogram_of(*numbers):
     return tuple(counts)
 
 
+def all_trained():
+    return {pair: row(pair, undertrained=False) for pair in PAIRS}
+
+
 def test_every_number_of_a_key_is_its_mean_over_pairs():
-    summaries, _ = summarised({pair: row(pair) for pair in PAIRS})
+    summaries, _ = summarised(all_trained())
     dataset, seed, several = summaries
     # only the dataset differs in pairs (0, 2) and (1, 3): means of both directions 0.25 and 0.29
-    assert (dataset.key, dataset.values, dataset.pairs, dataset.undertrained) == ("dataset", ("a", "b"), 2, 2)
+    assert (dataset.key, dataset.values, dataset.pairs, dataset.undertrained) == ("dataset", ("a", "b"), 2, 0)
     assert dataset.ratio == pytest.approx((0.25 + 0.29) / 2)
     assert (dataset.lowest, dataset.highest) == (pytest.approx(0.25), pytest.approx(0.29))
     assert dataset.live_ratio == pytest.approx((0.28 + 0.32) / 2)
@@ -96,7 +100,7 @@ def test_every_number_of_a_key_is_its_mean_over_pairs():
     assert (dataset.low, dataset.high) == (pytest.approx(0.27 - 0.057), pytest.approx(0.27 + 0.057))
     assert dataset.histogram == histogram_of(1, 5)
     # only the seed differs in (0, 1), (0, 4), (1, 4) and (2, 3): 0.52, 0.44, 0.60 and 0.58
-    assert (seed.key, seed.values, seed.pairs, seed.undertrained) == ("seed", ("1", "2", "3"), 4, 2)
+    assert (seed.key, seed.values, seed.pairs, seed.undertrained) == ("seed", ("1", "2", "3"), 4, 0)
     assert seed.ratio == pytest.approx((0.52 + 0.44 + 0.60 + 0.58) / 4)
     assert (seed.lowest, seed.highest) == (pytest.approx(0.44), pytest.approx(0.60))
     assert seed.live_ratio == pytest.approx((0.62 + 0.54 + 0.68 + 0.60) / 4)
@@ -104,7 +108,7 @@ def test_every_number_of_a_key_is_its_mean_over_pairs():
     assert (seed.low, seed.high) == (pytest.approx(0.535 - 0.019), pytest.approx(0.535 + 0.019))
     assert seed.histogram == histogram_of(0, 3, 6, 7)
     # both differ in the other four; they stand last, though they match least
-    assert (several.key, several.values, several.pairs, several.undertrained) == (SEVERAL, (), 4, 3)
+    assert (several.key, several.values, several.pairs, several.undertrained) == (SEVERAL, (), 4, 0)
     assert several.ratio == pytest.approx((0.11 + 0.07 + 0.03 + 0.15) / 4)
     assert (several.lowest, several.highest) == (pytest.approx(0.03), pytest.approx(0.15))
     assert several.live_ratio == pytest.approx((0.12 + 0.08 + 0.04 + 0.17) / 4)
@@ -114,7 +118,7 @@ def test_every_number_of_a_key_is_its_mean_over_pairs():
 
 
 def test_a_contrast_is_the_higher_ratio_minus_the_lower_with_the_interval_of_the_difference():
-    _, contrasts = summarised({pair: row(pair) for pair in PAIRS})
+    _, contrasts = summarised(all_trained())
     (contrast,) = contrasts
     assert (contrast.key, contrast.other) == ("seed", "dataset")
     assert contrast.difference == pytest.approx(0.535 - 0.27)
@@ -122,9 +126,29 @@ def test_a_contrast_is_the_higher_ratio_minus_the_lower_with_the_interval_of_the
     assert (contrast.low, contrast.high) == (pytest.approx(0.265 - 0.038), pytest.approx(0.265 + 0.038))
 
 
+def test_undertrained_pairs_are_left_out_and_a_key_without_others_is_neither_ranked_nor_contrasted():
+    summaries, contrasts = summarised({pair: row(pair) for pair in PAIRS})
+    # the pairs of the dataset match least, but both are undertrained
+    assert [one.key for one in summaries] == ["seed", "dataset", SEVERAL]
+    seed, dataset, several = summaries
+    assert [(one.pairs, one.undertrained, one.trained) for one in summaries] == [
+        (4, 2, True),
+        (2, 2, False),
+        (4, 3, True),
+    ]
+    # trained are (0, 1) and (1, 4) of the seed, and (0, 3) of both keys
+    assert seed.ratio == pytest.approx((0.52 + 0.60) / 2)
+    assert (seed.lowest, seed.highest) == (pytest.approx(0.52), pytest.approx(0.60))
+    assert (seed.low, seed.high) == (pytest.approx(0.56 - 0.019), pytest.approx(0.56 + 0.019))
+    assert seed.histogram == histogram_of(0, 6)
+    assert several.ratio == pytest.approx(0.11)
+    assert dataset.ratio == pytest.approx((0.25 + 0.29) / 2)
+    assert contrasts == ()
+
+
 def test_one_pair_without_densities_leaves_the_live_ratio_of_its_key_unknown():
-    rows = {pair: row(pair) for pair in PAIRS}
-    rows[0, 4] = row((0, 4), live_ratio_a_in_b=None)
+    rows = all_trained()
+    rows[0, 4] = row((0, 4), live_ratio_a_in_b=None, undertrained=False)
     dataset, seed, several = summarised(rows)[0]
     assert seed.live_ratio is None
     assert dataset.live_ratio == pytest.approx(0.3)
@@ -132,7 +156,7 @@ def test_one_pair_without_densities_leaves_the_live_ratio_of_its_key_unknown():
 
 
 def test_pairs_that_differ_in_no_key_are_in_no_summary():
-    rows = {pair: row(pair) for pair in PAIRS}
+    rows = all_trained()
     rows[2, 3] = row((2, 3), varied=())
     assert [(one.key, one.pairs) for one in summarised(rows)[0]] == [
         ("dataset", 2),

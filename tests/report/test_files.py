@@ -63,7 +63,7 @@ def test_every_table_says_what_is_mixed(tmp_path, files, mixed_comparison):
     pairs = [str(name in (row["a"], row["b"])) for row in read_csv(written.pairs_csv)]
     assert [row["mixed"] for row in read_csv(written.pairs_csv)] == pairs
     assert [str(row["mixed"]) for row in parquet.read_table(written.pairs_parquet).to_pylist()] == pairs
-    assert [row["mixed"] for row in read_csv(written.keys_csv)] == ["1", "1", "1"]
+    assert [row["mixed"] for row in read_csv(written.keys_csv)] == ["1", "1", "0"]
     assert [row["mixed"] for row in read_csv(written.contrasts_csv)] == ["2"]
     assert [row["mixed"] for row in read_csv(written.matrix_csv)] == ["False", "False", "True", "False"]
     assert parquet.read_table(written.matrix_parquet)["mixed"].to_pylist() == [False, False, True, False]
@@ -146,7 +146,7 @@ def test_figures_mark_what_is_mixed(comparison, mixed_comparison):
     )
     assert only.get_text() == mixed
     *lines, note = (text.get_text() for text in cosine_figure(mixed_comparison).legends[0].get_texts())
-    assert [line.count("(2 pairs†)") for line in lines] == [1, 1, 1]
+    assert [line.count("(1 pair†)") for line in lines] == [1, 1, 0]
     assert note == mixed
     for one in (matrix_figure(comparison), cosine_figure(comparison)):
         assert not any("†" in text.get_text() for text in one.findobj(Text))

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from sae_sweep.analysis import KeyContrast
@@ -34,8 +35,8 @@ def test_keys_stand_with_interval_and_contrast(comparison):
     text = terminal_summary(runs(comparison), comparison, width=120)
     seed, dataset = (next(s for s in comparison.summaries if s.key == key) for key in ("seed", "dataset"))
     interval = [f"{100 * seed.low:.1f}", "to", f"{100 * seed.high:.1f}"]
-    assert row(text, "seed")[1:6] == ["2*", f"{seed.ratio:.1%}", *interval]
-    assert row(text, "dataset")[2] == f"{dataset.ratio:.1%}"
+    assert row(text, "seed")[1:8] == ["1", "of", "2", f"{seed.ratio:.1%}", *interval]
+    assert row(text, "dataset")[4] == f"{dataset.ratio:.1%}"
     (contrast,) = comparison.contrasts
     assert (
         f"Changing dataset moves more features than changing seed: {100 * contrast.difference:.1f} points"
@@ -51,7 +52,7 @@ def test_mixed_runs_and_what_depends_on_them_are_marked(comparison, mixed_compar
         "done†",
     ]
     assert "† mixed: part of the run was trained with other numerics (device, dtype" in text
-    assert [row(text, key)[1] for key in ("dataset", "seed")] == ["2*†", "2*†"]
+    assert [row(text, key)[1:4] for key in ("dataset", "seed")] == [["1", "of", "2†"]] * 2
     assert "† with mixed runs" in text
     assert " ".join(text.split()).count(").†") == 1  # the sentence that sets two keys against each other
     assert row(text, "%")[1:] == ["1", "2", "3†", "4", "start"]
@@ -86,12 +87,64 @@ def test_matrix_reads_row_in_column(comparison):
     assert first.split()[-5:] == expected
 
 
-def test_more_than_twelve_saes_give_no_matrix(comparison):
-    many = dataclasses.replace(comparison, names=tuple(f"s{i}" for i in range(13)))
+def test_the_matrix_is_text_only_where_its_columns_fit(comparison):
+    count = 73
+    many = dataclasses.replace(
+        comparison,
+        names=tuple(f"run_{i}" for i in range(count)),
+        keys=tuple({"seed": i} for i in range(count)),
+        ratios=np.full((count, count), 0.5),
+        init_matches=(0.0,) * count,
+        mixed=(False,) * count,
+    )
     assert "column" not in terminal_summary(runs(comparison), many, width=120)
+    wide = terminal_summary(runs(comparison), many, width=500)
+    assert row(wide, "%")[-2:] == ["73", "start"]
+    assert all(len(line.split()) == 4 + 73 - 1 + 1 for line in wide.splitlines() if " seed " in line[:10])
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def all_undertrained(comparison):
+    """The comparison of a sweep whose runs all still match their start."""
+    summaries = [dataclasses.replace(one, undertrained=one.pairs) for one in comparison.summaries]
+    return dataclasses.replace(
+        comparison, summaries=tuple(summaries), contrasts=(), init_matches=(1.0,) * len(comparison.names)
+    )
+
+
+def test_no_sentence_is_drawn_from_undertrained_runs_and_what_would_be_enough_is_said(comparison):
+    none = all_undertrained(comparison)
+    short = [RunLine(name, "done", 40_000, METRICS, 1.0) for name in comparison.names]
+    text = " ".join(terminal_summary(short, none, width=120).split())
+    assert "moves more features" not in text
+    assert [row(terminal_summary(short, none, width=120), key)[1] for key in ("dataset", "seed")] == [
+        "2*"
+    ] * 2
+    keys = [summary.key for summary in none.summaries if summary.key in ("dataset", "seed")]
+    assert (
+        f"* No conclusion about {' or '.join(keys)}: all these pairs have an undertrained run, and may match "
+        "only because of the dictionary it started from. Enough would be runs whose init is at most 10%: "
+        "raise tokens (they had 40k), or optimizer.lr."
+    ) in text
+    longer = [*short, RunLine("longer", "done", 2_000_000, METRICS, 0.02)]
+    assert "raise tokens (they had 40k; 2M was enough for another run), or" in " ".join(
+        terminal_summary(longer, none, width=120).split()
+    )
+
+
+def test_a_key_without_trained_pairs_is_in_no_sentence_while_others_are(comparison):
+    seed = [
+        dataclasses.replace(one, undertrained=one.pairs * (one.key == "seed")) for one in comparison.summaries
+    ]
+    text = " ".join(
+        terminal_summary(
+            runs(comparison), dataclasses.replace(comparison, summaries=tuple(seed), contrasts=()), width=120
+        ).split()
+    )
+    assert "No conclusion about seed: " in text
+    assert "moves more features" not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 def test_no_line_is_wider_than_the_terminal(comparison, width):
     assert all(
         len(line) <= width

@@ -10,6 +10,7 @@ from sae_sweep.study.answers import (
     OWN_STARTS,
     SEED_MORE,
     UNDECIDED,
+    UNDERTRAINED,
     answer_controlled,
     dataset_or_seed,
     pairs_differing_in,
@@ -131,10 +132,24 @@ def test_all_ways_of_comparing():
     assert here.dataset.pairs == 1
     assert len(here.dataset.missing) == 4
     assert controlled.undertrained
-    assert controlled.larger == DATASET_MORE
+    assert controlled.larger == UNDERTRAINED
     assert OWN_STARTS in controlled.where
     assert shared.larger == UNDECIDED
     assert shared.dataset.missing == ("two runs that differ only in the dataset",)
+
+
+def test_a_controlled_answer_leaves_undertrained_runs_out_where_others_remain():
+    runs = grid(10, 60)
+    long = [dataclasses.replace(run, name=f"{run.name} long", tokens=7) for run in grid(60, 10)]
+    short = [dataclasses.replace(run, init_match=0.5) for run in runs]
+    answer = answer_controlled([*short, *long], Shares(), "here")
+    assert (answer.larger, answer.undertrained, len(answer.settings)) == (SEED_MORE, 0, 1)
+    answer = answer_controlled([short[0], *runs[1:]], Shares(), "here")
+    assert (answer.dataset.pairs, answer.seed.pairs, answer.undertrained) == (1, 1, 0)
+    assert answer.larger == DATASET_MORE
+    answer = answer_controlled([*short[:2], *runs[2:]], Shares(), "here")
+    assert (answer.dataset.pairs, answer.seed.pairs) == (2, 2)
+    assert answer.larger == UNDERTRAINED
 
 
 def test_pairs_with_a_mixed_run_are_counted_in_every_answer():
