@@ -8,7 +8,7 @@ maxima (Sharkey et al. 2022), with the signed cosine.
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_sweep.config import MatchingConfig, RunConfig, SaeSweepError
@@ -51,6 +51,10 @@ class MatchResult(NamedTuple):
     live_top1_a: Float[Tensor, " n_live_a"] | None = None
     """Best cosine of each of a's live features among b's live ones, on the CPU; None without densities."""
     live_top1_b: Float[Tensor, " n_live_b"] | None = None
+    index_a: Int[Tensor, " n_a"] | None = None
+    """Row of b that each of a's features is nearest to, on the CPU, whether or not it is a match."""
+    index_b: Int[Tensor, " n_b"] | None = None
+    """Row of a that each of b's features is nearest to."""
 
 
 def match(
@@ -60,6 +64,7 @@ def match(
     *,
     densities_a: Float[Tensor, " n_a"] | None = None,
     densities_b: Float[Tensor, " n_b"] | None = None,
+    indices: bool = True,
 ) -> MatchResult:
     """Compare two dictionaries by the cosine of their decoder rows, in both directions.
 
@@ -70,6 +75,7 @@ def match(
         densities_a: share of tokens on which each of a's features fires; one of 0 is dead.
             The live ratios need the densities of both.
         densities_b: likewise.
+        indices: whether the result says which row is nearest; without, a comparison takes less time.
 
     The cosine with an all-zero row counts as 0, so that such a row never matches and never gives NaN.
 
@@ -80,19 +86,17 @@ def match(
     rows_b = _decoder(b, "b").to(rows_a.device)
     _check_comparable(rows_a, rows_b, threshold)
     unit_a, unit_b = unit_rows(rows_a), unit_rows(rows_b)
+    nearest = _nearest(unit_a, unit_b) if indices else None
     if densities_a is None or densities_b is None:
-        top_a, top_b = top1_cosines(unit_a, unit_b)
-        return _result(top_a, top_b, threshold)
-    live_a, live_b = _live(densities_a, unit_a, "a"), _live(densities_b, unit_b, "b")
-    (top_a, top_b), (live_top_a, live_top_b) = _top1_with_live(unit_a, unit_b, live_a, live_b)
-    return _result(top_a, top_b, threshold)._replace(
-        live_ratio_b_in_a=share_above(live_top_b, threshold),
-        live_ratio_a_in_b=share_above(live_top_a, threshold),
-        n_live_a=len(live_top_a),
-        n_live_b=len(live_top_b),
-        live_top1_a=live_top_a.cpu(),
-        live_top1_b=live_top_b.cpu(),
-    )
+        tops = (nearest.top1_a, nearest.top1_b) if nearest else top1_cosines(unit_a, unit_b)
+        result = _result(*tops, threshold)
+    else:
+        result = _result_with_live(
+            *(unit_a, unit_b, threshold), _live(densities_a, unit_a, "a"), _live(densities_b, unit_b, "b")
+        )
+    if nearest is None:
+        return result
+    return result._replace(index_a=nearest.index_a.cpu(), index_b=nearest.index_b.cpu())
 
 
 def match_to_init(
@@ -105,7 +109,7 @@ def match_to_init(
     SAEs that start from the same dictionary match for that reason alone until training has moved them away
     from it, so this number stands beside every comparison.
     """
-    return match(initial, decoder, threshold).ratio_b_in_a
+    return match(initial, decoder, threshold, indices=False).ratio_b_in_a
 
 
 def match_to_own_start(
@@ -147,9 +151,50 @@ def top1_cosines(
     return best_a.clamp(-1, 1), best_b.clamp(-1, 1)
 
 
+class _Nearest(NamedTuple):
+    """The best cosine of every row in the other matrix, and the index of the row that has it."""
+
+    top1_a: Float[Tensor, " n_a"]
+    top1_b: Float[Tensor, " n_b"]
+    index_a: Int[Tensor, " n_a"]
+    index_b: Int[Tensor, " n_b"]
+
+
+def _nearest(unit_a: Float[Tensor, "n_a d_in"], unit_b: Float[Tensor, "n_b d_in"]) -> _Nearest:
+    """Like `top1_cosines`, with indices; it takes a tenth longer."""
+    top_a, index_a = unit_a.new_empty(len(unit_a)), unit_a.new_empty(len(unit_a), dtype=torch.long)
+    top_b, index_b = unit_b.new_full((len(unit_b),), -1.0), unit_b.new_zeros(len(unit_b), dtype=torch.long)
+    size = max(1, CHUNK_ELEMENTS // len(unit_b))
+    for start in range(0, len(unit_a), size):
+        cosines = unit_a[start : start + size] @ unit_b.T
+        top_a[start : start + size], index_a[start : start + size] = cosines.max(dim=1)
+        highest, rows = cosines.T.contiguous().max(dim=1)  # faster than along the columns
+        index_b = torch.where(highest > top_b, rows + start, index_b)
+        top_b = torch.maximum(top_b, highest)
+    return _Nearest(top_a.clamp(-1, 1), top_b.clamp(-1, 1), index_a, index_b)
+
+
 def share_above(top1: Float[Tensor, " n"], threshold: float) -> float:
     """Share of features strictly above the threshold; NaN if there are none."""
     return (top1 > threshold).sum().item() / len(top1) if len(top1) else float("nan")
+
+
+def _result_with_live(
+    unit_a: Tensor,
+    unit_b: Tensor,
+    threshold: float,
+    live_a: Bool[Tensor, " n_a"],
+    live_b: Bool[Tensor, " n_b"],
+) -> MatchResult:
+    (top_a, top_b), (live_top_a, live_top_b) = _top1_with_live(unit_a, unit_b, live_a, live_b)
+    return _result(top_a, top_b, threshold)._replace(
+        live_ratio_b_in_a=share_above(live_top_b, threshold),
+        live_ratio_a_in_b=share_above(live_top_a, threshold),
+        n_live_a=len(live_top_a),
+        n_live_b=len(live_top_b),
+        live_top1_a=live_top_a.cpu(),
+        live_top1_b=live_top_b.cpu(),
+    )
 
 
 def _top1_with_live(

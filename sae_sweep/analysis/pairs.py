@@ -124,7 +124,10 @@ def _match_entries(
 ) -> MatchResult:
     try:
         return match(
-            a.decoder.to(device), b.decoder, threshold, densities_a=a.densities, densities_b=b.densities
+            *(a.decoder.to(device), b.decoder, threshold),
+            densities_a=a.densities,
+            densities_b=b.densities,
+            indices=False,
         )
     except SaeSweepError as error:
         raise SaeSweepError(f"{error} (a is {a.name}, b is {b.name})") from error

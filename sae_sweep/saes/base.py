@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_sweep.config import ArchitectureConfig
+from sae_sweep.config import ArchitectureConfig, SaeSweepError
 
 NORMALISATION_EPS = 1e-5
 """Added to a token's standard deviation (definitions.md 1.7; the same as in SAELens's `layer_norm`)."""
@@ -38,6 +38,8 @@ class SAE(nn.Module):
     """Whether `b_dec` is subtracted from the input before encoding."""
     biased_in_study: ClassVar[bool] = False
     """Whether the encoder has a bias with `numerics=study`; with modern it always has."""
+    normalisation: str = "layer_norm"
+    """How `normalise` maps a token, by SAELens's name."""
 
     def __init__(self, architecture: ArchitectureConfig, d_in: int, d_sae: int, numerics: str) -> None:
         super().__init__()
@@ -81,10 +83,26 @@ class SAE(nn.Module):
         return self.encode_normalised(self.normalise(x).x)
 
     def decode(
-        self, f: Float[Tensor, "*batch d_sae"], normalised: Normalised
+        self, f: Float[Tensor, "*batch d_sae"], normalised: Normalised | None = None
     ) -> Float[Tensor, "*batch d_in"]:
-        """Raw reconstruction from latents and the normalisation of their tokens."""
-        return normalised.undo(self.decode_normalised(f))
+        """Raw reconstruction from latents and the normalisation of their tokens.
+
+        Args:
+            f: the latents.
+            normalised: `normalise(x)` of the tokens; not needed by an SAE whose inputs are as they are.
+
+        Raises:
+            SaeSweepError: if the SAE normalises each token, and latents alone cannot say by what.
+        """
+        if normalised is not None:
+            return normalised.undo(self.decode_normalised(f))
+        if self.normalisation in ("none", "expected_average_only_in"):
+            return self.decode_normalised(f)
+        raise SaeSweepError(
+            f"this SAE normalises each token ({self.normalisation}), and latents do not say by what: sae(x) "
+            "reconstructs x, sae.decode(f, sae.normalise(x)) does so from other latents f of x, and "
+            "sae.decode_normalised(f) stays in the space of normalised tokens"
+        )
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """Raw reconstruction of raw residuals."""

@@ -30,6 +30,7 @@ from sae_sweep.saes.architectures import SAES, BatchTopK
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.build import RULES
 from sae_sweep.saes.checksum import tensors_checksum
+from sae_sweep.saes.saelens import read_saelens
 from sae_sweep.store import read_json, regular, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
@@ -71,6 +72,8 @@ def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
 
 
 def _cfg(sae: SAE, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Any]:
+    if sae.architecture.kind not in _SAELENS_ARCHITECTURE:
+        raise SaeSweepError("an SAE that SAELens wrote is not written again: copy its files")
     arch, cfg = sae.architecture, _saelens_cfg(sae)
     ours = {"architecture": {"kind": arch.kind, **dataclasses.asdict(arch)}, "numerics": sae.numerics}
     ours["checksum"] = _checksum(weights, cfg, ours)
@@ -115,20 +118,22 @@ def _saelens_layout(sae: SAE) -> dict[str, Tensor]:
 
 
 def load_sae(path: Path | str, run_id: str | None = None) -> SAE:
-    """Load an SAE that `save_sae` wrote, bit for bit, on the CPU.
+    """Load an SAE that `save_sae` wrote, bit for bit, or one that SAELens wrote; on the CPU.
 
     Args:
-        path: a run folder, or the `sae/` folder inside it.
-        run_id: refuse an SAE that says it is another run's.
+        path: a run folder, the `sae/` folder inside it, or a folder of SAELens.
+        run_id: refuse an SAE that is not this run's.
 
     Raises:
-        SaeSweepError: if a file is missing, damaged, was not written by this package, or is another run's.
+        SaeSweepError: if a file is missing, damaged, or describes no SAE that can be read, or another run's.
     """
     folder = _folder_of(Path(path))
     config, file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     cfg = read_json(config, _REMEDY)
     if run_id is not None and (owner := saved_by(folder)) not in (None, run_id):
         raise SaeSweepError(f"{folder} holds the SAE of run {owner}, not of {run_id}; {_REMEDY}")
+    if run_id is None and _is_foreign(cfg):
+        return read_saelens(cfg, _read_weights(file), folder)
     expected = _described(cfg, config, device="meta")  # takes no memory, however large the SAE
     weights = _read_weights(file)
     _refuse_other(cfg, expected, weights, folder)
@@ -148,6 +153,14 @@ def saved_by(folder: Path) -> str | None:
         return str(read_json(folder / CONFIG_FILE)["metadata"]["provenance"]["run_id"])
     except (SaeSweepError, KeyError, TypeError):
         return None
+
+
+def _is_foreign(cfg: Any) -> bool:
+    """Whether a cfg.json is SAELens's own: without what this package adds."""
+    if not isinstance(cfg, dict) or "d_sae" not in cfg:
+        return False
+    metadata = cfg.get("metadata")
+    return metadata is None or (isinstance(metadata, dict) and "sae_sweep" not in metadata)
 
 
 def _folder_of(path: Path) -> Path:

@@ -168,3 +168,17 @@ def test_refuses(a, b, threshold, message):
 def test_refuses_densities_of_another_sae():
     with pytest.raises(SaeSweepError, match=r"densities of b have shape \(3,\), not \(2,\)"):
         match(torch.eye(2), torch.eye(2), densities_a=torch.ones(2), densities_b=torch.ones(3))
+
+
+@pytest.mark.parametrize("elements", [1 << 24, 40])
+def test_the_result_says_which_row_is_nearest(monkeypatch, elements):
+    monkeypatch.setattr("sae_sweep.analysis.matching.CHUNK_ELEMENTS", elements)
+    generator = torch.Generator().manual_seed(3)
+    a, b = torch.randn(13, 6, generator=generator), torch.randn(9, 6, generator=generator)
+    cosines = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1)
+    densities = {"densities_a": torch.arange(13.0), "densities_b": torch.arange(9.0)}
+    for result in (match(a, b), match(a, b, **densities)):
+        assert torch.equal(result.index_a, cosines.argmax(1))
+        assert torch.equal(result.index_b, cosines.argmax(0))
+        torch.testing.assert_close(cosines[torch.arange(13), result.index_a], result.top1_a)
+    assert match(a, b, indices=False).index_a is None

@@ -120,7 +120,6 @@ def test_broken_config(tmp_path, text):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda cfg: cfg["metadata"].pop("sae_sweep"),
         lambda cfg: cfg.pop("d_in"),
         lambda cfg: cfg["metadata"]["sae_sweep"]["architecture"].update(kind="gated"),
         lambda cfg: cfg["metadata"]["sae_sweep"]["architecture"].update(newer_key=1),
