@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sae_sweep.report.files import ComparisonFiles, write_comparison
     from sae_sweep.report.histogram_figures import RunFigures, run_figures
     from sae_sweep.report.plan_text import describe_plan
+    from sae_sweep.report.runs_table import write_runs
+    from sae_sweep.report.short_names import short_names
     from sae_sweep.report.status_text import describe_status
     from sae_sweep.report.terminal import RunLine, terminal_summary
 
@@ -23,9 +25,11 @@ _HOMES = {
     "describe_status": "status_text",
     "read_densities": "features",
     "run_figures": "histogram_figures",
+    "short_names": "short_names",
     "terminal_summary": "terminal",
     "write_comparison": "files",
     "write_features": "features",
+    "write_runs": "runs_table",
 }
 
 __all__ = [
@@ -37,9 +41,11 @@ __all__ = [
     "describe_status",
     "read_densities",
     "run_figures",
+    "short_names",
     "terminal_summary",
     "write_comparison",
     "write_features",
+    "write_runs",
 ]
 
 

@@ -11,7 +11,7 @@ from pyarrow import csv
 
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
 from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
-from sae_sweep.report.parquet import write_parquet
+from sae_sweep.report.parquet import plain_column, write_parquet
 from sae_sweep.report.style import save
 from sae_sweep.store import write_bytes
 
@@ -31,7 +31,7 @@ class ComparisonFiles(NamedTuple):
     """Files of a comparison."""
 
     pairs_csv: Path
-    """One row per pair of SAEs: the fields of `PairRow`."""
+    """One row per pair of SAEs: the fields of `PairRow`, then `KEY_a` and `KEY_b` for each swept key."""
     pairs_parquet: Path
     matrix_csv: Path
     """One row and one column per SAE: share of the row's features that have a match in the column.
@@ -53,7 +53,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
     Raises:
         SaeSweepError: if a file cannot be written; none is left incomplete.
     """
-    pairs = _table(PairRow, comparison.rows)
+    pairs = _pairs_table(comparison)
     matrix = _matrix_table(comparison)
     return ComparisonFiles(
         pairs_csv=write_csv(folder / "pairs.csv", pairs),
@@ -77,6 +77,19 @@ def _table(kind: type, rows: Sequence[Any], left_out: set[str] | None = None) ->
 
 def _cell(value: Any) -> Any:
     return "+".join(value) if isinstance(value, tuple) else value
+
+
+def _pairs_table(comparison: Comparison) -> pyarrow.Table:
+    """The pairs, with the values that the swept keys have in both runs."""
+    table = _table(PairRow, comparison.rows)
+    keys_of = dict(zip(comparison.names, comparison.keys, strict=True))
+    for key in dict.fromkeys(key for keys in comparison.keys for key in keys):
+        for side in ("a", "b"):
+            runs = [getattr(row, side) for row in comparison.rows]
+            table = table.append_column(
+                f"{key}_{side}", plain_column([keys_of.get(run, {}).get(key) for run in runs])
+            )
+    return table
 
 
 def _matrix_table(comparison: Comparison) -> pyarrow.Table:

@@ -5,6 +5,7 @@ Parquet's page checksums would cover neither the schema nor the number of rows.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 from pyarrow import parquet
@@ -35,8 +36,13 @@ def write_parquet(path: Path, table: pyarrow.Table) -> Path:
     return path
 
 
-def read_parquet(path: Path, columns: Sequence[str], remedy: str) -> pyarrow.Table:
-    """Read columns of a table that `write_parquet` wrote, or an earlier version without a checksum.
+def read_parquet(path: Path, columns: Sequence[str] | None, remedy: str) -> pyarrow.Table:
+    """Read a table that `write_parquet` wrote, or an earlier version without a checksum.
+
+    Args:
+        path: of the file.
+        columns: the ones to read; None: all.
+        remedy: what to do if it is damaged.
 
     Raises:
         SaeSweepError: one line with the file and the `remedy`, if it is missing or damaged.
@@ -46,10 +52,20 @@ def read_parquet(path: Path, columns: Sequence[str], remedy: str) -> pyarrow.Tab
         before, checksum, after = _parts(whole)
         if checksum and checksum != _checksum(before, after):
             raise ValueError("its checksum differs")
-        return parquet.read_table(pyarrow.BufferReader(whole), columns=list(columns))
+        return parquet.read_table(pyarrow.BufferReader(whole), columns=columns and list(columns))
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
         why = error if isinstance(error, OSError) else first_line(error)
         raise unreadable(path, why, remedy) from error
+
+
+def plain_column(values: Sequence[Any]) -> pyarrow.Array:
+    """An Arrow column; values of different types are text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        values = [None if value is None else float(value) for value in values]
+    elif len(kinds) > 1 or kinds - {str, bool, int, float}:
+        values = [None if value is None else str(value) for value in values]
+    return pyarrow.array(values, None if kinds else pyarrow.string())
 
 
 def _parts(whole: bytes) -> tuple[bytes, bytes, bytes]:

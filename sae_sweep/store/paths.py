@@ -60,6 +60,10 @@ class SweepFolder:
         return self.root / "plan.json"
 
     @property
+    def runs_table(self) -> Path:
+        return self.root / "runs.parquet"
+
+    @property
     def matching(self) -> Path:
         return self.root / "analysis" / "matching"
 

@@ -16,9 +16,17 @@ from sae_sweep.config import (
     digest,
     flatten,
 )
+from sae_sweep.config.swept import swept_keys
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
-from sae_sweep.report import ComparisonFiles, RunLine, read_densities, terminal_summary, write_comparison
+from sae_sweep.report import (
+    ComparisonFiles,
+    RunLine,
+    read_densities,
+    terminal_summary,
+    write_comparison,
+    write_runs,
+)
 from sae_sweep.saes import load_sae
 from sae_sweep.store import (
     DAMAGED,
@@ -74,6 +82,8 @@ def compare_finished(
             if name not in reported:
                 log.error("%s is left out: %s", name, error)
             lines.append(RunLine(name, DAMAGED))
+    with hold_sweep(folder):
+        write_runs(folder)
     comparison = None
     if len(found) > 1:
         keys = swept_keys(_labelled([config for config, _ in found], contents))
@@ -107,36 +117,6 @@ def _labels(labels: Sequence[str], contents: Sequence[str | None]) -> list[str]:
         first = firsts[content or label]
         found.append(f"{first}-{digest(content)[:6]}" if content and taken.count(first) > 1 else first)
     return found
-
-
-def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
-    """Keys of each run whose values differ between runs, by their command-line names."""
-    flat = [_named_keys(config) for config in configs]
-    varying = [
-        key
-        for key in dict.fromkeys(key for one in flat for key in one)
-        if len({str(one[key]) for one in flat if key in one}) > 1
-    ]
-    return [{key: one[key] for key in varying if key in one} for one in flat]
-
-
-def _named_keys(config: RunConfig) -> dict[str, Any]:
-    named = {
-        "model": config.model.label,
-        "layer": config.layer,
-        "dataset": config.dataset.name,
-        "architecture": config.architecture.kind,
-        **{key: getattr(config.architecture, key) for key in config.architecture.uses},
-        "dictionary": config.dictionary,
-        "seed": config.seed,
-    }
-    covered = ("model.", "dataset.", "architecture.")
-    rest = {
-        key: value
-        for key, value in flatten(config.weight_keys()).items()
-        if key not in named and not key.startswith(covered)
-    }
-    return {**named, **rest}
 
 
 def _config(folder: RunFolder, planned: RunConfig) -> RunConfig:

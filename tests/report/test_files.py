@@ -33,7 +33,16 @@ def files(tmp_path_factory, comparison):
 
 def test_pairs_read_back_from_csv_and_parquet(files, comparison):
     stored = parquet.read_table(files.pairs_parquet).to_pylist()
-    expected = [{**dataclasses.asdict(row), "varied": "+".join(row.varied)} for row in comparison.rows]
+    keys_of = dict(zip(comparison.names, comparison.keys, strict=True))
+    expected = [
+        {**dataclasses.asdict(row), "varied": "+".join(row.varied)}
+        | {
+            f"{key}_{side}": keys_of[run][key]
+            for key in ("dataset", "seed")
+            for side, run in (("a", row.a), ("b", row.b))
+        }
+        for row in comparison.rows
+    ]
     assert stored == expected
     text = read_csv(files.pairs_csv)
     assert [float(row["ratio_b_in_a"]) for row in text] == [row.ratio_b_in_a for row in comparison.rows]
@@ -240,3 +249,11 @@ def test_a_figure_shows_a_name_as_it_is(tmp_path, comparison, evaluation, name):
     files = write_comparison(tmp_path, dataclasses.replace(named, keys=keys))
     for figure in (*figures, files.matrix_figure, files.cosine_figure):
         assert figure.read_bytes()[:4] == PNG
+
+
+def test_a_key_that_a_run_lacks_is_an_empty_cell(tmp_path, comparison):
+    keys = ({"k": 4, "x": 1}, {"k": 8, "x": "a"}, {"l0": 0.5}, {"l0": 1})
+    written = write_comparison(tmp_path, dataclasses.replace(comparison, keys=keys))
+    first = parquet.read_table(written.pairs_parquet).to_pylist()[1]
+    found = {key: first[key] for key in ("k_a", "k_b", "x_a", "x_b", "l0_a", "l0_b")}
+    assert found == {"k_a": 4, "k_b": None, "x_a": "1", "x_b": None, "l0_a": None, "l0_b": 0.5}

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from sae_sweep.config import EvaluationConfig, FilesDataset, RunConfig, SaeSweepError, TopKConfig
+from sae_sweep.config.swept import swept_keys
 from sae_sweep.store import RunFolder
 from sae_sweep.store.config_file import write_config
-from sae_sweep.tasks.match import _config, _labelled, swept_keys
+from sae_sweep.tasks.match import _config, _labelled
 
 CONFIG = RunConfig(architecture=TopKConfig(k=16))
 
