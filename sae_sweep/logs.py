@@ -112,8 +112,23 @@ class _Lines(logging.Formatter):
         return escaped_lines(super().formatException(ei))
 
 
+@contextmanager
+def _bars_aside(stream: Any) -> Iterator[None]:
+    """Take progress bars away while a line is written, and show them again below it."""
+    bars: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)  # whoever shows bars has imported it
+    if bars is None or not getattr(bars, "_instances", None):
+        yield
+        return
+    with bars.external_write_mode(file=stream):
+        yield
+
+
 class _Terminal(logging.StreamHandler[Any]):
     """Standard error; a line that cannot be written is lost, as there is nowhere to say so."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with _bars_aside(self.stream):
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         pass

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sae_sweep.config import ConfigError, SaeSweepError, typed
+from sae_sweep.launch.following import Following
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group
 from sae_sweep.logs import show
 from sae_sweep.plan import Plan
@@ -36,6 +37,8 @@ from sae_sweep.store import (
 log = logging.getLogger(__name__)
 
 _REMEDY = "remove it once no job of this sweep runs"
+_LOOK_EVERY_S = 1.0
+"""Seconds between two looks at the progress of jobs."""
 
 
 @dataclass(frozen=True)
@@ -189,17 +192,34 @@ class _Watch:
         self._open = {ticket.id: ticket for ticket in tickets}
         self._ended_at: dict[str, float] = {}
         self._logged = {run.run_id for run in plan.runs if run not in unfinished(plan.runs)}
+        jobs = {ticket.id: self._runs_of(ticket) for ticket in tickets}
+        self._following = Following(cluster.word, {job: runs for job, runs in jobs.items() if runs})
 
     def wait(self) -> None:
+        try:
+            while self._open:
+                ended = self._cluster.ended(list(self._open))  # before the files, which are then newer
+                for ticket in list(self._open.values()):
+                    self._update(ticket, ended.get(ticket.id))
+                self._pause()
+        finally:
+            self._following.close()
+
+    def _pause(self) -> None:
+        """Show the progress until the cluster is to be asked again."""
+        until = time.monotonic() + self._cluster.poll_s
         while self._open:
-            ended = self._cluster.ended(list(self._open))  # before the files, which are then newer
-            for ticket in list(self._open.values()):
-                self._update(ticket, ended.get(ticket.id))
-            if self._open:
-                time.sleep(self._cluster.poll_s)
+            self._following.look(self._open)
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(left, _LOOK_EVERY_S))
+
+    def _runs_of(self, ticket: Ticket) -> list[PlannedRun]:
+        return [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
 
     def _update(self, ticket: Ticket, ended: str | None) -> None:
-        runs = [self._runs[run_id] for run_id in ticket.run_ids if run_id in self._runs]
+        runs = self._runs_of(ticket)
         if ended is None:
             self._ended_at.pop(ticket.id, None)  # a requeued job ends more than once
         elif isinstance(ended, Stopped):

@@ -94,7 +94,9 @@ def _summaries(comparison: Comparison, runs: Sequence[RunLine], width: int) -> s
     table = TextTable([*heads, *(["live only"] if live else []), "values"], left={0, 6 + live})
     for summary in comparison.summaries:
         table.add(_summary_cells(summary, live))
-    title = f"What moves the features (matched: cosine > {comparison.threshold:g}, both directions averaged)"
+    told = any(summary.trained for summary in comparison.summaries)
+    title = "What moves the features" if told else "What runs share that differ in one key"
+    title += f" (matched: cosine > {comparison.threshold:g}, both directions averaged)"
     notes = [_sentence(contrast) for contrast in _contrasts(comparison)]
     notes += _not_told(comparison, runs)
     notes.append(

@@ -1,16 +1,13 @@
-"""Lightning callbacks that run after each step: logging, saving, stopping, and the progress bar."""
+"""Lightning callbacks that run after each step: logging, saving, stopping, and progress."""
 
-import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tqdm import tqdm
 
+from sae_sweep.progress import Progress, shown_means
 from sae_sweep.signals import StopRequest
 from sae_sweep.training.module import GroupModule
-from sae_sweep.training.trainee import Trainee
 
 
 class LogMetrics(Callback):
@@ -40,30 +37,26 @@ class Checkpoints(Callback):
         self._stop.raise_if_requested()
 
 
-class Progress(Callback):
-    """Progress bar of a group: tokens, tokens/s, time left, and mean loss, L0 and dead features."""
+class ShowProgress(Callback):
+    """Shows the progress of a group: tokens, tokens/s, time left, and mean loss, L0 and dead features."""
 
     def __init__(self, group: GroupModule) -> None:
         self._group = group
-        self._bar: tqdm | None = None
-        self._batch = 0
+        self._progress: Progress | None = None
+        self._batch = self._tokens = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batch = self._group.active[0].member.run.config.batch
-        self._bar = tqdm(
-            total=self._batch * max(t.member.run.config.steps for t in self._group.active),
-            initial=self._batch * min(t.learner.steps for t in self._group.active),
-            unit=" tokens",
-            unit_scale=True,
-            dynamic_ncols=True,
-            file=sys.stderr,
-            disable=None,  # disabled if stderr is not a terminal
-        )
+        active = self._group.active
+        self._batch = active[0].member.run.config.batch
+        self._tokens = self._batch * min(t.learner.steps for t in active)
+        total = self._batch * max(t.member.run.config.steps for t in active)
+        label = f"{len(active)} runs" if len(active) > 1 else "1 run"
+        self._progress = Progress(label, total, self._tokens)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._bar is not None and not self._bar.disable:
-            self._bar.set_postfix(_means(self._group.active), refresh=False)
-            self._bar.update(self._batch)
+        self._tokens += self._batch
+        if self._progress is not None and self._progress.due:
+            self._progress.show(self._tokens, shown_means([t.latest for t in self._group.active]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -72,15 +65,6 @@ class Progress(Callback):
         self._close()
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-def _means(trainees: Sequence[Trainee]) -> dict[str, str]:
-    latest = [t.latest for t in trainees if t.latest]
-    return {
-        label: f"{sum(values[name] for values in latest) / len(latest):.4g}"
-        for label, name in (("loss", "loss"), ("L0", "l0"), ("dead", "dead"))
-        if latest
-    }
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None

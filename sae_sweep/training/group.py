@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from sae_sweep.activations import pick_device
 from sae_sweep.config import SaeSweepError, first_line
 from sae_sweep.signals import Interrupted, StopRequest
-from sae_sweep.training.callbacks import Checkpoints, LogMetrics, Progress
+from sae_sweep.training.callbacks import Checkpoints, LogMetrics, ShowProgress
 from sae_sweep.training.data import Stream
 from sae_sweep.training.faults import (
     GroupTooLargeError,
@@ -102,7 +102,7 @@ def _train(
         if last.position is not None:
             stream.restore(last.position)
         left = max(t.member.run.config.steps for t in group.active) - last.learner.steps
-        callbacks = [LogMetrics(group), Checkpoints(group, stop, checkpoint_every_min), Progress(group)]
+        callbacks = [LogMetrics(group), Checkpoints(group, stop, checkpoint_every_min), ShowProgress(group)]
         fit(group, islice(stream, left), callbacks, device)
         _end_of_text(group)
     except SIGTERMException:

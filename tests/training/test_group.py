@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 from tqdm import tqdm
 
+from sae_sweep import progress
 from sae_sweep.config import ArchitectureConfig, SaeSweepError
-from sae_sweep.training import Outcome, callbacks, trainee
+from sae_sweep.training import Outcome, trainee
 from tests.training.fakes import BATCH, FakeSink, FakeStream, make_config, make_member
 from tests.training.helpers import ARCHITECTURES, assert_equal_bits, bare_loop, bits, mixed_members, train
 
@@ -110,7 +111,7 @@ def test_a_terminal_gets_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     # drawn at every step: otherwise a fast machine finishes before the bar is drawn a second time
-    monkeypatch.setattr(callbacks, "tqdm", partial(tqdm, mininterval=0, miniters=1))
+    monkeypatch.setattr(progress, "tqdm", partial(tqdm, mininterval=0, miniters=1))
     train([make_member(tmp_path, name, make_config(seed=i)) for i, name in enumerate("ab")])
     shown = terminal.getvalue()
     assert "100%" in shown
