@@ -1,5 +1,6 @@
 """What a command shows: its results, and its log, also in the `train.log` of each run in training."""
 
+import io
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _ONLY_IN_FILES = "only_in_files"
 """Attribute of records that the terminal does not show."""
+_reader_left = False
 _current_run: ContextVar[str | None] = ContextVar("current_run", default=None)
 
 
@@ -46,6 +48,7 @@ def log_to_terminal() -> None:
     handler.addFilter(lambda record: not hasattr(record, _ONLY_IN_FILES))
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    logging.raiseExceptions = False  # handlers of libraries, on a stream that was closed
     root.setLevel(logging.WARNING)
     logging.getLogger("sae_sweep").setLevel(logging.INFO)
 
@@ -55,6 +58,10 @@ def _open_closed_streams() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for good
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # what Hydra prints must not end in an error, either
 
 
 def show(text: str) -> None:
@@ -68,9 +75,22 @@ def show(text: str) -> None:
         sys.stdout.write(escaped_lines(text).encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
-        pass
+        reader_left()
     except OSError as error:
         raise SaeSweepError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def reader_left() -> None:
+    """Note that nobody reads standard output any more; what is still written to it is lost."""
+    global _reader_left
+    _reader_left = True
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def has_reader() -> bool:
+    """Whether nothing that was shown met a closed pipe."""
+    return not _reader_left
 
 
 def show_problem(text: str) -> None:

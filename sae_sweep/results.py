@@ -10,7 +10,7 @@ import pyarrow
 from sae_sweep.config import SaeSweepError
 from sae_sweep.report.parquet import read_parquet
 from sae_sweep.report.runs_table import runs_table
-from sae_sweep.report.short_names import short_names
+from sae_sweep.report.shortened import short_names
 from sae_sweep.store import SweepFolder, read_plan, read_shown_status
 from sae_sweep.tracking.history import History
 

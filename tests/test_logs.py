@@ -1,5 +1,6 @@
 """Logs and results: one line each, whatever it contains, and no traceback of logging's own."""
 
+import json
 import logging
 import os
 import subprocess
@@ -150,6 +151,20 @@ def test_streams_that_cannot_be_written(redirections: str, code: int, shown: str
     assert shown in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert "Logging error" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", ["--help", "task=status sweep=mine", "--hydra-help"])
+def test_a_command_that_is_not_read_to_its_end_exits_as_after_sigpipe(tmp_path: Path, words: str) -> None:
+    runs = [{"name": f"run{number}", "id": "id", "config": {"tokens": 1}} for number in range(5000)]
+    (tmp_path / "multirun" / "mine").mkdir(parents=True)
+    (tmp_path / "multirun" / "mine" / "plan.json").write_text(json.dumps({"sweep": "mine", "runs": runs}))
+    command = f"{sys.executable} -m sae_sweep {words} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert done.stdout == "141\n"
+    assert done.stderr == ""
 
 
 def test_a_terminal_without_unicode_gets_escapes() -> None:

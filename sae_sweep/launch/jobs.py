@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sae_sweep.config import ConfigError, SaeSweepError, typed
+from sae_sweep.config.pasted import override, pasted
 from sae_sweep.launch.following import Following
 from sae_sweep.launch.frozen import FrozenGroup, freeze_group
 from sae_sweep.logs import show
@@ -164,7 +165,7 @@ def _submit_groups(plan: Plan, cluster: Cluster, groups: Sequence[Sequence[Plann
             mark_lost(group, str(error))
         raise
     for ticket in tickets:
-        log.info("%s %s: %d runs, log %s", cluster.word, ticket.id, len(ticket.run_ids), ticket.log)
+        log.info("%s %s: %d runs, log %s", cluster.word, ticket.id, len(ticket.run_ids), pasted(ticket.log))
     return tickets
 
 
@@ -179,8 +180,8 @@ def _print_how_to_follow(plan: Plan, tickets: Sequence[Ticket], cluster: Cluster
 def task_command(task: str, folder: SweepFolder) -> str:
     """Command line of a task on a sweep, with `paths.output` unless it is the default."""
     usual = folder.root.parent == Path("multirun").resolve()
-    place = "" if usual else f" paths.output={folder.root.parent}"
-    return f"python -m sae_sweep task={task} sweep={folder.root.name}{place}"
+    place = "" if usual else f" {override('paths.output', folder.root.parent)}"
+    return f"python -m sae_sweep task={task} {override('sweep', folder.root.name)}{place}"
 
 
 class _Watch:
@@ -234,7 +235,8 @@ class _Watch:
             if since >= self._cluster.lost_after_s:
                 mark_lost(
                     runs,
-                    f"{self._cluster.word} {ticket.id} ended ({ended}) before this run: see {ticket.log}",
+                    f"{self._cluster.word} {ticket.id} ended ({ended}) before this run: see "
+                    f"{pasted(ticket.log)}",
                 )
                 del self._open[ticket.id]
         for run in runs:

@@ -16,6 +16,7 @@ from sae_sweep.config import SaeSweepError, SlurmConfig
 from sae_sweep.launch.frozen import FrozenGroup
 from sae_sweep.launch.job import run_job_alone
 from sae_sweep.launch.jobs import Ticket, read_tickets, task_command, write_tickets
+from sae_sweep.launch.refusals import remedy
 from sae_sweep.plan import Plan
 from sae_sweep.store import SweepFolder
 
@@ -86,7 +87,9 @@ class Slurm:
             with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it also raises
                 return executor.submit_array(jobs)
         except (RuntimeError, OSError) as error:  # submitit's own errors are RuntimeErrors
-            raise SaeSweepError(f"SLURM took no job: {_one_line(error)}") from error
+            why = _one_line(error)
+            parts = [f"SLURM took no job: {why}", remedy(why, self._config)]
+            raise SaeSweepError("; ".join(part for part in parts if part)) from error
 
     def ended(self, ids: Sequence[str]) -> Mapping[str, str]:
         try:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from sae_sweep.report.histogram_figures import RunFigures, run_figures
     from sae_sweep.report.plan_text import describe_plan
     from sae_sweep.report.runs_table import write_runs
-    from sae_sweep.report.short_names import short_names
+    from sae_sweep.report.shortened import short_names
     from sae_sweep.report.status_text import describe_status
-    from sae_sweep.report.terminal import RunLine, terminal_summary
+    from sae_sweep.report.terminal import RunLine, files_text, terminal_summary
 
 _HOMES = {
     "ComparisonFiles": "files",
@@ -23,9 +23,10 @@ _HOMES = {
     "RunLine": "terminal",
     "describe_plan": "plan_text",
     "describe_status": "status_text",
+    "files_text": "terminal",
     "read_densities": "features",
     "run_figures": "histogram_figures",
-    "short_names": "short_names",
+    "short_names": "shortened",
     "terminal_summary": "terminal",
     "write_comparison": "files",
     "write_features": "features",
@@ -39,6 +40,7 @@ __all__ = [
     "RunLine",
     "describe_plan",
     "describe_status",
+    "files_text",
     "read_densities",
     "run_figures",
     "short_names",

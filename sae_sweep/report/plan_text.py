@@ -9,6 +9,7 @@ from sae_sweep.report.formatting import TextTable, count, flop, gib, hours
 
 _UNKNOWN = "not known"
 _WIDEST = 200
+_NARROWEST = 40
 
 
 def describe_plan(document: Mapping[str, Any], *, width: int | None = None) -> str:
@@ -18,7 +19,7 @@ def describe_plan(document: Mapping[str, Any], *, width: int | None = None) -> s
         document: what `task=plan format=json` prints.
         width: in characters; by default the terminal's, or 200 if there is none.
     """
-    width = max(60, width or shutil.get_terminal_size(fallback=(_WIDEST, 24)).columns)
+    width = max(_NARROWEST, width or shutil.get_terminal_size(fallback=(_WIDEST, 24)).columns)
     runs = {run["name"]: run for run in document["runs"]}
     groups = document["groups"]
     parts = [

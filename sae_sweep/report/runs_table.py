@@ -9,7 +9,7 @@ import pyarrow
 from sae_sweep.config import RunConfig, SaeSweepError, escaped
 from sae_sweep.config.swept import main_keys, swept_keys
 from sae_sweep.report.parquet import plain_column, write_parquet
-from sae_sweep.report.short_names import short_names
+from sae_sweep.report.shortened import short_names
 from sae_sweep.store import (
     DAMAGED,
     RunFolder,

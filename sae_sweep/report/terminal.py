@@ -5,8 +5,10 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
+from sae_sweep.config.pasted import shown_path
 from sae_sweep.report.formatting import MIXED, TextTable, count, marked, mixed_note, short_labels, shorten
 
 _NARROWEST = 40
@@ -31,6 +33,8 @@ class RunLine:
     """Share of features that match the SAE's own initial dictionary."""
     mixed: bool = False
     """Whether part of it was trained with other numerics."""
+    short: str = ""
+    """What tells it apart from the others, shown where names do not fit."""
 
 
 def terminal_summary(
@@ -52,13 +56,20 @@ def terminal_summary(
     return "\n\n".join(part for part in parts if part)
 
 
+def files_text(files: Mapping[str, Path]) -> str:
+    """The files that are worth opening, each on a line that can be pasted."""
+    longest = max(map(len, files), default=0)
+    return "\n".join(["Files", *(f"  {what:<{longest}}  {shown_path(path)}" for what, path in files.items())])
+
+
 def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) -> str:
     limit = comparison.undertrained_above if comparison is not None else math.inf
     table = TextTable(["run", "tokens", "expl.var", "CE rec.", "L0", "alive", "init", "status"], left={0, 7})
     for run in runs:
         table.add(_run_cells(run, run.name, limit))
     if table.width > width and len(runs) > 1:
-        table.rename([*short_labels([run.name for run in runs])])
+        shorts = [run.short for run in runs]
+        table.rename(shorts if all(shorts) else short_labels([run.name for run in runs]))
     notes = [
         "expl.var: R² on held-out tokens, SAE-input space. "
         "CE rec.: cross-entropy recovered from zero ablation. "

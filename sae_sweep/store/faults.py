@@ -6,6 +6,7 @@ from typing import Any
 
 from sae_sweep import logs
 from sae_sweep.config import ConfigError, SaeSweepError, first_line
+from sae_sweep.config.pasted import pasted
 from sae_sweep.store.plan_file import PlannedRun
 from sae_sweep.store.status import set_state, unfinished
 from sae_sweep.store.status import state as state_of
@@ -65,5 +66,5 @@ def report_unfinished(runs: Sequence[PlannedRun]) -> int:
     """Log each run that is neither done nor failed although its launch has ended; returns their number."""
     left = unfinished(runs)
     for run in left:
-        log.error("not finished: %s (see %s)", run.name, run.folder.log)
+        log.error("not finished: %s (see %s)", run.name, pasted(run.folder.log))
     return len(left)

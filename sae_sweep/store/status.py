@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from sae_sweep import __version__
 from sae_sweep.config import ConfigError, RunConfig, SaeSweepError, build
 from sae_sweep.config.checks import one_of
+from sae_sweep.config.pasted import pasted
 from sae_sweep.store.atomic import DiskError
 from sae_sweep.store.config_file import write_config
 from sae_sweep.store.locks import hold
@@ -34,6 +35,8 @@ _KEPT = ("resolved", "mixed", "fell_back", "job")
 """Keys that a later state keeps."""
 _TRAINED = ("tokens", "seconds", "lm", "history")
 """Keys that a later state keeps unless the run is trained again."""
+_MOST_NAMED = 3
+"""Runs named in one line; the rest of those that failed for one cause are counted."""
 _EMPTY: tuple[Any, ...] = (None, {}, (), [])
 _FLAT_FINGERPRINTS = ("corpus", "model")
 """Fingerprints that version 0.1.0 wrote beside the other keys."""
@@ -262,12 +265,17 @@ def unfinished(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def report_failed(runs: Sequence[PlannedRun]) -> int:
-    """Log each failed run with its log file; returns the number of failed and damaged runs."""
+    """Log what failed with a log file, one line per cause; returns the number of failed and damaged runs."""
     left = readable(runs)
-    failed = [run for run in left if state(run.folder) == "failed"]
-    for run in failed:
-        log.error("failed: %s (see %s)", run.name, run.folder.log)
-    return len(failed) + len(runs) - len(left)
+    causes: dict[str | None, list[PlannedRun]] = {}
+    for run in left:
+        if state(run.folder) == "failed":
+            causes.setdefault(read_status(run.folder).error, []).append(run)
+    for failed in causes.values():
+        names = ", ".join(run.name for run in failed[:_MOST_NAMED])
+        more = f" and {len(failed) - _MOST_NAMED} more" if len(failed) > _MOST_NAMED else ""
+        log.error("failed: %s%s (see %s)", names, more, pasted(failed[0].folder.log))
+    return sum(map(len, causes.values())) + len(runs) - len(left)
 
 
 def readable(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

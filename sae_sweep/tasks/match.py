@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sae_sweep.activations import pick_device
@@ -22,7 +23,9 @@ from sae_sweep.plan import Request
 from sae_sweep.report import (
     ComparisonFiles,
     RunLine,
+    files_text,
     read_densities,
+    short_names,
     terminal_summary,
     write_comparison,
     write_runs,
@@ -69,7 +72,8 @@ def compare_finished(
     lines: list[RunLine] = []
     found: list[tuple[RunConfig, ComparisonEntry]] = []
     contents: list[Mapping[str, str]] = []
-    for run in read_plan(folder)["runs"]:
+    planned_runs = read_plan(folder)["runs"]
+    for run in planned_runs:
         name, files = run["name"], folder.run(run["name"])
         try:
             line = _run_line(name, files, run["id"])
@@ -84,7 +88,7 @@ def compare_finished(
             lines.append(RunLine(name, DAMAGED))
     with hold_sweep(folder):
         write_runs(folder)
-    comparison = None
+    comparison, written = None, None
     if len(found) > 1:
         keys = swept_keys(_labelled([config for config, _ in found], contents))
         entries = [dataclasses.replace(entry, keys=own) for own, (_, entry) in zip(keys, found, strict=True)]
@@ -92,8 +96,27 @@ def compare_finished(
         with hold_sweep(folder):
             written = write_comparison(folder.matching, comparison)
         _track(folder, command, comparison, written)
-    show(terminal_summary(lines, comparison) + "\n")
+    shorts = short_names(planned_runs)
+    lines = [dataclasses.replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
+    opened = files_text(_worth_opening(folder, lines, written))
+    show(f"{terminal_summary(lines, comparison)}\n\n{opened}\n")
     return [line.status for line in lines].count(DAMAGED)
+
+
+def _worth_opening(
+    folder: SweepFolder, lines: Sequence[RunLine], written: ComparisonFiles | None
+) -> dict[str, Path]:
+    """Files that a person opens next, by what they show."""
+    files = {}
+    if written is not None:
+        files = {
+            "matrix": written.matrix_figure,
+            "by key": written.keys_csv,
+            "pairs": written.pairs_csv,
+        }
+    files["runs"] = folder.runs_table
+    failed = [line.name for line in lines if line.status == "failed"]
+    return {**files, "a failed run": folder.run(failed[0]).log} if failed else files
 
 
 def _labelled(configs: Sequence[RunConfig], contents: Sequence[Mapping[str, str]]) -> list[RunConfig]:

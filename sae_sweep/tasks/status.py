@@ -12,7 +12,7 @@ from sae_sweep.config import SaeSweepError, typed
 from sae_sweep.launch.slurm import active_jobs
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
-from sae_sweep.report import describe_status
+from sae_sweep.report import describe_status, short_names
 from sae_sweep.store import (
     DAMAGED,
     RunFolder,
@@ -66,7 +66,10 @@ def progress(folder: SweepFolder, now: float) -> dict[str, Any]:
     except SaeSweepError as error:
         log.error("jobs are left out: %s", error)
         in_jobs = set()
-    runs = [_run(planned, folder.run(planned["name"]), now, in_jobs) for planned in plan["runs"]]
+    runs = [
+        {**_run(planned, folder.run(planned["name"]), now, in_jobs), "short": short}
+        for planned, short in zip(plan["runs"], short_names(plan["runs"]), strict=True)
+    ]
     states = [run["state"] for run in runs]
     return {
         "sweep": plan["sweep"],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sae_sweep.analysis import KeyContrast
-from sae_sweep.report import RunLine, terminal_summary
+from sae_sweep.report import RunLine, files_text, terminal_summary
 
 METRICS = {"explained_variance": 0.7234, "ce_recovered_zero": 0.951, "l0": 16.04, "alive": 75.0, "dead": 25.0}
 
@@ -163,3 +163,19 @@ def test_nothing_to_compare(monkeypatch):
     text = terminal_summary([RunLine("only", "failed", 1234)])
     assert row(text, "only") == ["only", "1.23k", "-", "-", "-", "-", "-", "failed"]
     assert "matched" not in text
+
+
+def test_short_names_stand_where_names_do_not_fit(comparison):
+    lines = [dataclasses.replace(run, short=f"short {i}") for i, run in enumerate(runs(comparison))]
+    assert "\nshort 2 " in terminal_summary(lines, comparison, width=75)
+    assert "short" not in terminal_summary(lines, comparison, width=140)
+
+
+def test_files_can_be_pasted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {"matrix": tmp_path / "my sweep" / "matrix.png", "a failed run": tmp_path / "train.log"}
+    assert files_text(files).splitlines() == [
+        "Files",
+        "  matrix        'my sweep/matrix.png'",
+        "  a failed run  train.log",
+    ]

@@ -111,6 +111,36 @@ def test_text_shows_ages_errors_and_totals(every_state: SweepFolder) -> None:
     assert text.splitlines()[-1] == "1 done, 1 running, 1 failed, 1 interrupted, 2 pending"
 
 
+def test_one_cause_is_said_once_with_short_names_and_a_path_that_can_be_pasted(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "a b")
+    names = [f"gpt2_L8_owt_topk_x16_k16_s{seed}" for seed in range(6)]
+    runs = [{"name": name, "id": f"id-{name}", "config": {"tokens": BUDGET}} for name in names]
+    write_json(folder.plan, {"sweep": "study", "runs": runs})
+    for name in names[:5]:
+        write_status(folder.run(name), "failed", 60, error="the text cannot be read")
+    write_status(folder.run(names[5]), "failed", 60, error="its loss is nan")
+    document = progress(folder, NOW)
+    assert [run["short"] for run in document["runs"]] == [f"s{seed}" for seed in range(6)]
+    text = describe_status(document, width=100)
+    assert "failed: s0, s1, s2 and 2 more: the text cannot be read\n" in text
+    assert text.count("the text cannot be read") == 1
+    assert "failed: s5: its loss is nan\n" in text
+    assert f"  see '{folder.run(names[0]).log}'\n" in text
+    assert text.splitlines()[0] == f"'{folder.root}'"
+    assert "gpt2" not in text.replace(str(folder.root), "").replace(names[0], "").replace(names[5], "")
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_seventy_three_runs_fit_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    folder = SweepFolder(tmp_path)
+    names = [f"gpt2-small_L{layer}_owt_topk_x16_k16_s{seed}" for layer in range(12) for seed in range(6)]
+    runs = [{"name": name, "id": "id", "config": {"tokens": 100_000_000}} for name in [*names, "last"]]
+    write_json(folder.plan, {"sweep": "study", "runs": runs})
+    lines = describe_status(progress(folder, NOW), width=width).splitlines()
+    assert len(lines) >= 73
+    assert all(len(line) <= width for line in lines[1:])
+
+
 def test_mixed_runs_are_marked_with_the_steps_of_the_changes(every_state: SweepFolder) -> None:
     changes = [
         {"step": 7, "attention": ["sdpa", "eager"], "kernels": ["triton", "cpu"]},
