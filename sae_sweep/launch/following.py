@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sae_sweep.config.swept import swept_keys
@@ -20,9 +20,21 @@ _LOOK_EVERY_S = 1.0
 class Following:
     """The progress of jobs, as long as they are open; the runs of one job are one group."""
 
-    def __init__(self, word: str, jobs: Mapping[str, Sequence[PlannedRun]]) -> None:
-        """Follow jobs; `word` is what one is called, `jobs` has the runs of each, by its id."""
+    def __init__(
+        self,
+        word: str,
+        jobs: Mapping[str, Sequence[PlannedRun]],
+        why_waiting: Callable[[Sequence[str]], str] = lambda ids: "",
+    ) -> None:
+        """Follow jobs.
+
+        Args:
+            word: what a job is called.
+            jobs: the runs of each, by its id.
+            why_waiting: says why jobs have not started; empty if nothing is known.
+        """
         self._word = word
+        self._why_waiting = why_waiting
         self._jobs = jobs
         self._labels = dict(zip(jobs, group_labels(list(jobs.values())), strict=True))
         self._shown: dict[str, Progress] = {}
@@ -40,7 +52,11 @@ class Following:
         waiting = [job for job in open_jobs if job in self._jobs and not self._look_at(job)]
         if waiting and not self._shown and time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
-            log.info("%d of %d %ss have not begun to train", len(waiting), len(open_jobs), self._word)
+            why = self._why_waiting(waiting)
+            log.info(
+                "%d of %d %ss have not begun to train%s",
+                *(len(waiting), len(open_jobs), self._word, f" ({why})" if why else ""),
+            )
 
     def close(self) -> None:
         for job in list(self._shown):

@@ -91,6 +91,10 @@ class Cluster(Protocol):
         """
         ...
 
+    def why_waiting(self, ids: Sequence[str]) -> str:
+        """Why jobs have not started, in the cluster's words; empty if nothing is known."""
+        ...
+
     def close(self) -> None:
         """Wait for the jobs' processes to end, once all runs are finished."""
 
@@ -194,7 +198,8 @@ class _Watch:
         self._ended_at: dict[str, float] = {}
         self._logged = {run.run_id for run in plan.runs if run not in unfinished(plan.runs)}
         jobs = {ticket.id: self._runs_of(ticket) for ticket in tickets}
-        self._following = Following(cluster.word, {job: runs for job, runs in jobs.items() if runs})
+        named = {job: runs for job, runs in jobs.items() if runs}
+        self._following = Following(cluster.word, named, cluster.why_waiting)
 
     def wait(self) -> None:
         try:

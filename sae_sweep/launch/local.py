@@ -65,6 +65,11 @@ class Local:
         self._start()
         return {job: how for job, how in self._ended.items() if job in ids}
 
+    def why_waiting(self, ids: Sequence[str]) -> str:
+        """Nothing: those without a free slot wait for one."""
+        del ids
+        return ""
+
     def close(self) -> None:
         for one in self._workers:
             _wait(one)

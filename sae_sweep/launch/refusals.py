@@ -1,4 +1,4 @@
-"""Which key of ours changes what SLURM refused."""
+"""Which key of ours changes what SLURM refused, or lets wait."""
 
 from sae_sweep.config import SlurmConfig
 
@@ -11,6 +11,11 @@ _KEYS = {
     "account": ("account",),
     "qos": ("qos",),
     "time limit": ("time_min",),
+    "timelimit": ("time_min",),
+    "badconstraints": ("cpus", "mem_gb", "gpus", "partition", "extra"),
+    "partitionconfig": ("cpus", "mem_gb", "gpus", "partition", "extra"),
+    "nodelimit": ("partition",),
+    "assoc": ("account",),
     "gres": ("gpus",),
     "generic resource": ("gpus",),
     "feature": ("extra",),
@@ -20,7 +25,7 @@ _KEYS = {
     "policy": ("time_min", "cpus", "mem_gb", "gpus", "qos"),
     "job array": ("array_parallelism",),
 }
-"""Keys of `launcher.slurm` by words of SLURM's messages."""
+"""Keys of `launcher.slurm` by words of SLURM's messages and of its reasons for which jobs wait."""
 _NO_SLURM = ("srun", "sbatch")
 """Programs without which this machine has no SLURM."""
 

@@ -102,6 +102,9 @@ class Slurm:
         self._silent = False
         return found
 
+    def why_waiting(self, ids: Sequence[str]) -> str:
+        return why_waiting(ids, self._config)
+
     def close(self) -> None:
         """Do nothing: SLURM jobs end by themselves."""
 
@@ -136,6 +139,21 @@ def ended(ids: Sequence[str]) -> Mapping[str, str]:
     states = _squeue(ids)
     found = {job: states.get(job, "no longer known to SLURM") for job in ids}
     return {job: state for job, state in found.items() if job not in states or state in _ENDED}
+
+
+def why_waiting(ids: Sequence[str], config: SlurmConfig) -> str:
+    """SLURM's reasons for which pending jobs wait, with the keys that have to do with them."""
+    command = ["squeue", "-h", "-r", "-t", "pending", "-j", ",".join(_arrays(ids)), "-o", "%i|%r"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    rows = [line.strip().split("|", 1) for line in done.stdout.splitlines() if "|" in line]
+    reasons = list(dict.fromkeys(reason for job, reason in rows if job in ids and reason != "None"))
+    hints = (remedy(reason, config) for reason in reasons)
+    return "; ".join(
+        [*([", ".join(reasons)] if reasons else []), *dict.fromkeys(hint for hint in hints if hint)]
+    )
 
 
 def _squeue(ids: Sequence[str]) -> dict[str, str]:

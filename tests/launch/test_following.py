@@ -84,6 +84,9 @@ def test_jobs_that_wait_are_counted_once_a_minute(
     monkeypatch.setattr(following, "LINE_EVERY_S", 0.0)
     jobs.look(["7_0", "7_1"])
     assert caplog.messages == ["2 of 2 SLURM jobs have not begun to train"]
+    why = Following("SLURM job", {"7_0": [plan.runs[0]]}, lambda ids: f"{ids[0]}: Priority")
+    why.look(["7_0"])
+    assert caplog.messages[-1] == "1 of 1 SLURM jobs have not begun to train (7_0: Priority)"
 
 
 def test_groups_are_called_by_what_tells_them_apart(plan: Plan) -> None:

@@ -43,6 +43,9 @@ class ScriptedCluster:
         self.looks += 1
         return self.script(self.looks)
 
+    def why_waiting(self, ids: Sequence[str]) -> str:
+        return ""
+
     def close(self) -> None:
         self.numbers.append(-1)
 

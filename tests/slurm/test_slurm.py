@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from sae_sweep.config import SlurmConfig
+from sae_sweep.launch.slurm import why_waiting
 from sae_sweep.saes import load_sae
 from tests.conftest import Cli
 from tests.slurm.cluster import Slurm, wait_for
@@ -171,15 +173,43 @@ def test_detached_then_waited_for_then_left(
     assert [run["tokens"] for run in progress(cli)["runs"]] == [409_600]
 
 
-def test_a_refusal_is_slurms_own_words(cli: Cli, slurm: Slurm, words: list[str]) -> None:
-    result = cli(*words, "launcher.slurm.partition=nowhere", "sweep=refused")
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("partition", "nowhere", "invalid partition"),
+        ("mem_gb", "1000000", "emory"),
+        ("gpus", "8", "gres"),
+        ("extra", "{constraint: a100}", "feature"),
+    ],
+)
+def test_a_refusal_is_slurms_own_words_and_the_key_that_changes_it(
+    cli: Cli, slurm: Slurm, words: list[str], key: str, value: str, why: str
+) -> None:
+    result = cli(*words, f"launcher.slurm.{key}={value}", "sweep=refused")
     assert result.code == 1
-    (line,) = [line for line in result.err.splitlines() if "partition" in line]
-    assert line.startswith("sae_sweep: SLURM took no job: invalid partition")
+    (line,) = [line for line in result.err.splitlines() if line.startswith("sae_sweep: ")]
+    assert line.startswith("sae_sweep: SLURM took no job: ")
+    assert re.search(why, line)
+    assert f"launcher.slurm.{key} (now " in line
     assert "Traceback" not in result.err
     (status,) = statuses(Path("multirun/refused")).values()
     assert status["state"] == "failed"
-    assert "nvalid partition" in status["error"]
+    assert f"sae_sweep: {status['error']}" == line
+
+
+def test_a_job_that_can_never_start_says_why_and_which_key(
+    cli: Cli, slurm: Slurm, words: list[str], tmp_path: Path
+) -> None:
+    assert cli(*words, "launcher.slurm.cpus=500", "sweep=never", "launcher.detach=true").code == 0
+    (ticket,) = tickets(Path("multirun/never"))
+    said = []
+
+    def why() -> bool:
+        said.append(why_waiting([ticket["id"]], SlurmConfig(cpus=500)))
+        return "launcher.slurm.cpus (now 500)" in said[-1]
+
+    wait_for(why, "SLURM's reason", lambda: f"{said[-1]} {slurm('squeue')}", seconds=30)
+    slurm("scancel", ticket["id"])
 
 
 def test_a_cancelled_job_has_saved_what_it_had(cli: Cli, slurm: Slurm, words: list[str]) -> None:
