@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow
 
 from sae_sweep.config import SaeSweepError
+from sae_sweep.config.pasted import override
 from sae_sweep.report.parquet import read_parquet
 from sae_sweep.report.runs_table import runs_table
 from sae_sweep.report.shortened import short_names
@@ -81,7 +82,7 @@ class Sweep:
         Raises:
             SaeSweepError: if the sweep was not compared yet, or the file is damaged.
         """
-        remedy = f"compare the finished runs with task=match sweep={self.path.name}"
+        remedy = f"compare the finished runs with task=match {override('sweep', self.path.name)}"
         return _shown(read_parquet(self._folder.matching / "pairs.parquet", None, remedy))
 
     def history(self, name: str) -> Any:

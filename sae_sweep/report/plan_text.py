@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_sweep.report.formatting import TextTable, count, flop, gib, hours
+from sae_sweep.report.formatting import TextTable, count, flop, gib, hours, short_labels
 
 _UNKNOWN = "not known"
 _WIDEST = 200
@@ -47,6 +47,8 @@ def _table(members: Sequence[Mapping[str, Any]], width: int) -> list[str]:
         d_sae = "-" if run["d_sae"] is None else f"{run['d_sae']:,}"
         grids = [", ".join(run["grids"]) or "-"] if asked else []
         table.add([run["name"], run["id"], d_sae, count(run["tokens"]), *grids])
+    if table.width > width and len(members) > 1:
+        table.rename(short_labels([run["name"] for run in members]))
     return table.lines(width, drop=(4, 2) if asked else (2,))
 
 

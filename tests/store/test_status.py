@@ -144,6 +144,19 @@ def test_a_damaged_run_is_left_out_and_counted(run: PlannedRun, caplog: pytest.L
     assert run.folder.status.read_text() == "{"
 
 
+def test_what_failed_for_one_cause_is_one_line(run: PlannedRun, caplog: pytest.LogCaptureFixture) -> None:
+    folders = [RunFolder(run.folder.root.parent / f"a run {number}") for number in range(5)]
+    runs = [dataclasses.replace(run, name=folder.root.name, folder=folder) for folder in folders]
+    for one in runs[:4]:
+        set_state(one, "failed", error="the disk is full")
+    set_state(runs[4], "failed", error="its loss is nan")
+    assert report_failed(runs) == 5
+    assert caplog.messages == [
+        f"failed: a run 0, a run 1, a run 2 and 1 more (see '{folders[0].log}')",
+        f"failed: a run 4 (see '{folders[4].log}')",
+    ]
+
+
 def test_a_status_that_is_damaged_while_its_run_trains_is_written_again(
     run: PlannedRun, caplog: pytest.LogCaptureFixture
 ) -> None:

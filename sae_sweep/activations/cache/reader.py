@@ -19,6 +19,7 @@ from sae_sweep.activations.stream import (
     check_position,
 )
 from sae_sweep.config import SaeSweepError
+from sae_sweep.config.pasted import override
 
 _Parts = dict[str, tuple[Tensor, ...]]
 """Batches of a shard by part: each layer, and the token ids."""
@@ -83,7 +84,7 @@ class CachedStream:
         if self._start_of(number)["sequences"] != json.loads(json.dumps(position["sequences"])):
             raise SaeSweepError(
                 f"{self._folder.root}: step {position['step']} of the checkpoint lies elsewhere in the text; "
-                f"remove the stream with `task=cache action=remove stream={self._folder.name}`"
+                f"remove the stream with `task=cache action=remove {override('stream', self._folder.name)}`"
             )
         self._step, self._number, self._batch = position["step"], number, position["batch"]
         self._shard = None

@@ -27,6 +27,7 @@ from sae_sweep.activations.cache.shards import read_part, write_part
 from sae_sweep.activations.device import dtype_name
 from sae_sweep.activations.stream import ActivationStream, Buffer
 from sae_sweep.config import SaeSweepError
+from sae_sweep.config.pasted import override
 from sae_sweep.store import Lease, disk_errors
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ class _Writer:
         if buffer is None or buffer.steps != shard.steps or not self._same_tokens(shard, buffer):
             raise SaeSweepError(
                 f"{self._folder.root}: the text no longer gives what was cached in shard {shard.number}; "
-                f"remove the stream with `task=cache action=remove stream={self._folder.name}`"
+                f"remove the stream with `task=cache action=remove {override('stream', self._folder.name)}`"
             )
         files = {**shard.files, **self._write(shard.number, parts, buffer)}
         shards = list(self._manifest.shards)
