@@ -18,16 +18,23 @@ _ONLY_IN_FILES = "only_in_files"
 """Attribute of records that the terminal does not show."""
 _reader_left = False
 _current_run: ContextVar[str | None] = ContextVar("current_run", default=None)
+_on_terminal: ContextVar[bool] = ContextVar("on_terminal", default=True)
 
 
 @contextmanager
-def only_for(run: str) -> Iterator[None]:
-    """Send lines logged inside to this run's log only; other lines go to every open log."""
-    token = _current_run.set(run)
+def only_for(run: str, *, on_terminal: bool = True) -> Iterator[None]:
+    """Send lines logged inside to this run's log only; other lines go to every open log.
+
+    Args:
+        run: name of the run.
+        on_terminal: whether the terminal shows them, too; it need not if the same was said of all runs.
+    """
+    token, shown = _current_run.set(run), _on_terminal.set(on_terminal)
     try:
         yield
     finally:
         _current_run.reset(token)
+        _on_terminal.reset(shown)
 
 
 def write_traceback(error: BaseException) -> None:
@@ -45,7 +52,7 @@ def log_to_terminal() -> None:
     _open_closed_streams()
     handler = _Terminal(sys.stderr)
     handler.setFormatter(_Lines("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    handler.addFilter(lambda record: not hasattr(record, _ONLY_IN_FILES))
+    handler.addFilter(lambda record: _on_terminal.get() and not hasattr(record, _ONLY_IN_FILES))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.raiseExceptions = False  # handlers of libraries, on a stream that was closed

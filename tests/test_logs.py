@@ -56,6 +56,23 @@ def test_a_line_goes_to_its_run_only(tmp_path: Path) -> None:
     assert [(tmp_path / f"{name}.log").read_text().count("\n") for name in "ab"] == [2, 1]
 
 
+def test_what_was_said_of_all_runs_is_in_each_log_and_not_again_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to_terminal()
+    with log_to_files([(name, tmp_path / f"{name}.log") for name in "ab"]):
+        log.error("the text ends")
+        for name in "ab":
+            with only_for(name, on_terminal=False):
+                log.error("%s: the text ends", name)
+        log.error("after")
+    assert [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()] == [
+        "the text ends",
+        "after",
+    ]
+    assert (tmp_path / "a.log").read_text().count("the text ends") == 2
+
+
 @pytest.mark.parametrize(
     ("obstacle", "why"),
     [
@@ -155,7 +172,7 @@ def test_streams_that_cannot_be_written(redirections: str, code: int, shown: str
 
 @pytest.mark.parametrize("words", ["--help", "task=status sweep=mine", "--hydra-help"])
 def test_a_command_that_is_not_read_to_its_end_exits_as_after_sigpipe(tmp_path: Path, words: str) -> None:
-    runs = [{"name": f"run{number}", "id": "id", "config": {"tokens": 1}} for number in range(5000)]
+    runs = [{"name": f"run{number}", "id": "id", "config": {"tokens": 1}} for number in range(2)]
     (tmp_path / "multirun" / "mine").mkdir(parents=True)
     (tmp_path / "multirun" / "mine" / "plan.json").write_text(json.dumps({"sweep": "mine", "runs": runs}))
     command = f"{sys.executable} -m sae_sweep {words} | true; echo ${{PIPESTATUS[0]}}"

@@ -244,20 +244,24 @@ class _Watch:
                     f"{pasted(ticket.log)}",
                 )
                 del self._open[ticket.id]
-        for run in runs:
-            self._log_finished(run)
+        self._log_finished(runs)
         if not unfinished(runs):
             self._open.pop(ticket.id, None)
 
-    def _log_finished(self, run: PlannedRun) -> None:
-        if run.run_id in self._logged or state(run.folder) == DAMAGED or unfinished([run]):
-            return
-        self._logged.add(run.run_id)
-        status = read_status(run.folder)
-        if status.state == "done":
-            log.info("%s: done (%d of %d)", run.name, len(self._logged), len(self._runs))
-        else:
-            log.error("%s: %s", run.name, status.error)
+    def _log_finished(self, runs: Sequence[PlannedRun]) -> None:
+        """Log each run that is done, and what others failed for, once for all that one cause ended."""
+        causes: dict[str | None, list[str]] = {}
+        for run in runs:
+            if run.run_id in self._logged or state(run.folder) == DAMAGED or unfinished([run]):
+                continue
+            self._logged.add(run.run_id)
+            status = read_status(run.folder)
+            if status.state == "done":
+                log.info("%s: done (%d of %d)", run.name, len(self._logged), len(self._runs))
+            else:
+                causes.setdefault(status.error, []).append(run.name)
+        for error, names in causes.items():
+            log.error("%s: %s", ", ".join(names), error)
 
 
 def mark_lost(runs: Sequence[PlannedRun], why: str) -> None:

@@ -91,10 +91,13 @@ class GroupModule(LightningModule):
             self._on_finished(outcome)
 
     def fail(self, error: Exception, line: str, layer: int | None = None) -> None:
-        """Fail the active members of a layer, or all active members if `layer` is None."""
+        """Fail the active members of a layer, or all active members if `layer` is None.
+
+        The caller has said why; the line of each of several members goes to its log only.
+        """
         concerned = [t for t in self.active if layer in (None, t.member.run.config.layer)]
         for trainee in concerned:
-            with logs.only_for(trainee.member.run.name):
+            with logs.only_for(trainee.member.run.name, on_terminal=len(concerned) == 1):
                 log_traceback(error)
                 trainee.fail(line)
             self.retire(trainee)

@@ -84,12 +84,15 @@ def test_results_come_from_the_runs_own_files(
     assert f"{plan.runs[1].name}: its loss is nan" in caplog.text
 
 
-def test_a_job_that_ends_without_a_result_is_lost(plan: Plan, cluster: ScriptedCluster) -> None:
+def test_a_job_that_ends_without_a_result_is_lost_which_is_said_once(
+    plan: Plan, cluster: ScriptedCluster, caplog: pytest.LogCaptureFixture
+) -> None:
     cluster.script = lambda look: {"job0": "OUT_OF_MEMORY"}
     assert train(plan, cluster) == 2
-    for run in plan.runs:
-        error = read_status(run.folder).error
-        assert error == "job job0 ended (OUT_OF_MEMORY) before this run: see 0.log"
+    why = "job job0 ended (OUT_OF_MEMORY) before this run: see 0.log"
+    assert [read_status(run.folder).error for run in plan.runs] == [why, why]
+    assert caplog.text.count(why) == 1
+    assert f"{plan.runs[0].name}, {plan.runs[1].name}: {why}" in caplog.text
 
 
 def test_a_job_that_a_signal_stopped_is_not_lost(
