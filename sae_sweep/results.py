@@ -28,7 +28,7 @@ def open_sweep(path: Path | str) -> "Sweep":
     Raises:
         SaeSweepError: if there is no sweep, naming those that are below it.
     """
-    root = Path(path).expanduser()
+    root = Path(path).expanduser().absolute()
     if not (root / "plan.json").is_file():
         there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json")))
         hint = f"; below it there is {there}" if there else ""

@@ -9,6 +9,7 @@ from sae_sweep.activations import pick_device
 from sae_sweep.config import CommandConfig, SaeSweepError
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
+from sae_sweep.report import files_text
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
 from sae_sweep.study.answers import OWN_STARTS, SHARED_STARTS, Answer, dataset_or_seed
 from sae_sweep.study.config import StudyCommand
@@ -138,9 +139,12 @@ def _summary(
         for text in (table1_markdown(part.tables, part.setup), table2_markdown(part.tables, part.setup))
     ]
     texts.append(answers_markdown(answers, parts[0].tables))
-    texts.append(
-        "\n".join([*_weakest(found.runs), f"Tables and figures: {folder.tables}, {folder.figures}", ""])
-    )
+    files = {
+        "tables": folder.tables,
+        "figures": folder.figures,
+        "table 1": parts[0].files.table1_figure,
+    }
+    texts.append("\n".join([*_weakest(found.runs), "", files_text(files), ""]))
     return "\n".join(texts)
 
 
@@ -174,6 +178,7 @@ def _track(
         files = part.files
         for path in (files.table1_figure, files.table2_figure, files.figure13_figure, files.figure1):
             sink.image(f"{prefix}figures/{path.stem}", path)
-    differences = {f"dataset_minus_seed/{one.way}, {one.where}": one.difference for one in answers}
+    trained = [one for one in answers if not one.undertrained]
+    differences = {f"dataset_minus_seed/{one.way}, {one.where}": one.difference for one in trained}
     sink.summary({name: value for name, value in differences.items() if value is not None})
     sink.finish()
