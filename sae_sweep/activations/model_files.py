@@ -43,7 +43,7 @@ def download(model: ModelConfig) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    revision = model.revision or "main"
+    revision = model.hub_revision
     try:
         folder = Path(snapshot_download(model.path, revision=revision, allow_patterns=_DOWNLOADED))
         if not any(folder.glob("*.safetensors")):
@@ -69,7 +69,7 @@ def weights_fingerprint(model: ModelConfig) -> str:
     """
     path = local_path(model)
     if path is None:
-        return f"{model.path}@{model.revision or 'main'}"
+        return f"{model.path}@{model.hub_revision}"
     whole = hashlib.sha256()
     try:
         files = sorted(filter(_is_hashed, path.iterdir())) if path.is_dir() else [path]

@@ -20,14 +20,18 @@ class KnownModel(NamedTuple):
     d_model: int
     block_parameters: int
     """Weights in the matrices of one block."""
+    revision: str | None
+    """Commit on the hub that is read unless `model.revision` names another; None if it is not there."""
 
 
 KNOWN_MODELS = {
-    "gpt2": KnownModel("gpt2-small", 12, 768, 12 * 768**2),
-    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128, 12 * 128**2),
-    # 9 heads of 64 share 3 keys and values; a gated MLP of 1,536
+    "gpt2": KnownModel("gpt2-small", 12, 768, 12 * 768**2, "607a30d783dfa663caf39e06633721c8d4cfcd7e"),
+    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128, 12 * 128**2, None),
     "HuggingFaceTB/SmolLM2-135M": KnownModel(
-        "smollm2-135m", 30, 576, 2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536
+        *("smollm2-135m", 30, 576),
+        # 9 heads of 64 share 3 keys and values; a gated MLP of 1,536
+        block_parameters=2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536,
+        revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
     ),
 }
 
@@ -41,7 +45,8 @@ class ModelConfig:
     name: str | None = None
     """Label in run names and tables; null: that of the model in `conf/model`, else the end of the path."""
     revision: str | None = None
-    """Commit, tag or branch on the hub; pin it so that a run can be repeated."""
+    """Commit, tag or branch on the hub; pin it so that a run can be repeated. null: the commit that a model
+    in `conf/model` is pinned to, else `main`."""
     dtype: str = "auto"
     """Dtype of the LM; auto: bfloat16 where the training machine is fast at it (on SLURM: in jobs with GPUs),
     else float32; always float32 with numerics=study."""
@@ -53,6 +58,12 @@ class ModelConfig:
         if self.path in KNOWN_MODELS:
             return KNOWN_MODELS[self.path].name
         return made_plain(Path(self.path).stem) or "model"
+
+    @property
+    def hub_revision(self) -> str:
+        """Commit, tag or branch of a model on the hub."""
+        known = KNOWN_MODELS.get(self.path)
+        return self.revision or (known and known.revision) or "main"
 
     @property
     def shape(self) -> tuple[int, int] | None:
