@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from sae_sweep.config import ModelConfig, SaeSweepError, first_line
+from sae_sweep.config import ModelConfig, SaeSweepError, expanded, first_line
 from sae_sweep.store import regular
 
 BUNDLED = "bundled:"
@@ -26,7 +26,7 @@ def local_path(model: ModelConfig) -> Path | None:
             return folder
         have = ", ".join(sorted(BUNDLED + path.name for path in ASSETS.glob("*/"))) or "none"
         raise SaeSweepError(f"model.path={model.path}: no such bundled model; there is {have}")
-    path = Path(model.path).expanduser()
+    path = expanded(model.path)
     if path.exists():
         return path
     if path.suffix == ".gguf" or path.is_absolute() or model.path.startswith((".", "~")):

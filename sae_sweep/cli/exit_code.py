@@ -8,6 +8,7 @@ from sae_sweep.cli import app
 from sae_sweep.cli.sweeper import TaskError
 from sae_sweep.config import ConfigError, SaeSweepError, first_line
 from sae_sweep.signals import Interrupted
+from sae_sweep.store.home import provide_home
 
 USAGE_ERROR = 2
 
@@ -19,6 +20,7 @@ def exit_code() -> int:
         0 (all done), 1 (a run failed), 2 (usage or config error), or 128 + the signal that stopped it.
     """
     logs.log_to_terminal()
+    provide_home()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
     try:

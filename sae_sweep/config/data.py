@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sae_sweep.config.checks import INT32, INT64, Limit, count, number, number_problems, one_of
+from sae_sweep.config.folders import expanded, known_home
 from sae_sweep.config.names import made_plain, plain_name
 from sae_sweep.config.shape import ModelShape, read_shape, shape_problem
 
@@ -78,13 +79,14 @@ class ModelConfig:
 
     @property
     def _known(self) -> KnownModel | ModelShape | None:
-        return KNOWN_MODELS.get(self.path) or read_shape(Path(self.path).expanduser())
+        return KNOWN_MODELS.get(self.path) or read_shape(expanded(self.path))
 
     def problems(self) -> list[str]:
         found: list[str] = []
         plain_name(found, "model.name", self.name)
         one_of(found, "model.dtype", self.dtype, LM_DTYPES)
-        if problem := shape_problem(Path(self.path).expanduser()):
+        known_home(found, "model.path", self.path)
+        if problem := shape_problem(expanded(self.path)):
             found.append(f"model.path={self.path}: {problem}")
         return found
 
@@ -151,6 +153,7 @@ class FilesDataset(DatasetConfig):
         found = super().problems()
         if not self.path:
             found.append("dataset.path is empty: give a file, a folder or a glob of .txt, .jsonl or .parquet")
+        known_home(found, "dataset.path", self.path)
         return found
 
 

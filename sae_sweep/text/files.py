@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_sweep.config import FilesDataset, SaeSweepError, first_line
+from sae_sweep.config import FilesDataset, SaeSweepError, expanded, first_line
 from sae_sweep.store import unreadable
 from sae_sweep.text.source import Place, TextSource, text_number
 
@@ -121,7 +121,7 @@ def find_files(pattern: str) -> list[Path]:
     Raises:
         SaeSweepError: if there are none, or `pattern` is a single file of another kind.
     """
-    path = Path(pattern).expanduser()
+    path = expanded(pattern)
     known = ", ".join(SUFFIXES)
     if path.is_file():
         found = [path]
