@@ -67,12 +67,15 @@ class Lease:
         Raises:
             SaeSweepError: if the folder cannot be written.
         """
+        free = not self.marker.exists()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lease.acquire(timeout_s, cancel_check=self._remove_dead)
         except Timeout:
             return False
         except OSError as error:
+            if free:
+                self._remove_unsigned()
             raise disk_error(self._folder, error) from error
         return True
 
@@ -98,6 +101,12 @@ class Lease:
                 f"{self._folder} is now written by {self.owner or 'nobody'}: this process did not run for "
                 f"more than {DEAD_AFTER_S:g} s; launch the same command again"
             )
+
+    def _remove_unsigned(self) -> None:
+        """Remove the marker that a full disk kept this process from signing; filelock needs room for that."""
+        with suppress(OSError):
+            if self.marker.stat().st_size == 0:
+                self.marker.unlink()
 
     def _remove_dead(self) -> bool:
         """Remove a dead owner's marker, which filelock cannot do on NFS; False, so that `acquire` goes on."""

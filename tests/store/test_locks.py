@@ -456,6 +456,22 @@ def test_of_commands_that_start_together_one_goes_first(tmp_path: Path) -> None:
     assert [process.wait(60) for process in processes] == [0] * 4
 
 
+def test_a_full_disk_leaves_no_marker_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """filelock removes its own only if there is room for another name."""
+
+    def acquire(lease: SoftFileLease, *_, **__) -> None:
+        Path(lease.lock_file).touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lease = Lease(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(SoftFileLease, "acquire", acquire)
+        with pytest.raises(SaeSweepError, match=r"no disk space left to write .*stream: free some"):
+            lease.acquire()
+    assert not lease.marker.exists()
+    assert lease.acquire()
+
+
 @pytest.mark.parametrize(
     ("limits", "runs", "after"),
     [((256, 4096), 73, (256, 4096)), ((256, 4096), 1000, (1096, 4096)), ((256, -1), 5000, (5096, -1))],
