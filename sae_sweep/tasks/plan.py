@@ -16,6 +16,7 @@ from sae_sweep.plan.cost import (
     plan_cost,
     sae_shape,
 )
+from sae_sweep.plan.room import lacking, room
 from sae_sweep.plan.throughput import given, measure
 from sae_sweep.report import describe_plan
 from sae_sweep.store import PlannedRun
@@ -51,7 +52,9 @@ def describe(plan: Plan) -> dict[str, Any]:
         "runs": [_run(run) for run in plan.runs],
         "groups": [_group(group) for group in cost.groups],
         "cost": {**_totals(cost), "throughput": throughput.source, "cache_dtype": _dtypes(plan)},
+        "room": room(plan)._asdict(),
         "notes": [*_NOTES, *_model_notes(plan)],
+        "lacking": lacking(plan, plan.runs),
     }
 
 

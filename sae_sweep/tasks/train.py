@@ -5,6 +5,7 @@ import dataclasses
 from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_fallbacks, log_lm_use
 from sae_sweep.plan import Request, make_plan
+from sae_sweep.plan.room import refuse_without_room
 from sae_sweep.signals import at_once, stop_signals
 from sae_sweep.store import readable, report_failed, report_unfinished, state
 
@@ -27,6 +28,8 @@ def train(request: Request) -> int:
     with stop_signals() as stop:
         waiting = [run for run in plan.runs if state(run.folder) != "done"]
         with at_once():  # imports torch
+            if request.launch is None:
+                refuse_without_room(plan, waiting)
             launcher = open_launcher(request)
         if not launcher.train(plan, stop):
             return len(damaged)
