@@ -116,16 +116,16 @@ class EmbeddedDataset(DatasetConfig):
 
 @dataclass(frozen=True)
 class HubDataset(DatasetConfig):
-    """Parquet files on the Hugging Face hub, streamed without running scripts."""
+    """Parquet or lines of JSON on the Hugging Face hub, streamed without running scripts."""
 
     path: str = ""
     """Repository id on the hub."""
     revision: str = ""
     """Commit or branch of the repository; pinned so that a run can be repeated."""
     files: str = ""
-    """Glob of the Parquet files inside the repository at that revision."""
+    """Glob of the files inside the repository at that revision: .parquet, .jsonl, .jsonl.gz or .jsonl.zst."""
     text_key: str = "text"
-    """Column that holds the text."""
+    """Column, or key of each line, that holds the text."""
     held_out_every: int = number(50, least=2, most=_RAREST_HELD_OUT)
     """One document in so many, chosen by its text, is held out of training and used for evaluation."""
 
