@@ -20,10 +20,10 @@ def exit_code() -> int:
         0 (all done), 1 (a run failed), 2 (usage or config error), or 128 + the signal that stopped it.
     """
     logs.log_to_terminal()
-    provide_home()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
     try:
+        provide_home()
         app.run()
     except ConfigError as error:
         return _print_problems(error.problems, USAGE_ERROR)
