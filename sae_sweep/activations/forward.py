@@ -285,7 +285,7 @@ def _eager(bridge: Any, why: str) -> Forward:
 
 
 def _unusable(error: Exception) -> str:
-    return f"the transformers model cannot be used ({first_line(error)})"
+    return f"the transformers model cannot be used ({first_line(error).split('. ')[0]})"
 
 
 def _probe(bridge: Any, tokenizer: TextTokenizer) -> Int[Tensor, "b s"]:

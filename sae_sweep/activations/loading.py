@@ -123,10 +123,12 @@ def _bridge_as_loaded(network: Any) -> None:
 
 
 def _families() -> str:
-    """Families of models that both libraries know, as config.json spells them: gemma3_text is of gemma."""
+    """Families of models that both libraries know: gemma stands for gemma3_text, gpt for gpt2 and gptj."""
     kinds = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
-    known = [model_type for model_type, kind in kinds if kind in SUPPORTED_ARCHITECTURES]
-    return ", ".join(sorted({re.split(r"[\d_-]", model_type)[0] for model_type in known}))
+    known = {re.split(r"[\d_-]", name)[0] for name, kind in kinds if kind in SUPPORTED_ARCHITECTURES}
+    return ", ".join(
+        name for name in sorted(known) if not any(name[:end] in known for end in range(3, len(name)))
+    )
 
 
 def _refuse_other_weights(found: Mapping[str, Any], n_layers: float) -> None:
@@ -159,7 +161,9 @@ def _load_errors(model: ModelConfig) -> Iterator[None]:
     except Exception as error:  # each format and library reports a damaged file in its own way
         why = first_line(error)
         if "ignore_mismatched_sizes" in why:
-            why = "its weights have other sizes than its config.json says"
+            why = "its weights have other sizes than its config says"
+        if unknown := re.match(r"Unrecognized configuration class <class '[\w.]*\.(\w+)'>", why):
+            why = f"a model of {unknown[1]} does not predict the next token"
         raise SaeSweepError(f"cannot load model.path={model.path}: {why}") from error
 
 
