@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sae_sweep.config import ConfigError, RunConfig
+from sae_sweep.config import ConfigError, RunConfig, SaeSweepError
 from sae_sweep.plan.plan import Plan
 from sae_sweep.store import PlannedRun
 from sae_sweep.store.machine import free_disk, machine_memory
@@ -50,31 +50,27 @@ def room(plan: Plan) -> Room:
 
 
 def lacking(plan: Plan, waiting: Sequence[PlannedRun]) -> list[str]:
-    """A line for each size of SAE that this machine can never hold, and one if the results exceed its disk.
+    """Lines for what this machine does not have: memory for an SAE of some size, disk for the weights.
 
     Args:
         plan: the plan.
         waiting: its runs that are not done yet.
     """
-    too_large = [] if _on_other_machines(plan) else [_memory_problem(run.config) for run in waiting]
-    results = _sum(_weights(run.config, _FLOAT) for run in waiting) or 0
-    free = free_disk(plan.folder.root)
-    if results > free:
-        too_large.append(
-            f"the weights of {len(waiting)} runs need {_gib(results)} in {plan.folder.root}, and "
-            f"{_gib(free)} are free: free some, set paths.output elsewhere, or lower dictionary"
-        )
-    return list(dict.fromkeys(line for line in too_large if line))
+    disk = _disk_problem(plan, waiting)
+    return [*_memory_problems(plan, waiting), *([disk] if disk else [])]
 
 
 def refuse_without_room(plan: Plan, waiting: Sequence[PlannedRun]) -> None:
     """Refuse what cannot be trained here before anything loads; warn if checkpoints may fill the disk.
 
     Raises:
-        ConfigError: with the lines of `lacking`.
+        ConfigError: with the lines of `lacking`, if this machine can never hold some SAE.
+        SaeSweepError: if the disk alone is too small now.
     """
-    if problems := lacking(plan, waiting):
-        raise ConfigError(problems)
+    if _memory_problems(plan, waiting):
+        raise ConfigError(lacking(plan, waiting))
+    if disk := _disk_problem(plan, waiting):
+        raise SaeSweepError(disk)
     groups = [[run for run in group if run in waiting] for group in plan.groups()]
     results = _sum(_weights(run.config, _FLOAT) for run in waiting) or 0
     checkpoints = _most(_sum(_weights(run.config, 2 * _CHECKPOINT) for run in group) for group in groups) or 0
@@ -82,8 +78,25 @@ def refuse_without_room(plan: Plan, waiting: Sequence[PlannedRun]) -> None:
         log.warning(
             "%s has %s free: weights take %s, and checkpoints up to %s for a while (the fewest with "
             "launcher.max_group=1); where the disk is full, runs stop, and the same command goes on",
-            *(plan.folder.root, _gib(free), _gib(results), _gib(checkpoints)),
+            *(plan.folder.root, _size(free), _size(results), _size(checkpoints)),
         )
+
+
+def _memory_problems(plan: Plan, waiting: Sequence[PlannedRun]) -> list[str]:
+    """A line for each size of SAE that this machine can never hold."""
+    lines = [] if _on_other_machines(plan) else [_memory_problem(run.config) for run in waiting]
+    return list(dict.fromkeys(line for line in lines if line))
+
+
+def _disk_problem(plan: Plan, waiting: Sequence[PlannedRun]) -> str | None:
+    results, free = _sum(_weights(run.config, _FLOAT) for run in waiting) or 0, free_disk(plan.folder.root)
+    if results <= free:
+        return None
+    return (
+        f"no disk space left for the weights of {len(waiting)} runs, {_size(results)}, in "
+        f"{plan.folder.root}, where {_size(free)} are free: free some, set paths.output to another disk, or "
+        "lower dictionary"
+    )
 
 
 def memory_bytes(config: RunConfig) -> int | None:
@@ -105,7 +118,7 @@ def _memory_problem(config: RunConfig) -> str | None:
         return None
     return (
         f"dictionary={config.dictionary} on {config.model.label}: an SAE with its optimiser and activations "
-        f"needs at least {_gib(needed)} of memory, and this machine has {_gib(have)}: lower dictionary or "
+        f"needs at least {_size(needed)} of memory, and this machine has {_size(have)}: lower dictionary or "
         "activations.buffer_tokens"
     )
 
@@ -136,5 +149,9 @@ def _most(sizes: Iterable[int | None]) -> int | None:
     return None if None in each else max((size or 0 for size in each), default=0)
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def _size(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.3g} TiB"

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import CommandConfig, ConfigError, LauncherConfig, ModelConfig, RunConfig
+from sae_sweep.config import (
+    CommandConfig,
+    ConfigError,
+    LauncherConfig,
+    ModelConfig,
+    RunConfig,
+    SaeSweepError,
+)
 from sae_sweep.plan import Plan, room
 from sae_sweep.plan.room import lacking, memory_bytes, refuse_without_room
 from sae_sweep.store import PlannedRun, RunFolder, SweepFolder
@@ -61,16 +68,26 @@ def test_what_can_never_fit_is_refused_all_at_once() -> None:
     assert memory.startswith(
         "dictionary=2048 on gpt2-small: an SAE with its optimiser and activations needs at"
     )
-    assert memory.endswith("this machine has 3.00 GiB: lower dictionary or activations.buffer_tokens")
-    assert disk.startswith("the weights of 3 runs need 18.0")
-    assert "and 1.00 GiB are free: free some, set paths.output elsewhere, or lower dictionary" in disk
+    assert memory.endswith("this machine has 3 GiB: lower dictionary or activations.buffer_tokens")
+    assert disk.startswith(
+        "no disk space left for the weights of 3 runs, 18 GiB, in multirun/x, where 1 GiB are"
+    )
+
+
+def test_a_disk_that_is_too_small_is_no_mistake_in_the_config() -> None:
+    many = make_plan(*(config(seed=seed) for seed in range(20)))
+    with pytest.raises(
+        SaeSweepError, match=r"no disk space left for the weights of 20 runs, 1.41 GiB"
+    ) as caught:
+        refuse_without_room(many, many.runs)
+    assert not isinstance(caught.value, ConfigError)
 
 
 def test_done_runs_need_no_room_and_slurm_s_nodes_are_not_asked() -> None:
     large = make_plan(config(dictionary=2048), config(dictionary=2))
     refuse_without_room(large, large.runs[1:])
     (problem,) = lacking(make_plan(config(dictionary=2048), launcher="slurm"), large.runs[:1])
-    assert problem.startswith("the weights of 1 runs need")
+    assert problem.startswith("no disk space left for the weights of 1 runs")
 
 
 def test_checkpoints_that_may_fill_the_disk_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -78,4 +95,4 @@ def test_checkpoints_that_may_fill_the_disk_are_a_warning(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         refuse_without_room(many, many.runs)
     (message,) = caplog.messages
-    assert "weights take 0.28 GiB, and checkpoints up to 1.69 GiB for a while" in message
+    assert "weights take 288 MiB, and checkpoints up to 1.69 GiB for a while" in message
