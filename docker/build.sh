@@ -41,7 +41,7 @@ build_image() {
     options+=(--volume "$(realpath "$SSL_CERT_FILE"):/ca.pem:ro" --volume "$WORK/pip.conf:/etc/pip.conf:ro")
   fi
   buildah build --isolation chroot --format docker --layers --file docker/Dockerfile \
-    --ignorefile docker/Dockerfile.dockerignore --target "$target" --tag "$image" "${options[@]}" .
+    --target "$target" --tag "$image" "${options[@]}" .
 }
 
 # Runs the command in the image as a user whom its /etc/passwd lacks

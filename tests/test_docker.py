@@ -13,7 +13,7 @@ DOCKER = ROOT / "docker"
 
 
 def test_the_dockerfile_copies_what_its_context_has() -> None:
-    ignored = (DOCKER / "Dockerfile.dockerignore").read_text().split()
+    ignored = (ROOT / ".dockerignore").read_text().split()
     assert ignored[0] == "*"
     shown = [line[1:] for line in ignored if line.startswith("!")]
     assert all((ROOT / name).exists() for name in shown)
