@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import SaeSweepError, expanded
 from sae_sweep.config.pasted import override
 from sae_sweep.report.parquet import read_parquet
 from sae_sweep.report.runs_table import runs_table
@@ -28,7 +28,7 @@ def open_sweep(path: Path | str) -> "Sweep":
     Raises:
         SaeSweepError: if there is no sweep, naming those that are below it.
     """
-    root = Path(path).expanduser().absolute()
+    root = expanded(str(path)).absolute()
     if not (root / "plan.json").is_file():
         there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json")))
         hint = f"; below it there is {there}" if there else ""

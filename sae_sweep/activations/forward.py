@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
@@ -268,7 +268,10 @@ def choose_forward(
         return BridgeForward(bridge)
     try:
         sdpa = SdpaForward(network, bridge.adapter.component_mapping["blocks"].name)
-        difference = _difference(BridgeForward(bridge), sdpa, _probe(bridge, tokenizer), bridge.cfg.n_layers)
+        tokens = _probe(bridge, tokenizer)
+        difference = _difference(
+            BridgeForward(bridge), sdpa, tokens, _masked(tokens, tokenizer), bridge.cfg.n_layers
+        )
     except Exception as error:  # each architecture fails in its own way; the bridge runs all of them
         return _eager(bridge, _unusable(error))
     if difference <= TOLERANCE[dtype]:
@@ -282,7 +285,7 @@ def _eager(bridge: Any, why: str) -> Forward:
 
 
 def _unusable(error: Exception) -> str:
-    return f"the transformers model cannot be used ({first_line(error)})"
+    return f"the transformers model cannot be used ({first_line(error).split('. ')[0]})"
 
 
 def _probe(bridge: Any, tokenizer: TextTokenizer) -> Int[Tensor, "b s"]:
@@ -295,15 +298,30 @@ def _probe(bridge: Any, tokenizer: TextTokenizer) -> Int[Tensor, "b s"]:
     return tokens.to(bridge.cfg.device)
 
 
-def _difference(one: Forward, other: Forward, tokens: Int[Tensor, "b s"], n_layers: int) -> float:
-    """Return the largest relative difference of a token's residual in two layers; NaN if any is NaN."""
+def _masked(tokens: Int[Tensor, "b s"], tokenizer: TextTokenizer) -> Bool[Tensor, "b s"]:
+    """Positions of special tokens, whose residuals nobody reads."""
+    return torch.isin(tokens, torch.tensor(sorted(tokenizer.special_ids), device=tokens.device))
+
+
+def _difference(
+    one: Forward, other: Forward, tokens: Int[Tensor, "b s"], masked: Bool[Tensor, "b s"], n_layers: int
+) -> float:
+    """Return the largest relative difference of a token's residual in two layers; NaN if any is NaN.
+
+    A masked token that is NaN in `one` is left out.
+    """
     layers = sorted({n_layers // 2, n_layers - 1})
     expected, actual = one.residuals(tokens, layers), other.residuals(tokens, layers)
-    each = [
-        (actual[layer].float() - expected[layer].float()).norm(dim=-1) / expected[layer].float().norm(dim=-1)
-        for layer in layers
-    ]
+    each = [_relative(actual[layer].float(), expected[layer].float(), masked) for layer in layers]
     return float(torch.stack(each).max())
+
+
+def _relative(
+    actual: Float[Tensor, "b s d_model"], expected: Float[Tensor, "b s d_model"], masked: Bool[Tensor, "b s"]
+) -> Float[Tensor, "b s"]:
+    """Norm of each token's difference over its expected norm; 0 where both are 0, as of a padding token."""
+    off, norm = (actual - expected).norm(dim=-1), expected.norm(dim=-1)
+    return (off / norm).masked_fill((off == 0) | (masked & norm.isnan()), 0.0)
 
 
 def _hook_name(layer: int) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from sae_sweep.activations.device import lm_dtype
@@ -105,7 +107,29 @@ def _load(folder: Path, dtype: torch.dtype, **where: str) -> tuple[Any, Any]:
     )
     _refuse_other_weights(found, getattr(network.config, "num_hidden_layers", math.inf))
     _refuse_other_tokens(tokenizer, network.get_input_embeddings().num_embeddings)
+    _bridge_as_loaded(network)
     return tokenizer, network
+
+
+def _bridge_as_loaded(network: Any) -> None:
+    """Name the model's class in its config, where TransformerBridge looks for it; a .gguf file names none.
+
+    Raises:
+        ValueError: naming the families that there are, if TransformerBridge has no adapter for the class.
+    """
+    kind = type(network).__name__
+    if kind not in SUPPORTED_ARCHITECTURES:
+        raise ValueError(f"TransformerLens has no adapter for {kind}; it has some for {_families()}")
+    network.config.architectures = [kind]
+
+
+def _families() -> str:
+    """Families of models that both libraries know: gemma stands for gemma3_text, gpt for gpt2 and gptj."""
+    kinds = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
+    known = {re.split(r"[\d_-]", name)[0] for name, kind in kinds if kind in SUPPORTED_ARCHITECTURES}
+    return ", ".join(
+        name for name in sorted(known) if not any(name[:end] in known for end in range(3, len(name)))
+    )
 
 
 def _refuse_other_weights(found: Mapping[str, Any], n_layers: float) -> None:
@@ -137,7 +161,9 @@ def _load_errors(model: ModelConfig) -> Iterator[None]:
     except Exception as error:  # each format and library reports a damaged file in its own way
         why = first_line(error)
         if "ignore_mismatched_sizes" in why:
-            why = "its weights have other sizes than its config.json says"
+            why = "its weights have other sizes than its config says"
+        if unknown := re.match(r"Unrecognized configuration class <class '[\w.]*\.(\w+)'>", why):
+            why = f"a model of {unknown[1]} does not predict the next token"
         raise SaeSweepError(f"cannot load model.path={model.path}: {why}") from error
 
 

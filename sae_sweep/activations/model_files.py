@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from sae_sweep.config import ModelConfig, SaeSweepError, first_line
+from sae_sweep.config import ModelConfig, SaeSweepError, expanded, first_line
 from sae_sweep.store import regular
 
 BUNDLED = "bundled:"
@@ -27,7 +27,7 @@ def local_path(model: ModelConfig) -> Path | None:
             return folder
         have = ", ".join(sorted(BUNDLED + path.name for path in ASSETS.glob("*/"))) or "none"
         raise SaeSweepError(f"model.path={model.path}: no such bundled model; there is {have}")
-    path = Path(model.path).expanduser()
+    path = expanded(model.path)
     if path.exists():
         return path
     if path.suffix == ".gguf" or path.is_absolute() or model.path.startswith((".", "~")):
@@ -44,7 +44,7 @@ def download(model: ModelConfig) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    revision = model.revision or "main"
+    revision = model.hub_revision
     try:
         folder = Path(snapshot_download(model.path, revision=revision, allow_patterns=_DOWNLOADED))
         if not any(folder.glob("*.safetensors")):
@@ -85,7 +85,7 @@ def weights_fingerprint(model: ModelConfig) -> str:
     """
     path = local_path(model)
     if path is None:
-        return f"{model.path}@{model.revision or 'main'}"
+        return f"{model.path}@{model.hub_revision}"
     whole = hashlib.sha256()
     try:
         files = sorted(filter(_is_hashed, path.iterdir())) if path.is_dir() else [path]

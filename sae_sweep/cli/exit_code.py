@@ -11,6 +11,7 @@ from sae_sweep.cli.explain import explained
 from sae_sweep.cli.sweeper import TaskError
 from sae_sweep.config import ConfigError, SaeSweepError
 from sae_sweep.signals import Interrupted
+from sae_sweep.store.home import provide_home
 
 USAGE_ERROR = 2
 
@@ -37,6 +38,7 @@ def _run() -> int:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own printing
     try:
+        provide_home()
         app.run()
     except BrokenPipeError:  # Hydra prints without a look at who reads; ours goes through `logs.show`
         logs.reader_left()

@@ -32,6 +32,7 @@ from sae_sweep.config.data import (
     PackingConfig,
 )
 from sae_sweep.config.errors import ConfigError, SaeSweepError, first_line
+from sae_sweep.config.folders import expanded
 from sae_sweep.config.names import escaped, escaped_lines, plain_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import RunConfig, run_from_dict
@@ -78,6 +79,7 @@ __all__ = [
     "digest",
     "escaped",
     "escaped_lines",
+    "expanded",
     "first_line",
     "flatten",
     "is_count",

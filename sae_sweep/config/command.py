@@ -16,6 +16,7 @@ from sae_sweep.config.checks import (
     positive,
 )
 from sae_sweep.config.errors import ConfigError
+from sae_sweep.config.folders import known_home
 from sae_sweep.config.names import plain_name
 
 CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
@@ -140,6 +141,12 @@ class PathsConfig:
     cache: str | None = None
     """Built corpora and cached activations; null: `sae_sweep` in the user's cache folder (`$XDG_CACHE_HOME`
     or `~/.cache`)."""
+
+    def problems(self) -> list[str]:
+        found: list[str] = []
+        known_home(found, "paths.output", self.output)
+        known_home(found, "paths.cache", self.cache)
+        return found
 
 
 @dataclass(frozen=True)

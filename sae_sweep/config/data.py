@@ -1,11 +1,11 @@
 """Configs of the language model and of the text that it reads."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from sae_sweep.config.checks import INT32, INT64, Limit, count, number, number_problems, one_of
+from sae_sweep.config.folders import expanded, known_home
 from sae_sweep.config.names import made_plain, plain_name, without_suffix
 from sae_sweep.config.shape import ModelShape, read_shape, shape_problem
 
@@ -25,14 +25,23 @@ class KnownModel(NamedTuple):
     """Longest sequence in tokens."""
     vocabulary: int
     """Number of token ids that its embedding knows."""
+    revision: str | None
+    """Commit on the hub that is read unless `model.revision` names another; None if it is not there."""
 
 
 KNOWN_MODELS = {
-    "gpt2": KnownModel("gpt2-small", 12, 768, 12 * 768**2, 1024, 50_257),
-    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128, 12 * 128**2, 256, 4096),
-    # 9 heads of 64 share 3 keys and values; a gated MLP of 1,536
+    "gpt2": KnownModel(
+        *("gpt2-small", 12, 768, 12 * 768**2, 1024, 50_257),
+        revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    ),
+    "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128, 12 * 128**2, 256, 4096, revision=None),
     "HuggingFaceTB/SmolLM2-135M": KnownModel(
-        "smollm2-135m", 30, 576, 2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536, 8192, 49_152
+        *("smollm2-135m", 30, 576),
+        # 9 heads of 64 share 3 keys and values; a gated MLP of 1,536
+        block_parameters=2 * 576 * 64 * (9 + 3) + 3 * 576 * 1536,
+        context=8192,
+        vocabulary=49_152,
+        revision="93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
     ),
 }
 
@@ -46,7 +55,8 @@ class ModelConfig:
     name: str | None = None
     """Label in run names and tables; null: that of the model in `conf/model`, else the end of the path."""
     revision: str | None = None
-    """Commit, tag or branch on the hub; pin it so that a run can be repeated."""
+    """Commit, tag or branch on the hub; pin it so that a run can be repeated. null: the commit that a model
+    in `conf/model` is pinned to, else `main`."""
     dtype: str = "auto"
     """Dtype of the LM; auto: bfloat16 where the training machine is fast at it (on SLURM: in jobs with GPUs),
     else float32; always float32 with numerics=study."""
@@ -58,6 +68,12 @@ class ModelConfig:
         if self.path in KNOWN_MODELS:
             return KNOWN_MODELS[self.path].name
         return made_plain(without_suffix(Path(self.path).name)) or "model"
+
+    @property
+    def hub_revision(self) -> str:
+        """Commit, tag or branch of a model on the hub."""
+        known = KNOWN_MODELS.get(self.path)
+        return self.revision or (known and known.revision) or "main"
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -82,19 +98,16 @@ class ModelConfig:
 
     @property
     def _known(self) -> KnownModel | ModelShape | None:
-        return KNOWN_MODELS.get(self.path) or read_shape(_expanded(self.path))
+        return KNOWN_MODELS.get(self.path) or read_shape(expanded(self.path))
 
     def problems(self) -> list[str]:
         found: list[str] = []
         plain_name(found, "model.name", self.name)
         one_of(found, "model.dtype", self.dtype, LM_DTYPES)
-        if problem := shape_problem(_expanded(self.path)):
+        known_home(found, "model.path", self.path)
+        if problem := shape_problem(expanded(self.path)):
             found.append(f"model.path={self.path}: {problem}")
         return found
-
-
-def _expanded(path: str) -> Path:
-    return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no home
 
 
 @dataclass(frozen=True)
@@ -122,16 +135,16 @@ class EmbeddedDataset(DatasetConfig):
 
 @dataclass(frozen=True)
 class HubDataset(DatasetConfig):
-    """Parquet files on the Hugging Face hub, streamed without running scripts."""
+    """Parquet or lines of JSON on the Hugging Face hub, streamed without running scripts."""
 
     path: str = ""
     """Repository id on the hub."""
     revision: str = ""
     """Commit or branch of the repository; pinned so that a run can be repeated."""
     files: str = ""
-    """Glob of the Parquet files inside the repository at that revision."""
+    """Glob of the files inside the repository at that revision: .parquet, .jsonl, .jsonl.gz or .jsonl.zst."""
     text_key: str = "text"
-    """Column that holds the text."""
+    """Column, or key of each line, that holds the text."""
     held_out_every: int = number(50, least=2, most=_RAREST_HELD_OUT)
     """One document in so many, chosen by its text, is held out of training and used for evaluation."""
 
@@ -162,6 +175,7 @@ class FilesDataset(DatasetConfig):
         found = super().problems()
         if not self.path:
             found.append("dataset.path is empty: give a file, a folder or a glob of .txt, .jsonl or .parquet")
+        known_home(found, "dataset.path", self.path)
         return found
 
 

@@ -131,6 +131,11 @@ class RunConfig:
         """Optimiser steps: full batches that fit in `tokens`."""
         return self.tokens // self.batch
 
+    def parameters(self, d_in: int) -> int:
+        """Number of parameters of the SAE; two biases per feature, which not all architectures have."""
+        d_sae = self.dictionary * d_in
+        return 2 * d_in * d_sae + 2 * d_sae + d_in
+
     @property
     def buffered(self) -> int:
         """Approximate number of tokens that are buffered and shuffled together: at most the whole budget."""

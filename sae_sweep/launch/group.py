@@ -109,7 +109,7 @@ def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
         command.stop.raise_if_requested()
         with _run_border(run):
             finisher.evaluate_again(run, command.sink(run, accepted[run.name]))
-    rest = [run for run in ready if run not in trained]
+    rest = _fitting([run for run in ready if run not in trained], lm, command.sharers)
     if rest:
         _Shared.open(command, rest, source, lm, accepted).train(rest)
 
@@ -150,6 +150,12 @@ def _accepted(run: PlannedRun, lm: LanguageModel, command: _Command) -> Conditio
         here = resolve(lm, run.config, command.cache)  # the runs of a group may differ in their backend
         return conditions(run, here, command.plan.command.launcher, command.job)
     return None
+
+
+def _fitting(runs: Sequence[PlannedRun], lm: LanguageModel, sharers: int) -> list[PlannedRun]:
+    """The runs that memory can hold; the others fail before a cache is filled for them."""
+    free = free_bytes(lm.device, sharers) if runs else []
+    return [run for run in runs if _fits_alone(run, lm, free)]
 
 
 def _fits_alone(run: PlannedRun, lm: LanguageModel, free: Sequence[int]) -> bool:
@@ -222,8 +228,7 @@ class _Shared:
         """Train the runs in parts that fit into memory; a part that runs out of it is split in half."""
         most = self.command.plan.command.launcher.max_group
         free = free_bytes(self.lm.device, self.command.sharers)
-        runs = [run for run in runs if _fits_alone(run, self.lm, free)]
-        positions = split([run.config for run in runs], self.lm.sizes, free, most) if runs else []
+        positions = split([run.config for run in runs], self.lm.sizes, free, most)
         parts = deque([runs[position] for position in part] for part in positions)
         if len(parts) > 1:
             log.info("%d runs share an LM pass, but not all fit at once: %d parts", len(runs), len(parts))

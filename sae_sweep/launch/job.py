@@ -11,6 +11,7 @@ from sae_sweep.launch.frozen import read_group
 from sae_sweep.plan import Plan
 from sae_sweep.signals import Interrupted, StopRequest, stop_signals
 from sae_sweep.store import SweepFolder, fail, hold, settle, unfinished
+from sae_sweep.store.home import provide_home
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def _train(plan: Plan, stop: StopRequest, sharers: int, number: int) -> None:
 def run_job_alone(folder: Path, number: int) -> None:
     """Run a job in a fresh process: set up logging first."""
     logs.log_to_terminal()
+    provide_home()
     try:
         run_job(folder, number)
     except SaeSweepError as error:

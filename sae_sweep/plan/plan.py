@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, digest, flatten, short_key
+from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, digest, expanded, flatten, short_key
 from sae_sweep.plan.labels import tell_apart
 from sae_sweep.plan.naming import distinct_names, run_name
 from sae_sweep.plan.resolve import resolve_dtypes
@@ -177,7 +177,7 @@ def make_plan(request: Request, fingerprints: Fingerprints | None = None) -> Pla
     if merged:
         log.info("runs that differ only in %s are one: that changes no weights", ", ".join(merged))
     sweep = command.sweep or command.experiment or digest(sorted(found))
-    folder = SweepFolder(Path(command.paths.output).expanduser().resolve() / sweep)
+    folder = SweepFolder(expanded(command.paths.output).resolve() / sweep)
     names = distinct_names({run_id: run.name for run_id, run in found.items()}, _names_on_disk(folder))
     runs = [
         replace(run, name=names[run_id], folder=folder.run(names[run_id]), grids=tuple(grids[run_id]))

@@ -63,13 +63,24 @@ def _totals(document: Mapping[str, Any], width: int) -> str:
     table.add(["SAE tokens", count(cost["sae_tokens"]), ""])
     table.add(["LM compute", _or_unknown(cost["lm_flops"], flop), _rate(cost, "tflops_lm")])
     table.add(["SAE compute", _or_unknown(cost["sae_flops"], flop), _rate(cost, "tflops_sae")])
+    _add_room(table, document["room"])
     cached = "" if cost["cache_bytes"] is None else f"if cached, in {cost['cache_dtype']}"
     table.add(["cache", _or_unknown(cost["cache_bytes"], gib), cached])
     table.add(
         ["time", _or_unknown(cost["hours"], hours), "LM and SAEs one after the other, evaluation aside"]
     )
     notes = [line for note in document["notes"] for line in _prose(note, width)]
-    return "\n".join([*_prose(title, width), *table.lines(width, drop=(2,)), *notes])
+    lacking = [line for problem in document["lacking"] for line in _prose(f"Not here: {problem}", width)]
+    return "\n".join([*_prose(title, width), *table.lines(width, drop=(2,)), *notes, *lacking])
+
+
+def _add_room(table: TextTable, room: Mapping[str, Any]) -> None:
+    here = "" if room["machine_memory"] is None else f"; this machine has {gib(room['machine_memory'])}"
+    largest = f"at least, for the largest SAE in training{here}"
+    table.add(["memory", _or_unknown(room["memory"], gib), largest if room["memory"] is not None else ""])
+    free = f"{gib(room['free_disk'])} are free"
+    for_a_while = "" if not room["checkpoints"] else f"checkpoints up to {gib(room['checkpoints'])}; "
+    table.add(["weights on disk", _or_unknown(room["results"], gib), f"{for_a_while}{free}"])
 
 
 def _prose(text: str, width: int) -> list[str]:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import platform
+import resource
 import secrets
 import socket
 import time
@@ -33,6 +34,8 @@ _TRY_S = 0.2
 """Long enough to outlast a process that only asks `is_held`, and to remove the marker of a dead owner."""
 _NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+_OTHER_FILES = 96
+"""Open files of a command beside a lock per run: about 50 were seen with text, model, W&B and figures."""
 
 
 class Lease:
@@ -64,12 +67,15 @@ class Lease:
         Raises:
             SaeSweepError: if the folder cannot be written.
         """
+        free = not self.marker.exists()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lease.acquire(timeout_s, cancel_check=self._remove_dead)
         except Timeout:
             return False
         except OSError as error:
+            if free:
+                self._remove_unsigned()
             raise disk_error(self._folder, error) from error
         return True
 
@@ -95,6 +101,12 @@ class Lease:
                 f"{self._folder} is now written by {self.owner or 'nobody'}: this process did not run for "
                 f"more than {DEAD_AFTER_S:g} s; launch the same command again"
             )
+
+    def _remove_unsigned(self) -> None:
+        """Remove the marker that a full disk kept this process from signing; filelock needs room for that."""
+        with suppress(OSError):
+            if self.marker.stat().st_size == 0:
+                self.marker.unlink()
 
     def _remove_dead(self) -> bool:
         """Remove a dead owner's marker, which filelock cannot do on NFS; False, so that `acquire` goes on."""
@@ -202,6 +214,24 @@ def hold(run: RunFolder) -> Iterator[None]:
     with lock_folder(run.root, _TRY_S):
         remove_partials(run.root)
         yield
+
+
+def allow_holding(runs: int) -> None:
+    """Raise this process's limit of open files, if need be, to hold so many runs at once.
+
+    Raises:
+        SaeSweepError: if the system does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = runs + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise SaeSweepError(
+            f"{runs} runs at once need {needed} open files, and the system allows {hard}: allow more "
+            "(ulimit -n), or split the sweep"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """Paths of everything that a sweep writes."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae_sweep.config import CommandConfig, SaeSweepError
+from sae_sweep.config import CommandConfig, SaeSweepError, expanded
+from sae_sweep.store.home import user_cache
 
 CHECKPOINTS = ("state.safetensors", "before.safetensors")
 """File names of a run's newest checkpoint, and of the one before."""
@@ -94,7 +94,7 @@ def find_sweep(command: CommandConfig) -> SweepFolder:
     Raises:
         SaeSweepError: listing the sweeps on disk, if the command names none of them.
     """
-    root = Path(command.paths.output).expanduser().resolve()
+    root = expanded(command.paths.output).resolve()
     name = command.sweep or command.experiment
     there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json"))) or "none"
     if name is None:
@@ -110,5 +110,5 @@ def find_sweep(command: CommandConfig) -> SweepFolder:
 def cache_folder(configured: str | None) -> Path:
     """Cache folder: `paths.cache` if it is set, else `sae_sweep` in the user's cache folder."""
     if configured:
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sae_sweep"
+        return expanded(configured)
+    return user_cache() / "sae_sweep"

@@ -18,7 +18,7 @@ from sae_sweep.config.checks import one_of
 from sae_sweep.config.pasted import pasted
 from sae_sweep.store.atomic import DiskError
 from sae_sweep.store.config_file import write_config
-from sae_sweep.store.locks import hold
+from sae_sweep.store.locks import allow_holding, hold
 from sae_sweep.store.metrics import read_metrics
 from sae_sweep.store.partial import remove_ours
 from sae_sweep.store.paths import CHECKPOINTS, RunFolder
@@ -218,8 +218,10 @@ def prepared(runs: Sequence[PlannedRun]) -> Iterator[list[PlannedRun]]:
     A run whose folder cannot be written is left out, which is logged; the others go on.
 
     Raises:
-        SaeSweepError: if a folder is in use or holds another run, or none can be written.
+        SaeSweepError: if a folder is in use or holds another run, or none can be written, or the system does
+            not allow to hold so many.
     """
+    allow_holding(len(runs))
     ready, problems = [], {}
     with ExitStack() as held:
         for run in runs:

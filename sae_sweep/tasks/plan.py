@@ -17,6 +17,7 @@ from sae_sweep.plan.cost import (
     sae_shape,
 )
 from sae_sweep.plan.known import refuse_known_problems
+from sae_sweep.plan.room import lacking, room
 from sae_sweep.plan.throughput import given, measure
 from sae_sweep.report import describe_plan
 from sae_sweep.store import PlannedRun, cache_folder
@@ -53,7 +54,9 @@ def describe(plan: Plan) -> dict[str, Any]:
         "runs": [_run(run) for run in plan.runs],
         "groups": [_group(group) for group in cost.groups],
         "cost": {**_totals(cost), "throughput": throughput.source, "cache_dtype": _dtypes(plan)},
+        "room": room(plan)._asdict(),
         "notes": [*_NOTES, *_model_notes(plan), *texts],
+        "lacking": lacking(plan, plan.runs),
     }
 
 

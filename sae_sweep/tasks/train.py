@@ -7,6 +7,7 @@ from sae_sweep.launch import open_launcher
 from sae_sweep.launch.lm_use import log_fallbacks, log_lm_use
 from sae_sweep.plan import Request, make_plan
 from sae_sweep.plan.known import refuse_known_problems
+from sae_sweep.plan.room import refuse_without_room
 from sae_sweep.signals import at_once, stop_signals
 from sae_sweep.store import cache_folder, readable, report_failed, report_unfinished, state
 
@@ -34,6 +35,8 @@ def train(request: Request) -> int:
             for summary in refuse_known_problems(waiting, cache_folder(plan.command.paths.cache)):
                 log.info("%s", summary)
         with at_once():  # imports torch
+            if request.launch is None:
+                refuse_without_room(plan, waiting)
             launcher = open_launcher(request)
         if not launcher.train(plan, stop):
             return len(damaged)

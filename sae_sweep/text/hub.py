@@ -1,4 +1,4 @@
-"""Text in Parquet files on the Hugging Face hub, streamed with the `datasets` library."""
+"""Text on the Hugging Face hub: Parquet, streamed with the `datasets` library, or lines of JSON."""
 
 import errno
 import fnmatch
@@ -11,6 +11,7 @@ from typing import Any
 
 from sae_sweep.config import HubDataset, SaeSweepError, first_line
 from sae_sweep.signals import wait
+from sae_sweep.text.hub_lines import SUFFIXES, read_lines
 from sae_sweep.text.source import Place, TextSource, text_number
 
 log = logging.getLogger(__name__)
@@ -21,15 +22,16 @@ _ROWS_AT_ONCE = 8192
 """Rows of a shard that are decoded together, of one row group at most."""
 _TRY_AGAIN = (408, 429, *range(500, 600))
 """HTTP status codes of a hub that may answer later."""
+_READABLE = (".parquet", *SUFFIXES)
 _SILENCED = ("datasets", "huggingface_hub", "fsspec", "httpx", "httpx2", "httpcore", "urllib3")
 """Loggers of the libraries below, which write several lines for each of their own tries."""
 
 
-class HubParquet(TextSource):
-    """Documents of Parquet shards, with one shard per unit.
+class HubText(TextSource):
+    """Documents of shards on the hub, with one shard per unit.
 
-    If the hub cannot be reached, shards are read from its cache on this disk. Resuming inside a shard starts
-    at the row group it stopped in, or the one before.
+    If the hub cannot be reached, shards are read from its cache on this disk. Resuming inside a Parquet shard
+    starts at the row group it stopped in, or the one before; lines of JSON are read up to the place again.
     """
 
     def __init__(self, dataset: HubDataset, _cache: Path) -> None:
@@ -72,6 +74,12 @@ class HubParquet(TextSource):
                 tries += 1
 
     def _try_rows(self, unit: int, place: Place) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        if self._shards[unit].endswith(SUFFIXES):
+            _leave_retries_to_us()
+            first = place["row"] if place else 0
+            for row, text in read_lines(self._shards[unit], self._dataset.text_key, first):
+                yield row, text, {}
+            return
         with _parquet_errors(self._shards[unit]):
             examples = self._open(unit)
             if place:
@@ -178,9 +186,10 @@ def list_shards(dataset: HubDataset) -> list[str]:
         return cached
     names = [file.rfilename for file in info.siblings or ()]
     found = sorted(name for name in names if fnmatch.fnmatchcase(name, dataset.files))
-    if not found or not all(name.endswith(".parquet") for name in found):
+    if not found or not all(name.endswith(_READABLE) for name in found):
         raise SaeSweepError(
-            f"{dataset.path}@{dataset.revision}: no Parquet files match dataset.files={dataset.files}; "
+            f"{dataset.path}@{dataset.revision}: no {' or '.join(_READABLE)} files match "
+            f"dataset.files={dataset.files}; "
             "the Parquet that the hub makes of other formats is at dataset.revision=refs/convert/parquet"
         )
     return [f"hf://datasets/{dataset.path}@{dataset.revision}/{name}" for name in found]
@@ -197,7 +206,7 @@ def cached_shards(dataset: HubDataset) -> list[str]:
         )
     except LocalEntryNotFoundError:
         return []
-    files = (file for file in Path(folder).rglob("*.parquet") if file.is_file())
+    files = (file for file in Path(folder).rglob("*") if file.name.endswith(_READABLE) and file.is_file())
     names = (file.relative_to(folder).as_posix() for file in files)
     return [str(Path(folder) / name) for name in sorted(names) if fnmatch.fnmatchcase(name, dataset.files)]
 

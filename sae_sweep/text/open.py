@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from sae_sweep.config import DatasetConfig, EmbeddedDataset, FilesDataset, HubDataset, SaeSweepError
 from sae_sweep.text.embedded import EmbeddedText
 from sae_sweep.text.files import LocalFiles
-from sae_sweep.text.hub import HubParquet
+from sae_sweep.text.hub import HubText
 from sae_sweep.text.source import TextSource
 
 
@@ -21,7 +21,7 @@ class _SourceClass(Protocol):
 _SOURCES: dict[type[DatasetConfig], _SourceClass] = {
     EmbeddedDataset: EmbeddedText,
     FilesDataset: LocalFiles,
-    HubDataset: HubParquet,
+    HubDataset: HubText,
 }
 
 

@@ -1,21 +1,17 @@
 """Finds out how many SAEs fit in memory together."""
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Sequence
 
-import psutil
 import torch
 
 from sae_sweep.activations import LMSizes
 from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.store.machine import free_memory
 from sae_sweep.training.needs import REMEDIES, needs
 
 _SHARE = 0.9
 """Share of the free memory that a group may use; the rest is for what the estimate omits."""
-_CGROUP = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def release(device: torch.device) -> None:
@@ -33,25 +29,8 @@ def free_bytes(device: torch.device, sharers: int = 1) -> list[int]:
         sharers: number of processes that share the machine's memory; each has its own GPU.
     """
     release(device)
-    machine = min([psutil.virtual_memory().available, *_container_bytes()]) // sharers
+    machine = free_memory() // sharers
     return [torch.cuda.mem_get_info(device)[0], machine] if device.type == "cuda" else [machine]
-
-
-def _container_bytes() -> Iterator[int]:
-    """Yield the memory left in each control group (v2) of this process; page cache counts as free."""
-    with suppress(OSError):
-        own = next((line[3:] for line in _OWN_CGROUP.read_text().splitlines() if line.startswith("0::")), "/")
-        folder = _CGROUP / own.lstrip("/")
-        for place in (folder, *folder.parents):
-            if place.is_relative_to(_CGROUP):
-                with suppress(OSError, ValueError):  # no limit ("max"), or no such files here
-                    limit, used = (int((place / f"memory.{name}").read_text()) for name in ("max", "current"))
-                    yield limit - used + _inactive_file(place)
-
-
-def _inactive_file(place: Path) -> int:
-    lines = (place / "memory.stat").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def split(

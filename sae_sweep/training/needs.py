@@ -106,8 +106,7 @@ def needs(configs: Sequence[RunConfig], lm: LMSizes, *, on_cpu: bool, least: boo
 
 def member_bytes(config: RunConfig, d_in: int) -> int:
     """Memory that one SAE holds throughout training: parameters, gradients, moments."""
-    d_sae = config.dictionary * d_in
-    return _COPIES * _FLOAT * (2 * d_in * d_sae + 2 * d_sae + d_in)
+    return _COPIES * _FLOAT * config.parameters(d_in)
 
 
 def _latents(config: RunConfig, lm: LMSizes, rows: int) -> int:

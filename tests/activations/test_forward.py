@@ -96,6 +96,23 @@ def test_residuals_may_differ_by_rounding_alone(load, change_copy, dtype, differ
     assert load(dtype).attention == attention
 
 
+@pytest.mark.parametrize(("token", "attention"), [(0, "sdpa"), (5, "eager")])
+def test_nan_of_eager_attention_counts_only_where_a_residual_is_read(load, monkeypatch, token, attention):
+    """Token 0 is special, so that its position is masked."""
+    original = forward.BridgeForward.residuals
+
+    def spoiled(self, tokens, layers):
+        residuals = original(self, tokens, layers)
+        return {
+            layer: each.masked_fill((tokens == token)[..., None], float("nan"))
+            for layer, each in residuals.items()
+        }
+
+    monkeypatch.setattr(forward, "_probe", lambda *_: TOKENS)
+    monkeypatch.setattr(forward.BridgeForward, "residuals", spoiled)
+    assert load().attention == attention
+
+
 def test_nan_is_not_equal(load, change_copy):
     def spoil(network):
         network.transformer.h[0].ln_1 = nn.LayerNorm(16)

@@ -7,10 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import (
+    BioGptConfig,
+    BioGptForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from sae_sweep.activations import load_language_model, loading
 from sae_sweep.config import ModelConfig, SaeSweepError
 from sae_sweep.signals import Interrupted, stop_signals
+from tests.activations.conftest import save_model
 
 CPU = torch.device("cpu")
 SMOLLM2 = os.environ.get("SAE_SWEEP_SMOLLM2", "")
@@ -38,6 +53,53 @@ def test_text_is_tokenised_as_text(lm):
     assert 0 not in plain
     assert 0 not in literal
     assert len(literal) > len(plain)
+
+
+TINY = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,  # of BOS, whose residual then is 0 in each layer
+}
+LLAMA_LIKE = {**TINY, "num_key_value_heads": 1, "head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (GemmaForCausalLM, GemmaConfig),
+        (Gemma3ForCausalLM, Gemma3TextConfig),
+        (SmolLM3ForCausalLM, SmolLM3Config),
+        (LlamaForCausalLM, LlamaConfig),
+    ],
+)
+def test_a_config_without_an_architecture_is_bridged_as_what_was_loaded(tmp_path, kind, config):
+    """As it is made from a .gguf file; fused attention is equal where BOS, being the padding, is 0."""
+    save_model(tmp_path, kind, config(**LLAMA_LIKE))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "architectures": None}))
+    lm = load_language_model(ModelConfig(path=str(tmp_path), dtype="float32"), CPU)
+    assert (lm.n_layers, lm.d_model, lm.attention) == (2, 16, "sdpa")
+
+
+def test_a_family_without_an_adapter_is_told_the_families_that_have_one(tmp_path):
+    save_model(tmp_path, BioGptForCausalLM, BioGptConfig(**TINY))
+    message = refusal(tmp_path)
+    assert "TransformerLens has no adapter for BioGptForCausalLM; it has some for" in message
+    assert ", gemma, " in message
+    assert ", llama, " in message
+    assert len(message) < 600
+
+
+def test_a_model_that_does_not_predict_the_next_token_is_one_line(tmp_path):
+    sizes = {"vocab_size": 300, "d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8}
+    save_model(tmp_path, T5ForConditionalGeneration, T5Config(**sizes))
+    assert refusal(tmp_path).endswith(": a model of T5Config does not predict the next token")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -84,7 +146,7 @@ def edited(model_folder, folder, **values):
     [
         ({"n_layer": 4}, "its weights lack transformer.h.3."),
         ({"n_layer": 2}, "its weights have transformer.h.2."),
-        ({"n_embd": 32}, "its weights have other sizes than its config.json says"),
+        ({"n_embd": 32}, "its weights have other sizes than its config says"),
         ({"tie_word_embeddings": False}, "its weights lack lm_head.weight"),
     ],
     ids=str,

@@ -1,9 +1,13 @@
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
 from sae_sweep.activations import model_files, weights_fingerprint
+from sae_sweep.activations.model_files import local_path
 from sae_sweep.config import ModelConfig, SaeSweepError
 
 
@@ -25,8 +29,15 @@ def test_the_fingerprint_follows_weights_tokenizer_and_config(model_folder, tmp_
 
 
 def test_the_fingerprint_of_a_hub_model_is_its_revision():
-    assert weights_fingerprint(ModelConfig(path="gpt2")) == "gpt2@main"
-    assert weights_fingerprint(ModelConfig(path="gpt2", revision="abc")) == "gpt2@abc"
+    assert weights_fingerprint(ModelConfig(path="someone/model")) == "someone/model@main"
+    assert weights_fingerprint(ModelConfig(path="gpt2", revision="main")) == "gpt2@main"
+
+
+def test_every_model_of_the_package_is_pinned_to_a_commit():
+    for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"):
+        path = yaml.safe_load(file.read_text())["path"]
+        commit = weights_fingerprint(ModelConfig(path=path)).removeprefix(f"{path}@")
+        assert re.fullmatch("[0-9a-f]{40}" if local_path(ModelConfig(path=path)) is None else ".{16}", commit)
 
 
 def test_a_bundled_model_is_a_folder_of_ours(model_folder, monkeypatch):

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,8 @@ from tests.launch.conftest import finish
 from tests.text.helpers import ByteTokenizer, ListText
 
 OPEN = group._Shared.open
+
+MODEL = SimpleNamespace(device=None, d_model=64, sizes=None)
 
 
 @pytest.fixture
@@ -65,11 +67,15 @@ def nothing_real(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(group, "open_text", lambda dataset, cache: None)
     monkeypatch.setattr(
-        group, "load_language_model", lambda model, device: SimpleNamespace(check=lambda *_: None)
+        group,
+        "load_language_model",
+        lambda model, device: SimpleNamespace(**vars(MODEL), check=lambda *_: None),
     )
     monkeypatch.setattr(group, "refuse_other_content", lambda *_: None)
     monkeypatch.setattr(group, "resolve", lambda *_: None)
     monkeypatch.setattr(group, "conditions", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(group, "free_bytes", lambda *_: [10**12])
+    monkeypatch.setattr(group, "refuse_too_large", lambda *_: None)
     monkeypatch.setattr(group._Shared, "open", lambda *_: group._Shared(*[None] * 6))
     monkeypatch.setattr(group._Shared, "train", train)
 
@@ -155,10 +161,30 @@ def test_a_layer_that_the_model_lacks_fails_its_runs_alone(
         if len(asked) == 1:
             raise ConfigError(["layer=8: the model has layers 0 to 5"])
 
-    monkeypatch.setattr(group, "load_language_model", lambda *_: SimpleNamespace(check=check))
+    monkeypatch.setattr(group, "load_language_model", lambda *_: SimpleNamespace(**vars(MODEL), check=check))
     train_runs(plan, plan.runs, stop)
     assert states(plan) == ["failed", "done", "done", "done"]
     assert read_status(plan.runs[0].folder).error == "layer=8: the model has layers 0 to 5"
+
+
+def test_a_run_that_memory_cannot_hold_fails_before_a_cache_is_filled(
+    plan: Plan, stop: StopRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[str] = []
+
+    def fill(_command: Any, runs: Sequence[PlannedRun], *_: Any) -> group._Shared:
+        filled.extend(run.name for run in runs)
+        return group._Shared(*[None] * 6)
+
+    def refuse(config: RunConfig, *_: Any) -> None:
+        if config == plan.runs[0].config:
+            raise SaeSweepError("it needs at least 9 GiB of memory")
+
+    monkeypatch.setattr(group._Shared, "open", fill)
+    monkeypatch.setattr(group, "refuse_too_large", refuse)
+    train_runs(plan, plan.runs, stop)
+    assert states(plan) == ["failed", "done", "done", "done"]
+    assert filled == [run.name for run in plan.runs[1:]]
 
 
 def test_each_run_is_accepted_under_its_own_backend(

@@ -14,8 +14,18 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLease
 
-from sae_sweep.config import SaeSweepError
-from sae_sweep.store import Lease, RunFolder, SweepFolder, hold, hold_sweep, is_held, locks
+from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.store import (
+    Lease,
+    PlannedRun,
+    RunFolder,
+    SweepFolder,
+    hold,
+    hold_sweep,
+    is_held,
+    locks,
+    prepared,
+)
 from sae_sweep.store.partial import partial_path
 
 NO_FLOCK = [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK]
@@ -444,6 +454,48 @@ lease.release()
 def test_of_commands_that_start_together_one_goes_first(tmp_path: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path)]) for _ in range(4)]
     assert [process.wait(60) for process in processes] == [0] * 4
+
+
+def test_a_full_disk_leaves_no_marker_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """filelock removes its own only if there is room for another name."""
+
+    def acquire(lease: SoftFileLease, *_, **__) -> None:
+        Path(lease.lock_file).touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lease = Lease(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(SoftFileLease, "acquire", acquire)
+        with pytest.raises(SaeSweepError, match=r"no disk space left to write .*stream: free some"):
+            lease.acquire()
+    assert not lease.marker.exists()
+    assert lease.acquire()
+
+
+@pytest.mark.parametrize(
+    ("limits", "runs", "after"),
+    [((256, 4096), 73, (256, 4096)), ((256, 4096), 1000, (1096, 4096)), ((256, -1), 5000, (5096, -1))],
+)
+def test_many_runs_raise_the_limit_of_open_files(monkeypatch, limits, runs, after) -> None:
+    now = [limits]
+    monkeypatch.setattr(locks.resource, "getrlimit", lambda _: now[-1])
+    monkeypatch.setattr(locks.resource, "setrlimit", lambda _, wanted: now.append(wanted))
+    locks.allow_holding(runs)
+    assert now[-1] == after
+
+
+def test_more_runs_than_the_system_allows_files_are_refused_before_anything_is_written(
+    monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr(locks.resource, "getrlimit", lambda _: (256, 256))
+    planned = PlannedRun("a", "id", "g", RunConfig(), RunFolder(tmp_path / "a"), {})
+    with pytest.raises(SaeSweepError) as caught, prepared([planned] * 200):
+        pass
+    assert str(caught.value) == (
+        "200 runs at once need 296 open files, and the system allows 256: allow more (ulimit -n), "
+        "or split the sweep"
+    )
+    assert not (tmp_path / "a").exists()
 
 
 def wait_for(what: Callable[[], bool]) -> None:

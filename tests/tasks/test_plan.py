@@ -50,6 +50,21 @@ def test_json_holds_every_run_its_groups_and_the_cost(cli: Cli) -> None:
     assert cost["hours"] == pytest.approx((cost["lm_flops"] + cost["sae_flops"]) / 2e12 / 3600)
 
 
+def test_what_this_machine_cannot_hold_is_said_without_the_model(cli: Cli) -> None:
+    words = [*SWEPT, "dictionary=500_000"]
+    document = planned(cli, *words)
+    assert document["room"]["memory"] > 2**42 > document["room"]["machine_memory"]
+    assert document["room"]["results"] > 2**42 > document["room"]["free_disk"]
+    assert [line.split(":")[0] for line in document["lacking"]][:1] == ["dictionary=500000 on gpt2-small"]
+    assert "Not here: dictionary=500000 on gpt2-small: an SAE with its optimiser" in cli(*words).out
+    refused = cli(*(word for word in words if word != "task=plan"), "tracking=none")
+    assert refused.code == 2
+    assert refused.err.splitlines()[0].startswith(
+        "sae_sweep: dictionary=500000 on gpt2-small: an SAE with its"
+    )
+    assert not Path("multirun").exists()
+
+
 def test_text_says_the_same(cli: Cli) -> None:
     document = planned(cli, *SWEPT)
     text = cli(*SWEPT).out

@@ -4,15 +4,18 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from sae_sweep import signals
 from sae_sweep.config import HubDataset, PackingConfig, SaeSweepError
@@ -162,9 +165,9 @@ def test_shards_on_the_hub_are_those_that_match(monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: info)
     root = f"hf://datasets/someone/tales@{REVISION}/data"
     assert hub.list_shards(DATASET) == [f"{root}/train-0.parquet", f"{root}/train-1.parquet"]
-    with pytest.raises(SaeSweepError, match=r"no Parquet files match dataset\.files=old/"):
+    with pytest.raises(SaeSweepError, match=r"or \.jsonl\.zst files match dataset\.files=old/"):
         hub.list_shards(HubDataset(**{**vars(DATASET), "files": "old/*.parquet"}))
-    with pytest.raises(SaeSweepError, match="no Parquet files match"):
+    with pytest.raises(SaeSweepError, match=r"no \.parquet or \.jsonl or"):
         hub.list_shards(HubDataset(**{**vars(DATASET), "files": "*.md"}))
 
 
@@ -321,3 +324,54 @@ def test_nulls_and_empty_row_groups_and_shards_are_skipped(cache, tmp_path):
     assert list(source.read(2)) == []
     stream = TrainingSequences(source, PACKING, ByteTokenizer(), data_seed=0)
     assert stream.read(30).shape == (30, 16)
+
+
+def pack(lines, suffix):
+    whole = b"".join(lines)
+    kind = {".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}.get(suffix)
+    return whole if kind is None else pa.compress(whole, kind, asbytes=True)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
+def test_lines_of_json_are_read_and_resumed_too(cache, tmp_path, suffix):
+    dataset = HubDataset(**{**vars(DATASET), "files": f"data/*{suffix}"})
+    lines = [
+        json.dumps({"text": text_of(0, row), "meta": {"n": row}}).encode() + b"\n" for row in range(ROWS)
+    ]
+    lines[3:3] = [b"\n", b'{"text": null}\n', b'{"text": "a lone \\ud800 surrogate"}\n']
+    (cache / f"00{suffix}").write_bytes(pack(lines, suffix))
+    source = open_text(dataset, tmp_path)
+    whole = list(source.read(0))
+    texts = [text for text, _ in whole] + list(source.held_out())
+    assert set(texts) == {text_of(0, row) for row in range(ROWS)} | {"", "a lone \ufffd surrogate"}
+    for done in (0, 6, len(whole) - 1):
+        place = json.loads(json.dumps(whole[done][1]))
+        assert [text for text, _ in source.read(0, place)] == [text for text, _ in whole[done + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "lines", "problem"),
+    [
+        (
+            ".jsonl",
+            [b'{"text": "a"}\n', b'{"text": \n'],
+            r"00\.jsonl, line 2: not a line of JSON",
+        ),
+        (".jsonl", [b'{"story": "a"}\n'], r"00\.jsonl, line 1: no key 'text': set dataset\.text_key"),
+        (".jsonl", [b'{"text": 7}\n'], r"00\.jsonl, line 1: 'text' holds int, not text"),
+        (".jsonl.zst", None, r"00\.jsonl\.zst is damaged: "),
+        (".jsonl.gz", None, r"00\.jsonl\.gz is damaged: "),
+    ],
+)
+def test_damaged_lines_are_named(cache, tmp_path, suffix, lines, problem):
+    whole = pack(lines or [os.urandom(4000).hex().encode()], suffix)
+    (cache / f"00{suffix}").write_bytes(whole if lines else whole[: len(whole) // 2])
+    source = open_text(HubDataset(**{**vars(DATASET), "files": f"data/*{suffix}"}), tmp_path)
+    with pytest.raises(SaeSweepError, match=problem):
+        list(source.held_out())
+
+
+def test_every_data_set_of_the_package_is_pinned_to_a_commit():
+    for file in (Path(__file__).parents[2] / "conf" / "dataset").glob("*.yaml"):
+        revision = yaml.safe_load(file.read_text()).get("revision")
+        assert revision is None or re.fullmatch("[0-9a-f]{40}", revision), file

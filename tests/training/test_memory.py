@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sae_sweep.activations import LMSizes
 from sae_sweep.config import ActivationsConfig, EvaluationConfig, PackingConfig, SaeSweepError
 from sae_sweep.saes import Learner
-from sae_sweep.training import GroupTooLargeError, free_bytes, memory, needs, refuse_too_large, split
+from sae_sweep.store import machine
+from sae_sweep.training import GroupTooLargeError, free_bytes, needs, refuse_too_large, split
 from tests.training.fakes import BATCH, D_IN, FakeStream, make_config, make_member
 from tests.training.helpers import train
 
@@ -132,8 +133,8 @@ def test_a_container_can_have_less_than_its_machine(tmp_path: Path, monkeypatch:
     (own / "memory.max").write_text("5000\n")
     (own / "memory.current").write_text("2000\n")
     (own / "memory.stat").write_text("anon 900\ninactive_file 1000\nactive_file 100\n")
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "of")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "of")
     assert free_bytes(torch.device("cpu")) == [4000]
     assert free_bytes(torch.device("cpu"), sharers=4) == [1000]
     (own / "memory.max").write_text("max\n")

@@ -3,11 +3,9 @@
 import dataclasses
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +27,7 @@ from sae_sweep.activations.stream import ActivationStream, Buffer
 from sae_sweep.config import SaeSweepError
 from sae_sweep.config.pasted import override
 from sae_sweep.store import Lease, disk_errors
+from sae_sweep.store.machine import free_disk
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +97,7 @@ def _check_space(
         buffers = -(-(max(wanted.values()) - manifest.steps) // stream.buffer_steps)
         size += buffers * stream.buffer_steps * (4 + row * len(layers))
     size *= manifest.batch
-    with disk_errors(folder.root):
-        free = shutil.disk_usage(_existing(folder.root)).free
+    free = free_disk(folder.root)
     log.info(
         "caching %s tokens of layers %s: up to %.2f GiB in %s, where %.2f GiB are free",
         *(f"{max(wanted.values()) * manifest.batch:,}", ", ".join(map(str, sorted(wanted)))),
@@ -111,10 +109,6 @@ def _check_space(
             f"and {free / _GIB:.2f} GiB are free there: free some, "
             "set paths.cache=FOLDER on another disk, or use activations=stream"
         )
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
 
 
 class _Writer:

@@ -56,9 +56,8 @@ def compiled_kernels(cache: Path) -> ctypes.CDLL:
 
 def _places(cache: Path) -> Iterator[Path]:
     yield cache
-    with suppress(RuntimeError):  # a user without a home
-        if cache_folder(None) != cache:
-            yield cache_folder(None)
+    if cache_folder(None) != cache:
+        yield cache_folder(None)
 
 
 def _warn_not_kept(reason: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_a_full_disk_is_refused_before_the_first_byte(
     class Usage(NamedTuple):
         free: int
 
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: Usage(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(free=1000))
     with (
         caplog.at_level(logging.INFO),
         pytest.raises(
@@ -116,7 +117,7 @@ def test_the_estimate_is_close(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
         def free(self) -> float:
             return _Limit(needed)
 
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: Usage())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage())
     bench.fill(1, 2, steps=20)
     real = sum((bench.folder.root / name).stat().st_size for name in bench.files())
     assert 0.8 * real < needed[0] < 1.5 * real
