@@ -96,6 +96,7 @@ def test_a_logged_line_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> 
     bar.close()
     cleared, _, after = shown.getvalue().partition("a line\n")
     assert cleared.strip(" \r\0:0123456789") == ""
+    assert "\r" + " " * 20 in cleared  # the bar made room
     assert "docs:" in after
 
 
