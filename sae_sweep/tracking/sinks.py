@@ -138,8 +138,8 @@ def open_sink(
         return RunSink(run.folder, None)
     config = {
         **labels.keys,
-        "sweep": sweep.root.name,
-        "name": run.name,
+        "sweep_name": sweep.root.name,
+        "run_name": run.name,
         "run": run.config.as_dict(),
         "provenance": {**provenance(run), **conditions.as_status()},
     }
@@ -176,7 +176,7 @@ def open_comparison_sink(
         return ComparisonSink(sweep.root, None)
     config = {
         **_values(swept),
-        "sweep": sweep.root.name,
+        "sweep_name": sweep.root.name,
         "experiment": command.experiment,
         "runs": list(runs),
         "command": command.as_dict(),

@@ -32,7 +32,11 @@ def test_without_a_choice_the_sweep_is_the_group(tmp_path: Path, open_one: OpenS
     run = tracked(tmp_path, open_one)
     assert (run.run.project, run.run.entity, run.run.run_group) == ("sae_sweep", "", tmp_path.name)
     assert (run.name, list(run.run.tags)) == ("seed 42", ["owt", "topk", "x" * 64])
-    assert (run.config["seed"], run.config["name"], run.config["sweep"]) == (42, "run", tmp_path.name)
+    assert (run.config["seed"], run.config["run_name"], run.config["sweep_name"]) == (
+        42,
+        "run",
+        tmp_path.name,
+    )
 
 
 @pytest.mark.usefixtures("fresh_wandb")

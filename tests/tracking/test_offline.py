@@ -153,7 +153,7 @@ def test_the_comparison_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
     assert run.config["runs"] == ["a", "b"]
     assert (run.config["seed"], run.config["optimizer/lr"]) == ([1, 2], [0.1])
     assert run.config["command"]["sweep"] == "x"
-    assert run.run.run_group == run.config["sweep"] == tmp_path.name
+    assert run.run.run_group == run.config["sweep_name"] == tmp_path.name
     assert {key: [*kinds] for key, kinds in run.keys().items()} == {
         "tokens": ["number"],
         "matching/pairs": ["table-file"],
