@@ -99,9 +99,12 @@ def _save(path: Path, where: Mapping[str, str], made: _Made) -> Dashboard:
             urls = {"view": made.view.url, "report": made.report.url}
     except Exception as error:  # of W&B, whatever it is
         _write(path, where, made)
+        anew = (
+            ", and makes new ones if you delete that file" if made.report.id or made.view._internal_id else ""
+        )
         raise SaeSweepError(
             f"W&B did not save the view and the report ({first_line(error)[:_LONGEST_REASON]}): "
-            f"{path} has both; the same command tries again"
+            f"{path} has both; the same command tries again{anew}"
         ) from error
     _write(path, where, made, urls)
     return Dashboard(path, **urls)

@@ -1,6 +1,7 @@
 """A stand-in of W&B's API on localhost: GraphQL over HTTP, which keeps what it was asked."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,7 +60,7 @@ class StandIn:
     def _projects(self) -> dict[str, Any]:
         nodes = [
             {"id": name, "name": name, "entityName": "team", "createdAt": _NOW}
-            | {"isBenchmark": False, "internalId": name}
+            | {"isBenchmark": False, "user": None}
             for name in self.projects
         ]
         page = {"endCursor": None, "hasNextPage": False}
@@ -73,7 +74,11 @@ def serve() -> Iterator[StandIn]:
             self._reply({})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path != "/graphql":  # reports of errors and the like
+                self._reply({})
+                return
+            body = json.loads(content)
             self._reply(stand_in.answer(Asked(body["query"], body.get("variables") or {})))
 
         def _reply(self, found: dict[str, Any]) -> None:
@@ -87,7 +92,12 @@ def serve() -> Iterator[StandIn]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            if not isinstance(sys.exception(), ConnectionError):  # W&B's client does not close politely
+                super().handle_error(request, client_address)
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         stand_in = StandIn(f"http://127.0.0.1:{server.server_port}")
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
