@@ -1,9 +1,9 @@
 """`task=dashboard sweep=NAME`: makes a view and a report of a sweep in W&B."""
 
 import logging
-import shlex
 
 from sae_sweep.config import ConfigError, SaeSweepError
+from sae_sweep.config.pasted import override, pasted
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
@@ -29,7 +29,7 @@ def dashboard(request: Request) -> int:
     folder = find_sweep(command)
     made = make_dashboard(folder, command.tracking, _swept(folder))
     if made.view is not None:
-        show(f"View: {made.view}\nReport: {made.report}\nTheir specs: {made.spec}\n")
+        show(f"View: {made.view}\nReport: {made.report}\nTheir specs: {pasted(made.spec)}\n")
     else:
         show(_how_to_apply(folder, request, made))
     return 0
@@ -48,12 +48,11 @@ def _swept(folder: SweepFolder) -> list[str]:
 
 def _how_to_apply(folder: SweepFolder, request: Request, made: Dashboard) -> str:
     segments = wandb_folder(request.command.tracking, folder.root) / "wandb"
-    output = shlex.quote(f"paths.output={folder.root.parent}")
-    sweep = shlex.quote(f"sweep={folder.root.name}")
+    which = f"{override('sweep', folder.root.name)} {override('paths.output', folder.root.parent)}"
     return (
-        f"W&B is offline: the specs of the view and the report are in {made.spec}\n"
+        f"W&B is offline: the specs of the view and the report are in {pasted(made.spec)}\n"
         "To apply them:\n"
         "  wandb login\n"
-        f"  wandb sync {shlex.quote(str(segments))}/offline-run-*\n"
-        f"  WANDB_MODE=online sae-sweep task=dashboard {sweep} {output}\n"
+        f"  wandb sync {pasted(segments)}/offline-run-*\n"
+        f"  WANDB_MODE=online sae-sweep task=dashboard {which}\n"
     )

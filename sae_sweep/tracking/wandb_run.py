@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sae_sweep.config import TrackingConfig, first_line
+from sae_sweep.config.pasted import pasted
 from sae_sweep.config.tracking import TAG_LENGTH
 from sae_sweep.signals import obeyed
 from sae_sweep.tracking.environment import (
@@ -80,7 +81,7 @@ def _answers(url: str) -> bool:
 
 @functools.cache
 def _say_how_to_sync(folder: Path) -> None:
-    logger.info("W&B: offline; to upload the runs: wandb sync %s/wandb/offline-run-*", folder)
+    logger.info("W&B: offline; to upload the runs: wandb sync %s/wandb/offline-run-*", pasted(folder))
 
 
 class WandbRun:
