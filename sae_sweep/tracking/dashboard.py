@@ -1,6 +1,7 @@
 """Saves the view and the report of a sweep in W&B, and keeps beside the sweep what was or would be saved."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,10 +17,13 @@ from sae_sweep.tracking.environment import (
     wandb_project,
 )
 from sae_sweep.tracking.panels import Place, make_report, make_view
+from sae_sweep.tracking.wandb_run import answers
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
     from wandb_workspaces.workspaces import Workspace
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_REASON = 200
 
@@ -43,13 +47,13 @@ def make_dashboard(folder: SweepFolder, tracking: TrackingConfig, swept: Sequenc
         swept: swept keys, as W&B has them.
 
     Raises:
-        SaeSweepError: if W&B is online and does not take them; the specs are written then too.
+        SaeSweepError: if W&B is reached and does not take them; the specs are written then too.
     """
     saved = _read(folder.dashboard)
     try:
         with obeyed():
-            online = wandb_mode(tracking) == "online"
             server, project = str(silent_settings().base_url), wandb_project(tracking)
+            online = wandb_mode(tracking) == "online" and _is_reached(server)
             entity = wandb_entity(tracking) or (_default_entity() if online else None)
             if entity is None and (saved.get("server"), saved.get("project")) == (server, project):
                 entity = saved.get("entity")
@@ -108,6 +112,22 @@ def _save(path: Path, where: Mapping[str, str], made: _Made) -> Dashboard:
         ) from error
     _write(path, where, made, urls)
     return Dashboard(path, **urls)
+
+
+def _is_reached(server: str) -> bool:
+    """Whether the server answers and knows the user; if not, a warning says why."""
+    import wandb
+
+    try:
+        with obeyed():
+            if not answers(server):
+                raise ConnectionError(f"{server} does not answer")
+            if not wandb.login(prompt=False, verify=False):
+                raise ConnectionError(f"no key for {server}: wandb login")
+    except Exception as error:  # of W&B, whatever it is
+        logger.warning("W&B cannot be reached (%s)", first_line(error)[:_LONGEST_REASON])
+        return False
+    return True
 
 
 def _default_entity() -> str | None:

@@ -68,7 +68,7 @@ class WandbSpec:
         return wandb_folder(self.tracking, self.sweep)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Whether there is a server, for which W&B itself would wait for a minute and a half."""
     try:
         urllib.request.urlopen(url, timeout=_ANSWER_TIMEOUT_S).close()
@@ -181,7 +181,7 @@ class WandbRun:
 
     def _init_online(self) -> "Run":
         url = silent_settings().base_url
-        if not _answers(url):
+        if not answers(url):
             raise ConnectionError(f"{url} does not answer")
         return self._init("online", self._spec.id)
 

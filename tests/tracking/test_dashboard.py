@@ -129,6 +129,25 @@ def test_what_wandb_refuses_is_one_line_and_written(sweep: SweepFolder, server: 
     assert json.loads(sweep.dashboard.read_text())["report"]["id"] == ""
 
 
+@pytest.mark.usefixtures("fresh_wandb")
+@pytest.mark.parametrize(
+    ("url", "why"), [("http://127.0.0.1:9", "does not answer"), (None, "no key for http://127.0.0.1")]
+)
+def test_where_wandb_is_not_reached_the_specs_are_written(
+    sweep: SweepFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    url: str | None,
+    why: str,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with serve() as there:
+        monkeypatch.setenv("WANDB_BASE_URL", url or there.url)
+        assert made(sweep)[0].view is None
+    assert caplog.text.count("W&B cannot be reached (") == 1
+    assert why in caplog.text
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"server": 1}', '{"view": []}'])
 def test_a_damaged_file_is_written_anew(sweep: SweepFolder, content: str) -> None:
     sweep.dashboard.write_text(content)

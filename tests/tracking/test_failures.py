@@ -192,7 +192,7 @@ def test_a_server_that_refuses_is_tried_once_a_process(
         return FakeRun()
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(wandb_run, "_answers", lambda url: True)
+    monkeypatch.setattr(wandb_run, "answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")
     with caplog.at_level(logging.INFO):
         for name in ("a", "b"):
@@ -228,9 +228,9 @@ def test_a_server_answers_even_with_an_error() -> None:
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.handle_request)
         thread.start()
-        assert wandb_run._answers(f"http://127.0.0.1:{server.server_port}")
+        assert wandb_run.answers(f"http://127.0.0.1:{server.server_port}")
         thread.join()
-    assert not wandb_run._answers("no url at all")
+    assert not wandb_run.answers("no url at all")
 
 
 def test_an_online_run_that_resumes_is_not_sent_twice(
@@ -247,7 +247,7 @@ def test_an_online_run_that_resumes_is_not_sent_twice(
         return next(runs)
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(wandb_run, "_answers", lambda url: True)
+    monkeypatch.setattr(wandb_run, "answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")
     sink = open_one()
     sink.rewind(None)
@@ -273,7 +273,7 @@ def test_a_run_that_was_offline_is_replayed_when_online(
     sink = open_one()
     sink.rewind(None)
     sink.scalars(100, {"loss": 1.0})
-    monkeypatch.setattr(wandb_run, "_answers", lambda url: True)
+    monkeypatch.setattr(wandb_run, "answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")
     again = open_one()
     again.rewind(sink.mark())
