@@ -95,7 +95,7 @@ def of_text(hint: Any) -> bool:
 
 
 def _task_help() -> str:
-    return "\n".join(f"task={name:<8} {task.summary}" for name, task in TASKS.items())
+    return "\n".join(f"task={name:<9} {task.summary}" for name, task in TASKS.items())
 
 
 def open_schema(cls: type) -> DictConfig:

@@ -21,7 +21,6 @@ from sae_sweep.config.command import (
     PathsConfig,
     PlanConfig,
     SlurmConfig,
-    TrackingConfig,
 )
 from sae_sweep.config.data import (
     DatasetConfig,
@@ -37,6 +36,7 @@ from sae_sweep.config.names import escaped, escaped_lines, plain_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import RunConfig, run_from_dict
 from sae_sweep.config.shape import shape_problem
+from sae_sweep.config.tracking import TrackingConfig, artifact_name
 from sae_sweep.config.training import (
     KEPT_RESIDUALS_BYTES,
     ActivationsConfig,
@@ -75,6 +75,7 @@ __all__ = [
     "SlurmConfig",
     "TopKConfig",
     "TrackingConfig",
+    "artifact_name",
     "build",
     "digest",
     "escaped",

@@ -6,7 +6,6 @@ from typing import Any
 
 from sae_sweep.config.checks import (
     INT32,
-    INT64,
     Limit,
     count,
     fraction,
@@ -18,6 +17,7 @@ from sae_sweep.config.checks import (
 from sae_sweep.config.errors import ConfigError
 from sae_sweep.config.folders import known_home
 from sae_sweep.config.names import plain_name
+from sae_sweep.config.tracking import TrackingConfig
 
 CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
 _SLURM_16_BIT = Limit(65_533, "at most 65533 (SLURM's 16 bits)")
@@ -39,23 +39,6 @@ class MatchingConfig:
 
     def problems(self) -> list[str]:
         return list(number_problems(self, "matching.").values())
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """Settings for Weights & Biases; `history.jsonl` is always written."""
-
-    backend: str = "wandb"
-    """wandb or none."""
-    project: str = "sae_sweep"
-    entity: str | None = None
-    log_every: int = count(50, most=INT64)
-    """Steps between two logged points."""
-
-    def problems(self) -> list[str]:
-        found = list(number_problems(self, "tracking.").values())
-        one_of(found, "tracking.backend", self.backend, ("wandb", "none"))
-        return found
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from sae_sweep.config import ConfigError, ModelConfig, RunConfig
 from sae_sweep.launch.conditions import by_threads, conditions, cpu_threads, resolve
 from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.finish import Finisher, close, is_trained
+from sae_sweep.launch.labels import run_labels
 from sae_sweep.launch.lm_use import LmUse
 from sae_sweep.launch.streams import StreamMaker, stream_maker
 from sae_sweep.plan import Plan
@@ -21,7 +22,7 @@ from sae_sweep.signals import Interrupted, StopRequest
 from sae_sweep.store import PlannedRun, cache_folder, fail, read_status, set_state, settle, unfinished
 from sae_sweep.store.resolved import Conditions
 from sae_sweep.text import TextSource, held_out_sequences, open_text
-from sae_sweep.tracking import RunSink, open_sink
+from sae_sweep.tracking import RunLabels, RunSink, open_sink
 from sae_sweep.training import (
     GroupSettings,
     GroupTooLargeError,
@@ -52,7 +53,7 @@ def train_runs(
         job: number of the frozen group, in a job.
     """
     models = Models()
-    shared = _Command(plan, models, stop, sharers, job)
+    shared = _Command(plan, models, stop, run_labels(plan), sharers, job)
     for group in plan.groups():
         stop.raise_if_requested()
         if not _train_parts(shared, [run for run in group if run in runs]):
@@ -83,6 +84,8 @@ class _Command(NamedTuple):
     plan: Plan
     models: "Models"
     stop: StopRequest
+    labels: Mapping[str, RunLabels]
+    """By run id."""
     sharers: int
     job: int | None
 
@@ -91,7 +94,8 @@ class _Command(NamedTuple):
         return cache_folder(self.plan.command.paths.cache)
 
     def sink(self, run: PlannedRun, conditions: Conditions) -> RunSink:
-        return open_sink(run, self.plan.command.tracking, self.plan.folder, conditions)
+        labels = self.labels[run.run_id]
+        return open_sink(run, self.plan.command.tracking, self.plan.folder, conditions, labels)
 
 
 def _train_group(command: _Command, runs: Sequence[PlannedRun]) -> None:
@@ -278,6 +282,7 @@ class _Shared:
                     command.tracking.log_every,
                     command.launcher.checkpoint_every_min,
                     self.command.cache,
+                    command.tracking.histograms,
                 ),
                 stop=self.command.stop,
                 on_finished=lambda outcome: finisher.finish(outcome, self.use.record(outcome.member.run)),

@@ -11,6 +11,7 @@ from pyarrow import csv
 
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
 from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
+from sae_sweep.report.heat_map import write_heat_map
 from sae_sweep.report.parquet import plain_column, write_parquet
 from sae_sweep.report.style import save
 from sae_sweep.store import write_bytes
@@ -45,6 +46,8 @@ class ComparisonFiles(NamedTuple):
     """One row for every two swept keys: the fields of `KeyContrast`."""
     matrix_figure: Path
     cosine_figure: Path
+    matrix_page: Path
+    """The matrix as a page of HTML."""
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
@@ -64,6 +67,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
         contrasts_csv=write_csv(folder / "contrasts.csv", _table(KeyContrast, comparison.contrasts)),
         matrix_figure=save(matrix_figure(comparison), folder / "matrix.png"),
         cosine_figure=save(cosine_figure(comparison), folder / "cosines.png"),
+        matrix_page=write_heat_map(folder / "matrix.html", comparison),
     )
 
 

@@ -80,6 +80,11 @@ class SweepFolder:
         return self.root
 
     @property
+    def dashboard(self) -> Path:
+        """What `task=dashboard` made for W&B: the specs of a view and a report, and where they were saved."""
+        return self.root / "wandb-dashboard.json"
+
+    @property
     def jobs(self) -> Path:
         """Folder of jobs in other processes: frozen groups, tickets and logs."""
         return self.root / "jobs"

@@ -27,6 +27,9 @@ TASKS = {
     "cache": Task("sae_sweep.tasks.cache:cache", "compute activations ahead, or look after them (action=)"),
     "status": Task("sae_sweep.tasks.status:show_status", "show how far a sweep is", composes=False),
     "match": Task("sae_sweep.tasks.match:rematch", "compare the SAEs of a sweep again", composes=False),
+    "dashboard": Task(
+        "sae_sweep.tasks.dashboard:dashboard", "make a view and a report of a sweep in W&B", composes=False
+    ),
     "report": Task(
         "sae_sweep.study.report:report",
         "write the study's tables",

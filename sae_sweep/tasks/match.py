@@ -5,10 +5,9 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sae_sweep.activations import pick_device
-from sae_sweep.analysis import COSINE_EDGES, Comparison, ComparisonEntry, PairRow, compare
+from sae_sweep.analysis import ComparisonEntry, compare
 from sae_sweep.analysis.matching import match_to_own_start
 from sae_sweep.config import (
     CommandConfig,
@@ -45,7 +44,7 @@ from sae_sweep.store import (
     read_shown_status,
     unreadable,
 )
-from sae_sweep.tracking import open_comparison_sink
+from sae_sweep.tasks.tracked import track_comparison
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ def compare_finished(
         comparison = compare(entries, command.matching, device=pick_device(device))
         with hold_sweep(folder):
             written = write_comparison(folder.matching, comparison)
-        _track(folder, command, comparison, written)
+        track_comparison(folder, command, comparison, written, lines)
     shorts = short_names(planned_runs)
     lines = [dataclasses.replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
     opened = files_text(_worth_opening(folder, lines, written))
@@ -190,23 +189,3 @@ def _run_line(name: str, folder: RunFolder, run_id: str) -> RunLine:
         init_match=known.get("init_match"),
         mixed=bool(status.mixed),
     )
-
-
-def _track(
-    folder: SweepFolder, command: CommandConfig, comparison: Comparison, files: ComparisonFiles
-) -> None:
-    """Send the comparison to W&B: a table of pairs, the figures, and a histogram of similarities."""
-    columns = [field.name for field in dataclasses.fields(PairRow)]
-    rows = [[_cell(getattr(row, column)) for column in columns] for row in comparison.rows]
-    sink = open_comparison_sink(folder, command, comparison.names)
-    sink.table("pairs", columns, rows)
-    sink.image("matrix", files.matrix_figure)
-    sink.image("cosines", files.cosine_figure)
-    sink.histogram("top1_cosine", comparison.histogram, list(COSINE_EDGES))
-    trained = [summary for summary in comparison.summaries if summary.trained]
-    sink.summary({f"matched_{summary.key}": summary.ratio for summary in trained})
-    sink.finish()
-
-
-def _cell(value: Any) -> Any:
-    return " + ".join(value) if isinstance(value, tuple) else value

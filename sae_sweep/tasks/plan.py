@@ -21,6 +21,7 @@ from sae_sweep.plan.room import lacking, room
 from sae_sweep.plan.throughput import given, measure
 from sae_sweep.report import describe_plan
 from sae_sweep.store import PlannedRun, cache_folder
+from sae_sweep.tracking import refuse_wrong_names
 
 _NOTES = (
     "LM tokens: without document separators and the unused rest of the last buffer.",
@@ -31,7 +32,12 @@ _NOTES = (
 
 
 def show_plan(request: Request) -> int:
-    """Run `task=plan`: print the plan in `format`; returns 0."""
+    """Run `task=plan`: print the plan in `format`; returns 0.
+
+    Raises:
+        ConfigError: if W&B would refuse a name that its variables give.
+    """
+    refuse_wrong_names(request.command.tracking)
     document = describe(make_plan(request))
     as_json = request.command.format == "json"
     text = json.dumps(document, indent=2) if as_json else describe_plan(document)

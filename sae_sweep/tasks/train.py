@@ -10,6 +10,7 @@ from sae_sweep.plan.known import refuse_known_problems
 from sae_sweep.plan.room import refuse_without_room
 from sae_sweep.signals import at_once, stop_signals
 from sae_sweep.store import cache_folder, readable, report_failed, report_unfinished, state
+from sae_sweep.tracking import refuse_wrong_names
 
 log = logging.getLogger(__name__)
 
@@ -18,10 +19,12 @@ def train(request: Request) -> int:
     """Run `task=train`; returns the number of runs that failed, did not finish, or are damaged.
 
     Raises:
+        ConfigError: if W&B would refuse a name that its variables give.
         SaeSweepError: if the sweep's folder holds another plan, a run's folder is in use or holds another
             run, the jobs are refused, or it is known that a run cannot be trained.
         Interrupted: if a signal asked to stop, after everything was saved.
     """
+    refuse_wrong_names(request.command.tracking)
     wanted = make_plan(request)
     wanted.refuse_another()
     runs = readable(wanted.runs)

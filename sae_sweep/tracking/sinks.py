@@ -3,13 +3,23 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sae_sweep.config import CommandConfig, TrackingConfig, digest
 from sae_sweep.store import PlannedRun, RunFolder, SweepFolder, provenance
 from sae_sweep.store.resolved import Conditions
 from sae_sweep.tracking.history import History, HistoryMark
 from sae_sweep.tracking.wandb_run import WandbRun, WandbSpec
+
+
+class RunLabels(NamedTuple):
+    """How a run is told apart from the others of its sweep."""
+
+    name: str
+    """A short name: the values in which it differs from them."""
+    keys: Mapping[str, Any]
+    """Its keys as one types them, each with a plain value."""
+    tags: Sequence[str] = ()
 
 
 class RunSink:
@@ -79,6 +89,10 @@ class ComparisonSink:
         """Log a figure that is on disk."""
         self._log({"image": name, "path": _relative(path, self._root)})
 
+    def html(self, name: str, path: Path) -> None:
+        """Log a page that is on disk."""
+        self._log({"html": name, "path": _relative(path, self._root)})
+
     def histogram(self, name: str, counts: Sequence[float], edges: Sequence[float]) -> None:
         """Log a histogram: `counts` of length n, `edges` of length n + 1."""
         self._log({"histogram": name, "counts": _floats(counts), "edges": _floats(edges)})
@@ -107,27 +121,47 @@ def _floats(values: Sequence[float]) -> list[float]:
 
 
 def open_sink(
-    run: PlannedRun, tracking: TrackingConfig, sweep: SweepFolder, conditions: Conditions
+    run: PlannedRun,
+    tracking: TrackingConfig,
+    sweep: SweepFolder,
+    conditions: Conditions,
+    labels: RunLabels | None = None,
 ) -> RunSink:
     """Open the sink of one run; records that the history already has are kept until `rewind`.
 
-    W&B gets the run's config, and as `provenance` the versions, host and fingerprints behind its weights, and
-    what `auto` became. Its id is made from sweep and run id, so that a resumed run continues its W&B run.
+    W&B gets the run's keys as one types them, its whole config as `run`, and as `provenance` the versions,
+    host and fingerprints behind its weights, and what `auto` became. Its id is made from sweep and run id, so
+    that a resumed run continues its W&B run.
     """
-    spec = _spec(
-        tracking,
-        sweep,
+    labels = labels or RunLabels(run.name, {})
+    if tracking.backend == "none":
+        return RunSink(run.folder, None)
+    config = {
+        **labels.keys,
+        "sweep_name": sweep.root.name,
+        "run_name": run.name,
+        "run": run.config.as_dict(),
+        "provenance": {**provenance(run), **conditions.as_status()},
+    }
+    spec = WandbSpec(
         id=digest([sweep.root.name, run.run_id]),
-        name=run.name,
+        name=labels.name,
+        sweep=sweep.root,
+        tracking=tracking,
         base=run.folder.root,
-        job_type="train",
-        config={**run.config.as_dict(), "provenance": {**provenance(run), **conditions.as_status()}},
+        config=config,
+        tags=labels.tags,
     )
-    return RunSink(run.folder, WandbRun(spec) if spec else None)
+    return RunSink(run.folder, WandbRun(spec))
 
 
 def open_comparison_sink(
-    sweep: SweepFolder, command: CommandConfig, runs: Sequence[str], *, what: str = "comparison"
+    sweep: SweepFolder,
+    command: CommandConfig,
+    runs: Sequence[str],
+    *,
+    swept: Sequence[Mapping[str, Any]] = (),
+    what: str = "comparison",
 ) -> ComparisonSink:
     """Open the sink for results over all runs of a sweep.
 
@@ -135,40 +169,42 @@ def open_comparison_sink(
         sweep: the group in W&B.
         command: logged in full to W&B.
         runs: names of the runs that were compared.
+        swept: swept keys of each of them; W&B gets every value of each key.
         what: comparison or report; each has its own W&B run.
     """
-    spec = _spec(
-        command.tracking,
-        sweep,
+    if command.tracking.backend == "none":
+        return ComparisonSink(sweep.root, None)
+    config = {
+        **_values(swept),
+        "sweep_name": sweep.root.name,
+        "experiment": command.experiment,
+        "runs": list(runs),
+        "command": command.as_dict(),
+    }
+    spec = WandbSpec(
         id=digest([sweep.root.name, what]),
-        name=f"{sweep.root.name}-{what}",
+        name=what,
+        sweep=sweep.root,
+        tracking=command.tracking,
         base=sweep.root,
-        job_type=what,
-        config={**command.as_dict(), "provenance": {"runs": list(runs)}},
-    )
-    return ComparisonSink(sweep.root, WandbRun(spec) if spec else None)
-
-
-def _spec(
-    tracking: TrackingConfig,
-    sweep: SweepFolder,
-    *,
-    id: str,
-    name: str,
-    base: Path,
-    job_type: str,
-    config: Mapping[str, Any],
-) -> WandbSpec | None:
-    if tracking.backend == "none":
-        return None
-    return WandbSpec(
-        id=id,
-        name=name,
-        group=sweep.root.name,
-        project=tracking.project,
-        entity=tracking.entity,
-        folder=sweep.wandb,
-        base=base,
         config=config,
-        job_type=job_type,
+        job_type=what,
+        tags=[what, *([command.experiment] if command.experiment else [])],
     )
+    return ComparisonSink(sweep.root, WandbRun(spec))
+
+
+def _values(swept: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The different values of each swept key, in the order of the runs."""
+    found: dict[str, list[Any]] = {}
+    for keys in swept:
+        for key, value in keys.items():
+            values = found.setdefault(wandb_key(key), [])
+            if value not in values:
+                values.append(value)
+    return found
+
+
+def wandb_key(key: str) -> str:
+    """A config key as one key of W&B, to which a dot would be one level more."""
+    return key.replace(".", "/")

@@ -17,7 +17,7 @@ class MetricSink(Protocol):
         """Log numbers at `tokens` SAE inputs."""
 
     def histogram(self, name: str, counts: Sequence[float], edges: Sequence[float]) -> None:
-        """Log a histogram: `counts` of length n, `edges` of length n + 1."""
+        """Log a histogram at the last logged point: `counts` of length n, `edges` of length n + 1."""
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Set the final values of the run."""
@@ -62,6 +62,8 @@ class GroupSettings(NamedTuple):
     """Minutes between two checkpoints."""
     cache: Path | None = None
     """Folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder."""
+    histograms: int = 0
+    """Times at which histograms are logged, evenly spread over the training."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ import time
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from sae_sweep.analysis import Histogram
+from sae_sweep.analysis.statistics import FeatureStatistics
 from sae_sweep.config import SaeSweepError
 from sae_sweep.saes import Learner, build_sae, init_seed
 from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
@@ -15,6 +19,9 @@ from sae_sweep.training.member import GroupSettings, Member, Outcome
 from sae_sweep.training.readings import Readings
 
 logger = logging.getLogger(__name__)
+
+_HISTOGRAM_TOKENS = 1024
+"""SAE inputs of a batch that histograms are made of during training: enough to see their shape."""
 
 
 class Trainee:
@@ -29,6 +36,11 @@ class Trainee:
         self.latest: dict[str, float] = {}
         """Latest metrics that reached the host."""
         self._readings = Readings(settings.log_every)
+        self._histogram_steps = histogram_steps(
+            member.run.config.steps, settings.log_every, settings.histograms
+        )
+        self._histograms: dict[str, Histogram] = {}
+        """Histograms by name, to be logged with the metrics of their step."""
         self._earlier_s = 0.0
         self._since = time.monotonic()
         self._until: float | None = None
@@ -98,6 +110,19 @@ class Trainee:
         self._whole = True
         self.position = batch.position
         self._readings.add(self.learner.steps, self.learner.tokens, metrics, {"epochs": batch.epochs})
+        if self.learner.steps in self._histogram_steps:
+            self._histograms = self._distributions(batch.activations[self.member.run.config.layer])
+
+    @torch.no_grad()
+    def _distributions(self, x: Float[Tensor, "batch d_in"]) -> dict[str, Histogram]:
+        """How often and how strongly the features fire in a part of a batch."""
+        f = self.learner.sae.encode(x[:_HISTOGRAM_TOKENS].float())
+        statistics = FeatureStatistics(f.shape[1], f.device)
+        statistics.update(f)
+        return {
+            "train/log10_density": statistics.density_histogram(),
+            "train/activations": statistics.activation_histogram(),
+        }
 
     def _refuse_bad_gradient(self, step: int, error: Exception) -> None:
         """Raise SaeSweepError if a gradient of the step that `error` ended is not finite."""
@@ -109,10 +134,14 @@ class Trainee:
 
     def publish(self, *, wait: bool = False) -> None:
         """Log metrics that reached the host; fail if a loss is not finite."""
-        collected = self._readings.collect(wait=wait)
+        collected = self._readings.collect(wait=wait or bool(self._histograms))
         for point in collected.points:
             self.member.sink.scalars(point.tokens, point.values)
             self.latest = point.values
+        histograms, self._histograms = self._histograms, {}
+        if collected.diverged is None:
+            for name, histogram in histograms.items():
+                self.member.sink.histogram(name, list(histogram.counts), list(histogram.edges))
         if collected.diverged is not None and self.failed is None:
             bad = collected.diverged
             # The checkpoints may already contain infinities: a later launch starts over.
@@ -148,3 +177,9 @@ class Trainee:
 
     def outcome(self) -> Outcome:
         return Outcome(self.member, self.learner.sae, self.failed, self.seconds, self.learner.tokens)
+
+
+def histogram_steps(steps: int, log_every: int, count: int) -> frozenset[int]:
+    """Steps after which histograms are logged: `count` logged steps, evenly spread, before the last step."""
+    wanted = (round(steps * (i + 1) / (count + 1) / log_every) * log_every for i in range(count))
+    return frozenset(step for step in wanted if 0 < step < steps)

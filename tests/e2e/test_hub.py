@@ -107,8 +107,8 @@ def test_the_asked_command_trains_four_runs_and_tracks_them(undisturbed: Path) -
     assert len(weights(undisturbed)) == 4
     tracked = offline_runs(undisturbed / "multirun" / "x")
     assert [run.exit_code for run in tracked] == [0] * 5
-    of_runs = [run.config for run in tracked if isinstance(run.config.get("dataset"), dict)]
-    trained = {(config["dataset"]["name"], config["seed"]) for config in of_runs}
+    of_runs = [run.config for run in tracked if run.run.job_type == "train"]
+    trained = {(config["dataset"], config["seed"]) for config in of_runs}
     assert trained == {(name, seed) for name in ("owt", "tinystories") for seed in (42, 49)}
 
 

@@ -4,7 +4,6 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -18,8 +17,9 @@ from sae_sweep.config import CommandConfig, TrackingConfig
 from sae_sweep.signals import Interrupted, stop_signals
 from sae_sweep.store import SweepFolder
 from sae_sweep.tracking import open_comparison_sink, wandb_run
-from sae_sweep.tracking.wandb_run import wandb_mode
+from sae_sweep.tracking.environment import wandb_mode
 from tests.tracking.conftest import OpenSink
+from tests.tracking.offline import offline_runs
 
 
 class FakeRun:
@@ -76,8 +76,10 @@ def test_a_failing_tracker_costs_one_warning(
         sink.summary({"ev": 0.9})
         sink.artifact("run", tmp_path / "run")
         sink.finish(failed=False)
-    assert len(caplog.records) == 1
-    assert f"(no {stage})" in caplog.text
+    lost = 3 if stage == "log" else 1  # two points, and the summary as a point
+    assert caplog.text.count(f"(no {stage})") == 1
+    assert len(caplog.records) == 1 + (lost > 1)
+    assert (f"W&B lost {lost} records of run" in caplog.text) == (lost > 1)
     assert "long story" not in caplog.text
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [sorted(json.loads(line).keys() - {"time", "tokens"}) for line in lines] == [
@@ -86,6 +88,53 @@ def test_a_failing_tracker_costs_one_warning(
         ["summary"],
         ["artifact", "path"],
     ]
+
+
+def test_a_record_that_wandb_refuses_is_lost_alone(
+    tmp_path: Path, open_one: OpenSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = open_one()
+    sink.rewind(None)
+    sink.scalars(10, {"loss": 1.0})
+    sink.image("density", tmp_path / "run" / "missing.png")
+    sink.artifact("run", tmp_path / "run")
+    sink.scalars(20, {"loss": 0.5})
+    sink.finish(failed=False)
+    [run] = offline_runs(tmp_path)
+    assert run.points("train/loss") == [(10, 1.0), (20, 0.5)]
+    assert (run.exit_code, [one.name for one in run.artifacts]) == (0, ["run"])
+    assert caplog.text.count("W&B lost a record of run (") == 1
+
+
+@pytest.mark.parametrize("stage", ["define_metric", "log"])
+def test_a_run_that_is_given_up_is_finished(
+    open_one: OpenSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stage: str
+) -> None:
+    run = FakeRun(stage)
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    sink = open_one()
+    sink.rewind(None)
+    for tokens in range(1, 20):
+        sink.scalars(tokens, {"loss": 1.0})
+    sink.finish(failed=False)
+    assert run.finished == [1]
+    assert caplog.text.count("going on without it") == 1
+
+
+@pytest.mark.parametrize("artifacts", [True, False])
+def test_the_artifact_is_optional(
+    tmp_path: Path, open_one: OpenSink, monkeypatch: pytest.MonkeyPatch, artifacts: bool
+) -> None:
+    run = FakeRun()
+    sent: list[Any] = []
+    monkeypatch.setattr(run, "log_artifact", sent.append)
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    sink = open_one(artifacts=artifacts)
+    sink.rewind(None)
+    sink.artifact("run with a space", tmp_path / "run")
+    sink.finish(failed=False)
+    assert len(sent) == artifacts
+    assert '"artifact": "run with a space"' in (tmp_path / "run" / "history.jsonl").read_text()
 
 
 def test_a_stop_that_wandb_turns_into_an_error_is_still_a_stop(
@@ -143,7 +192,7 @@ def test_a_server_that_refuses_is_tried_once_a_process(
         return FakeRun()
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(wandb_run, "_answers", lambda url: True)
+    monkeypatch.setattr(wandb_run, "answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")
     with caplog.at_level(logging.INFO):
         for name in ("a", "b"):
@@ -155,16 +204,7 @@ def test_a_server_that_refuses_is_tried_once_a_process(
     assert caplog.text.count("wandb sync") == 1
 
 
-@pytest.fixture
-def _fresh_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """W&B as in a new process: it has not read its environment and files yet, nor been silenced."""
-    wandb.teardown()
-    monkeypatch.setattr("wandb.errors.term._silent", False)
-    yield
-    wandb.teardown()
-
-
-@pytest.mark.usefixtures("_fresh_wandb")
+@pytest.mark.usefixtures("fresh_wandb")
 def test_a_server_that_does_not_answer_is_not_waited_for(
     tmp_path: Path, open_one: OpenSink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,9 +228,9 @@ def test_a_server_answers_even_with_an_error() -> None:
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.handle_request)
         thread.start()
-        assert wandb_run._answers(f"http://127.0.0.1:{server.server_port}")
+        assert wandb_run.answers(f"http://127.0.0.1:{server.server_port}")
         thread.join()
-    assert not wandb_run._answers("no url at all")
+    assert not wandb_run.answers("no url at all")
 
 
 def test_an_online_run_that_resumes_is_not_sent_twice(
@@ -207,7 +247,7 @@ def test_an_online_run_that_resumes_is_not_sent_twice(
         return next(runs)
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setattr(wandb_run, "_answers", lambda url: True)
+    monkeypatch.setattr(wandb_run, "answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")
     sink = open_one()
     sink.rewind(None)
@@ -233,7 +273,7 @@ def test_a_run_that_was_offline_is_replayed_when_online(
     sink = open_one()
     sink.rewind(None)
     sink.scalars(100, {"loss": 1.0})
-    monkeypatch.setattr(wandb_run, "_answers", lambda url: True)
+    monkeypatch.setattr(wandb_run, "answers", lambda url: True)
     monkeypatch.setenv("WANDB_MODE", "online")
     again = open_one()
     again.rewind(sink.mark())
@@ -266,7 +306,7 @@ def ask_the_server(_: object) -> None:
         ({"WANDB_BASE_URL": "https://in-home.example.org", "NETRC": ""}, "online"),
     ],
 )
-@pytest.mark.usefixtures("_fresh_wandb")
+@pytest.mark.usefixtures("fresh_wandb")
 def test_the_mode_follows_the_environment_then_the_key_that_wandb_finds(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -290,17 +330,17 @@ def test_the_mode_follows_the_environment_then_the_key_that_wandb_finds(
     for credentials in ("AuthApiKey", "AuthIdentityTokenFile"):
         monkeypatch.setattr(f"wandb.sdk.lib.wbauth.{credentials}.verify", ask_the_server)
     before = settings.read_text()
-    assert wandb_mode() == mode
+    assert wandb_mode(TrackingConfig()) == mode
     assert settings.read_text() == before
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.usefixtures("_fresh_wandb")
+@pytest.mark.usefixtures("fresh_wandb")
 def test_a_broken_netrc_is_no_login_and_prints_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("WANDB_MODE")
     (tmp_path / "netrc").write_text("machine x\n nonsense\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert wandb_mode() == "offline"
+    assert wandb_mode(TrackingConfig()) == "offline"
     assert capfd.readouterr() == ("", "")

@@ -32,7 +32,7 @@ def test_a_run_can_be_read_back(
     sae.mkdir(parents=True)
     (sae / "cfg.json").write_text("{}")
     (sae / "sae_weights.safetensors").write_bytes(b"weights")
-    figure = tmp_path / "run" / "features" / "density.png"
+    figure = tmp_path / "run" / "features" / "activations.png"
     figure.parent.mkdir()
     figure.write_bytes(PNG)
     with caplog.at_level(logging.INFO):
@@ -40,9 +40,9 @@ def test_a_run_can_be_read_back(
         sink.rewind(None)
         for tokens in (100, 200, 300):
             sink.scalars(tokens, {"loss": 1 / tokens, "l0": 16.0})
-        sink.histogram("log10_density", [3, 0, 5], [-10.0, -5.0, -1.0, 0.0])
-        sink.image("density", figure)
-        sink.summary({"explained_variance": 0.75})
+        sink.histogram("activations", [3, 0, 5], [-10.0, -5.0, -1.0, 0.0])
+        sink.image("activations", figure)
+        sink.summary({"eval/explained_variance": 0.75})
         sink.artifact("run", sae)
         sink.finish(failed=False)
     assert capfd.readouterr() == ("", "")
@@ -52,25 +52,34 @@ def test_a_run_can_be_read_back(
     [run] = offline_runs(tmp_path)
     assert (run.run.display_name, run.run.run_group, run.run.job_type) == ("run", tmp_path.name, "train")
     assert run.run.project == "sae_sweep"
-    assert run.config["seed"] == 42
-    assert run.config["architecture"]["kind"] == "topk"
+    assert run.config["run"]["seed"] == 42
+    assert run.config["run"]["architecture"]["kind"] == "topk"
     assert run.config["provenance"]["run_id"] == "id-run"
     assert run.config["provenance"]["corpus"] == "abc"
     assert run.config["provenance"]["versions"]["python"] == platform.python_version()
-    assert run.config["architecture"]["k"] == 16
-    assert not {"k", "launcher", "tracking"} & run.config.keys()
+    assert not {"launcher", "tracking"} & run.config["run"].keys()
     assert run.step_metrics["*"] == "tokens"
-    assert run.points("loss") == [(100, 0.01), (200, 0.005), (300, 1 / 300)]
-    [bins] = [row for row in run.history if "log10_density.bins" in row]
-    assert bins["log10_density._type"] == "histogram"
-    assert bins["log10_density.values"] == [3, 0, 5]
-    assert bins["log10_density.bins"] == [-10, -5, -1, 0]
-    assert [row["density._type"] for row in run.history if "density._type" in row] == ["image-file"]
-    assert run.summary["explained_variance"] == 0.75
+    assert run.points("train/loss") == [(100, 0.01), (200, 0.005), (300, 1 / 300)]
+    [bins] = [row for row in run.history if "features/activations.bins" in row]
+    assert bins["features/activations.values"] == [3, 0, 5]
+    assert bins["features/activations.bins"] == [-10, -5, -1, 0]
+    assert run.keys() == {
+        "tokens": {"number": [100, 200, 300]},
+        "train/loss": {"number": [100, 200, 300]},
+        "train/l0": {"number": [100, 200, 300]},
+        "features/activations": {"histogram": [300]},
+        "figures/activations": {"image-file": [300]},
+        "eval/explained_variance": {"number": [300]},
+    }
+    assert run.summary["eval/explained_variance"] == 0.75
+    assert run.system
     [artifact] = run.artifacts
     assert (artifact.type, artifact.name) == ("model", "run")
     names = {entry.path for entry in artifact.manifest.contents}
     assert names == {"cfg.json", "sae_weights.safetensors"}
+    # read where they lie: W&B would copy every SAE below the home folder
+    assert {Path(entry.local_path).parent for entry in artifact.manifest.contents} == {sae}
+    assert not [path for path in (tmp_path / "wandb-data").rglob("*") if path.is_file()]
     assert run.exit_code == 0
 
 
@@ -92,7 +101,7 @@ def test_a_resumed_run_has_each_point_once(tmp_path: Path, open_one: OpenSink) -
 
     [run] = offline_runs(tmp_path)
     expected = [(100, 1.0), (200, 1.0), (300, 2.0), (400, 2.0), (500, 2.0)]
-    assert run.points("loss") == expected
+    assert run.points("train/loss") == expected
     history = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [(line["tokens"], line["loss"]) for line in map(json.loads, history)] == expected
 
@@ -116,8 +125,8 @@ def test_runs_of_one_process_are_kept_apart(tmp_path: Path, open_one: OpenSink) 
     sinks["a"].finish(failed=False)
     sinks["b"].finish(failed=True)
     runs = {run.run.display_name: run for run in offline_runs(tmp_path)}
-    assert runs["a"].points("a") == runs["b"].points("b") == [(1, 1.0), (2, 2.0)]
-    assert runs["a"].points("b") == []
+    assert runs["a"].points("train/a") == runs["b"].points("train/b") == [(1, 1.0), (2, 2.0)]
+    assert runs["a"].points("train/b") == []
     assert (runs["a"].exit_code, runs["b"].exit_code) == (0, 1)
     assert runs["a"].run.run_id != runs["b"].run.run_id
 
@@ -125,26 +134,36 @@ def test_runs_of_one_process_are_kept_apart(tmp_path: Path, open_one: OpenSink) 
 def test_the_comparison_of_a_sweep_is_a_run_of_its_own(tmp_path: Path) -> None:
     figure = tmp_path / "matrix.png"
     figure.write_bytes(PNG)
+    page = tmp_path / "matrix.html"
+    page.write_text("<p>é</p>", encoding="utf-8")
     for attempt in (1, 2):
-        sink = open_comparison_sink(SweepFolder(tmp_path), CommandConfig(sweep="x"), ["a", "b"])
-        sink.table("matching", ["run", "ratio"], [["a", 0.25], ["b", None]])
-        sink.image("matrix", figure)
-        sink.histogram("similarities", [attempt, 2], [0.0, 0.5, 1.0])
-        sink.summary({"pairs": 2.0})
+        swept = [{"seed": 1, "optimizer.lr": 0.1}, {"seed": 2, "optimizer.lr": 0.1}]
+        sink = open_comparison_sink(
+            SweepFolder(tmp_path), CommandConfig(sweep="x", experiment="e"), ["a", "b"], swept=swept
+        )
+        sink.table("matching/pairs", ["run", "ratio"], [["a", 0.25], ["b", None]])
+        sink.image("matching/matrix", figure)
+        sink.html("matching/heat_map", page)
+        sink.histogram("matching/cosines", [attempt, 2], [0.0, 0.5, 1.0])
+        sink.summary({"matched/seed": 0.5})
         sink.finish()
     [run] = offline_runs(tmp_path)
     assert run.run.job_type == "comparison"
-    assert run.config["provenance"] == {"runs": ["a", "b"]}
-    assert run.config["sweep"] == "x"
-    assert run.run.run_group == tmp_path.name
-    kinds = {key: row[key] for row in run.history for key in row if key.endswith("_type")}
-    assert kinds == {
-        "matching._type": "table-file",
-        "matrix._type": "image-file",
-        "similarities._type": "histogram",
+    assert (run.name, list(run.run.tags)) == ("comparison", ["comparison", "e"])
+    assert run.config["runs"] == ["a", "b"]
+    assert (run.config["seed"], run.config["optimizer/lr"]) == ([1, 2], [0.1])
+    assert run.config["command"]["sweep"] == "x"
+    assert run.run.run_group == run.config["sweep_name"] == tmp_path.name
+    assert {key: [*kinds] for key, kinds in run.keys().items()} == {
+        "tokens": ["number"],
+        "matching/pairs": ["table-file"],
+        "matching/matrix": ["image-file"],
+        "matching/heat_map": ["html-file"],
+        "matching/cosines": ["histogram"],
+        "matched/seed": ["number"],
     }
-    [path] = [row["matching.path"] for row in run.history if "matching.path" in row]
+    [path] = [row["matching/pairs.path"] for row in run.history if "matching/pairs.path" in row]
     [table] = (tmp_path / "wandb").glob(f"offline-run-*/files/{path}")
     found = json.loads(table.read_text())
     assert (found["columns"], found["data"]) == (["run", "ratio"], [["a", 0.25], ["b", None]])
-    assert run.summary["pairs"] == 2.0
+    assert run.summary["matched/seed"] == 0.5

@@ -31,6 +31,7 @@ def train(
     log_every: int = 5,
     make_stream: Callable[[Sequence[int]], Stream] | None = None,
     on_finished: Callable[[Outcome], None] | None = None,
+    histograms: int = 0,
     **stream: int,
 ) -> list[Outcome]:
     keys = {"before": before} if before else {}
@@ -39,7 +40,7 @@ def train(
             members,
             make_stream or (lambda layers: FakeStream(layers, **stream, **keys)),
             d_in=D_IN,
-            settings=GroupSettings(log_every, checkpoint_every_min),
+            settings=GroupSettings(log_every, checkpoint_every_min, histograms=histograms),
             stop=stop,
             on_finished=on_finished,
         )

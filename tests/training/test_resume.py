@@ -16,7 +16,8 @@ from sae_sweep.signals import Interrupted
 from sae_sweep.store import SweepFolder
 from sae_sweep.tracking import open_sink
 from sae_sweep.training import Member, Outcome
-from tests.training.fakes import BATCH, CONDITIONS, make_config, make_member
+from sae_sweep.training.trainee import histogram_steps
+from tests.training.fakes import BATCH, CONDITIONS, D_IN, make_config, make_member
 from tests.training.helpers import (
     PowerCut,
     assert_equal_bits,
@@ -50,6 +51,35 @@ def test_interrupted_and_resumed_gives_the_same_bits_and_the_same_history(
         assert outcome.seconds > 0
     for member, other in zip(members, whole, strict=True):
         assert member.sink.points == other.sink.points
+
+
+def test_histograms_are_logged_during_training_once_each(tmp_path: Path) -> None:
+    whole = mixed_members(tmp_path / "whole")
+    for outcome in train(whole, histograms=2, log_every=2):
+        assert_equal_bits(bits(outcome), bare_loop(outcome.member.run.config, outcome.member.run.run_id))
+    members = mixed_members(tmp_path / "cut")
+    with pytest.raises(Interrupted):
+        train(members, kill(signal.SIGTERM, at=7), histograms=2, log_every=2)
+    train(members, histograms=2, log_every=2)
+    for member, other in zip(members, whole, strict=True):
+        assert member.sink.points == other.sink.points
+        found = [(tokens, [*values]) for tokens, values in other.sink.points]
+        steps = sorted(histogram_steps(member.run.config.steps, 2, 2))
+        assert len(steps) == 2
+        for name in ("train/log10_density", "train/activations"):
+            assert [tokens for tokens, keys in found if name in keys] == [BATCH * step for step in steps]
+        counts = [values.get("train/log10_density") for _, values in other.sink.points]
+        assert [count for count in counts if count is not None] == [
+            2 * D_IN
+        ] * 2  # each feature is in one bin
+
+
+def test_histograms_fall_on_logged_steps_before_the_last() -> None:
+    assert sorted(histogram_steps(100, 10, 4)) == [20, 40, 60, 80]
+    assert sorted(histogram_steps(100, 50, 4)) == [50]
+    assert not histogram_steps(30, 50, 4)
+    assert not histogram_steps(100, 10, 0)
+    assert all(0 < step < 7 for step in histogram_steps(7, 1, 1000))
 
 
 def test_members_ahead_of_the_stream_wait(tmp_path: Path) -> None:
