@@ -49,27 +49,35 @@ class TrackingConfig:
         if self.mode is not None:
             one_of(found, "tracking.mode", self.mode, MODES)
         for key in ("project", "entity", "group"):
-            found += wandb_name_problems(f"tracking.{key}", getattr(self, key))
+            found += wandb_name_problems(f"tracking.{key}", getattr(self, key), in_urls=key != "group")
         return found + wandb_tag_problems("tracking.tags", self.tags or ())
 
 
-def wandb_name_problems(key: str, name: str | None) -> list[str]:
-    """A line if W&B would refuse the name of a project, entity or group; None is no name."""
+def wandb_name_problems(key: str, name: str | None, *, in_urls: bool = True) -> list[str]:
+    """A line if W&B would refuse a name; None is no name.
+
+    Args:
+        key: what to name in the line.
+        name: of a project, entity or group.
+        in_urls: whether W&B makes addresses of it, as of those of projects and entities.
+    """
     if name is None:
         return []
-    refused = sorted({c for c in name if c in _NOT_IN_URLS or not c.isprintable()})
+    forbidden = _NOT_IN_URLS if in_urls else ""
+    refused = sorted({c for c in name if c in forbidden or not c.isprintable()})
     if not name.strip():
         wrong = "is empty"
     elif name != name.strip():
         wrong = "has space at an end"
     elif len(name) > _NAME_LENGTH:
         wrong = f"is longer than {_NAME_LENGTH} characters"
-    elif refused and not key.endswith(("group", "GROUP")):
+    elif refused:
         wrong = f"has {' '.join(map(escaped, refused))}"
     else:
         return []
     shown = escaped(name if len(name) <= _NAME_LENGTH else f"{name[:57]}...")
-    return [f"{key}={shown} {wrong}: W&B takes 1 to {_NAME_LENGTH} characters, without {_NOT_IN_URLS}"]
+    without = f", without {forbidden}" if forbidden else ""
+    return [f"{key}={shown} {wrong}: W&B takes 1 to {_NAME_LENGTH} characters{without}"]
 
 
 def wandb_tag_problems(key: str, tags: Sequence[str]) -> list[str]:

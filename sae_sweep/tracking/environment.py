@@ -30,7 +30,8 @@ def refuse_wrong_names(tracking: TrackingConfig) -> None:
         return
     problems: list[str] = []
     for variable in _NAMES:
-        problems += wandb_name_problems(variable, os.environ.get(variable) or None)
+        name = os.environ.get(variable) or None
+        problems += wandb_name_problems(variable, name, in_urls=variable != "WANDB_RUN_GROUP")
     if tags := os.environ.get("WANDB_TAGS"):
         problems += wandb_tag_problems("WANDB_TAGS", tags.split(","))
     if problems:
