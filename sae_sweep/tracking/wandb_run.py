@@ -64,6 +64,11 @@ class WandbSpec:
     tags: Sequence[str] = ()
 
     @property
+    def kept(self) -> str:
+        """Where everything is that W&B gets."""
+        return "history.jsonl" if self.job_type == "train" else "analysis/"
+
+    @property
     def folder(self) -> Path:
         return wandb_folder(self.tracking, self.sweep)
 
@@ -115,8 +120,8 @@ class WandbRun:
         self._lost_in_a_row += 1
         if self._lost == 1:
             logger.warning(
-                "W&B lost a record of %s (%s); history.jsonl has everything",
-                *(self._spec.name, first_line(error)[:_LONGEST_REASON]),
+                "W&B lost a record of %s (%s); %s has everything",
+                *(self._spec.name, first_line(error)[:_LONGEST_REASON], self._spec.kept),
             )
         if self._lost_in_a_row == _MOST_LOST:
             self._give_up(run, f"W&B lost {_MOST_LOST} records of {self._spec.name} in a row")
@@ -125,7 +130,7 @@ class WandbRun:
         """Go on without W&B, and finish its run if that is still possible."""
         self._broken = True
         self._run = None
-        logger.warning("%s: going on without it; history.jsonl has everything", why)
+        logger.warning("%s: going on without it; %s has everything", why, self._spec.kept)
         if run is not None:
             with suppress(Exception), obeyed():
                 run.finish(exit_code=1)
