@@ -59,6 +59,11 @@ def make_dashboard(folder: SweepFolder, tracking: TrackingConfig, swept: Sequenc
                 entity = saved.get("entity")
             place = Place(str(entity or ""), project, folder.root.name, swept)
             made = _Made(make_view(place), make_report(place), make_report(place._replace(entity="")))
+    except ModuleNotFoundError as error:
+        raise SaeSweepError(
+            f"task=dashboard needs a package that is not installed ({error.name}): "
+            "pip install 'sae-sweep[dashboard]'"
+        ) from error
     except Exception as error:  # of W&B, whatever it is
         raise SaeSweepError(f"W&B does not take part: {first_line(error)[:_LONGEST_REASON]}") from error
     where = {"server": server, "entity": place.entity, "project": project}

@@ -133,7 +133,7 @@ def test_every_whole_number_is(planned: Callable[..., Plan]) -> None:
         (["quickstart"], "quickstart: not of the form key=value; did you mean experiment=quickstart?"),
         (["ü=1"], "ü=1: not of the form key=value (see --help)"),
         (["grids=[{k: ü}]"], "grids=[{k: ü}]: not of the form key=value (see --help)"),
-        (["tracking.project=null"], "tracking.project=null: must be text"),
+        (["dataset.name=null"], "dataset.name=null: must be text"),
         (["dataset.name=[a]"], "dataset.name=[a]: must be text: put it in quotes"),
     ],
 )

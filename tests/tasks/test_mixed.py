@@ -33,13 +33,13 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
 def test_a_mixed_run_marks_its_row_its_pairs_and_the_table_in_wandb(
     cli: Cli, sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = []
-    monkeypatch.setattr(ComparisonSink, "table", lambda self, *table: sent.append(table))
+    sent = {}
+    monkeypatch.setattr(ComparisonSink, "table", lambda self, name, *table: sent.update({name: table}))
     result = cli("task=match", "sweep=paper", "tracking=none", "device=cpu")
     assert result.code == 0, result.err
     assert [line.split()[-1] for line in result.out.splitlines()[3:5]] == ["done", "done†"]
     assert "† mixed: part of the run was trained with other numerics" in result.out
     with (sweep.matching / "pairs.csv").open(newline="") as file:
         assert [row["mixed"] for row in csv.DictReader(file)] == ["True"]
-    ((name, columns, rows),) = sent
-    assert (name, dict(zip(columns, rows[0], strict=True))["mixed"]) == ("pairs", True)
+    columns, rows = sent["matching/pairs"]
+    assert dict(zip(columns, rows[0], strict=True))["mixed"] is True

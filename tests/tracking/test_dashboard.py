@@ -1,6 +1,7 @@
 """The view and the report of a sweep, saved at a stand-in of W&B, or written where nobody is logged in."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def filters(spec: Any) -> list[Any]:
 
 
 def check(spec: Any, sweep: SweepFolder) -> None:
-    """A view or report has what the issue asks for, and shows this sweep's runs only."""
+    """A view or report has its panels, and shows this sweep's runs only."""
     text = json.dumps(spec)
     kinds = {panel["viewType"] for panel in panels(spec)}
     assert {"Bar Chart", "Media Browser", "Run History Line Plot", "Parallel Coordinates Plot"} <= kinds
@@ -152,3 +153,12 @@ def test_where_wandb_is_not_reached_the_specs_are_written(
 def test_a_damaged_file_is_written_anew(sweep: SweepFolder, content: str) -> None:
     sweep.dashboard.write_text(content)
     assert made(sweep)[1]["view"]["id"] == ""
+
+
+def test_a_missing_package_is_one_line(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("wandb_workspaces")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(SaeSweepError, match=r"pip install 'sae-sweep\[dashboard\]'$"):
+        make_dashboard(sweep, TrackingConfig(mode="offline"), SWEPT)
+    assert not sweep.dashboard.exists()
