@@ -142,6 +142,10 @@ def _check_column(path: Path, schema: Any, key: str) -> None:
     if key not in schema.names:
         names = " or ".join(schema.names)
         raise SaeSweepError(f"{path} has no column {key!r}: set dataset.text_key, to {names}")
+    if schema.names.count(key) > 1:
+        raise SaeSweepError(
+            f"{path} has several columns {key!r}: rename all but one, or set dataset.text_key"
+        )
     kind = schema.field(key).type
     if not _holds_text(kind):
         raise SaeSweepError(f"{path}: column {key!r} holds {kind}, not text: set dataset.text_key to another")

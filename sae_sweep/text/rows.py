@@ -94,9 +94,10 @@ def json_row(line: bytes, key: str, where: str) -> Row:
     Raises:
         SaeSweepError: if it is none, naming `where` the line is.
     """
-    if line.startswith(tuple(mark for mark, _ in _WIDE)):
-        raise SaeSweepError(f"{where}: it is not UTF-8 but UTF-16: convert it (iconv -f UTF-16 -t UTF-8)")
-    text = line.decode("utf-8-sig", errors=_INVALID)
+    wide = next((name.upper() for mark, name in _WIDE if line.startswith(mark)), None)
+    if wide:
+        raise SaeSweepError(f"{where}: it is not UTF-8 but {wide}: convert it (iconv -f {wide} -t UTF-8)")
+    text = line.decode("utf-8-sig", errors=_INVALID).rstrip("\r\n")
     if not text.strip():
         return Row("")
     try:

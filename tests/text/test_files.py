@@ -230,15 +230,17 @@ def test_byte_order_marks_are_not_text(tmp_path, encoding):
     assert sorted(training + held_out) == ["naïve\nte\nxt", "one", "two"]
 
 
-def test_lines_in_utf_16_are_named(tmp_path):
-    (tmp_path / "b.jsonl").write_bytes('{"text": "one"}\n'.encode("utf-16"))
-    assert refusal(tmp_path).startswith(f"{tmp_path / 'b.jsonl'}, line 1: it is not UTF-8 but UTF-16")
+@pytest.mark.parametrize("encoding", ["UTF-16", "UTF-32"])
+def test_lines_in_another_encoding_are_named(tmp_path, encoding):
+    (tmp_path / "b.jsonl").write_bytes('{"text": "a"}\n'.encode(encoding))
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'b.jsonl'}, line 1: it is not UTF-8 but {encoding}")
+    assert f"iconv -f {encoding} " in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"text": "a"', "not a line of JSON"),
+        ('{"text": "a"', "not a line of JSON (Expecting ',' delimiter at column 13)"),
         ('{"text": ' + "[" * 100_000, "not a line of JSON"),
         ('{"body": "a"}', "no key 'text': set dataset.text_key"),
         ('{"text": 3}', "'text' holds int, not text"),
@@ -260,6 +262,12 @@ def test_a_bad_parquet_file_is_named(tmp_path):
     assert refusal(path) == f"{path} has no column 'text': set dataset.text_key, to body or other"
     assert "column 'other' holds int64, not text" in refusal(path, text_key="other")
     write_parquet(path, pa.array([], pa.string()))
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path):
+    path, column = tmp_path / "a.parquet", pa.array(["a", "b"])
+    pq.write_table(pa.Table.from_arrays([column, column], names=["text", "text"]), path)
+    assert refusal(path).startswith(f"{path} has several columns 'text'")
 
 
 def test_a_single_document_cannot_be_split(tmp_path):
