@@ -34,6 +34,13 @@ def explained(error: BaseException) -> str:
         group, _, choices = options.partition(":")
         listed = f"; {group} has {', '.join(choices.split())}" if options else ""
         return " ".join(found.split()) + listed
+    if twice := re.match(
+        r"Multiple values for (\S+)\. To override a value use 'override \S+ (.+)'", str(error)
+    ):
+        group, choice = twice.groups()
+        return f"{group} is chosen twice: write {group}={choice} without +, or `override /{group}: {choice}`"
+    if there := re.search(r"An item is already at '(.+)'", str(error)):
+        return f"+{there[1]}: there is a key {there[1]} already: leave out the +"
     if "No match in the defaults list" in str(error):
         return f"{first_line(error)} Groups of the package begin with /, as in `override /model: gpt2-pico`"
     return first_line(error)

@@ -153,6 +153,12 @@ def test_the_config_is_shown(cli: Cli, my_conf: Path) -> None:
         (["--tokens=1e8"], "--tokens=1e8: write tokens=1e8, without dashes"),
         (["-cd"], "argument --config-dir/-cd: expected one argument (see --hydra-help)"),
         (["-cn", "none"], "Cannot find primary config 'none'. Check that it's in your config search path."),
+        (["+seed=3"], "+seed: there is a key seed already: leave out the +"),
+        (
+            ["+experiment=quickstart"],
+            "experiment is chosen twice: write experiment=quickstart without +, or "
+            "`override /experiment: quickstart`",
+        ),
         (["--experimental-rerun", "x"], "--experimental-rerun is not supported: type the command again"),
     ],
 )
