@@ -59,7 +59,8 @@ def _find(pattern: str) -> Found:
     elif glob.has_magic(where):
         there = [path for path in _matches(where, left_out) if not path.is_dir()]
     else:
-        raise SaeSweepError(f"dataset.path={pattern}: no such file or folder")
+        why = "neither a file nor a folder" if os.path.exists(where) else "no such file or folder"
+        raise SaeSweepError(f"dataset.path={pattern}: {why}")
     found = _distinct([path for path in there if _is_text(path, left_out)], left_out)
     if not found:
         words = "".join(f"; {reason} ({number:,})" for reason, number in left_out.items())

@@ -121,3 +121,9 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", iterdir)
     with pytest.raises(SaeSweepError, match=r"cannot read .*shut: Permission denied"):
         find_files(str(tmp_path))
+
+
+def test_a_pipe_is_not_said_to_be_missing(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(SaeSweepError, match=r"a\.txt: neither a file nor a folder"):
+        find_files(str(tmp_path / "a.txt"))
