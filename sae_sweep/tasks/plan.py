@@ -38,7 +38,9 @@ def show_plan(request: Request) -> int:
         ConfigError: if W&B would refuse a name that its variables give.
     """
     refuse_wrong_names(request.command.tracking)
-    document = describe(make_plan(request))
+    plan = make_plan(request)
+    plan.refuse_another()
+    document = describe(plan)
     as_json = request.command.format == "json"
     text = json.dumps(document, indent=2) if as_json else describe_plan(document)
     show(text + "\n")

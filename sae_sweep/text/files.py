@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sae_sweep.config import FilesDataset, SaeSweepError
 from sae_sweep.store import unreadable
-from sae_sweep.text.formats import format_of
+from sae_sweep.text.formats import format_of, opened, readable
 from sae_sweep.text.found import Found, find_files, suffix
 from sae_sweep.text.rows import Tally
 from sae_sweep.text.source import Place, TextSource, text_number
@@ -101,7 +101,7 @@ class LocalFiles(TextSource):
         numbers = sorted({text_number(text) for text in self._all_texts() if text})
         if len(numbers) < 2:
             raise SaeSweepError(
-                f"{self.label} holds a single document, so none can be held out for evaluation: "
+                f"{self.label} holds a single distinct document, so none can be held out for evaluation: "
                 "split it into several .txt files, or into the rows of a .jsonl file"
             )
         return numbers[-(-len(numbers) // every)]
@@ -145,11 +145,9 @@ def _summary(found: Found, tally: Tally) -> str:
 
 
 def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise unreadable(path, error) from error
+    """Hash what a file holds: compressing it anew changes nothing."""
+    with readable(path), opened(path) as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _version(path: Path) -> _Version:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sae_sweep.config import SaeSweepError, first_line
 from sae_sweep.store import unreadable
@@ -47,7 +47,7 @@ def _text_rows(path: Path, _where: int, start: int, _key: str) -> Iterator[Row]:
 
 
 def _text_row(path: Path) -> Row:
-    with _readable(path), _opened(path) as file:
+    with readable(path), opened(path) as file:
         return text_row(file.read())
 
 
@@ -62,7 +62,7 @@ def _line_pieces(path: Path, key: str, tally: Tally) -> Pieces:
 
 def _line_rows(path: Path, where: int, start: int, key: str) -> Iterator[Row]:
     if start == 0:
-        with _readable(path), path.open("rb") as file:
+        with readable(path), path.open("rb") as file:
             file.seek(where)
             line = file.readline()
         yield json_row(line, key, f"{path}, byte {where:,}")
@@ -82,7 +82,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a file, numbered from 1."""
     number = 0
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             for number, line in enumerate(file, 1):
                 yield number, line
     except OSError as error:
@@ -90,7 +90,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[io.BufferedReader]:
     """Open a file that may be compressed; what is wrong with its content is an OSError."""
     codec = _CODECS.get(path.suffix.lower())
     if codec is None:
@@ -141,7 +141,7 @@ def _rows_of(column: Any) -> Iterator[Row]:
 def _check_column(path: Path, schema: Any, key: str) -> None:
     if key not in schema.names:
         names = " or ".join(schema.names)
-        raise SaeSweepError(f"{path} has no column {key!r}: set dataset.text_key, to {names}")
+        raise SaeSweepError(f"{path} has no column {key!r}: set dataset.text_key to {names}")
     if schema.names.count(key) > 1:
         raise SaeSweepError(
             f"{path} has several columns {key!r}: rename all but one, or set dataset.text_key"
@@ -165,12 +165,12 @@ def _holds_text(kind: Any) -> bool:
 def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    with _readable(path), pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path) as file:
         yield file
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Raise errors of the disk, and of pyarrow about a damaged file, as one line."""
     import pyarrow as pa
 

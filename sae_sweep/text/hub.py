@@ -117,7 +117,7 @@ class HubText(TextSource):
         examples = _load_shard(shard, [key])
         if key not in examples.features:
             names = " or ".join(_load_shard(shard).features)
-            raise SaeSweepError(f"{shard} has no column {key!r}: set dataset.text_key, to {names}")
+            raise SaeSweepError(f"{shard} has no column {key!r}: set dataset.text_key to {names}")
         # row groups become the library's shards: restoring a position then skips them without reading
         return examples.reshard()
 

@@ -46,8 +46,8 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
     """Number of rows and files without text, by reason."""
     replaced: int = 0
-    broken: int = 0
-    """Characters that text does not have: replaced ones, and NUL."""
+    nulls: int = 0
+    """NUL characters, of which text has none."""
     characters: int = 0
     reread: int = 0
     """Rows that version 0.1.0 read otherwise: texts that have any have another fingerprint than in it."""
@@ -60,7 +60,7 @@ class Tally:
             return False
         self.documents += 1
         self.replaced += row.replaced
-        self.broken += row.replaced + row.text.count("\0")
+        self.nulls += row.text.count("\0")
         self.characters += len(row.text)
         return True
 
@@ -70,9 +70,10 @@ class Tally:
         Raises:
             SaeSweepError: if that is no text.
         """
-        if tally.broken > max(_BROKEN, _BROKEN_SHARE * tally.characters):
+        broken, most = tally.replaced + tally.nulls, _BROKEN_SHARE * tally.characters
+        if broken > max(_BROKEN, most) or tally.nulls > most:
             raise SaeSweepError(
-                f"{path} is not UTF-8 text: {tally.broken:,} of {tally.characters:,} characters are invalid; "
+                f"{path} is not UTF-8 text: {broken:,} of {tally.characters:,} characters are invalid; "
                 "convert it (iconv -f ENCODING -t UTF-8), or leave it out of dataset.path"
             )
         self.documents += tally.documents

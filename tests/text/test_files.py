@@ -212,7 +212,12 @@ def test_invalid_characters_are_replaced_and_counted(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [bytes(range(256)) * 4, "Привет, мир. ".encode("cp1251") * 50, "plain text".encode("utf-16-le") * 50],
+    [
+        bytes(range(256)) * 4,
+        "Привет, мир. ".encode("cp1251") * 50,
+        "plain text".encode("utf-16-le") * 50,
+        "short".encode("utf-16-le"),
+    ],
 )
 def test_a_file_that_is_not_text_is_named(tmp_path, content):
     write_text(tmp_path, 3)
@@ -259,7 +264,7 @@ def test_a_bad_parquet_file_is_named(tmp_path):
     path.write_bytes(b"PAR1 but no more")
     assert refusal(path).startswith(f"cannot read {path}: ")
     write_parquet(path, ["a", "b"], column="body")
-    assert refusal(path) == f"{path} has no column 'text': set dataset.text_key, to body or other"
+    assert refusal(path) == f"{path} has no column 'text': set dataset.text_key to body or other"
     assert "column 'other' holds int64, not text" in refusal(path, text_key="other")
     write_parquet(path, pa.array([], pa.string()))
 
@@ -273,7 +278,7 @@ def test_a_column_that_is_there_twice_is_named(tmp_path):
 def test_a_single_document_cannot_be_split(tmp_path):
     for name in ("book", "copy"):
         (tmp_path / f"{name}.txt").write_text("one long book")
-        assert "holds a single document" in refusal(tmp_path)
+        assert "holds a single distinct document" in refusal(tmp_path)
 
 
 def test_nulls_and_empty_rows_are_skipped_and_counted(tmp_path):
@@ -351,6 +356,17 @@ def test_compressed_files_are_read(tmp_path, suffix):
     training, held_out = splits(tmp_path)
     assert sorted(training + held_out) == ["end", "naïve\n", *(f"row {row}" for row in range(9))]
     assert "2 files, 11 documents; skipped: empty rows (9), null rows (1)" in summary(tmp_path)
+
+
+def test_compressing_a_text_again_does_not_change_its_fingerprint(tmp_path):
+    lines = b"".join(b'{"text": "row %d"}\n' % row for row in range(9))
+    found = set()
+    for level, when in ((1, 0), (9, 0), (9, 12345)):
+        (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines, level, mtime=when))
+        found.add(LocalFiles.fingerprint(FilesDataset(path=str(tmp_path)), CACHE))
+    assert len(found) == 1
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines + b'{"text": "more"}\n'))
+    assert LocalFiles.fingerprint(FilesDataset(path=str(tmp_path)), CACHE) not in found
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst"])
