@@ -12,6 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+from pyarrow import parquet
+
 from trials.commands import ROOT, Ended, command
 
 ASSETS = ROOT / "sae_sweep" / "assets"
@@ -163,6 +166,8 @@ def content(path: Path) -> Any:
             return without_clocks(json.loads(whole))
         if path.suffix == ".jsonl":
             return [without_clocks(json.loads(line)) for line in whole.splitlines()]
+        if path.name == "runs.parquet":  # holds seconds
+            return without_clocks(parquet.read_table(pyarrow.BufferReader(whole)).to_pylist())
     return hashlib.sha256(whole).hexdigest()
 
 
