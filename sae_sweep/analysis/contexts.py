@@ -31,7 +31,7 @@ class Contexts:
     """
 
     def __init__(self, d_sae: int, most: int, window: Window, device: torch.device) -> None:
-        self._window = window
+        self.window = window
         shape = (d_sae, most)
         self.priorities = torch.full(shape, float(NOTHING), device=device)
         self.sequences = torch.full(shape, NOTHING, device=device)
@@ -61,7 +61,7 @@ class Contexts:
         kept = ranks < self.priorities.shape[1]
         chosen, features, ranks = chosen[kept], features[kept], ranks[kept]
         touched, at = features.unique(return_inverse=True)
-        fresh = Contexts(len(touched), self.priorities.shape[1], self._window, self.priorities.device)
+        fresh = Contexts(len(touched), self.priorities.shape[1], self.window, self.priorities.device)
         rows = activations.rows[chosen]
         fresh.priorities[at, ranks] = priorities[chosen].float()
         fresh.sequences[at, ranks] = rows // tokens.shape[1] + first_sequence
@@ -92,7 +92,7 @@ class Contexts:
     def _windows(self, activations: Activations, chosen: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and the feature's activations around each chosen one, [n, window]."""
         length, d_sae = tokens.shape[1], len(self.priorities)
-        offsets = torch.arange(-self._window.before, self._window.after + 1, device=tokens.device)
+        offsets = torch.arange(-self.window.before, self.window.after + 1, device=tokens.device)
         rows = activations.rows[chosen][:, None] + offsets
         inside = rows.div(length, rounding_mode="floor") == activations.rows[chosen][:, None] // length
         ids = tokens.flatten()[rows.clamp(0, tokens.numel() - 1)]
