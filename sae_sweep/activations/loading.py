@@ -80,6 +80,10 @@ class LMTokenizer:
         self.bos_id: int = self.eot_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self.special_ids = frozenset({self.bos_id, self.eot_id, *tokenizer.all_special_ids})
 
+    def strings(self, count: int) -> list[str]:
+        """Text of each of the first `count` token ids alone, special ones too."""
+        return [self._backend.decode([token], skip_special_tokens=False) for token in range(count)]
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts on all cores; special tokens are neither added nor recognised in the text."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]

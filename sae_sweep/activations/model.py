@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,14 @@ from sae_sweep.text.packing import TextTokenizer
 
 LOGITS_AT_ONCE = 2**27
 """Largest number of logits in memory together: half a GB in float32."""
+
+
+class ModelTokenizer(TextTokenizer, Protocol):
+    """The tokenizer of a loaded model, which also gives text back."""
+
+    def strings(self, count: int) -> list[str]:
+        """Text of each of the first `count` token ids alone; U+FFFD where it is a part of a character."""
+        ...
 
 
 class LMSizes(NamedTuple):
@@ -37,7 +45,7 @@ class LanguageModel:
         self,
         forward: Forward,
         bridge_config: Any,
-        tokenizer: TextTokenizer,
+        tokenizer: ModelTokenizer,
         name: str,
         device: torch.device,
         dtype: torch.dtype,

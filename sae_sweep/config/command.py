@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from sae_sweep.config.analysis import AnalysisConfig
 from sae_sweep.config.checks import (
     INT32,
     Limit,
@@ -164,6 +165,7 @@ class CommandConfig:
     fuse: bool = True
     """true: runs that read the same text share LM passes. false: one run at a time, with equal weights."""
     matching: MatchingConfig = field(default_factory=MatchingConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launcher: LauncherConfig = field(default_factory=LauncherConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

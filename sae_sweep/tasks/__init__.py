@@ -30,6 +30,9 @@ TASKS = {
     "dashboard": Task(
         "sae_sweep.tasks.dashboard:dashboard", "make a view and a report of a sweep in W&B", composes=False
     ),
+    "analyse": Task(
+        "sae_sweep.tasks.analyse:analyse", "show what the features of a sweep's SAEs do", composes=False
+    ),
     "report": Task(
         "sae_sweep.study.report:report",
         "write the study's tables",

@@ -1,0 +1,191 @@
+"""One pass over text for the features of several SAEs: what they do by position, and where they fire most."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae_sweep.analysis.contexts import Contexts, Window, random_priorities
+from sae_sweep.analysis.evaluation import BATCH_TOKENS, Autoencoder, LanguageModelLosses
+from sae_sweep.analysis.firing import Activations, Firing
+from sae_sweep.analysis.quantiles import FeatureQuantiles
+from sae_sweep.analysis.top_tokens import TokenSums
+from sae_sweep.config import SaeSweepError
+
+
+class Residuals(LanguageModelLosses, Protocol):
+    """The part of a language model that the analysis uses."""
+
+    def residuals(self, tokens: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """`resid_pre` [b, s, d] of each layer."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An SAE, and the layer whose residual stream it reads."""
+
+    sae: Autoencoder
+    layer: int
+
+
+class Kept(NamedTuple):
+    """How much of the text is kept for each feature."""
+
+    top: int = 20
+    """Top activating contexts."""
+    sample: int = 50
+    """Contexts of activations that are sampled uniformly."""
+    window: Window = Window()
+    seed: int = 0
+    """Of the sample."""
+
+
+class PositionMeans:
+    """A mean by position, from sums in float64 on the CPU."""
+
+    def __init__(self, positions: int) -> None:
+        self.sums = torch.zeros(positions, dtype=torch.float64)
+        self.counts = torch.zeros(positions, dtype=torch.int64)
+
+    def update(self, values: Float[Tensor, " n"], positions: Int[Tensor, " n"]) -> None:
+        """Add values, each with its position."""
+        values, positions = values.cpu().double(), positions.cpu()
+        self.sums.index_add_(0, positions, values)
+        self.counts += torch.bincount(positions, minlength=len(self.counts))
+
+    def merge(self, other: "PositionMeans") -> None:
+        """Add another part of the text."""
+        self.sums += other.sums
+        self.counts += other.counts
+
+    @property
+    def means(self) -> Float[Tensor, " positions"]:
+        """NaN where nothing was counted."""
+        return self.sums / self.counts
+
+
+class FeatureAnalysis:
+    """All that one pass collects about an SAE; `merge` adds a part of the text that comes later."""
+
+    def __init__(self, subject: Subject, seq_len: int, vocabulary: int, kept: Kept | None = None) -> None:
+        kept = kept or Kept()
+        d_sae, device = len(subject.sae.W_dec), subject.sae.W_dec.device
+        self.subject, self._seed = subject, kept.seed
+        self.firing = Firing(d_sae, seq_len, device)
+        self.quantiles = FeatureQuantiles(d_sae)
+        self.token_sums = TokenSums(d_sae, vocabulary)
+        self.top = Contexts(d_sae, kept.top, kept.window, device)
+        self.sample = Contexts(d_sae, kept.sample, kept.window, device)
+        self.mse, self.l1 = PositionMeans(seq_len), PositionMeans(seq_len)
+        """Squared error in SAE-input space, averaged over d_in, and the sum of the activations, per token."""
+        self.ce_clean, self.ce_sae = PositionMeans(seq_len), PositionMeans(seq_len)
+        """Next-token cross-entropy in nats at the position that predicts, without and with the SAE."""
+
+    def update(
+        self, tokens: Int[Tensor, "b s"], keep: Bool[Tensor, "b s"], x: Float[Tensor, "b s d"], first: int
+    ) -> Float[Tensor, "b s d"]:
+        """Add a batch, and return its residuals with the SAE spliced in at the tokens that count.
+
+        Args:
+            tokens: ids.
+            keep: tokens that count.
+            x: raw residuals.
+            first: number of the first of these sequences in the whole text.
+        """
+        sae, positions = self.subject.sae, keep.nonzero()[:, 1]
+        inputs = sae.normalise(x[keep].float())
+        f = sae.encode(x[keep].float())
+        out = sae.decode_normalised(f)
+        self.mse.update((inputs.x - out).square().mean(1), positions)
+        self.l1.update(f.abs().sum(1), positions)
+        self._add_activations(Activations.of(f), tokens, keep, first)
+        spliced = x.clone()
+        spliced[keep] = inputs.undo(out).to(x.dtype)
+        return spliced
+
+    def _add_activations(self, found: Activations, tokens: Tensor, keep: Tensor, first: int) -> None:
+        self.firing.update(found, keep.nonzero()[:, 1])
+        self.quantiles.update(found.features, found.values)
+        self.token_sums.update(found.features, tokens[keep][found.rows], found.values)
+        rows = keep.flatten().nonzero()[:, 0][found.rows]  # of all tokens, special ones included
+        placed, length = found._replace(rows=rows), tokens.shape[1]
+        self.top.update(placed, found.values, tokens, first)
+        chance = random_priorities(self._seed, rows // length + first, rows % length, found.features)
+        self.sample.update(placed, chance, tokens, first)
+
+    def merge(self, other: "FeatureAnalysis") -> None:
+        """Add a part of the text that comes later."""
+        for name in ("firing", "quantiles", "token_sums", "top", "sample", "mse", "l1", "ce_clean", "ce_sae"):
+            getattr(self, name).merge(getattr(other, name))
+
+
+def analyse_features(
+    subjects: Mapping[str, Subject],
+    lm: Residuals,
+    tokens: Int[np.ndarray, "n seq"],
+    mask: Bool[np.ndarray, "n seq"],
+    vocabulary: int,
+    kept: Kept | None = None,
+    *,
+    first_sequence: int = 0,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, FeatureAnalysis]:
+    """Analyse the features of SAEs that read the same text; they share each pass of the language model.
+
+    Args:
+        subjects: SAEs by name, on the device of the model.
+        lm: the language model.
+        tokens: packed sequences.
+        mask: True where a token counts, False at special tokens.
+        vocabulary: number of token ids.
+        kept: how much text is kept.
+        first_sequence: number of the first sequence, if these are a part of a longer text.
+        between: called between batches, to obey a stop.
+
+    Raises:
+        SaeSweepError: if no token counts.
+    """
+    if not mask.any():
+        raise SaeSweepError("the text has no tokens that are not special: give more text")
+    seq_len = tokens.shape[1]
+    found = {name: FeatureAnalysis(subject, seq_len, vocabulary, kept) for name, subject in subjects.items()}
+    size = max(1, BATCH_TOKENS // seq_len)
+    with torch.no_grad():
+        for start in range(0, len(tokens), size):
+            between()
+            part = slice(start, start + size)
+            _analyse_batch(list(found.values()), lm, tokens[part], mask[part], start + first_sequence)
+    return found
+
+
+def _analyse_batch(
+    analyses: Sequence[FeatureAnalysis], lm: Residuals, tokens: np.ndarray, mask: np.ndarray, first: int
+) -> None:
+    device = analyses[0].subject.sae.W_dec.device
+    ids = torch.from_numpy(np.ascontiguousarray(tokens)).long().to(device)
+    keep = torch.from_numpy(np.ascontiguousarray(mask)).to(device)
+    residuals = lm.residuals(ids, sorted({one.subject.layer for one in analyses}))
+    clean = lm.losses(ids)
+    predicts = keep[:, :-1].nonzero()[:, 1]
+    for one in analyses:
+        layer = one.subject.layer
+        spliced = one.update(ids, keep, residuals[layer], first)
+        losses = lm.losses(ids, layer, _parts_of(spliced), residuals[layer])
+        one.ce_clean.update(clean[keep[:, :-1]], predicts)
+        one.ce_sae.update(losses[keep[:, :-1]], predicts)
+
+
+def _parts_of(whole: Float[Tensor, "b s d"]) -> Callable[[Tensor], Tensor]:
+    """Give the rows of `whole` in turn: the LM may run a batch in consecutive parts."""
+    done = 0
+
+    def part(x: Tensor) -> Tensor:
+        nonlocal done
+        done += len(x)
+        return whole[done - len(x) : done]
+
+    return part

@@ -1,0 +1,115 @@
+"""How much of each feature's activation every token of the vocabulary causes, in bounded memory."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PAIRS = 2**24
+"""Pairs of a feature and a token that are kept: 400 MB."""
+
+
+class TopTokens(NamedTuple):
+    """The tokens on which a feature fires most, best first; id -1 where it fires on fewer."""
+
+    ids: Int[Tensor, "d_sae most"]
+    means: Float[Tensor, "d_sae most"]
+    """Mean activation over the occurrences of the token on which the feature fires."""
+    counts: Int[Tensor, "d_sae most"]
+    """Those occurrences."""
+
+
+class TokenSums:
+    """Sum and number of activations for each pair of feature and token that occurs.
+
+    Above `pairs` of them the smallest sums are dropped; `dropped` bounds what a pair may have lost.
+    """
+
+    def __init__(self, d_sae: int, vocabulary: int, pairs: int = PAIRS) -> None:
+        self._d_sae, self._vocabulary, self._most = d_sae, vocabulary, pairs
+        self._keys = torch.zeros(0, dtype=torch.int64)
+        self._sums = torch.zeros(0, dtype=torch.float64)
+        self._counts = torch.zeros(0, dtype=torch.int64)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._waiting_count = 0
+        self.dropped = 0.0
+        """Largest sum that was dropped, added up over all times; 0 while nothing was."""
+
+    def update(
+        self, features: Int[Tensor, " n"], tokens: Int[Tensor, " n"], values: Float[Tensor, " n"]
+    ) -> None:
+        """Add activations, each with its feature and the id of its token."""
+        keys = features.cpu().long() * self._vocabulary + tokens.cpu().long()
+        self._wait(keys, values.cpu().double(), torch.ones_like(keys))
+
+    def merge(self, other: "TokenSums") -> None:
+        """Add another part of the text."""
+        other._settle()
+        self._wait(other._keys, other._sums, other._counts)
+        self.dropped += other.dropped
+
+    def shares(self) -> tuple[Int[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
+        """Each feature's token of the largest sum, and that token's share of its whole activation.
+
+        NaN, and -1 as the token, for features that never fire.
+        """
+        self._settle()
+        features = self._keys // self._vocabulary
+        zeros = torch.zeros(self._d_sae, dtype=torch.float64)
+        whole = zeros.index_add(0, features, self._sums)
+        largest = zeros.scatter_reduce(0, features, self._sums, "amax")
+        best = self._sums == largest[features]
+        tokens = torch.full((self._d_sae,), -1)
+        tokens.scatter_reduce_(
+            0, features[best], self._keys[best] % self._vocabulary, "amin", include_self=False
+        )
+        return tokens, torch.where(whole > 0, largest / whole, torch.nan)
+
+    def by_mean(self, most: int, at_least: int = 1) -> TopTokens:
+        """The tokens of the highest mean activation, of those on which a feature fired `at_least` times."""
+        self._settle()
+        frequent = self._counts >= at_least
+        keys, sums, counts = self._keys[frequent], self._sums[frequent], self._counts[frequent]
+        means = sums / counts
+        order = means.argsort(descending=True, stable=True)
+        order = order[(keys[order] // self._vocabulary).argsort(stable=True)]
+        features = keys[order] // self._vocabulary
+        sizes = torch.bincount(features, minlength=self._d_sae)
+        ranks = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[features]
+        kept = ranks < most
+        place = (features[kept], ranks[kept])
+        shape = (self._d_sae, most)
+        return TopTokens(
+            torch.full(shape, -1).index_put_(place, keys[order[kept]] % self._vocabulary),
+            torch.full(shape, torch.nan, dtype=torch.float64).index_put_(place, means[order[kept]]),
+            torch.zeros(shape, dtype=torch.int64).index_put_(place, counts[order[kept]]),
+        )
+
+    def _wait(self, keys: Tensor, sums: Tensor, counts: Tensor) -> None:
+        self._waiting.append((keys, sums, counts))
+        self._waiting_count += len(keys)
+        if self._waiting_count > self._most // 4:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Add up what waits."""
+        if not self._waiting:
+            return
+        keys, sums, counts = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._waiting_count = [], 0
+        self._keys, places = torch.cat([self._keys, keys]).unique(return_inverse=True)
+        self._sums = _added(len(self._keys), places, torch.cat([self._sums, sums]))
+        self._counts = _added(len(self._keys), places, torch.cat([self._counts, counts]))
+        if len(self._keys) > self._most:
+            self._drop_the_smallest()
+
+    def _drop_the_smallest(self) -> None:
+        order = self._sums.argsort(descending=True, stable=True)
+        self.dropped += float(self._sums[order[self._most]])
+        kept = order[: self._most].sort().values
+        self._keys, self._sums, self._counts = self._keys[kept], self._sums[kept], self._counts[kept]
+
+
+def _added(size: int, places: Tensor, values: Tensor) -> Tensor:
+    return torch.zeros(size, dtype=values.dtype).index_add_(0, places, values)
