@@ -51,7 +51,10 @@ def trial(random: Random, world: Path, place: Path) -> Verdict:
     variant, state, name = (random.choice(of) for of in (target.variants, target.states, target.follows))
     expected = undisturbed(world, variant, state, name)
     folder = fresh(world / variant / state, place)
-    path = random.choice([path for path in sorted(folder.glob(target.files)) if path.is_file()])
+    files = [path for path in sorted(folder.glob(target.files)) if path.is_file()]
+    if not files:
+        raise LookupError(f"{variant}, {state}: no file {target.files}")
+    path = random.choice(files)
     did = mutate(path, random)
     damaged = content(path)
     ended = follow(name, variant, folder)

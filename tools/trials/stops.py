@@ -11,7 +11,7 @@ from random import Random
 from trials.commands import Ended, command, end, process, session_of
 from trials.follows import FOLLOWS, undisturbed
 from trials.sweeps import VARIANTS, at_event, content, fresh, results, words
-from trials.verdict import Undisturbed, Verdict, crash, differences, last_line
+from trials.verdict import Undisturbed, Verdict, crash, differences, last_line, told
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP, signal.SIGKILL)
 _EVENTS = {
@@ -147,6 +147,6 @@ def equal(
     there = {str(path.relative_to(folder / "multirun")) for path in known if "multirun" in path.parts}
     found = differences(results(folder / "multirun"), expected.results)
     other = [name for name in found if name not in there and not re.search(but, name)]
-    if other or ended.out != expected.out:
+    if other or told(ended.out) != told(expected.out):
         return Verdict("silently wrong", f"{other or 'output'} differ")
     return Verdict("right", "")
