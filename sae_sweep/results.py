@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 
-from sae_sweep.config import SaeSweepError, expanded
+from sae_sweep.config import SaeSweepError, expanded, first_line
 from sae_sweep.config.pasted import override
 from sae_sweep.report.parquet import read_parquet
 from sae_sweep.report.runs_table import runs_table
 from sae_sweep.report.shortened import short_names
-from sae_sweep.store import SweepFolder, read_plan, read_shown_status
+from sae_sweep.store import SweepFolder, read_plan, read_shown_status, unreadable
 from sae_sweep.tracking.history import History
 
 if TYPE_CHECKING:
@@ -97,10 +97,14 @@ class Sweep:
             for record in History(path).read():
                 if not _NO_POINTS & record.keys():
                     points.setdefault(record["tokens"], {}).update(record)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SaeSweepError(f"cannot read {path}: {error}") from error
-        columns = dict.fromkeys(key for point in points.values() for key in point)
-        return _shown(pyarrow.table({key: [one.get(key) for one in points.values()] for key in columns}))
+            columns = dict.fromkeys(key for point in points.values() for key in point)
+            table = pyarrow.table({key: [one.get(key) for one in points.values()] for key in columns})
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = f"a line is no record ({first_line(error)})"
+            raise unreadable(path, why, "the SAE and its metrics are whole without it") from error
+        return _shown(table)
 
     def _records(self) -> list[Mapping[str, Any]]:
         return list(read_plan(self._folder)["runs"])

@@ -80,6 +80,12 @@ def test_an_sae_by_name_short_name_or_id(sweep: ss.Sweep, plan: Plan) -> None:
         sweep.sae(second.name)
 
 
+def test_an_sae_below_the_home_folder(sweep: ss.Sweep, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(sweep.path.parent))
+    below = f"~/{plan.runs[0].folder.root.relative_to(sweep.path.parent)}"
+    assert ss.load_sae(below).W_dec.equal(sweep.sae(plan.runs[0].name).W_dec)
+
+
 def test_history_has_one_row_per_point(sweep: ss.Sweep, plan: Plan) -> None:
     lines: list[dict[str, Any]] = [
         {"tokens": 10, "time": 1.0, "loss": 3.0},
@@ -94,9 +100,11 @@ def test_history_has_one_row_per_point(sweep: ss.Sweep, plan: Plan) -> None:
     assert list(history.columns) == ["tokens", "time", "loss", "l0"]
     assert list(history["tokens"]) == [10, 20]
     assert history["l0"].iloc[1] == 4
-    path.write_text("no record\n")
-    with pytest.raises(ss.SaeSweepError, match=r"cannot read .*history\.jsonl"):
-        sweep.history(plan.runs[0].name)
+    points = '{"tokens": 1, "loss": 2.0}\n{"tokens": 2, "loss": "x"}\n'
+    for damaged in ("no record\n", "[1]\n", '{"loss": 1}\n', '{"tokens": [1]}\n', points):
+        path.write_text(damaged)
+        with pytest.raises(ss.SaeSweepError, match=r"cannot read .*history\.jsonl: a line is no record .*; "):
+            sweep.history(plan.runs[0].name)
     assert len(sweep.history(plan.runs[1].name)) == 0
 
 

@@ -24,6 +24,7 @@ from sae_sweep.config import (
     SaeSweepError,
     TopKConfig,
     build,
+    expanded,
     first_line,
 )
 from sae_sweep.saes.architectures import SAES, BatchTopK
@@ -127,7 +128,7 @@ def load_sae(path: Path | str, run_id: str | None = None) -> SAE:
     Raises:
         SaeSweepError: if a file is missing, damaged, or describes no SAE that can be read, or another run's.
     """
-    folder = _folder_of(Path(path))
+    folder = _folder_of(expanded(str(path)))
     config, file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     cfg = read_json(config, _REMEDY)
     if run_id is not None and (owner := saved_by(folder)) not in (None, run_id):
