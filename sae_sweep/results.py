@@ -12,7 +12,7 @@ from sae_sweep.config.pasted import override
 from sae_sweep.report.parquet import read_parquet
 from sae_sweep.report.runs_table import runs_table
 from sae_sweep.report.shortened import short_names
-from sae_sweep.store import SweepFolder, read_plan, read_shown_status, unreadable
+from sae_sweep.store import SweepFolder, read_plan, read_shown_status, shown_state, unreadable
 from sae_sweep.tracking.history import History
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Sweep:
 
         record = self._find(name)
         folder = self._folder.run(record["name"])
-        state = read_shown_status(folder, record["id"]).state
+        state = shown_state(read_shown_status(folder, record["id"]), folder)
         if state != "done":
             raise SaeSweepError(f"{record['name']} is {state}: it has no SAE (yet); see {folder.log}")
         return load_sae(folder.sae, record["id"])

@@ -16,7 +16,7 @@ from pyarrow import parquet
 import sae_sweep as ss
 from sae_sweep.plan import Plan
 from sae_sweep.saes import save_sae
-from sae_sweep.store import set_state, write_metrics
+from sae_sweep.store import hold, set_state, write_metrics
 from tests.conftest import Cli
 from tests.e2e.conftest import small, text_folder, without_figures
 from tests.launch.conftest import plan
@@ -62,6 +62,18 @@ def test_runs_are_a_table_of_keys_state_and_metrics(sweep: ss.Sweep) -> None:
 def test_without_pandas_tables_are_those_of_arrow(sweep: ss.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert isinstance(sweep.runs, pyarrow.Table)
+
+
+def test_a_run_that_nobody_goes_on_with_is_interrupted(sweep: ss.Sweep, plan: Plan) -> None:
+    """As `task=status` says, too; a run that has begun is pending again once a stop has saved it."""
+    set_state(plan.runs[1], "running")
+    assert sweep.runs["state"].iloc[1] == "interrupted"
+    with hold(plan.runs[1].folder):
+        assert sweep.runs["state"].iloc[1] == "running"
+    set_state(plan.runs[1], "pending")
+    assert "1 done, 1 interrupted" in repr(sweep)
+    with pytest.raises(ss.SaeSweepError, match="is interrupted: it has no SAE"):
+        sweep.sae(plan.runs[1].name)
 
 
 def test_a_damaged_run_is_a_row(sweep: ss.Sweep, plan: Plan) -> None:
