@@ -30,7 +30,7 @@ class RunLine:
 
     name: str
     status: str
-    """pending, running, done, failed or damaged."""
+    """pending, running, interrupted, done, failed or damaged."""
     tokens: int | None = None
     """SAE inputs it was trained on."""
     metrics: Mapping[str, float] = field(default_factory=dict)
