@@ -29,12 +29,15 @@ def open_sweep(path: Path | str) -> "Sweep":
         SaeSweepError: if there is no sweep, naming those that are below it.
     """
     root = expanded(str(path)).absolute()
-    if not (root / "plan.json").is_file():
+    try:
+        if (root / "plan.json").is_file():
+            return Sweep(root)
         there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json")))
         hint = f"; below it there is {there}" if there else ""
         hint = "; it is a run: open the folder above it" if (root / "status.json").is_file() else hint
-        raise SaeSweepError(f"{root}: no sweep there (no plan.json){hint}")
-    return Sweep(root)
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise unreadable(root, error) from error
+    raise SaeSweepError(f"{root}: no sweep there (no plan.json){hint}")
 
 
 class Sweep:

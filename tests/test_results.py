@@ -131,6 +131,9 @@ def test_a_folder_without_a_sweep_is_one_line(sweep: ss.Sweep, plan: Plan) -> No
         ss.open_sweep(str(above))
     with pytest.raises(ss.SaeSweepError, match="it is a run: open the folder above it"):
         ss.open_sweep(plan.runs[0].folder.root)
+    for opened in (ss.open_sweep, ss.load_sae):
+        with pytest.raises(ss.SaeSweepError, match=r"cannot read .*: File name too long"):
+            opened("x" * 300)
 
 
 def test_the_package_is_light_until_a_name_is_used() -> None:
