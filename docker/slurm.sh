@@ -15,6 +15,7 @@ SIF=${SIF:-$PWD/sae-sweep.sif}
 export XDG_CACHE_HOME=${SCRATCH:-$HOME}/cache # with room for downloads and activations, and seen by every node
 mkdir -p "$XDG_CACHE_HOME"
 unset PYTHONPATH # of the host
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it over by itself since SLURM 22.05
 
 trap : TERM # the signal is for the command; this shell goes on
 srun apptainer run --nv --bind "$PWD,$XDG_CACHE_HOME" --pwd "$PWD" "$SIF" "$@"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow
 
-from sae_sweep.config import SaeSweepError, expanded
+from sae_sweep.config import SaeSweepError, expanded, first_line
 from sae_sweep.config.pasted import override
 from sae_sweep.report.parquet import read_parquet
 from sae_sweep.report.runs_table import runs_table
 from sae_sweep.report.shortened import short_names
-from sae_sweep.store import SweepFolder, read_plan, read_shown_status
+from sae_sweep.store import SweepFolder, read_plan, read_shown_status, shown_state, unreadable
 from sae_sweep.tracking.history import History
 
 if TYPE_CHECKING:
@@ -29,12 +29,15 @@ def open_sweep(path: Path | str) -> "Sweep":
         SaeSweepError: if there is no sweep, naming those that are below it.
     """
     root = expanded(str(path)).absolute()
-    if not (root / "plan.json").is_file():
+    try:
+        if (root / "plan.json").is_file():
+            return Sweep(root)
         there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json")))
         hint = f"; below it there is {there}" if there else ""
         hint = "; it is a run: open the folder above it" if (root / "status.json").is_file() else hint
-        raise SaeSweepError(f"{root}: no sweep there (no plan.json){hint}")
-    return Sweep(root)
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise unreadable(root, error) from error
+    raise SaeSweepError(f"{root}: no sweep there (no plan.json){hint}")
 
 
 class Sweep:
@@ -71,7 +74,7 @@ class Sweep:
 
         record = self._find(name)
         folder = self._folder.run(record["name"])
-        state = read_shown_status(folder, record["id"]).state
+        state = shown_state(read_shown_status(folder, record["id"]), folder)
         if state != "done":
             raise SaeSweepError(f"{record['name']} is {state}: it has no SAE (yet); see {folder.log}")
         return load_sae(folder.sae, record["id"])
@@ -97,10 +100,14 @@ class Sweep:
             for record in History(path).read():
                 if not _NO_POINTS & record.keys():
                     points.setdefault(record["tokens"], {}).update(record)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SaeSweepError(f"cannot read {path}: {error}") from error
-        columns = dict.fromkeys(key for point in points.values() for key in point)
-        return _shown(pyarrow.table({key: [one.get(key) for one in points.values()] for key in columns}))
+            columns = dict.fromkeys(key for point in points.values() for key in point)
+            table = pyarrow.table({key: [one.get(key) for one in points.values()] for key in columns})
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = f"a line is no record ({first_line(error)})"
+            raise unreadable(path, why, "the SAE and its metrics are whole without it") from error
+        return _shown(table)
 
     def _records(self) -> list[Mapping[str, Any]]:
         return list(read_plan(self._folder)["runs"])

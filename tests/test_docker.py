@@ -43,17 +43,19 @@ def test_a_job_that_slurm_stops_is_requeued_with_its_command(
     tmp_path: Path, status: int, requeued: str
 ) -> None:
     commands = {
-        "srun": f'echo "$@" > ran; exit {status}',
+        "srun": f'echo "$@" > ran; echo "$SRUN_CPUS_PER_TASK" > cpus; exit {status}',
         "scontrol": 'echo "$@" > requeued',
     }
     for name, script in commands.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "requeued").touch()
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "SLURM_JOB_ID": "7"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment |= {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
     job = subprocess.run([DOCKER / "slurm.sh", "seed=42,49"], cwd=tmp_path, env=environment)
     assert job.returncode == status
     assert (tmp_path / "requeued").read_text() == requeued
+    assert (tmp_path / "cpus").read_text() == "8\n"  # else the step has one CPU
     ran = (tmp_path / "ran").read_text()
     assert ran.startswith(f"apptainer run --nv --bind {tmp_path},{tmp_path}/cache --pwd {tmp_path}")
     assert ran.endswith(f"{tmp_path}/sae-sweep.sif seed=42,49\n")

@@ -16,7 +16,7 @@ from pyarrow import parquet
 import sae_sweep as ss
 from sae_sweep.plan import Plan
 from sae_sweep.saes import save_sae
-from sae_sweep.store import set_state, write_metrics
+from sae_sweep.store import hold, set_state, write_metrics
 from tests.conftest import Cli
 from tests.e2e.conftest import small, text_folder, without_figures
 from tests.launch.conftest import plan
@@ -64,6 +64,18 @@ def test_without_pandas_tables_are_those_of_arrow(sweep: ss.Sweep, monkeypatch: 
     assert isinstance(sweep.runs, pyarrow.Table)
 
 
+def test_a_run_that_nobody_goes_on_with_is_interrupted(sweep: ss.Sweep, plan: Plan) -> None:
+    """As `task=status` says, too; a run that has begun is pending again once a stop has saved it."""
+    set_state(plan.runs[1], "running")
+    assert sweep.runs["state"].iloc[1] == "interrupted"
+    with hold(plan.runs[1].folder):
+        assert sweep.runs["state"].iloc[1] == "running"
+    set_state(plan.runs[1], "pending")
+    assert "1 done, 1 interrupted" in repr(sweep)
+    with pytest.raises(ss.SaeSweepError, match="is interrupted: it has no SAE"):
+        sweep.sae(plan.runs[1].name)
+
+
 def test_a_damaged_run_is_a_row(sweep: ss.Sweep, plan: Plan) -> None:
     plan.runs[1].folder.status.write_text("{")
     assert list(sweep.runs["state"]) == ["done", "damaged"]
@@ -80,6 +92,12 @@ def test_an_sae_by_name_short_name_or_id(sweep: ss.Sweep, plan: Plan) -> None:
         sweep.sae(second.name)
 
 
+def test_an_sae_below_the_home_folder(sweep: ss.Sweep, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(sweep.path.parent))
+    below = f"~/{plan.runs[0].folder.root.relative_to(sweep.path.parent)}"
+    assert ss.load_sae(below).W_dec.equal(sweep.sae(plan.runs[0].name).W_dec)
+
+
 def test_history_has_one_row_per_point(sweep: ss.Sweep, plan: Plan) -> None:
     lines: list[dict[str, Any]] = [
         {"tokens": 10, "time": 1.0, "loss": 3.0},
@@ -94,9 +112,11 @@ def test_history_has_one_row_per_point(sweep: ss.Sweep, plan: Plan) -> None:
     assert list(history.columns) == ["tokens", "time", "loss", "l0"]
     assert list(history["tokens"]) == [10, 20]
     assert history["l0"].iloc[1] == 4
-    path.write_text("no record\n")
-    with pytest.raises(ss.SaeSweepError, match=r"cannot read .*history\.jsonl"):
-        sweep.history(plan.runs[0].name)
+    points = '{"tokens": 1, "loss": 2.0}\n{"tokens": 2, "loss": "x"}\n'
+    for damaged in ("no record\n", "[1]\n", '{"loss": 1}\n', '{"tokens": [1]}\n', points):
+        path.write_text(damaged)
+        with pytest.raises(ss.SaeSweepError, match=r"cannot read .*history\.jsonl: a line is no record .*; "):
+            sweep.history(plan.runs[0].name)
     assert len(sweep.history(plan.runs[1].name)) == 0
 
 
@@ -111,6 +131,9 @@ def test_a_folder_without_a_sweep_is_one_line(sweep: ss.Sweep, plan: Plan) -> No
         ss.open_sweep(str(above))
     with pytest.raises(ss.SaeSweepError, match="it is a run: open the folder above it"):
         ss.open_sweep(plan.runs[0].folder.root)
+    for opened in (ss.open_sweep, ss.load_sae):
+        with pytest.raises(ss.SaeSweepError, match=r"cannot read .*: File name too long"):
+            opened("x" * 300)
 
 
 def test_the_package_is_light_until_a_name_is_used() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sae_sweep.config.checks import INT64, Limit, count, number, number_problems, one_of
+from sae_sweep.config.folders import known_home
 from sae_sweep.config.names import escaped
 from sae_sweep.config.plain import digest
 
@@ -50,6 +51,7 @@ class TrackingConfig:
             one_of(found, "tracking.mode", self.mode, MODES)
         for key in ("project", "entity", "group"):
             found += wandb_name_problems(f"tracking.{key}", getattr(self, key), in_urls=key != "group")
+        known_home(found, "tracking.folder", self.folder)
         return found + wandb_tag_problems("tracking.tags", self.tags or ())
 
 

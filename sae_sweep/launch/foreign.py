@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from sae_sweep.config.pasted import pasted
 from sae_sweep.launch.frozen import freeze_group
 from sae_sweep.launch.jobs import mark_lost
 from sae_sweep.plan import Plan
@@ -31,7 +32,7 @@ class Foreign:
         waiting = [run for run in prepare(plan.runs) if not is_complete(run)]
         plan.save()
         groups = [rest for group in plan.groups() if (rest := [run for run in group if run in waiting])]
-        log.info("%s: %d runs, %d groups to train", plan.folder.root, len(plan.runs), len(groups))
+        log.info("%s: %d runs, %d groups to train", pasted(plan.folder.root), len(plan.runs), len(groups))
         if not groups:
             return True
         try:

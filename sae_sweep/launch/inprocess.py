@@ -2,6 +2,7 @@
 
 import logging
 
+from sae_sweep.config.pasted import pasted
 from sae_sweep.launch.group import train_runs
 from sae_sweep.plan import Plan
 from sae_sweep.signals import StopRequest
@@ -18,6 +19,6 @@ class InProcess:
             plan.save()
             waiting = [run for run in ready if not is_complete(run)]
             done = len(ready) - len(waiting)
-            log.info("%s: %d runs, %d already done", plan.folder.root, len(plan.runs), done)
+            log.info("%s: %d runs, %d already done", pasted(plan.folder.root), len(plan.runs), done)
             train_runs(plan, waiting, stop)
         return True

@@ -150,7 +150,7 @@ def submit(plan: Plan, cluster: Cluster) -> list[Ticket]:
     log.info(
         "%s: %d runs, %d already done, %d in jobs that go on; %d new jobs",
         *(
-            plan.folder.root,
+            pasted(plan.folder.root),
             len(plan.runs),
             len([run for run in plan.runs if is_complete(run)]),
             len(plan.runs) - len(ours),

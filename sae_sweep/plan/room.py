@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sae_sweep.config import ConfigError, RunConfig, SaeSweepError
 from sae_sweep.plan.plan import Plan
+from sae_sweep.report.formatting import size
 from sae_sweep.store import PlannedRun
 from sae_sweep.store.machine import free_disk, machine_memory
 
@@ -78,7 +79,7 @@ def refuse_without_room(plan: Plan, waiting: Sequence[PlannedRun]) -> None:
         log.warning(
             "%s has %s free: weights take %s, and checkpoints up to %s for a while (the fewest with "
             "launcher.max_group=1); where the disk is full, runs stop, and the same command goes on",
-            *(plan.folder.root, _size(free), _size(results), _size(checkpoints)),
+            *(plan.folder.root, size(free), size(results), size(checkpoints)),
         )
 
 
@@ -93,8 +94,8 @@ def _disk_problem(plan: Plan, waiting: Sequence[PlannedRun]) -> str | None:
     if results <= free:
         return None
     return (
-        f"no disk space left for the weights of {len(waiting)} runs, {_size(results)}, in "
-        f"{plan.folder.root}, where {_size(free)} are free: free some, set paths.output to another disk, or "
+        f"no disk space left for the weights of {len(waiting)} runs, {size(results)}, in "
+        f"{plan.folder.root}, where {size(free)} are free: free some, set paths.output to another disk, or "
         "lower dictionary"
     )
 
@@ -118,7 +119,7 @@ def _memory_problem(config: RunConfig) -> str | None:
         return None
     return (
         f"dictionary={config.dictionary} on {config.model.label}: an SAE with its optimiser and activations "
-        f"needs at least {_size(needed)} of memory, and this machine has {_size(have)}: lower dictionary or "
+        f"needs at least {size(needed)} of memory, and this machine has {size(have)}: lower dictionary or "
         "activations.buffer_tokens"
     )
 
@@ -141,17 +142,9 @@ def _on_other_machines(plan: Plan) -> bool:
 
 def _sum(sizes: Iterable[int | None]) -> int | None:
     each = list(sizes)
-    return None if None in each else sum(size or 0 for size in each)
+    return None if None in each else sum(one or 0 for one in each)
 
 
 def _most(sizes: Iterable[int | None]) -> int | None:
     each = list(sizes)
-    return None if None in each else max((size or 0 for size in each), default=0)
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:,.3g} TiB"
+    return None if None in each else max((one or 0 for one in each), default=0)

@@ -25,13 +25,17 @@ def count(number: int) -> str:
 
 def flop(number: float) -> str:
     """Floating-point operations: `4.66e19` -> `46.6 EFLOP`."""
-    size, prefix = next(((size, prefix) for size, prefix in _PREFIXES if number >= size), (10**6, "M"))
-    return f"{_rounded(number / size)} {prefix}FLOP"
+    unit, prefix = next(((unit, prefix) for unit, prefix in _PREFIXES if number >= unit), (10**6, "M"))
+    return f"{_rounded(number / unit)} {prefix}FLOP"
 
 
-def gib(number: int) -> str:
-    """Bytes: `2**31` -> `2 GiB`."""
-    return f"{_rounded(number / 2**30)} GiB"
+def size(number: float) -> str:
+    """Bytes in a fitting unit: `2**31` -> `2 GiB`."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1000:
+            return f"{_rounded(number)} {unit}"
+        number /= 1024
+    return f"{_rounded(number)} TiB"
 
 
 def _rounded(number: float) -> str:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_sweep.report.formatting import TextTable, count, flop, gib, hours, short_labels
+from sae_sweep.report.formatting import TextTable, count, flop, hours, short_labels, size
 
 _UNKNOWN = "not known"
 _WIDEST = 200
@@ -65,7 +65,7 @@ def _totals(document: Mapping[str, Any], width: int) -> str:
     table.add(["SAE compute", _or_unknown(cost["sae_flops"], flop), _rate(cost, "tflops_sae")])
     _add_room(table, document["room"])
     cached = "" if cost["cache_bytes"] is None else f"if cached, in {cost['cache_dtype']}"
-    table.add(["cache", _or_unknown(cost["cache_bytes"], gib), cached])
+    table.add(["cache", _or_unknown(cost["cache_bytes"], size), cached])
     table.add(
         ["time", _or_unknown(cost["hours"], hours), "LM and SAEs one after the other, evaluation aside"]
     )
@@ -75,12 +75,12 @@ def _totals(document: Mapping[str, Any], width: int) -> str:
 
 
 def _add_room(table: TextTable, room: Mapping[str, Any]) -> None:
-    here = "" if room["machine_memory"] is None else f"; this machine has {gib(room['machine_memory'])}"
+    here = "" if room["machine_memory"] is None else f"; this machine has {size(room['machine_memory'])}"
     largest = f"at least, for the largest SAE in training{here}"
-    table.add(["memory", _or_unknown(room["memory"], gib), largest if room["memory"] is not None else ""])
-    free = f"{gib(room['free_disk'])} are free"
-    for_a_while = "" if not room["checkpoints"] else f"checkpoints up to {gib(room['checkpoints'])}; "
-    table.add(["weights on disk", _or_unknown(room["results"], gib), f"{for_a_while}{free}"])
+    table.add(["memory", _or_unknown(room["memory"], size), largest if room["memory"] is not None else ""])
+    free = f"{size(room['free_disk'])} are free"
+    for_a_while = "" if not room["checkpoints"] else f"checkpoints up to {size(room['checkpoints'])}; "
+    table.add(["weights on disk", _or_unknown(room["results"], size), f"{for_a_while}{free}"])
 
 
 def _prose(text: str, width: int) -> list[str]:

@@ -19,6 +19,7 @@ from sae_sweep.store import (
     read_metrics,
     read_plan,
     read_shown_status,
+    shown_state,
 )
 
 _RENAMED = {"tokens": "evaluated_tokens"}
@@ -76,7 +77,7 @@ def _outcome(folder: RunFolder, run_id: str) -> dict[str, Any]:
         status = read_shown_status(folder, run_id)
     except SaeSweepError as damage:
         return {"state": DAMAGED, "error": escaped(damage), "mixed": None}
-    return {"state": status.state, "error": status.error, "mixed": bool(status.mixed)}
+    return {"state": shown_state(status, folder), "error": status.error, "mixed": bool(status.mixed)}
 
 
 def _metrics(folder: RunFolder, run_id: str) -> dict[str, float | None]:

@@ -16,6 +16,12 @@ _NARROWEST = 40
 _NARROWEST_LABEL = 12
 """Characters below which the label of a matrix row says nothing."""
 _UNKNOWN = "-"
+_MEASURED = {
+    "expl.var": "expl.var: R² on held-out tokens, SAE-input space.",
+    "CE rec.": "CE rec.: cross-entropy recovered from zero ablation.",
+    "init": "init: share of features still within the threshold of the run's own initial dictionary.",
+}
+"""What the columns of the table of runs hold, said of those that fit."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class RunLine:
 
     name: str
     status: str
-    """pending, running, done, failed or damaged."""
+    """pending, running, interrupted, done, failed or damaged."""
     tokens: int | None = None
     """SAE inputs it was trained on."""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -70,16 +76,13 @@ def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) ->
     if table.width > width and len(runs) > 1:
         shorts = [run.short for run in runs]
         table.rename(shorts if all(shorts) else short_labels([run.name for run in runs]))
-    notes = [
-        "expl.var: R² on held-out tokens, SAE-input space. "
-        "CE rec.: cross-entropy recovered from zero ablation. "
-        "init: share of features still within the threshold of the run's own initial dictionary."
-    ]
+    lines = table.lines(width, drop=(1, 4, 5, 3))
+    notes = [" ".join(note for column, note in _MEASURED.items() if column in lines[0])]
     if any((run.init_match or 0) > limit for run in runs):
         notes.append(f"* undertrained: init above {limit:.0%}; the run may match only due to its start.")
     if any(run.mixed for run in runs):
         notes.append(mixed_note())
-    return "\n".join(["Runs", *table.lines(width, drop=(1, 4, 5, 3)), *_notes(notes, width)])
+    return "\n".join(["Runs", *lines, *_notes(notes, width)])
 
 
 def _run_cells(run: RunLine, name: str, limit: float) -> list[str]:

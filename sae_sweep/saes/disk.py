@@ -24,6 +24,7 @@ from sae_sweep.config import (
     SaeSweepError,
     TopKConfig,
     build,
+    expanded,
     first_line,
 )
 from sae_sweep.saes.architectures import SAES, BatchTopK
@@ -31,7 +32,7 @@ from sae_sweep.saes.base import SAE
 from sae_sweep.saes.build import RULES
 from sae_sweep.saes.checksum import tensors_checksum
 from sae_sweep.saes.saelens import read_saelens
-from sae_sweep.store import read_json, regular, write_folder_atomic
+from sae_sweep.store import read_json, regular, unreadable, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -127,7 +128,7 @@ def load_sae(path: Path | str, run_id: str | None = None) -> SAE:
     Raises:
         SaeSweepError: if a file is missing, damaged, or describes no SAE that can be read, or another run's.
     """
-    folder = _folder_of(Path(path))
+    folder = _folder_of(expanded(str(path)))
     config, file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     cfg = read_json(config, _REMEDY)
     if run_id is not None and (owner := saved_by(folder)) not in (None, run_id):
@@ -164,9 +165,12 @@ def _is_foreign(cfg: Any) -> bool:
 
 
 def _folder_of(path: Path) -> Path:
-    for folder in (path, path / "sae"):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
+    try:
+        for folder in (path, path / "sae"):
+            if (folder / CONFIG_FILE).is_file():
+                return folder
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise unreadable(path, error) from error
     raise SaeSweepError(f"no SAE in {path}: neither it nor its sae/ folder has a {CONFIG_FILE}")
 
 

@@ -30,6 +30,7 @@ from sae_sweep.store.status import (
     readable,
     report_failed,
     set_state,
+    shown_state,
     state,
     unfinished,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "report_unfinished",
     "set_state",
     "settle",
+    "shown_state",
     "state",
     "unfinished",
     "unreadable",

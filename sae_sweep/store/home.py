@@ -69,15 +69,15 @@ def _is_missing(variable: str, usual: Path | None) -> bool:
 
 def _can_be_made(folder: Path) -> bool:
     for place in (folder, *folder.parents):
-        if place.exists():
-            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+        if os.path.lexists(place):  # not `Path.exists`, which raises below a folder of somebody else's
+            return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
     return False
 
 
 def _keep_downloads(home: Path | None, missing: list[str]) -> None:
     """Let the hub's library go on reading what it has at home."""
     downloads = home and home / ".cache" / "huggingface"
-    if "XDG_CACHE_HOME" in missing and downloads and downloads.is_dir():
+    if "XDG_CACHE_HOME" in missing and downloads and os.path.isdir(downloads):
         os.environ.setdefault("HF_HOME", str(downloads))
 
 

@@ -18,7 +18,7 @@ from sae_sweep.config.checks import one_of
 from sae_sweep.config.pasted import pasted
 from sae_sweep.store.atomic import DiskError
 from sae_sweep.store.config_file import write_config
-from sae_sweep.store.locks import allow_holding, hold
+from sae_sweep.store.locks import allow_holding, hold, is_held
 from sae_sweep.store.metrics import read_metrics
 from sae_sweep.store.partial import remove_ours
 from sae_sweep.store.paths import CHECKPOINTS, RunFolder
@@ -171,6 +171,20 @@ def read_shown_status(run: RunFolder, run_id: str) -> Status:
     if any(path.exists() for path in left) and not is_present(run.status):
         raise unreadable(run.status, "it is missing", "put it back, or launch the sweep again")
     return read_status(run, run_id)
+
+
+def shown_state(status: Status, folder: RunFolder, *, in_jobs: bool = False) -> str:
+    """Written state, or `interrupted` if the run had started but no process or job continues it.
+
+    Args:
+        status: of the run.
+        folder: its.
+        in_jobs: whether a submitted job has it.
+    """
+    waits = status.state == "pending" and (in_jobs or "running" not in status.times)
+    if status.state in ("pending", "running") and not waits and not is_held(folder):
+        return "interrupted"
+    return status.state
 
 
 def state(folder: RunFolder) -> str:

@@ -47,8 +47,12 @@ def _swept(folder: SweepFolder) -> list[str]:
 
 
 def _how_to_apply(folder: SweepFolder, request: Request, made: Dashboard) -> str:
-    segments = wandb_folder(request.command.tracking, folder.root) / "wandb"
-    which = f"{override('sweep', folder.root.name)} {override('paths.output', folder.root.parent)}"
+    tracking = request.command.tracking
+    segments = wandb_folder(tracking, folder.root) / "wandb"
+    keys = {"sweep": folder.root.name, "paths.output": str(folder.root.parent)}
+    chosen = {"tracking.project": tracking.project, "tracking.entity": tracking.entity}
+    keys |= {key: value for key, value in chosen.items() if value is not None}
+    which = " ".join(override(key, value) for key, value in keys.items())
     return (
         f"W&B is offline: the specs of the view and the report are in {pasted(made.spec)}\n"
         "To apply them:\n"

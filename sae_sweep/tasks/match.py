@@ -42,6 +42,7 @@ from sae_sweep.store import (
     read_metrics,
     read_plan,
     read_shown_status,
+    shown_state,
     unreadable,
 )
 from sae_sweep.tasks.tracked import track_comparison
@@ -183,7 +184,7 @@ def _run_line(name: str, folder: RunFolder, run_id: str) -> RunLine:
         known = {key: value for key, value in values.items() if value is not None}
     return RunLine(
         name=name,
-        status=status.state,
+        status=shown_state(status, folder),
         tokens=status.tokens,
         metrics=known,
         init_match=known.get("init_match"),

@@ -19,10 +19,10 @@ from sae_sweep.store import (
     Status,
     SweepFolder,
     find_sweep,
-    is_held,
     read_plan,
     read_shown_status,
     regular,
+    shown_state,
 )
 from sae_sweep.store.paths import CHECKPOINTS
 from sae_sweep.tracking.history import latest_points
@@ -95,7 +95,7 @@ def _readable_run(
     """State and progress of a run. Raises SaeSweepError if a file of it is damaged."""
     budget = typed(planned["config"].get("tokens"), int, f"plan.json: tokens of {planned['name']}")
     status = read_shown_status(folder, planned["id"])
-    state = _state(status, folder, planned["id"] in in_jobs)
+    state = shown_state(status, folder, in_jobs=planned["id"] in in_jobs)
     if state != "running":
         _refuse_lost_history(folder)
     points = latest_points(folder.history)
@@ -134,15 +134,6 @@ def _logged_bytes(checkpoint: Path) -> int:
         return int(json.loads(header["__metadata__"]["progress"])["history"]["bytes"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 0  # there is none, or launching the run says what is wrong with it
-
-
-def _state(status: Status, folder: RunFolder, in_jobs: bool) -> str:
-    """Written state, or `interrupted` if the run had started but no process or job continues it."""
-    state = status.state
-    waits = state == "pending" and (in_jobs or "running" not in status.times)
-    if state in ("pending", "running") and not waits and not is_held(folder):
-        return "interrupted"
-    return state
 
 
 def _speed(status: Status, state: str, points: Sequence[Mapping[str, Any]], since: float) -> float | None:

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_sweep.config import ConfigError, TrackingConfig
+from sae_sweep.config import ConfigError, TrackingConfig, expanded
+from sae_sweep.config.folders import known_home
 from sae_sweep.config.tracking import wandb_name_problems, wandb_tag_problems
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _NAMES = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_RUN_GROUP")
 
 
 def refuse_wrong_names(tracking: TrackingConfig) -> None:
-    """Refuse a project, entity, group or tag in W&B's variables that W&B would refuse; does not import W&B.
+    """Refuse a project, entity, group, tag or folder in W&B's variables that cannot be; does not import W&B.
 
     W&B reads its variables, and refuses wrong ones, also where a key of ours comes first.
 
@@ -34,6 +35,8 @@ def refuse_wrong_names(tracking: TrackingConfig) -> None:
         problems += wandb_name_problems(variable, name, in_urls=variable != "WANDB_RUN_GROUP")
     if tags := os.environ.get("WANDB_TAGS"):
         problems += wandb_tag_problems("WANDB_TAGS", tags.split(","))
+    if tracking.folder is None:
+        known_home(problems, "WANDB_DIR", os.environ.get("WANDB_DIR"))
     if problems:
         raise ConfigError(problems)
 
@@ -77,7 +80,7 @@ def wandb_tags(tracking: TrackingConfig) -> list[str]:
 
 def wandb_folder(tracking: TrackingConfig, sweep: Path) -> Path:
     """The folder in which W&B makes its folder `wandb`."""
-    return Path(tracking.folder or os.environ.get("WANDB_DIR") or sweep).expanduser().absolute()
+    return expanded(tracking.folder or os.environ.get("WANDB_DIR") or str(sweep)).absolute()
 
 
 def _tags_of_environment() -> list[str]:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.report.formatting import TextTable, count, flop, gib, hours, short_labels, shorten, span
+from sae_sweep.report.formatting import TextTable, count, flop, hours, short_labels, shorten, size, span
 
 words = st.text("abcdefgh_ ", min_size=0, max_size=25)
 
@@ -87,8 +87,11 @@ def test_rows_must_fit_the_head():
         (count(7_300_000_000), "7.3B"),
         (flop(4.66e19), "46.6 EFLOP"),
         (flop(0), "0 MFLOP"),
-        (gib(2**31), "2 GiB"),
-        (gib(1145 * 2**30), "1,145 GiB"),
+        (size(2**31), "2 GiB"),
+        (size(1145 * 2**30), "1.12 TiB"),
+        (size(2000 * 2**40), "2,000 TiB"),
+        (size(529_000), "517 KiB"),
+        (size(0), "0 bytes"),
         (span(12.4), "12 s"),
         (span(180), "3 min"),
         (span(5400), "1.5 h"),

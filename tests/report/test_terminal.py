@@ -31,6 +31,13 @@ def test_runs_show_what_they_reached(comparison):
     assert "* undertrained: init above 10%" in text
 
 
+def test_only_columns_that_are_shown_are_explained(comparison):
+    assert "CE rec.: cross-entropy" in terminal_summary(runs(comparison), comparison, width=120)
+    narrow = terminal_summary(runs(comparison), comparison, width=40)
+    assert "expl.var: R²" in narrow
+    assert "CE rec." not in narrow
+
+
 def test_keys_stand_with_interval_and_contrast(comparison):
     text = terminal_summary(runs(comparison), comparison, width=120)
     seed, dataset = (next(s for s in comparison.summaries if s.key == key) for key in ("seed", "dataset"))

@@ -120,3 +120,25 @@ def test_the_home_of_an_unknown_user_is_one_line(key, make):
         problem
         == f"{key}=~nobody-here/x: ~nobody-here is no home folder of a user here; write the whole path"
     )
+
+
+def test_a_home_of_somebody_else_cannot_be_looked_into(temporary, tmp_path, monkeypatch):
+    """As with `docker run --user` where HOME is /root: each look below it is refused."""
+    home = tmp_path / "root"
+    home.mkdir()
+    may = os.access
+
+    def refusing(look):
+        def look_as_another(path, *args, **options):
+            if home in Path(os.fsdecode(path)).parents:
+                raise PermissionError(13, "Permission denied", path)
+            return look(path, *args, **options)
+
+        return look_as_another
+
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != home and may(path, mode))
+    provide_home()
+    assert Path(os.environ["XDG_CACHE_HOME"]) == spare(temporary) / ".cache"

@@ -34,12 +34,21 @@ def test_offline_it_says_how_to_apply_the_specs(
     assert json.loads(sweep.dashboard.read_text())["project"] == "sae_sweep"
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # in wandb_workspaces
+def test_the_command_that_applies_them_names_the_same_project(sweep: SweepFolder, cli: Cli) -> None:
+    which = ('sweep="x y"', f"paths.output={sweep.root.parent}", "tracking.mode=offline")
+    result = cli("task=dashboard", *which, "tracking.project=a b", "tracking.entity=team")
+    assert result.code == 0, result.err
+    assert "'tracking.project=\"a b\"' tracking.entity=team" in result.out
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (("sweep=none-such",), "no sweep there"),
         (("tracking=none",), "task=dashboard needs tracking=wandb"),
         (("tracking.project=a/b",), "tracking.project=a/b has /"),
+        (("tracking.folder='~none-such/x'",), "~none-such is no home folder"),
     ],
 )
 def test_what_is_wrong_is_one_line(sweep: SweepFolder, cli: Cli, words: tuple[str, ...], line: str) -> None:
