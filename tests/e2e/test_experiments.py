@@ -53,4 +53,4 @@ def test_quickstart(cli: Cli, corpora_cache: Path) -> None:
     with (sweep / "analysis" / "matching" / "keys.csv").open() as file:
         keys = {row["key"] for row in csv.DictReader(file)}
     assert {"dataset", "seed", "architecture"} <= keys
-    assert "What moves the features" in result.out
+    assert "No conclusion about " in result.out  # eight steps are too few
