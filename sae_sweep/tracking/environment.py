@@ -22,7 +22,8 @@ _NAMES = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_RUN_GROUP")
 def refuse_wrong_names(tracking: TrackingConfig) -> None:
     """Refuse a project, entity, group, tag or folder in W&B's variables that cannot be; does not import W&B.
 
-    W&B reads its variables, and refuses wrong ones, also where a key of ours comes first.
+    W&B reads its variables, and refuses wrong ones, also where a key of ours comes first. A sweep of its own
+    is refused, too: it would ignore our ids.
 
     Raises:
         ConfigError: naming the variables.
@@ -30,6 +31,11 @@ def refuse_wrong_names(tracking: TrackingConfig) -> None:
     if tracking.backend == "none" or _wanted_mode(tracking) == "disabled":
         return
     problems: list[str] = []
+    if agent := os.environ.get("WANDB_SWEEP_ID"):
+        problems.append(
+            f"WANDB_SWEEP_ID={agent}: under `wandb agent` all runs of a command get one id in W&B, and mix there: "
+            "sweep with comma lists (seed=42,49) without the agent, or add tracking=none"
+        )
     for variable in _NAMES:
         name = os.environ.get(variable) or None
         problems += wandb_name_problems(variable, name, in_urls=variable != "WANDB_RUN_GROUP")

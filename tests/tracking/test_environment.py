@@ -89,6 +89,7 @@ def test_wandb_disabled_and_wandb_offline_count(
         ("WANDB_TAGS", "a,,b", "WANDB_TAGS: an empty one"),
         ("WANDB_PROJECT", "a\tb", "has \\t"),
         ("WANDB_DIR", "~none-such/x", "~none-such is no home folder"),
+        ("WANDB_SWEEP_ID", "abc123", "WANDB_SWEEP_ID=abc123: under `wandb agent` all runs"),
     ],
 )
 def test_a_name_that_wandb_refuses_is_refused_before_training(
