@@ -33,7 +33,7 @@ def refuse_wrong_names(tracking: TrackingConfig) -> None:
     problems: list[str] = []
     if agent := os.environ.get("WANDB_SWEEP_ID"):
         problems.append(
-            f"WANDB_SWEEP_ID={agent}: under `wandb agent` all runs of a command get one id in W&B, and mix there: "
+            f"WANDB_SWEEP_ID={agent}: under `wandb agent` all runs of a command get one id in W&B and mix: "
             "sweep with comma lists (seed=42,49) without the agent, or add tracking=none"
         )
     for variable in _NAMES:
