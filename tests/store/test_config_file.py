@@ -109,7 +109,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pair
         ("tokens: !!int '4'\n", "alias or a tag"),
         ("a: " + "[" * 100_000, "nested too deeply"),
         ("a: 1\na: 2\n", "while constructing a mapping"),
-        ("a: 1\n---\nb: 2\n", "expected a single distinct document"),
+        ("a: 1\n---\nb: 2\n", "expected a single document"),
         ("- 1\n", "no mapping"),
         ("just text", "no mapping"),
         ("", "architecture=None: must be a mapping"),
