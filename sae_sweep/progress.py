@@ -1,6 +1,7 @@
 """How far a group of runs is: a bar on a terminal, elsewhere a plain line about once a minute."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ class Progress:
         self._label, self._total, self._initial = label, total, initial
         self._since = self._said = time.monotonic()
         self._bar: tqdm | None = None
-        if sys.stderr.isatty():
+        if _has_room():
             self._bar = tqdm(
                 desc=label,
                 total=total,
@@ -91,3 +92,13 @@ def shown_means(points: Sequence[Mapping[str, float]]) -> dict[str, str]:
         if values:
             means[label] = f"{sum(values) / len(values):.4g}"
     return means
+
+
+def _has_room() -> bool:
+    """Whether standard error is a terminal that can show a bar: some say that they have no columns."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return True

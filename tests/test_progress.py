@@ -51,6 +51,18 @@ class Clock:
         return self.now
 
 
+def test_a_terminal_without_columns_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as shown:
+        monkeypatch.setattr(sys, "stderr", shown)
+        for columns, bar in ((0, False), (80, True)):
+            fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            one = Progress("docs", 1_000_000)
+            assert (one._bar is not None) == bar
+            one.close()
+    os.close(ours)
+
+
 def test_without_a_terminal_there_is_a_line_before_a_minute_is_over(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
