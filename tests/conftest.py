@@ -143,6 +143,13 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.fixture
+def logging_kept() -> Iterator[None]:
+    """Undo what a test does to logging."""
+    with _logging_kept():
+        yield
+
+
+@pytest.fixture
 def planned(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plan]:
     """Type a command whose plan is caught instead of carried out."""
     from sae_sweep.tasks import train as task

@@ -5,7 +5,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,7 @@ SHOWN = r"a\nb\r\x1b[31mred\x07 \u202eoffline\u2028 \x85\udcff"
 log = logging.getLogger("sae_sweep.test")
 
 
-@pytest.fixture(autouse=True)
-def _logging_kept() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("sae_sweep")
-    handlers, levels = list(root.handlers), (root.level, ours.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
+pytestmark = pytest.mark.usefixtures("logging_kept")
 
 
 def test_control_characters_are_shown_in_terminal_and_log(

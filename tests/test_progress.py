@@ -8,7 +8,6 @@ import pty
 import struct
 import sys
 import termios
-from collections.abc import Iterator
 
 import pytest
 
@@ -31,16 +30,6 @@ def terminal(patch: pytest.MonkeyPatch) -> Terminal:
     shown = Terminal()
     patch.setattr(sys, "stderr", shown)
     return shown
-
-
-@pytest.fixture
-def logging_kept() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("sae_sweep")
-    handlers, levels = list(root.handlers), (root.level, ours.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 class Clock:

@@ -41,7 +41,7 @@ class Kept(NamedTuple):
     """Contexts of activations that are sampled uniformly."""
     window: Window = Window()
     seed: int = 0
-    """Of the sample."""
+    """Seed of the sample."""
 
 
 class PositionMeans:

@@ -17,12 +17,13 @@ class Activations(NamedTuple):
     """Token of each, within the batch, ascending."""
     features: Int[Tensor, " nnz"]
     values: Float[Tensor, " nnz"]
+    """Sizes, above 0."""
 
     @classmethod
     def of(cls, f: Float[Tensor, "tokens d_sae"]) -> "Activations":
-        """Those of dense latents."""
+        """The sizes of dense latents that are not 0; a JumpReLU threshold below 0 gives negative ones."""
         rows, features = f.nonzero(as_tuple=True)
-        return cls(rows, features, f[rows, features])
+        return cls(rows, features, f[rows, features].abs())
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Firing:
         self.fired = torch.zeros(d_sae, dtype=torch.int64, device=device)
         self.squares = torch.zeros(d_sae, dtype=wide, device=device)
         self.first_squares = torch.zeros(d_sae, dtype=wide, device=device)
-        """Of the first position alone."""
+        """Sum of squares by feature at the first position alone."""
         self.largest = torch.zeros(d_sae, device=device)
 
     def update(self, activations: Activations, positions: Int[Tensor, " tokens"]) -> None:

@@ -13,7 +13,7 @@ _IN_BASE_NAME = {
     *("dictionary", "layer", "seed", "model.path", "dataset.name", "dataset.path"),
 }
 _DIGEST_BYTES = 13
-"""Of a digest or an id, and `_` before it."""
+"""Length of a digest or an id with the `_` before it."""
 
 
 def run_name(config: RunConfig, reference: RunConfig) -> str:

@@ -35,7 +35,7 @@ class Room(NamedTuple):
     machine_memory: int | None
     """Memory of the device that trains; None on SLURM, whose nodes are not asked."""
     free_disk: int
-    """Where the results go."""
+    """Free bytes where the results go."""
 
 
 def room(plan: Plan) -> Room:

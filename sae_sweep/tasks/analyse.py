@@ -37,7 +37,7 @@ def analyse(request: Request) -> int:
 
     Runs that read the same text share each pass of the language model.
 
-    Returns the number of runs that are left out because a file of theirs is damaged or gone.
+    Returns the number of runs that are left out: a file of theirs is damaged, gone, or cannot be written.
 
     Raises:
         SaeSweepError: if there is no such sweep, or none of its runs is finished.
@@ -47,8 +47,8 @@ def analyse(request: Request) -> int:
     left_out: dict[str, SaeSweepError] = {}
     groups: dict[Any, list[PlannedRun]] = {}
     for run in _finished(folder, left_out):
-        config = run.config
-        groups.setdefault((config.model, config.dataset, config.packing, config.data_seed), []).append(run)
+        content = tuple(sorted(run.fingerprints.items()))
+        groups.setdefault((run.config.model, run.config.dataset, run.config.packing, content), []).append(run)
     models, written = Models(), 0
     for group in groups.values():
         try:
@@ -97,9 +97,13 @@ def _analyse_group(
         subjects, lm, tokens, mask, lm.sizes.vocabulary, kept, between=raise_if_requested
     )
     strings = lm.tokenizer.strings(lm.sizes.vocabulary)
-    for run in group:
-        if run.name in found:
+    log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(mask.sum()):,}", len(found))
+    written = 0
+    for run in (run for run in group if run.name in found):
+        try:
             with hold(run.folder):
                 write_analysis(run.folder.features, run.run_id, found[run.name], strings)
-    log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(mask.sum()):,}", len(found))
-    return len(found)
+            written += 1
+        except SaeSweepError as error:
+            left_out[run.name] = error
+    return written

@@ -20,7 +20,7 @@ _ROWS_AT_ONCE = 256
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 Pieces = list[tuple[int, int]]
-"""Where each piece of a file begins, and its number of documents."""
+"""The pieces of a file: where each begins, and how many documents it holds."""
 
 
 class Format(NamedTuple):

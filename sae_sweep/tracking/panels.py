@@ -15,7 +15,7 @@ _LONGEST_TITLE = 128
 
 
 class Place(NamedTuple):
-    """Where the runs of a sweep are, and what tells them apart."""
+    """The project and group of a sweep's runs in W&B, and the keys that tell the runs apart."""
 
     entity: str
     """Empty: unknown, as long as nobody is logged in."""

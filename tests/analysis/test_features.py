@@ -8,7 +8,8 @@ import torch
 
 from sae_sweep.analysis.contexts import Window
 from sae_sweep.analysis.features import FeatureAnalysis, Kept, Subject, analyse_features
-from sae_sweep.config import SaeSweepError, TopKConfig
+from sae_sweep.analysis.statistics import FeatureStatistics
+from sae_sweep.config import JumpReLUConfig, SaeSweepError, TopKConfig
 from sae_sweep.saes import build_sae
 
 D, SEQ, VOCABULARY, SPECIAL, N = 6, 8, 11, 0, 300
@@ -94,6 +95,24 @@ def test_every_part_equals_a_naive_computation(subjects, text):
             place = one.top.positions[feature, 0]
             assert one.top.tokens[feature, 0, 2] == ids[best.indices[0], place]
             assert one.top.activations[feature, 0, 2].item() == pytest.approx(best.values[0].item())
+
+
+def test_negative_activations_count_by_their_size_as_in_the_evaluation(text):
+    sae = build_sae(JumpReLUConfig(), D, 16, seed=0, numerics="modern")
+    with torch.no_grad():
+        sae.threshold.fill_(-0.5)
+    tokens, mask = text
+    one = analyse({"a": Subject(sae, 0)}, text)["a"]
+    with torch.no_grad():
+        f = sae.encode(TinyLM().residuals(torch.from_numpy(tokens), [0])[0])[torch.from_numpy(mask)]
+    assert (f < 0).any()
+    evaluated = FeatureStatistics(16, torch.device("cpu"))
+    evaluated.update(f)
+    found = one.firing.by_feature()
+    torch.testing.assert_close(found.density, evaluated.densities)
+    torch.testing.assert_close(found.mean, evaluated.mean_activations, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.max, evaluated.max_activations)
+    assert torch.equal(one.top.priorities[:, 0].double(), evaluated.max_activations)
 
 
 def test_special_tokens_and_the_last_position_do_not_count(subjects, text):

@@ -78,6 +78,12 @@ def test_damaged_and_unfinished_runs_are_left_out(cli: Cli, small: list[str]) ->
     assert f"{one.name} is left out: cannot read " in result.err
     assert (other / "features" / "firing.parquet").exists()
     assert not (one / "features" / "firing.parquet").exists()
+    (other / "features" / "firing.parquet").unlink()
+    (other / "features" / "firing.parquet").mkdir()  # cannot be written
+    result = cli("task=analyse", "sweep=x", "analysis.tokens=1_000")
+    assert result.code == 1
+    assert f"{other.name} is left out: cannot write " in result.err
+    assert "What features do" not in result.out
     shutil.rmtree(other)
     result = cli("task=analyse", "sweep=x", "analysis.tokens=1_000")
     assert result.code == 1
