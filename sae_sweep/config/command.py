@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from sae_sweep.config.analysis import AnalysisConfig
+from sae_sweep.config.analysis import FIGURES, AnalysisConfig
 from sae_sweep.config.checks import (
     INT32,
     Limit,
@@ -158,6 +158,12 @@ class CommandConfig:
     `stream`."""
     stream: str | None = None
     """Cached stream that task=cache verifies, prunes or removes, as listed; null: all."""
+    sae: str | None = None
+    """SAE that task=analyse reads in place of a sweep's: a run's folder, a folder of SAELens, sparsify,
+    dictionary_learning or the study, or `RELEASE/NAME` on the hub."""
+    figures: str = "own"
+    """Figures of task=analyse. own: those of what it measured. paper: all that the study shows, with the
+    positional embeddings zeroed and shuffled where the model learned some. none: tables only."""
     sweep: str | None = None
     """Folder name of the sweep; null: the experiment's name, else a hash of the run ids."""
     experiment: str | None = None
@@ -183,6 +189,7 @@ class CommandConfig:
         if self.task == "cache" and self.action == "remove" and self.stream is None:
             found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
         one_of(found, "format", self.format, ("text", "json"))
+        one_of(found, "figures", self.figures, FIGURES)
         for key in ("sweep", "experiment", "stream"):
             plain_name(found, key, getattr(self, key))
         for part in dataclasses.fields(self):

@@ -159,7 +159,7 @@ def test_every_problem_is_reported_at_once(cli: Cli) -> None:
     )
     assert result.code == 2
     assert result.err.splitlines() == [
-        "sae_sweep: unknown key sed (did you mean seed?)",
+        "sae_sweep: unknown key sed (did you mean seed or sae?)",
         "sae_sweep: architecture=topkk: not one of batchtopk, jumprelu, relu, topk (did you mean topk?)",
         "sae_sweep: layer=abc: must be a whole number, written in digits",
         "sae_sweep: k=2.5: must be a whole number, written in digits",

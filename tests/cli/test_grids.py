@@ -145,7 +145,7 @@ def test_every_problem_of_every_grid_is_reported_at_once() -> None:
     )
     assert found == [
         "empty: two grids have this name",
-        "first: unknown key sed (did you mean seed?)",
+        "first: unknown key sed (did you mean seed or sae?)",
         "first: dataset=owl: not one of files, library_code, library_docs, owt, pile, redpajama, "
         "stdlib_code, stdlib_docs, tinystories (did you mean owt?)",
         "first: k: the list of values is empty",

@@ -117,7 +117,7 @@ def test_numbers_out_of_bounds_are_said_beside_mistyped_ones(cli: Cli) -> None:
     assert result.code == 2
     assert [line.removeprefix("sae_sweep: ").split(": ")[0] for line in result.err.splitlines()] == [
         "seed=x",
-        "unknown key sed (did you mean seed?)",
+        "unknown key sed (did you mean seed or sae?)",
         "seed=18446744073709551616",
         "optimizer.beta1=nan",
     ]
