@@ -9,6 +9,9 @@ from torch import Tensor
 
 from sae_sweep.analysis.statistics import _widest
 
+_ROUNDING = 1e-12
+"""Relative size of rounding errors of sums in float64."""
+
 
 class Activations(NamedTuple):
     """The non-zero activations of a batch of tokens."""
@@ -141,17 +144,36 @@ class Firing:
         return torch.special.entr(means / means.sum(0)).sum(0)
 
     def _position_share(self, sums: Tensor) -> Tensor:
-        """omega² of a one-way analysis of variance with positions as groups."""
-        counted = self.tokens.cpu() > 0
-        counted[0] = False
-        counts, sums = self.tokens.cpu()[counted, None].double(), sums[counted]
-        groups, tokens = len(counts), counts.sum()
-        correction = sums.sum(0).square() / tokens
-        between = (sums.square() / counts).sum(0) - correction
-        total = (self.squares - self.first_squares).cpu().double() - correction
-        within = (total - between) / (tokens - groups)
-        share = (between - (groups - 1) * within) / (total + within)
-        return share.masked_fill(total <= 0, torch.nan)
+        squares = (self.squares - self.first_squares).cpu().double()
+        return omega_squared(self.tokens.cpu()[1:, None].double(), sums[1:], squares)
+
+
+def omega_squared(
+    counts: Float[Tensor, "positions ..."],
+    sums: Float[Tensor, "positions ..."],
+    squares: Float[Tensor, "..."],
+    *,
+    draws: int = 1,
+) -> Float[Tensor, "..."]:
+    """Share of the variance of activations that position explains, zeros included: omega² of a one-way
+    analysis of variance with positions as groups, (SS_between - (P-1) MS_within) / (SS_total + MS_within).
+
+    Args:
+        counts: tokens at every position; a position without any is no group.
+        sums: sum of the activations at every position.
+        squares: sum of the squared activations.
+        draws: how often the tokens were drawn at random: 1 for a sample of text, 2 for a bootstrap resample
+            of it, whose means by position have the noise (P-1) MS_within twice.
+
+    Returns NaN where the activations do not vary, as for a dead feature.
+    """
+    groups, tokens = (counts > 0).sum(0), counts.sum(0)
+    correction = sums.sum(0).square() / tokens
+    between = (sums.square() / counts.clamp(min=1)).sum(0) - correction
+    total = squares - correction
+    within = (total - between) / (tokens - groups)
+    share = (between - draws * (groups - 1) * within) / (total + within)
+    return share.masked_fill(total <= _ROUNDING * squares, torch.nan)
 
 
 def _std(mean_square: Tensor, mean: Tensor) -> Tensor:
