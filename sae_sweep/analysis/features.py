@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_sweep.analysis.codes import Codes
 from sae_sweep.analysis.contexts import Contexts, Window, random_priorities
 from sae_sweep.analysis.evaluation import BATCH_TOKENS, Autoencoder, LanguageModelLosses
-from sae_sweep.analysis.firing import Activations, Firing
+from sae_sweep.analysis.firing import Activations, ActiveByPosition, Firing
 from sae_sweep.analysis.quantiles import FeatureQuantiles
 from sae_sweep.analysis.top_tokens import TokenSums
 from sae_sweep.config import SaeSweepError
@@ -30,6 +31,21 @@ class Subject:
 
     sae: Autoencoder
     layer: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """Packed sequences that are read."""
+
+    tokens: Int[np.ndarray, "n seq"]
+    mask: Bool[np.ndarray, "n seq"]
+    """True where a token counts, False at special tokens."""
+    first_sequence: int = 0
+    """Number of the first sequence, if these are a part of a longer text."""
+
+    @property
+    def seq_len(self) -> int:
+        return self.tokens.shape[1]
 
 
 class Kept(NamedTuple):
@@ -68,18 +84,16 @@ class PositionMeans:
         return self.sums / self.counts
 
 
-class FeatureAnalysis:
-    """All that one pass collects about an SAE; `merge` adds a part of the text that comes later."""
+class PositionAnalysis:
+    """What one pass collects about an SAE by position; `merge` adds a part of the text that comes later."""
 
-    def __init__(self, subject: Subject, seq_len: int, vocabulary: int, kept: Kept | None = None) -> None:
-        kept = kept or Kept()
+    def __init__(self, subject: Subject, seq_len: int) -> None:
         d_sae, device = len(subject.sae.W_dec), subject.sae.W_dec.device
-        self.subject, self._seed = subject, kept.seed
+        self.subject, self.seq_len = subject, seq_len
         self.firing = Firing(d_sae, seq_len, device)
-        self.quantiles = FeatureQuantiles(d_sae)
-        self.token_sums = TokenSums(d_sae, vocabulary)
-        self.top = Contexts(d_sae, kept.top, kept.window, device)
-        self.sample = Contexts(d_sae, kept.sample, kept.window, device)
+        self.special = ActiveByPosition(d_sae, seq_len, device)
+        """Activations at the tokens that do not count, such as BOS at the first position."""
+        self.codes = Codes(d_sae)
         self.mse, self.l1 = PositionMeans(seq_len), PositionMeans(seq_len)
         """Squared error in SAE-input space, averaged over d_in, and the sum of the activations, per token."""
         self.ce_clean, self.ce_sae = PositionMeans(seq_len), PositionMeans(seq_len)
@@ -103,12 +117,40 @@ class FeatureAnalysis:
         self.mse.update((inputs.x - out).square().mean(1), positions)
         self.l1.update(f.abs().sum(1), positions)
         self._add_activations(Activations.of(f), tokens, keep, first)
+        if not keep.all():
+            others = Activations.of(sae.encode(x[~keep].float()))
+            self.special.update(others, (~keep).nonzero()[:, 1])
         spliced = x.clone()
         spliced[keep] = inputs.undo(out).to(x.dtype)
         return spliced
 
     def _add_activations(self, found: Activations, tokens: Tensor, keep: Tensor, first: int) -> None:
-        self.firing.update(found, keep.nonzero()[:, 1])
+        sequences, positions = keep.nonzero(as_tuple=True)
+        self.firing.update(found, positions)
+        self.codes.update(found, positions, sequences + first)
+
+    def merge(self, other: "PositionAnalysis") -> None:
+        """Add a part of the text that comes later."""
+        for name, ours in vars(self).items():
+            if hasattr(ours, "merge"):
+                ours.merge(getattr(other, name))
+
+
+class FeatureAnalysis(PositionAnalysis):
+    """All that one pass collects about an SAE: by position, by feature and by token, and the text itself."""
+
+    def __init__(self, subject: Subject, seq_len: int, vocabulary: int, kept: Kept | None = None) -> None:
+        super().__init__(subject, seq_len)
+        kept = kept or Kept()
+        d_sae, device = len(subject.sae.W_dec), subject.sae.W_dec.device
+        self._seed = kept.seed
+        self.quantiles = FeatureQuantiles(d_sae)
+        self.token_sums = TokenSums(d_sae, vocabulary)
+        self.top = Contexts(d_sae, kept.top, kept.window, device)
+        self.sample = Contexts(d_sae, kept.sample, kept.window, device)
+
+    def _add_activations(self, found: Activations, tokens: Tensor, keep: Tensor, first: int) -> None:
+        super()._add_activations(found, tokens, keep, first)
         self.quantiles.update(found.features, found.values)
         self.token_sums.update(found.features, tokens[keep][found.rows], found.values)
         rows = keep.flatten().nonzero()[:, 0][found.rows]  # of all tokens, special ones included
@@ -117,21 +159,14 @@ class FeatureAnalysis:
         chance = random_priorities(self._seed, rows // length + first, rows % length, found.features)
         self.sample.update(placed, chance, tokens, first)
 
-    def merge(self, other: "FeatureAnalysis") -> None:
-        """Add a part of the text that comes later."""
-        for name in ("firing", "quantiles", "token_sums", "top", "sample", "mse", "l1", "ce_clean", "ce_sae"):
-            getattr(self, name).merge(getattr(other, name))
-
 
 def analyse_features(
     subjects: Mapping[str, Subject],
     lm: Residuals,
-    tokens: Int[np.ndarray, "n seq"],
-    mask: Bool[np.ndarray, "n seq"],
+    text: Text,
     vocabulary: int,
     kept: Kept | None = None,
     *,
-    first_sequence: int = 0,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, FeatureAnalysis]:
     """Analyse the features of SAEs that read the same text; they share each pass of the language model.
@@ -139,31 +174,49 @@ def analyse_features(
     Args:
         subjects: SAEs by name, on the device of the model.
         lm: the language model.
-        tokens: packed sequences.
-        mask: True where a token counts, False at special tokens.
+        text: what is read.
         vocabulary: number of token ids.
         kept: how much text is kept.
-        first_sequence: number of the first sequence, if these are a part of a longer text.
         between: called between batches, to obey a stop.
 
     Raises:
         SaeSweepError: if no token counts.
     """
-    if not mask.any():
-        raise SaeSweepError("the text has no tokens that are not special: give more text")
-    seq_len = tokens.shape[1]
-    found = {name: FeatureAnalysis(subject, seq_len, vocabulary, kept) for name, subject in subjects.items()}
-    size = max(1, BATCH_TOKENS // seq_len)
-    with torch.no_grad():
-        for start in range(0, len(tokens), size):
-            between()
-            part = slice(start, start + size)
-            _analyse_batch(list(found.values()), lm, tokens[part], mask[part], start + first_sequence)
+    found = {
+        name: FeatureAnalysis(subject, text.seq_len, vocabulary, kept) for name, subject in subjects.items()
+    }
+    _read(list(found.values()), lm, text, between)
     return found
 
 
+def analyse_positions(
+    subjects: Mapping[str, Subject], lm: Residuals, text: Text, *, between: Callable[[], None] = lambda: None
+) -> dict[str, PositionAnalysis]:
+    """Analyse only what SAEs do by position: for a language model whose positions are changed.
+
+    Raises:
+        SaeSweepError: if no token counts.
+    """
+    found = {name: PositionAnalysis(subject, text.seq_len) for name, subject in subjects.items()}
+    _read(list(found.values()), lm, text, between)
+    return found
+
+
+def _read(
+    analyses: Sequence[PositionAnalysis], lm: Residuals, text: Text, between: Callable[[], None]
+) -> None:
+    if not text.mask.any():
+        raise SaeSweepError("the text has no tokens that are not special: give more text")
+    size = max(1, BATCH_TOKENS // text.seq_len)
+    with torch.no_grad():
+        for start in range(0, len(text.tokens), size):
+            between()
+            part = slice(start, start + size)
+            _analyse_batch(analyses, lm, text.tokens[part], text.mask[part], start + text.first_sequence)
+
+
 def _analyse_batch(
-    analyses: Sequence[FeatureAnalysis], lm: Residuals, tokens: np.ndarray, mask: np.ndarray, first: int
+    analyses: Sequence[PositionAnalysis], lm: Residuals, tokens: np.ndarray, mask: np.ndarray, first: int
 ) -> None:
     device = analyses[0].subject.sae.W_dec.device
     ids = torch.from_numpy(np.ascontiguousarray(tokens)).long().to(device)

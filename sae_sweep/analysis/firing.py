@@ -67,6 +67,44 @@ class ByFeature:
     (definitions.md 4.8), which is 0 on average for a feature that ignores position, and may be below."""
 
 
+class ActiveByPosition:
+    """Sums of the non-zero activations by position, over batches."""
+
+    def __init__(self, d_sae: int, positions: int, device: torch.device) -> None:
+        self._d_sae = d_sae
+        self.tokens = torch.zeros(positions, dtype=torch.int64, device=device)
+        self.active = torch.zeros(positions, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(positions, dtype=_widest(device), device=device)
+        self.squares = torch.zeros(positions, dtype=_widest(device), device=device)
+
+    def update(self, activations: Activations, positions: Int[Tensor, " tokens"]) -> None:
+        """Add a batch of tokens, each with its position in its sequence."""
+        at, wide = positions[activations.rows], activations.values.to(self.sums.dtype)
+        self.tokens += torch.bincount(positions, minlength=len(self.tokens))
+        self.active += torch.bincount(at, minlength=len(self.active))
+        self.sums.index_add_(0, at, wide)
+        self.squares.index_add_(0, at, wide.square())
+
+    def merge(self, other: "ActiveByPosition") -> None:
+        """Add another part of the text."""
+        for name in ("tokens", "active", "sums", "squares"):
+            getattr(self, name).add_(getattr(other, name).to(self.tokens.device))
+
+    def statistics(self) -> ByPosition:
+        """Statistics of every position."""
+        tokens, active = self.tokens.cpu(), self.active.cpu()
+        mean = self.sums.cpu().double() / active
+        l0 = active.double() / tokens
+        return ByPosition(
+            tokens=tokens,
+            active=active,
+            mean=mean,
+            std=_std(self.squares.cpu().double() / active, mean),
+            l0=l0,
+            density=l0 / self._d_sae,
+        )
+
+
 class Firing:
     """Sums over batches; two of them over parts of the text, merged, equal one over all of it.
 
@@ -75,15 +113,18 @@ class Firing:
 
     def __init__(self, d_sae: int, positions: int, device: torch.device) -> None:
         wide = _widest(device)
-        self.tokens = torch.zeros(positions, dtype=torch.int64, device=device)
-        self.active = torch.zeros(positions, dtype=torch.int64, device=device)
-        self.squares_by_position = torch.zeros(positions, dtype=wide, device=device)
+        self._positions = ActiveByPosition(d_sae, positions, device)
         self.sums = torch.zeros(positions, d_sae, dtype=wide, device=device)
         self.fired = torch.zeros(d_sae, dtype=torch.int64, device=device)
         self.squares = torch.zeros(d_sae, dtype=wide, device=device)
         self.first_squares = torch.zeros(d_sae, dtype=wide, device=device)
         """Sum of squares by feature at the first position alone."""
         self.largest = torch.zeros(d_sae, device=device)
+
+    @property
+    def tokens(self) -> Int[Tensor, " positions"]:
+        """Tokens at every position."""
+        return self._positions.tokens
 
     def update(self, activations: Activations, positions: Int[Tensor, " tokens"]) -> None:
         """Add a batch.
@@ -96,9 +137,7 @@ class Firing:
         d_sae, at = len(self.fired), positions[rows]
         wide = values.to(self.sums.dtype)
         squares = wide.square()
-        self.tokens += torch.bincount(positions, minlength=len(self.tokens))
-        self.active += torch.bincount(at, minlength=len(self.active))
-        self.squares_by_position.index_add_(0, at, squares)
+        self._positions.update(activations, positions)
         self.sums.view(-1).index_add_(0, at * d_sae + features, wide)
         self.fired += torch.bincount(features, minlength=d_sae)
         self.squares.index_add_(0, features, squares)
@@ -108,22 +147,13 @@ class Firing:
 
     def merge(self, other: "Firing") -> None:
         """Add another part of the text."""
-        for name, ours in vars(self).items():
-            theirs = vars(other)[name].to(ours.device)
-            setattr(self, name, torch.maximum(ours, theirs) if name == "largest" else ours + theirs)
+        self._positions.merge(other._positions)
+        for name in ("sums", "fired", "squares", "first_squares"):
+            getattr(self, name).add_(getattr(other, name).to(self.sums.device))
+        self.largest = torch.maximum(self.largest, other.largest.to(self.largest.device))
 
     def by_position(self) -> ByPosition:
-        tokens, active = self.tokens.cpu(), self.active.cpu()
-        mean = self.sums.sum(1).cpu().double() / active
-        l0 = active.double() / tokens
-        return ByPosition(
-            tokens=tokens,
-            active=active,
-            mean=mean,
-            std=_std(self.squares_by_position.cpu().double() / active, mean),
-            l0=l0,
-            density=l0 / len(self.fired),
-        )
+        return self._positions.statistics()
 
     def by_feature(self) -> ByFeature:
         fired, sums = self.fired.cpu(), self.sums.cpu().double()

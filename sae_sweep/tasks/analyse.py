@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_sweep.activations import LanguageModel
 from sae_sweep.analysis.contexts import Window
-from sae_sweep.analysis.features import Kept, Subject, analyse_features
+from sae_sweep.analysis.features import Kept, Subject, Text, analyse_features
 from sae_sweep.config import CommandConfig, SaeSweepError
 from sae_sweep.config.pasted import pasted
 from sae_sweep.launch.content import refuse_other_content
@@ -94,7 +94,7 @@ def _analyse_group(
         return 0
     kept = Kept(settings.top, settings.sample, Window(settings.before, settings.after))
     found = analyse_features(
-        subjects, lm, tokens, mask, lm.sizes.vocabulary, kept, between=raise_if_requested
+        subjects, lm, Text(tokens, mask), lm.sizes.vocabulary, kept, between=raise_if_requested
     )
     strings = lm.tokenizer.strings(lm.sizes.vocabulary)
     log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(mask.sum()):,}", len(found))

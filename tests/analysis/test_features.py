@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_sweep.analysis.contexts import Window
-from sae_sweep.analysis.features import FeatureAnalysis, Kept, Subject, analyse_features
+from sae_sweep.analysis.features import FeatureAnalysis, Kept, Subject, Text, analyse_features
 from sae_sweep.analysis.statistics import FeatureStatistics
 from sae_sweep.config import JumpReLUConfig, SaeSweepError, TopKConfig
 from sae_sweep.saes import build_sae
@@ -54,7 +54,7 @@ def text():
 
 def analyse(subjects, text, lm=None, **keys) -> dict[str, FeatureAnalysis]:
     kept = Kept(top=4, sample=5, window=Window(2, 2))
-    return analyse_features(subjects, lm or TinyLM(), *text, VOCABULARY, kept, **keys)
+    return analyse_features(subjects, lm or TinyLM(), Text(*text), VOCABULARY, kept, **keys)
 
 
 def test_every_part_equals_a_naive_computation(subjects, text):
@@ -120,19 +120,35 @@ def test_special_tokens_and_the_last_position_do_not_count(subjects, text):
     assert one.firing.tokens[0] == 0
     assert one.mse.means[0].isnan()
     assert one.ce_sae.counts[-1] == 0
+    tokens, mask = text
+    at = torch.from_numpy(~mask)
+    with torch.no_grad():
+        f = subjects["0"].sae.encode(TinyLM().residuals(torch.from_numpy(tokens), [0])[0])
+    special = one.special.statistics()
+    assert torch.equal(special.tokens, at.sum(0))
+    for position in (0, 4):
+        values = f[:, position][at[:, position]]
+        assert special.active[position] == (values != 0).sum()
+        assert special.mean[position].item() == pytest.approx(values[values != 0].double().mean().item())
+        assert special.l0[position].item() == pytest.approx((values != 0).sum(1).double().mean().item())
     assert one.firing.tokens.sum() == text[1].sum()
 
 
 def test_merged_parts_equal_one_pass(subjects, text):
     whole = analyse(subjects, text)
     first = analyse(subjects, tuple(part[:150] for part in text))
-    rest = analyse(subjects, tuple(part[150:] for part in text), first_sequence=150)
+    rest = analyse(subjects, (*(part[150:] for part in text), 150))
     for name, one in first.items():
         one.merge(rest[name])
         for ours, theirs in ((one.top, whole[name].top), (one.sample, whole[name].sample)):
             assert torch.equal(ours.sequences, theirs.sequences)
             assert torch.equal(ours.tokens, theirs.tokens)
         assert torch.equal(one.firing.fired, whole[name].firing.fired)
+        for merged, at_once in ((one.firing, whole[name].firing), (one.special, whole[name].special)):
+            assert torch.equal(merged.tokens, at_once.tokens)
+            torch.testing.assert_close(merged.sums, at_once.sums)
+        for part in ("offsets", "features", "values", "positions", "sequences"):
+            assert torch.equal(getattr(one.codes, part), getattr(whole[name].codes, part))
         for part in ("mse", "l1", "ce_clean", "ce_sae"):
             ours, theirs = getattr(one, part).means, getattr(whole[name], part).means
             torch.testing.assert_close(ours, theirs, equal_nan=True)
