@@ -54,6 +54,11 @@ class Forward(Protocol):
     """A language model as a function of tokens, which are on its device; callers turn gradients off."""
 
     @property
+    def network(self) -> nn.Module:
+        """The transformers model, through which all passes go."""
+        ...
+
+    @property
     def attention(self) -> str:
         """eager or sdpa, whose results differ in their last bits."""
         ...
@@ -79,6 +84,7 @@ class BridgeForward:
 
     def __init__(self, bridge: Any, fell_back: str | None = None) -> None:
         self.fell_back = fell_back
+        self.network: nn.Module = bridge.original_model
         self._bridge = bridge
         self.blocks: Sequence[nn.Module] = bridge.blocks
 
@@ -135,7 +141,7 @@ class SdpaForward:
             for name, child in module.named_children():
                 if isinstance(child, NewGELUActivation):
                     setattr(module, name, nn.GELU(approximate="tanh"))
-        self._network = network
+        self.network: nn.Module = network
         self._begins: dict[int, bool] = {}
         """Results of `_can_begin_at` by layer."""
         self.blocks: Sequence[nn.Module] = network.get_submodule(blocks)
@@ -154,7 +160,7 @@ class SdpaForward:
             return hook
 
         with self._hooked({layer: capture(layer) for layer in set(layers)}), suppress(_StopPass):
-            self._network(tokens, use_cache=False)
+            self.network(tokens, use_cache=False)
         return captured
 
     def logits(self, tokens: Int[Tensor, "b s"], patch: Patch | None) -> Tensor:
@@ -167,7 +173,7 @@ class SdpaForward:
             return self._run(tokens)
 
     def _run(self, tokens: Int[Tensor, "b s"]) -> Tensor:
-        return self._network(tokens, use_cache=False).logits
+        return self.network(tokens, use_cache=False).logits
 
     def _run_from(self, layer: int, tokens: Int[Tensor, "b s"], replace: Replace) -> Tensor:
         with self._skipped(layer), self._hooked({layer: _replacing(replace)}):

@@ -50,7 +50,12 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
         bridge.eval().requires_grad_(False)
         lm_tokenizer = LMTokenizer(tokenizer, model.path)
         forward = choose_forward(bridge, unbridged, lm_tokenizer, dtype)
-    loaded = LanguageModel(forward, bridge.cfg, lm_tokenizer, model.label, device, dtype)
+        components = {
+            name: part.name
+            for name, part in bridge.adapter.component_mapping.items()
+            if hasattr(part, "name")
+        }
+    loaded = LanguageModel(forward, bridge.cfg, components, lm_tokenizer, model.label, device, dtype)
     log.info(
         "%s: %d layers of %d in %s on %s, %s attention",
         *(model.label, loaded.n_layers, loaded.d_model, dtype, device, loaded.attention),

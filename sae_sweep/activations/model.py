@@ -1,16 +1,19 @@
 """The loaded language model: its residuals, and its losses with a residual replaced."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from sae_sweep.activations.forward import Forward, Patch, Replace
-from sae_sweep.config import ConfigError
+from sae_sweep.activations.positions import PositionChange, changed, learned_positions
+from sae_sweep.activations.unembedding import Unembedding, fold
+from sae_sweep.config import ConfigError, SaeSweepError
 from sae_sweep.text.packing import TextTokenizer
 
 LOGITS_AT_ONCE = 2**27
@@ -45,6 +48,7 @@ class LanguageModel:
         self,
         forward: Forward,
         bridge_config: Any,
+        components: Mapping[str, str],
         tokenizer: ModelTokenizer,
         name: str,
         device: torch.device,
@@ -55,12 +59,16 @@ class LanguageModel:
         Args:
             forward: runs it.
             bridge_config: config of its TransformerBridge, which has its dimensions.
+            components: names of the submodules that its TransformerBridge takes for pos_embed, ln_final and
+                unembed; a model may lack some.
             tokenizer: its tokenizer.
             name: its name in messages.
             device: device of its weights.
             dtype: dtype of its arithmetic.
         """
         self._forward = forward
+        self._components = components
+        self._positional_kind = str(getattr(bridge_config, "positional_embedding_type", "unknown"))
         self.tokenizer = tokenizer
         self.name = name
         self.device = device
@@ -104,6 +112,58 @@ class LanguageModel:
             problems.append(f"packing.seq_len={seq_len}: {self.name} reads at most {self.n_ctx} tokens")
         if problems:
             raise ConfigError(problems)
+
+    def check_changes_positions(self) -> None:
+        """Raise SaeSweepError, saying what it has instead, if the model learned no positional embeddings."""
+        if self._learned_positions() is None:
+            raise SaeSweepError(
+                f"{self.name} has no learned positional embeddings to change (its positions are "
+                f"{self._positional_kind}): take analysis.positions=none"
+            )
+
+    @contextmanager
+    def changed_positions(self, change: PositionChange) -> Iterator[None]:
+        """Change the positional embeddings in every pass within the block; the weights stay as they are.
+
+        Raises:
+            SaeSweepError: if the model learned none, or looks them up in a way of its own.
+        """
+        self.check_changes_positions()
+        module = self._learned_positions()
+        if module is not None:
+            with changed(self._forward.network, module, change):
+                yield
+
+    def _learned_positions(self) -> nn.Module | None:
+        return learned_positions(self._forward.network, self._components.get("pos_embed"))
+
+    @torch.no_grad()
+    def unembedding(self, tokens: Int[Tensor, "b s"]) -> Unembedding:
+        """The unembedding with the final norm folded in.
+
+        Args:
+            tokens: a few sequences, on which it is checked against the model's logits.
+
+        Raises:
+            SaeSweepError: if the model makes its logits in another way.
+        """
+        network = self._forward.network
+        names = [self._components.get(name) for name in ("ln_final", "unembed")]
+        if None in names:
+            raise SaeSweepError(f"{self.name} has no final norm before its unembedding")
+        norm, unembed = (network.get_submodule(str(name)) for name in names)
+        found: list[Tensor] = []
+        handle = norm.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+        try:
+            logits = self._forward.logits(tokens.to(self.device), None)
+        finally:
+            handle.remove()
+        norm, unembed = (getattr(part, "original_component", part) for part in (norm, unembed))
+        cap = getattr(network.config, "final_logit_softcapping", None)
+        try:
+            return fold(norm, unembed, found[0].flatten(0, 1), logits.flatten(0, 1), cap)
+        except SaeSweepError as error:
+            raise SaeSweepError(f"{self.name}: {error}") from error
 
     @torch.no_grad()
     def residuals(

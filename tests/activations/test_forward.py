@@ -47,7 +47,7 @@ def test_fused_attention_is_found_equal_in_every_dtype(load, dtype):
 
 def test_the_transformers_model_uses_fused_operations_on_the_same_weights(load, model_folder):
     lm = load()
-    network = lm._forward._network
+    network = lm._forward.network
     assert network.config._attn_implementation == "sdpa"
     assert not any(isinstance(module, NewGELUActivation) for module in network.modules())
     copied = forward.copy_sharing_weights(network)

@@ -43,7 +43,7 @@ def test_a_local_model_says_what_it_is(lm, model_folder):
     assert (lm.n_layers, lm.d_model, lm.n_ctx, lm.name) == (3, 16, 64, model_folder.name)
     assert lm.dtype == torch.float32
     assert lm.device == CPU
-    assert not any(parameter.requires_grad for parameter in lm._forward._network.parameters())
+    assert not any(parameter.requires_grad for parameter in lm._forward.network.parameters())
 
 
 def test_text_is_tokenised_as_text(lm):
