@@ -42,10 +42,13 @@ class PositionRow:
     live: int
     """Features that fire."""
     position_features: int
+    remaining: int | None
+    """Those of them that are position features with the embeddings as they are, too: the ones that the change
+    leaves. None if the SAE was not tested with them."""
     share: float
     """Share of position features among the live ones."""
     low: float
-    """Lower end of the 95 % interval of `share`."""
+    """Lower end of the 95 % interval of `share`, over sequences."""
     high: float
     tokens: int
     sequences: int
@@ -79,6 +82,7 @@ class UnsharedRow:
 
 def position_rows(analysed: Sequence[AnalysedSAE]) -> list[PositionRow]:
     """The table of position features: a row per SAE and change of the positional embeddings, by layer."""
+    unchanged = {one.name: one.test.passes for one in analysed if one.positions == "none"}
     return [
         PositionRow(
             sae=one.name,
@@ -86,6 +90,7 @@ def position_rows(analysed: Sequence[AnalysedSAE]) -> list[PositionRow]:
             positions=one.positions,
             live=int(one.test.live.sum()),
             position_features=int(one.test.passes.sum()),
+            remaining=int((one.test.passes & unchanged[one.name]).sum()) if one.name in unchanged else None,
             share=one.test.share,
             low=one.test.low,
             high=one.test.high,

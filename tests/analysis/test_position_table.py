@@ -31,15 +31,18 @@ def test_the_table_has_a_row_per_layer_and_intervention():
         [
             analysed(2, decoder),
             analysed(0, decoder, passes=[1, 3], dead=[4, 5]),
-            analysed(0, decoder, dead=[7], positions="zero"),
+            analysed(0, decoder, passes=[3, 7], dead=[8], positions="zero"),
+            analysed(1, decoder, passes=[0], positions="zero"),
         ]
     )
     assert [(row.sae, row.layer, row.positions) for row in rows] == [
         ("L0", 0, "none"),
         ("L0", 0, "zero"),
+        ("L1", 1, "zero"),
         ("L2", 2, "none"),
     ]
-    assert [(row.live, row.position_features) for row in rows] == [(8, 2), (9, 0), (10, 0)]
+    assert [(row.live, row.position_features) for row in rows] == [(8, 2), (9, 2), (10, 1), (10, 0)]
+    assert [row.remaining for row in rows] == [2, 1, None, 0]
     assert (rows[0].share, rows[0].low, rows[0].high) == (1 / 4, 1 / 8, 1 / 2)
     assert (rows[0].tokens, rows[0].sequences) == (900, 30)
 
