@@ -21,6 +21,8 @@ _ROUNDING = 1e-9
 """A share that is above the null by less than this is equal to it."""
 _CELLS = 1 << 17
 """Features x positions that are summed at once: 1 MiB, so that they stay in the processor's cache."""
+_NONZEROS = 1 << 21
+"""Non-zeros that are summed at once: about 100 MiB with their places."""
 _ELEMENTS = 1 << 22
 """Features x positions x resamples that are held at once: 32 MiB."""
 _TOKENS = 1 << 25
@@ -165,13 +167,16 @@ class _ByFeature(NamedTuple):
         )
 
     def blocks(self, width: int) -> Iterator[_Block]:
-        """All features, `width` of them at a time."""
-        for first in range(0, len(self.starts) - 1, width):
-            starts = self.starts[first : first + width + 1]
+        """All features in blocks, at most `width` and, unless one alone has more, `_NONZEROS` in each."""
+        first, d_sae = 0, len(self.starts) - 1
+        while first < d_sae:
+            within = int(np.searchsorted(self.starts, self.starts[first] + _NONZEROS, side="right")) - 1
+            last = min(max(within, first + 1), first + width, d_sae)
+            starts = self.starts[first : last + 1]
             part = slice(starts[0], starts[-1])
-            cells = np.repeat(np.arange(len(starts) - 1) * self.n_positions, np.diff(starts))
-            features = slice(first, first + len(starts) - 1)
-            yield _Block(features, cells, self.tokens[part], self.values[part].astype(np.float64))
+            cells = np.repeat(np.arange(last - first) * self.n_positions, np.diff(starts))
+            yield _Block(slice(first, last), cells, self.tokens[part], self.values[part].astype(np.float64))
+            first = last
 
     def permuted(self, generator: np.random.Generator) -> Int[np.ndarray, " tokens"]:
         """Positions of the tokens, permuted within each sequence."""

@@ -169,11 +169,14 @@ def test_the_interval_covers_the_share_of_the_text_that_was_drawn_from():
     assert inside >= 8
 
 
-def test_blocks_and_batches_change_nothing(f, keep, monkeypatch):
+@pytest.mark.parametrize(
+    "limits",
+    [{"_CELLS": 2 * S, "_ELEMENTS": 2 * S * 9, "_TOKENS": 2 * N * S}, {"_NONZEROS": 300}, {"_NONZEROS": 1}],
+)
+def test_blocks_and_batches_change_nothing(f, keep, monkeypatch, limits):
     whole = position_test(codes(f, keep), S, permutations=7, resamples=9)
-    monkeypatch.setattr(module, "_CELLS", 2 * S)
-    monkeypatch.setattr(module, "_ELEMENTS", 2 * S * 9)
-    monkeypatch.setattr(module, "_TOKENS", 2 * N * S)
+    for name, limit in limits.items():
+        monkeypatch.setattr(module, name, limit)
     other = position_test(codes(f, keep), S, permutations=7, resamples=9)
     for field in dataclasses.fields(whole):
         ours, theirs = getattr(whole, field.name), getattr(other, field.name)
