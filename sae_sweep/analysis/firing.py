@@ -190,7 +190,7 @@ def omega_squared(
 
     Args:
         counts: tokens at every position; a position without any is no group.
-        sums: sum of the activations at every position.
+        sums: sum of the activations, which are not negative, at every position.
         squares: sum of the squared activations.
         draws: how often the tokens were drawn at random: 1 for a sample of text, 2 for a bootstrap resample
             of it, whose means by position have the noise (P-1) MS_within twice.
@@ -198,12 +198,13 @@ def omega_squared(
     Returns NaN where the activations do not vary, as for a dead feature.
     """
     groups, tokens = (counts > 0).sum(0), counts.sum(0)
+    fires = sums.sum(0) > 0
     correction = sums.sum(0).square() / tokens
     between = (sums.square() / counts.clamp(min=1)).sum(0) - correction
     total = squares - correction
     within = (total - between) / (tokens - groups)
     share = (between - draws * (groups - 1) * within) / (total + within)
-    return share.masked_fill(total <= _ROUNDING * squares, torch.nan)
+    return share.where(fires & (total > _ROUNDING * squares), torch.nan)
 
 
 def _std(mean_square: Tensor, mean: Tensor) -> Tensor:

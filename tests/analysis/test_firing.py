@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sae_sweep.analysis.contexts import NOTHING, Contexts, Window, random_priorities
 from sae_sweep.analysis.firing import Activations, Firing, columns
+from sae_sweep.analysis.firing import omega_squared as omega_squared_of_sums
 from sae_sweep.analysis.quantiles import RELATIVE_ERROR, FeatureQuantiles
 from sae_sweep.analysis.top_tokens import TokenSums
 
@@ -95,6 +96,11 @@ def test_a_feature_that_follows_the_position_is_told_from_one_that_does_not(f, k
     share = firing(f, torch.ones_like(keep)).by_feature().position_share
     assert share[0] > 0.2
     assert share[1:-1].abs().max() < 0.1
+
+
+def test_what_rounding_leaves_of_a_feature_that_fires_only_at_the_first_position_is_no_share():
+    counts, sums = torch.full((3, 1), 4.0).double(), torch.zeros(3, 2).double()
+    assert omega_squared_of_sums(counts, sums, torch.tensor([0, 1e-13]).double()).isnan().all()
 
 
 def test_a_dead_feature_is_undefined_and_not_zero(f, keep):
