@@ -9,13 +9,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_sweep.analysis.codes import Codes
+from sae_sweep.analysis.codes import MOST, Codes
 from sae_sweep.analysis.contexts import Contexts, Window, random_priorities
 from sae_sweep.analysis.evaluation import BATCH_TOKENS, Autoencoder, LanguageModelLosses
 from sae_sweep.analysis.firing import Activations, ActiveByPosition, Firing
-from sae_sweep.analysis.quantiles import FeatureQuantiles
-from sae_sweep.analysis.top_tokens import TokenSums
+from sae_sweep.analysis.quantiles import BYTES_PER_FEATURE, EXACT_VALUES, FeatureQuantiles
+from sae_sweep.analysis.top_tokens import PAIRS, TokenSums
 from sae_sweep.config import SaeSweepError
+
+_ACTIVE = 100
+"""Non-zero activations per token that memory is reckoned with."""
 
 
 class Residuals(LanguageModelLosses, Protocol):
@@ -158,6 +161,15 @@ class FeatureAnalysis(PositionAnalysis):
         self.top.update(placed, found.values, tokens, first)
         chance = random_priorities(self._seed, rows // length + first, rows % length, found.features)
         self.sample.update(placed, chance, tokens, first)
+
+
+def bytes_needed(d_sae: int, text: Text, kept: Kept, passes: int) -> int:
+    """Bytes that the analysis of one SAE holds, at most, with `passes` passes over the text in all."""
+    active = text.tokens.size * _ACTIVE
+    by_place = 8 * text.seq_len * d_sae + 12 * min(active, MOST)
+    contexts = d_sae * (kept.top + kept.sample) * (8 * kept.window.size + 24)
+    quantiles = 24 * min(active, EXACT_VALUES) + (BYTES_PER_FEATURE * d_sae if active > EXACT_VALUES else 0)
+    return passes * by_place + contexts + quantiles + 40 * min(active, PAIRS)
 
 
 def analyse_features(

@@ -15,6 +15,8 @@ _SMALLEST, _LARGEST = 1e-6, 1e6
 """What lies beyond counts in the outer bins."""
 _LOG_GAMMA = math.log((1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR))
 _BINS = math.ceil(math.log(_LARGEST / _SMALLEST) / _LOG_GAMMA)
+BYTES_PER_FEATURE = 4 * _BINS
+"""Bytes of the bins, once values are counted in them."""
 _FEATURES_AT_ONCE = 1024
 
 

@@ -10,11 +10,17 @@ import torch
 from torch import Tensor
 
 from sae_sweep.analysis.contexts import NOTHING, Contexts
-from sae_sweep.analysis.features import FeatureAnalysis
+from sae_sweep.analysis.feature_results import UNCHANGED, FeatureResults
+from sae_sweep.analysis.features import PositionAnalysis
 from sae_sweep.analysis.firing import columns
-from sae_sweep.report.parquet import write_parquet
+from sae_sweep.config import escaped
+from sae_sweep.report.parquet import read_parquet, write_parquet
+from sae_sweep.store import unreadable
 
 DECILES = tuple(tenth / 10 for tenth in range(1, 10))
+_RUN_ID = "run_id"
+"""In each file's metadata."""
+_REMEDY = "run task=analyse again"
 _TOP_TOKENS = 10
 _AT_LEAST = 2
 """Occurrences of a token that its mean activation is taken over: one alone says little."""
@@ -24,41 +30,64 @@ class AnalysisFiles(NamedTuple):
     """Files of an analysis in the run's `features/`."""
 
     features: Path
-    """A row per feature: how often and how strongly it fires, deciles, positions, tokens."""
+    """A row per feature: how often and how strongly it fires, its positions, tokens, partners and logits."""
     positions: Path
-    """A row per position: activations, errors and losses."""
+    """A row per change of the positional embeddings and position: activations, errors and losses."""
     contexts: Path
-    """A row per context: feature, kind (top or sample), rank, activation; ids and activations around it, in
-    which the ranked activation is number `at`."""
+    """A row per context: feature, kind (top or sample), rank, activation and its decile among the feature's
+    activations (1 to 10); ids and activations around it, in which the ranked activation is number `at`."""
     tokens: Path
     """A row per token id: its string, so that no tokenizer is needed to read the other files."""
 
 
+def analysis_files(folder: Path) -> AnalysisFiles:
+    """The files of an analysis in a run's `features/`."""
+    return AnalysisFiles(
+        *(folder / f"{name}.parquet" for name in ("firing", "positions", "contexts", "tokens"))
+    )
+
+
 def write_analysis(
-    folder: Path, run_id: str, analysis: FeatureAnalysis, vocabulary: Sequence[str]
+    folder: Path, run_id: str, results: FeatureResults, vocabulary: Sequence[str]
 ) -> AnalysisFiles:
-    """Write an analysis into `folder`; each file names its run.
+    """Write what was found about an SAE's features into `folder`; each file names its run.
 
     Raises:
         SaeSweepError: if a file cannot be written; none is left incomplete.
     """
-    files = AnalysisFiles(
-        *(folder / f"{name}.parquet" for name in ("firing", "positions", "contexts", "tokens"))
-    )
+    files, analysis = analysis_files(folder), results.analysis
+    deciles = analysis.quantiles.quantiles(DECILES)
+    contexts = [_contexts(kind, getattr(analysis, kind), deciles) for kind in ("top", "sample")]
     tables = (
-        _features(analysis),
-        _positions(analysis),
-        pyarrow.concat_tables([_contexts("top", analysis.top), _contexts("sample", analysis.sample)]),
+        _features(results, deciles),
+        pyarrow.concat_tables(
+            [_positions(change, one) for change, one in {UNCHANGED: analysis, **results.changed}.items()]
+        ),
+        pyarrow.concat_tables(contexts),
         pyarrow.table({"token": np.arange(len(vocabulary), dtype=np.int32), "string": list(vocabulary)}),
     )
     for file, table in zip(files, tables, strict=True):
-        write_parquet(file, table.replace_schema_metadata({"run_id": run_id}))
+        write_parquet(file, table.replace_schema_metadata({_RUN_ID: run_id}))
     return files
 
 
-def _features(analysis: FeatureAnalysis) -> pyarrow.Table:
+def read_analysis(path: Path, run_id: str) -> pyarrow.Table:
+    """Read a file of an analysis.
+
+    Raises:
+        SaeSweepError: one line with the file and the remedy, if it is missing, damaged, or another run's.
+    """
+    table = read_parquet(path, None, _REMEDY)
+    owner = (table.schema.metadata or {}).get(_RUN_ID.encode(), b"")
+    if owner != run_id.encode():
+        what = f"it is of run {escaped(owner.decode(errors='replace'))}, not {run_id}"
+        raise unreadable(path, what, _REMEDY)
+    return table
+
+
+def _features(results: FeatureResults, deciles: Tensor) -> pyarrow.Table:
+    analysis = results.analysis
     by_feature = columns(analysis.firing.by_feature())
-    deciles = analysis.quantiles.quantiles(DECILES)
     token, share = analysis.token_sums.shares()
     top = analysis.token_sums.by_mean(_TOP_TOKENS, _AT_LEAST)
     return pyarrow.table(
@@ -72,22 +101,58 @@ def _features(analysis: FeatureAnalysis) -> pyarrow.Table:
             "tokens_by_mean": _lists(top.ids, top.ids >= 0),
             "token_means": _lists(top.means, top.ids >= 0),
             "token_counts": _lists(top.counts, top.ids >= 0),
+            **_partners(results),
+            **_effects(results),
+            **_tests(results),
         }
     )
 
 
-def _positions(analysis: FeatureAnalysis) -> pyarrow.Table:
+def _partners(results: FeatureResults) -> dict[str, pyarrow.Array]:
+    ids, counts, jaccard, _ = results.partners
+    return {
+        "partners": _lists(ids, ids >= 0),
+        "partner_counts": _lists(counts, ids >= 0),
+        "partner_jaccard": _lists(jaccard, ids >= 0),
+    }
+
+
+def _effects(results: FeatureResults) -> dict[str, pyarrow.Array]:
+    if results.effects is None:
+        return {}
+    return {
+        name: _lists(values, torch.ones_like(values, dtype=torch.bool))
+        for name, values in results.effects._asdict().items()
+    }
+
+
+def _tests(results: FeatureResults) -> dict[str, np.ndarray]:
+    """The largest share of the null and the verdict; `position_share_zero` etc. for changed embeddings."""
+    found = {}
+    for change, test in results.tests.items():
+        suffix = "" if change == UNCHANGED else f"_{change}"
+        if suffix:
+            found[f"position_share{suffix}"] = test.position_share.numpy()
+        found[f"position_null{suffix}"] = test.null_maximum.numpy()
+        found[f"position_feature{suffix}"] = test.passes.numpy()
+    return found
+
+
+def _positions(change: str, analysis: PositionAnalysis) -> pyarrow.Table:
     by_position = columns(analysis.firing.by_position())
+    special = columns(analysis.special.statistics())
     return pyarrow.table(
         {
+            "positions": [change] * analysis.seq_len,
             "position": np.arange(len(by_position["tokens"]), dtype=np.int32),
             **{name: values.numpy() for name, values in by_position.items()},
+            **{f"special_{name}": values.numpy() for name, values in special.items()},
             **{name: getattr(analysis, name).means.numpy() for name in ("mse", "l1", "ce_clean", "ce_sae")},
         }
     )
 
 
-def _contexts(kind: str, contexts: Contexts) -> pyarrow.Table:
+def _contexts(kind: str, contexts: Contexts, deciles: Tensor) -> pyarrow.Table:
     there = contexts.sequences != NOTHING
     features, ranks = (part.cpu().numpy().astype(np.int32) for part in there.nonzero(as_tuple=True))
     ids, around = contexts.tokens[there].cpu(), contexts.activations[there].cpu()
@@ -101,10 +166,16 @@ def _contexts(kind: str, contexts: Contexts) -> pyarrow.Table:
             "position": positions.numpy().astype(np.int32),
             "at": positions.clamp(max=centre).numpy().astype(np.int32),
             "activation": around[:, centre].numpy(),
+            "decile": _deciles(around[:, centre], deciles[:, torch.from_numpy(features).long()]),
             "tokens": _lists(ids, ids != NOTHING),
             "activations": _lists(around, ids != NOTHING),
         }
     )
+
+
+def _deciles(activations: Tensor, deciles: Tensor) -> np.ndarray:
+    """Number of the tenth, from 1, in which each activation lies, given nine borders of each."""
+    return (1 + (activations.double() > deciles).sum(0)).numpy().astype(np.int8)
 
 
 def _or_null(values: Tensor, valid: Tensor) -> pyarrow.Array:

@@ -1,109 +1,235 @@
-"""`task=analyse sweep=NAME`: what the features of a sweep's SAEs do, and the text that makes them fire."""
+"""`task=analyse`: what the features of SAEs do, and the text that makes them fire."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from sae_sweep.activations import LanguageModel
+from sae_sweep.activations.positions import PositionChange
 from sae_sweep.analysis.contexts import Window
-from sae_sweep.analysis.features import Kept, Subject, Text, analyse_features
-from sae_sweep.config import CommandConfig, SaeSweepError
+from sae_sweep.analysis.feature_results import Settings, feature_results
+from sae_sweep.analysis.features import (
+    FeatureAnalysis,
+    Kept,
+    PositionAnalysis,
+    Subject,
+    Text,
+    analyse_features,
+    analyse_positions,
+    bytes_needed,
+)
+from sae_sweep.analysis.logit_effects import Unembedding
+from sae_sweep.config import CommandConfig, PackingConfig, SaeSweepError
+from sae_sweep.config.analysis import INTERVENTIONS, AnalysisConfig
 from sae_sweep.config.pasted import pasted
 from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.group import Models
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report.analysis_files import write_analysis
-from sae_sweep.saes import load_sae
 from sae_sweep.signals import raise_if_requested
-from sae_sweep.store import (
-    PlannedRun,
-    SweepFolder,
-    cache_folder,
-    find_sweep,
-    hold,
-    planned_run,
-    read_plan,
-    read_shown_status,
-)
+from sae_sweep.store import cache_folder, hold
+from sae_sweep.store.machine import free_memory
+from sae_sweep.tasks.analysed import Analysed, Selection, selected
 from sae_sweep.text import held_out_sequences, open_text, token_mask
 
 log = logging.getLogger(__name__)
 
+_STUDY_SEQ_LEN = 1024
+"""Tokens per sequence of the study's figures."""
+_CHECKED_SEQUENCES = 2
+"""Sequences on which the unembedding is checked."""
+
 
 def analyse(request: Request) -> int:
-    """Run `task=analyse`: write what the features of every finished run of the sweep do into `features/`.
+    """Run `task=analyse`: write what the features of SAEs do into their `features/`.
 
-    Runs that read the same text share each pass of the language model.
+    SAEs that read the same text share each pass of the language model.
 
-    Returns the number of runs that are left out: a file of theirs is damaged, gone, or cannot be written.
+    Returns the number of SAEs that are left out: a file of theirs is damaged, gone, or cannot be written.
 
     Raises:
-        SaeSweepError: if there is no such sweep, or none of its runs is finished.
+        SaeSweepError: if the command names no SAE that is trained.
     """
     command, device = request.command, request.runs[0].config.device
-    folder = find_sweep(command)
-    left_out: dict[str, SaeSweepError] = {}
-    groups: dict[Any, list[PlannedRun]] = {}
-    for run in _finished(folder, left_out):
-        content = tuple(sorted(run.fingerprints.items()))
-        groups.setdefault((run.config.model, run.config.dataset, run.config.packing, content), []).append(run)
-    models, written = Models(), 0
-    for group in groups.values():
+    selection = selected(request)
+    models, written = Models(), []
+    for group in _by_text(selection.saes):
         try:
-            first = replace(group[0].config, device=device)
-            refuse_other_content(group[0], cache_folder(command.paths.cache))
-            written += _analyse_group(group, models.get(first), command, left_out)
+            lm = models.get(replace(group[0].config, device=device))
+            for one in group:
+                if one.run is not None:
+                    refuse_other_content(one.run, cache_folder(command.paths.cache))
+                    break
+            written += _analyse_group(lm, command, group, selection.left_out)
         except SaeSweepError as error:
-            left_out.update(dict.fromkeys((run.name for run in group), error))
-    for name, why in left_out.items():
+            selection.left_out.update(dict.fromkeys((one.name for one in group), error))
+    for name, why in selection.left_out.items():
         log.error("%s is left out: %s", name, why)
-    if not groups and not left_out:
-        raise SaeSweepError(f"{folder.root}: no run is finished yet; task=status shows how far they are")
     if written:
-        show(f"What features do: {pasted(folder.root)}/*/features/*.parquet\n")
-    return len(left_out)
+        show(f"What features do: {pasted(selection.sweep.root)}/*/features/*.parquet\n")
+    return len(selection.left_out)
 
 
-def _finished(folder: SweepFolder, left_out: dict[str, SaeSweepError]) -> Iterator[PlannedRun]:
-    for record in read_plan(folder)["runs"]:
-        try:
-            if read_shown_status(folder.run(record["name"]), record["id"]).state == "done":
-                yield planned_run(record, folder)
-        except SaeSweepError as error:
-            left_out[record["name"]] = error
+def _by_text(saes: Sequence[Analysed]) -> list[list[Analysed]]:
+    """SAEs of the same model, text and packing."""
+    groups: dict[Any, list[Analysed]] = {}
+    for one in saes:
+        content = tuple(sorted(one.content.items()))
+        groups.setdefault((one.config.model, one.config.dataset, one.config.packing, content), []).append(one)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A text as SAEs read it through a language model, and the changes of it that they are compared with."""
+
+    lm: LanguageModel
+    text: Text
+    changes: Mapping[str, PositionChange]
+    unembedding: Unembedding | None
+    strings: Sequence[str]
+    """Text of each token id."""
+    settings: AnalysisConfig
+
+    @property
+    def kept(self) -> Kept:
+        asked = self.settings
+        return Kept(asked.top, asked.sample, Window(asked.before, asked.after), asked.seed)
+
+
+def _reading(lm: LanguageModel, command: CommandConfig, one: Analysed) -> _Reading:
+    """Pack the text of a group of SAEs, and see what can be changed in the model."""
+    settings, source = command.analysis, open_text(one.config.dataset, cache_folder(command.paths.cache))
+    packing = _packing(settings, one.config.packing, lm.n_ctx)
+    if packing.seq_len > lm.n_ctx:
+        raise SaeSweepError(
+            f"analysis.seq_len={packing.seq_len}: {lm.name} reads at most {lm.n_ctx} tokens per sequence"
+        )
+    tokens = held_out_sequences(source, packing, lm.tokenizer, settings.tokens)
+    mask = token_mask(tokens, lm.tokenizer.special_ids, packing)
+    return _Reading(
+        lm,
+        Text(tokens, mask),
+        _changes(lm, command),
+        _unembedding(lm, tokens),
+        lm.tokenizer.strings(lm.sizes.vocabulary),
+        settings,
+    )
+
+
+def _packing(settings: AnalysisConfig, trained: PackingConfig, n_ctx: int) -> PackingConfig:
+    if settings.numerics == "study":
+        seq_len = settings.seq_len or min(_STUDY_SEQ_LEN, n_ctx)
+        return replace(trained, seq_len=seq_len, bos_every_sequence=True, mask_special=False)
+    return replace(trained, seq_len=settings.seq_len or trained.seq_len)
+
+
+def _changes(lm: LanguageModel, command: CommandConfig) -> dict[str, PositionChange]:
+    """The changes of positional embeddings that are asked for, or that the figures need.
+
+    Raises:
+        SaeSweepError: if some are asked for, and the model learned no such embeddings.
+    """
+    asked = command.analysis
+    kinds = INTERVENTIONS[asked.positions]
+    study = asked.numerics == "study"
+    try:
+        lm.check_changes_positions()
+    except SaeSweepError as error:
+        if kinds:
+            raise
+        if command.figures == "paper":
+            log.info("%s", error)
+        return {}
+    if command.figures == "paper":
+        kinds = INTERVENTIONS["both"]
+    return {
+        kind: PositionChange(kind, asked.per_sequence or study, asked.move_first or study, asked.seed)
+        for kind in kinds
+    }
+
+
+def _unembedding(lm: LanguageModel, tokens: Any) -> Unembedding | None:
+    try:
+        return lm.unembedding(torch.from_numpy(tokens[:_CHECKED_SEQUENCES]).long())
+    except SaeSweepError as error:
+        log.warning("no direct logit effects: %s", error)
+        return None
 
 
 def _analyse_group(
-    group: Sequence[PlannedRun], lm: LanguageModel, command: CommandConfig, left_out: dict[str, SaeSweepError]
-) -> int:
-    """Analyse the runs of one text and write what was found; returns how many they were."""
-    settings, config = command.analysis, group[0].config
-    source = open_text(config.dataset, cache_folder(command.paths.cache))
-    tokens = held_out_sequences(source, config.packing, lm.tokenizer, settings.tokens)
-    mask = token_mask(tokens, lm.tokenizer.special_ids, config.packing)
-    subjects: dict[str, Subject] = {}
-    for run in group:
-        try:
-            sae = load_sae(run.folder.sae, run.run_id).to(lm.device).eval()
-            subjects[run.name] = Subject(sae, run.config.layer)
-        except SaeSweepError as error:
-            left_out[run.name] = error
-    if not subjects:
-        return 0
-    kept = Kept(settings.top, settings.sample, Window(settings.before, settings.after))
-    found = analyse_features(
-        subjects, lm, Text(tokens, mask), lm.sizes.vocabulary, kept, between=raise_if_requested
-    )
-    strings = lm.tokenizer.strings(lm.sizes.vocabulary)
-    log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(mask.sum()):,}", len(found))
-    written = 0
-    for run in (run for run in group if run.name in found):
-        try:
-            with hold(run.folder):
-                write_analysis(run.folder.features, run.run_id, found[run.name], strings)
-            written += 1
-        except SaeSweepError as error:
-            left_out[run.name] = error
+    lm: LanguageModel, command: CommandConfig, group: Sequence[Analysed], left_out: dict[str, SaeSweepError]
+) -> list[Analysed]:
+    """Analyse the SAEs of one text and write what was found; returns those that were written."""
+    reading = _reading(lm, command, group[0])
+    log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(reading.text.mask.sum()):,}", len(group))
+    written = []
+    for part in _parts(group, reading):
+        subjects = dict(_subjects(part, reading, left_out))
+        if not subjects:
+            continue
+        found = analyse_features(
+            subjects, lm, reading.text, len(reading.strings), reading.kept, between=raise_if_requested
+        )
+        changed: dict[str, dict[str, PositionAnalysis]] = {}
+        for kind, change in reading.changes.items():
+            with lm.changed_positions(change):
+                changed[kind] = analyse_positions(subjects, lm, reading.text, between=raise_if_requested)
+        for one in (one for one in part if one.name in found):
+            of_changes = {kind: by_name[one.name] for kind, by_name in changed.items()}
+            try:
+                _write(one, found[one.name], of_changes, reading)
+                written.append(one)
+            except SaeSweepError as error:
+                left_out[one.name] = error
     return written
+
+
+def _parts(group: Sequence[Analysed], reading: _Reading) -> Iterator[Sequence[Analysed]]:
+    """The SAEs in consecutive parts that fit into half of the free memory; one that alone does not is alone."""
+    part: list[Analysed] = []
+    room = free_memory() // 2
+    for one in group:
+        needed = bytes_needed(
+            one.config.dictionary * reading.lm.d_model, reading.text, reading.kept, 1 + len(reading.changes)
+        )
+        if part and needed > room:
+            yield part
+            part, room = [], free_memory() // 2
+        part.append(one)
+        room -= needed
+    yield part
+
+
+def _subjects(
+    part: Sequence[Analysed], reading: _Reading, left_out: dict[str, SaeSweepError]
+) -> Iterator[tuple[str, Subject]]:
+    lm = reading.lm
+    for one in part:
+        try:
+            lm.check([one.config.layer], reading.text.seq_len)
+            sae = one.load()
+            if sae.d_in != lm.d_model:
+                raise SaeSweepError(
+                    f"it reads residuals of width {sae.d_in}, and those of {lm.name} have {lm.d_model}: give "
+                    "the model that it was trained on"
+                )
+            yield one.name, Subject(sae.to(lm.device).eval(), one.config.layer)
+        except SaeSweepError as error:
+            left_out[one.name] = error
+
+
+def _write(
+    one: Analysed, analysis: FeatureAnalysis, changed: Mapping[str, PositionAnalysis], reading: _Reading
+) -> None:
+    asked = reading.settings
+    settings = Settings(permutations=asked.permutations, seed=asked.seed)
+    results = feature_results(
+        one.name, analysis, changed, reading.unembedding, settings, between=raise_if_requested
+    )
+    with hold(one.folder):
+        write_analysis(one.folder.features, one.owner, results, reading.strings)

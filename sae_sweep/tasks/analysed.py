@@ -1,0 +1,115 @@
+"""The SAEs that `task=analyse` reads: those of a sweep, of one run, or of any folder or release."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, expanded
+from sae_sweep.config.names import LONGEST_NAME, made_plain, unquoted
+from sae_sweep.plan import Request
+from sae_sweep.saes import SAE, load_sae, tensors_checksum
+from sae_sweep.store import (
+    PlannedRun,
+    RunFolder,
+    SweepFolder,
+    find_sweep,
+    planned_run,
+    read_plan,
+    read_shown_status,
+)
+
+_OTHERS = "analysed"
+"""Folder below `paths.output` of what is found out about SAEs that are no runs, unless `sweep` names one."""
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """An SAE, the model and the text that its features are analysed on, and the folder of what is found."""
+
+    name: str
+    owner: str
+    """Id of the run; of another SAE a checksum of its weights."""
+    config: RunConfig
+    """Model, text and packing, and the layer that the SAE reads."""
+    folder: RunFolder
+    load: Callable[[], SAE]
+    run: PlannedRun | None = None
+    """None for an SAE that is no run."""
+
+    @property
+    def content(self) -> Mapping[str, str]:
+        """Fingerprints of the text and the model that it was trained on; none if they are unknown."""
+        return {} if self.run is None else self.run.fingerprints
+
+
+@dataclass
+class Selection:
+    """The SAEs of a command."""
+
+    sweep: SweepFolder
+    """Holds their folders, and the results over all of them."""
+    saes: list[Analysed] = field(default_factory=list)
+    left_out: dict[str, SaeSweepError] = field(default_factory=dict)
+    """Why, by name."""
+
+
+def selected(request: Request) -> Selection:
+    """Find the SAEs that the command names with `sae` or with `sweep`.
+
+    Raises:
+        SaeSweepError: if there are none.
+    """
+    command = request.command
+    if command.sae is None:
+        return _finished(find_sweep(command))
+    path = expanded(command.sae).absolute()
+    run = path.parent if path.name == "sae" else path
+    sweep = SweepFolder(run.parent)
+    if (run / "status.json").is_file() and sweep.plan.is_file():
+        return _finished(sweep, only=run.name)
+    return _other(command, command.sae, request.runs[0].config)
+
+
+def _finished(sweep: SweepFolder, only: str | None = None) -> Selection:
+    """The finished runs of a sweep, or one of them."""
+    found = Selection(sweep)
+    for record in read_plan(sweep)["runs"]:
+        if only not in (None, record["name"]):
+            continue
+        try:
+            if read_shown_status(sweep.run(record["name"]), record["id"]).state == "done":
+                found.saes.append(_of_run(planned_run(record, sweep)))
+        except SaeSweepError as error:
+            found.left_out[record["name"]] = error
+    if not found.saes and not found.left_out:
+        which = f"{sweep.root}: no run" if only is None else f"{sweep.root / only}: it"
+        raise SaeSweepError(f"{which} is finished yet; task=status shows how far it is")
+    return found
+
+
+def _of_run(run: PlannedRun) -> Analysed:
+    return Analysed(
+        run.name, run.run_id, run.config, run.folder, lambda: load_sae(run.folder.sae, run.run_id), run
+    )
+
+
+def _other(command: CommandConfig, named: str, config: RunConfig) -> Selection:
+    """An SAE of another origin, on the command's model and text, at the layer that its files name."""
+    sae, origin = open_sae(named)
+    layer = config.layer if origin.layer is None else origin.layer
+    sweep = SweepFolder(expanded(command.paths.output).absolute() / (command.sweep or _OTHERS))
+    name = _label(named)
+    one = Analysed(
+        name,
+        tensors_checksum(dict(sae.state_dict())),
+        replace(config, layer=layer),
+        sweep.run(name),
+        lambda: sae,
+    )
+    return Selection(sweep, [one])
+
+
+def _label(named: str) -> str:
+    """A folder's name from the end of a path: its last two parts."""
+    parts = [part for part in named.split("/") if part not in ("", ".", "..", "~")]
+    label = made_plain(unquoted("_".join(parts[-2:])))
+    return label.encode()[-LONGEST_NAME:].decode(errors="ignore") or "sae"
