@@ -43,13 +43,20 @@ $(VENV)/.dev: $(VENV)/.installed
 	touch $@
 
 # Compare exported SAEs with the real SAELens, in a separate environment
-oracle: $(VENV)/.dev $(VENV)-saelens/.installed
+oracle: $(VENV)/.dev $(VENV)-saelens/.installed $(VENV)-foreign/.installed
 	SAELENS_PYTHON=$(CURDIR)/$(VENV)-saelens/bin/python $(BIN)/pytest tests/saes/test_saelens_oracle.py
+	FOREIGN_PYTHON=$(CURDIR)/$(VENV)-foreign/bin/python $(BIN)/pytest tests/saes/test_foreign_oracle.py
 
 $(VENV)-saelens/.installed:
 	$(PYTHON) -m venv $(VENV)-saelens
 	$(VENV)-saelens/bin/pip install --quiet torch==2.13.0
 	$(VENV)-saelens/bin/pip install --quiet 'sae-lens>=6,<7'
+	touch $@
+
+$(VENV)-foreign/.installed:
+	$(PYTHON) -m venv $(VENV)-foreign
+	$(VENV)-foreign/bin/pip install --quiet torch==2.13.0
+	$(VENV)-foreign/bin/pip install --quiet eai-sparsify==1.3.3 dictionary-learning==0.1.0
 	touch $@
 
 # Kill a sweep at 30 random moments and launch it again: weights must equal those of an undisturbed one
@@ -79,4 +86,4 @@ wheel-check: $(VENV)/.dev
 	rm -rf $(VENV)-wheel dist
 
 clean:
-	rm -rf $(VENV) $(VENV)-saelens $(VENV)-wheel dist
+	rm -rf $(VENV) $(VENV)-saelens $(VENV)-foreign $(VENV)-wheel dist

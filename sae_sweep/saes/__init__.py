@@ -3,17 +3,21 @@
 from sae_sweep.saes.base import SAE, Normalised
 from sae_sweep.saes.build import build_sae, init_seed, initial_decoder
 from sae_sweep.saes.checksum import tensors_checksum
-from sae_sweep.saes.disk import load_sae, save_sae
+from sae_sweep.saes.disk import save_sae
+from sae_sweep.saes.foreign import Origin
 from sae_sweep.saes.learner import Learner
+from sae_sweep.saes.open import load_sae, open_sae
 
 __all__ = [
     "SAE",
     "Learner",
     "Normalised",
+    "Origin",
     "build_sae",
     "init_seed",
     "initial_decoder",
     "load_sae",
+    "open_sae",
     "save_sae",
     "tensors_checksum",
 ]

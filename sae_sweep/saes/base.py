@@ -11,6 +11,9 @@ from sae_sweep.config import ArchitectureConfig, SaeSweepError
 NORMALISATION_EPS = 1e-5
 """Added to a token's standard deviation (definitions.md 1.7; the same as in SAELens's `layer_norm`)."""
 
+IN_ITS_OWN_SPACE = ("none", "expected_average_only_in")
+"""Normalisations that leave a token as it is, so that latents alone give its reconstruction."""
+
 
 class Normalised(NamedTuple):
     """Activations in SAE-input space, with the statistics that undo the normalisation."""
@@ -96,7 +99,7 @@ class SAE(nn.Module):
         """
         if normalised is not None:
             return normalised.undo(self.decode_normalised(f))
-        if self.normalisation in ("none", "expected_average_only_in"):
+        if self.normalisation in IN_ITS_OWN_SPACE:
             return self.decode_normalised(f)
         raise SaeSweepError(
             f"this SAE normalises each token ({self.normalisation}), and latents do not say by what: sae(x) "

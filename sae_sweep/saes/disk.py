@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from sae_sweep.config import (
@@ -24,15 +23,13 @@ from sae_sweep.config import (
     SaeSweepError,
     TopKConfig,
     build,
-    expanded,
-    first_line,
 )
 from sae_sweep.saes.architectures import SAES, BatchTopK
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.build import RULES
 from sae_sweep.saes.checksum import tensors_checksum
-from sae_sweep.saes.saelens import read_saelens
-from sae_sweep.store import read_json, regular, unreadable, write_folder_atomic
+from sae_sweep.saes.tensor_files import read_safetensors
+from sae_sweep.store import read_json, write_folder_atomic
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -43,7 +40,7 @@ _LARGEST = 2**31
 """Bound on d_in and d_sae, so that their product is a number of weights."""
 _FREE_KEYS = ("metadata", "device", "checksum")
 """Keys of cfg.json that do not affect what an SAE computes."""
-_REMEDY = "delete its folder, and train or export the SAE again"
+REMEDY = "delete its folder, and train or export the SAE again"
 _SAELENS_ARCHITECTURE = {"topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "relu": "standard"}
 
 
@@ -74,7 +71,7 @@ def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
 
 def _cfg(sae: SAE, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Any]:
     if sae.architecture.kind not in _SAELENS_ARCHITECTURE:
-        raise SaeSweepError("an SAE that SAELens wrote is not written again: copy its files")
+        raise SaeSweepError("an SAE of another library is not written again: copy its files")
     arch, cfg = sae.architecture, _saelens_cfg(sae)
     ours = {"architecture": {"kind": arch.kind, **dataclasses.asdict(arch)}, "numerics": sae.numerics}
     ours["checksum"] = _checksum(weights, cfg, ours)
@@ -118,25 +115,19 @@ def _saelens_layout(sae: SAE) -> dict[str, Tensor]:
     return weights
 
 
-def load_sae(path: Path | str, run_id: str | None = None) -> SAE:
-    """Load an SAE that `save_sae` wrote, bit for bit, or one that SAELens wrote; on the CPU.
+def read_own(folder: Path, cfg: Any) -> SAE:
+    """The SAE that `save_sae` wrote to a folder, bit for bit; on the CPU.
 
     Args:
-        path: a run folder, the `sae/` folder inside it, or a folder of SAELens.
-        run_id: refuse an SAE that is not this run's.
+        folder: holds the two files.
+        cfg: content of its `cfg.json`.
 
     Raises:
-        SaeSweepError: if a file is missing, damaged, or describes no SAE that can be read, or another run's.
+        SaeSweepError: if a file is missing, damaged, or describes no SAE of this version.
     """
-    folder = _folder_of(expanded(str(path)))
     config, file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    cfg = read_json(config, _REMEDY)
-    if run_id is not None and (owner := saved_by(folder)) not in (None, run_id):
-        raise SaeSweepError(f"{folder} holds the SAE of run {owner}, not of {run_id}; {_REMEDY}")
-    if run_id is None and _is_foreign(cfg):
-        return read_saelens(cfg, _read_weights(file), folder)
     expected = _described(cfg, config, device="meta")  # takes no memory, however large the SAE
-    weights = _read_weights(file)
+    weights = read_safetensors(file, REMEDY)
     _refuse_other(cfg, expected, weights, folder)
     sae = _described(cfg, config, device="cpu")
     values = {name: weights[name] for name in sae.state_dict()}
@@ -154,24 +145,6 @@ def saved_by(folder: Path) -> str | None:
         return str(read_json(folder / CONFIG_FILE)["metadata"]["provenance"]["run_id"])
     except (SaeSweepError, KeyError, TypeError):
         return None
-
-
-def _is_foreign(cfg: Any) -> bool:
-    """Whether a cfg.json is SAELens's own: without what this package adds."""
-    if not isinstance(cfg, dict) or "d_sae" not in cfg:
-        return False
-    metadata = cfg.get("metadata")
-    return metadata is None or (isinstance(metadata, dict) and "sae_sweep" not in metadata)
-
-
-def _folder_of(path: Path) -> Path:
-    try:
-        for folder in (path, path / "sae"):
-            if (folder / CONFIG_FILE).is_file():
-                return folder
-    except OSError as error:  # a folder that may not be looked into, a name that is too long
-        raise unreadable(path, error) from error
-    raise SaeSweepError(f"no SAE in {path}: neither it nor its sae/ folder has a {CONFIG_FILE}")
 
 
 def _described(cfg: Any, file: Path, device: str) -> SAE:
@@ -196,7 +169,7 @@ def _described(cfg: Any, file: Path, device: str) -> SAE:
         return sae
     except (ConfigError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise SaeSweepError(
-            f"{file} does not describe an SAE of this version of sae_sweep ({error!r}); {_REMEDY}"
+            f"{file} does not describe an SAE of this version of sae_sweep ({error!r}); {REMEDY}"
         ) from error
 
 
@@ -211,13 +184,6 @@ def _refuse_another_cfg(cfg: Mapping[str, Any], ours: Mapping[str, Any]) -> None
 def _refuse_other_keys(wanted: Set[str], found: Mapping[str, Any]) -> None:
     if odd := sorted(wanted ^ found.keys()):
         raise ValueError(f"{odd[0]} is {'unknown' if odd[0] in found else 'missing'}")
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(regular(file))
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise SaeSweepError(f"cannot read {file}: {first_line(error)}; {_REMEDY}") from error
 
 
 def _refuse_other(cfg: Any, expected: SAE, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -236,7 +202,7 @@ def _refuse_other(cfg: Any, expected: SAE, weights: Mapping[str, Tensor], folder
 
 
 def _damaged(file: Path, what: str) -> SaeSweepError:
-    return SaeSweepError(f"{file} is damaged: {what}; {_REMEDY}")
+    return SaeSweepError(f"{file} is damaged: {what}; {REMEDY}")
 
 
 def _not_finite(weights: Mapping[str, Tensor]) -> str | None:

@@ -98,8 +98,10 @@ def test_no_sae_here(tmp_path):
 
 def test_missing_weights(tmp_path):
     saved(tmp_path)[1].unlink()
-    with pytest.raises(SaeSweepError, match=r"cannot read .*sae_weights\.safetensors"):
+    with pytest.raises(SaeSweepError, match=r"no SAE in .*sae: it holds cfg\.json; known are cfg\.json with"):
         load_sae(tmp_path)
+    with pytest.raises(SaeSweepError, match=r"cannot read .*sae_weights\.safetensors"):
+        load_sae(tmp_path, "a" * 12)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.saes import load_sae, save_sae
+from sae_sweep.saes import load_sae, open_sae, save_sae
 from tests.saes.helpers import architecture, fresh_sae, sparse_batch
 
 D_IN, D_SAE = 12, 20
@@ -164,6 +164,50 @@ def test_what_cannot_be_read_is_one_line(tmp_path, kind, keys, why):
     assert "\n" not in str(caught.value)
 
 
+def test_a_scale_of_another_shape_is_one_line(tmp_path):
+    weights = tensors("standard") | {"scaling_factor": torch.ones(3)}
+    with pytest.raises(
+        SaeSweepError, match=r"holds no SAE that can be read: scaling_factor has the shape \[3\]"
+    ):
+        load_sae(write(tmp_path / "sae", "standard", weights, finetuning_scaling_factor=True))
+
+
+@pytest.mark.parametrize("metadata", ["no", {}])
+def test_an_sae_of_centred_residuals_subtracts_their_mean(tmp_path, metadata):
+    centring = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    keys = centring if metadata == "no" else {"metadata": centring}  # before version 6, and since
+    sae = load_sae(write(tmp_path / "sae", "standard", **{"metadata": "no"} | keys))
+    mean = X.mean(-1, keepdim=True)
+    f = latents("standard", tensors("standard"), X - mean)
+    torch.testing.assert_close(sae.encode(X), f)
+    torch.testing.assert_close(sae(X), f @ sae.W_dec + sae.b_dec + mean)
+    with pytest.raises(SaeSweepError, match=r"normalises each token \(centred\)"):
+        sae.decode(f)
+
+
+@pytest.mark.parametrize(
+    ("keys", "layer"),
+    [
+        ({"metadata": {"hook_name": "blocks.8.hook_resid_pre"}}, 8),
+        ({"metadata": {"hook_name": "blocks.7.hook_resid_post"}}, 8),
+        ({"metadata": "no", "hook_point": "blocks.8.hook_resid_pre"}, 8),
+        ({"metadata": "no", "hook_name": "blocks.8.hook_resid_pre"}, 8),
+        ({"metadata": {}}, None),
+        ({"metadata": "no"}, None),
+    ],
+)
+def test_what_it_reads(tmp_path, keys, layer):
+    _, origin = open_sae(str(write(tmp_path / "sae", "standard", **keys)))
+    assert (origin.layout, origin.layer) == ("SAELens", layer)
+
+
+def test_other_activations_are_refused_where_a_text_is_read(tmp_path):
+    folder = write(tmp_path / "sae", "standard", metadata={"hook_name": "blocks.8.hook_mlp_out"})
+    load_sae(folder)
+    with pytest.raises(SaeSweepError, match=r"this SAE of SAELens reads 'blocks\.8\.hook_mlp_out'; only the"):
+        open_sae(str(folder))
+
+
 def test_nan_is_refused(tmp_path):
     weights = tensors("standard")
     weights["b_enc"][3] = torch.nan
@@ -175,7 +219,7 @@ def test_it_is_never_taken_for_a_run_of_a_sweep(tmp_path):
     folder = write(tmp_path / "sae", "standard")
     with pytest.raises(SaeSweepError, match="does not describe an SAE of this version"):
         load_sae(folder, "a" * 12)
-    with pytest.raises(SaeSweepError, match="SAELens wrote is not written again"):
+    with pytest.raises(SaeSweepError, match="an SAE of another library is not written again"):
         save_sae(load_sae(folder), tmp_path / "copy", metadata={})
 
 
