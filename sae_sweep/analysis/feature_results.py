@@ -62,7 +62,6 @@ def feature_results(
         between: called now and then, to obey a stop.
     """
     settings = settings or Settings()
-    decoder = analysis.subject.sae.W_dec.detach()
     tests = {}
     for change, one in {UNCHANGED: analysis, **changed}.items():
         try:
@@ -76,10 +75,13 @@ def feature_results(
             )
         except SaeSweepError as error:
             log.warning("%s: %s", name, error)
+    effects = None
+    if unembedding is not None:
+        effects = logit_effects(analysis.subject.sae.W_dec.detach(), unembedding, settings.tokens, between)
     return FeatureResults(
         analysis=analysis,
         partners=partners(analysis.codes, settings.partners, between),
-        effects=unembedding and logit_effects(decoder, unembedding, settings.tokens, between),
+        effects=effects,
         changed=changed,
         tests=tests,
     )

@@ -33,7 +33,7 @@ from sae_sweep.report.analysis_files import write_analysis
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import cache_folder, hold
 from sae_sweep.store.machine import free_memory
-from sae_sweep.tasks.analysed import Analysed, Selection, selected
+from sae_sweep.tasks.analysed import Analysed, selected
 from sae_sweep.text import held_out_sequences, open_text, token_mask
 
 log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def _analyse_group(
 
 
 def _parts(group: Sequence[Analysed], reading: _Reading) -> Iterator[Sequence[Analysed]]:
-    """The SAEs in consecutive parts that fit into half of the free memory; one that alone does not is alone."""
+    """The SAEs in consecutive parts of at least one that fit into half of the free memory."""
     part: list[Analysed] = []
     room = free_memory() // 2
     for one in group:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, expanded
 from sae_sweep.config.names import LONGEST_NAME, made_plain, unquoted
 from sae_sweep.plan import Request
-from sae_sweep.saes import SAE, load_sae, tensors_checksum
+from sae_sweep.saes import SAE, load_sae, open_sae, tensors_checksum
 from sae_sweep.store import (
     PlannedRun,
     RunFolder,
