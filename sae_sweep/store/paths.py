@@ -72,6 +72,11 @@ class SweepFolder:
         return self.root / "analysis" / "tables"
 
     @property
+    def features(self) -> Path:
+        """Figures and tables of what the features of several runs do."""
+        return self.root / "analysis" / "features"
+
+    @property
     def figures(self) -> Path:
         return self.root / "analysis" / "figures"
 

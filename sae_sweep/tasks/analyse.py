@@ -24,16 +24,17 @@ from sae_sweep.analysis.features import (
 from sae_sweep.analysis.logit_effects import Unembedding
 from sae_sweep.config import CommandConfig, PackingConfig, SaeSweepError
 from sae_sweep.config.analysis import INTERVENTIONS, AnalysisConfig
-from sae_sweep.config.pasted import pasted
 from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.group import Models
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
+from sae_sweep.report import files_text
 from sae_sweep.report.analysis_files import write_analysis
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import cache_folder, hold
 from sae_sweep.store.machine import free_memory
 from sae_sweep.tasks.analysed import Analysed, selected
+from sae_sweep.tasks.feature_figures import Written, write_features
 from sae_sweep.text import held_out_sequences, open_text, token_mask
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def analyse(request: Request) -> int:
     """
     command, device = request.command, request.runs[0].config.device
     selection = selected(request)
-    models, written = Models(), []
+    models = Models()
+    written: list[Written] = []
     for group in _by_text(selection.saes):
         try:
             lm = models.get(replace(group[0].config, device=device))
@@ -70,7 +72,10 @@ def analyse(request: Request) -> int:
     for name, why in selection.left_out.items():
         log.error("%s is left out: %s", name, why)
     if written:
-        show(f"What features do: {pasted(selection.sweep.root)}/*/features/*.parquet\n")
+        files = {"features": selection.sweep.root / "*" / "features" / "*.parquet"}
+        if command.figures != "none":
+            files |= write_features(selection.sweep, written, command)
+        show(f"What features do\n{files_text(files)}\n")
     return len(selection.left_out)
 
 
@@ -163,7 +168,7 @@ def _unembedding(lm: LanguageModel, tokens: Any) -> Unembedding | None:
 
 def _analyse_group(
     lm: LanguageModel, command: CommandConfig, group: Sequence[Analysed], left_out: dict[str, SaeSweepError]
-) -> list[Analysed]:
+) -> list[Written]:
     """Analyse the SAEs of one text and write what was found; returns those that were written."""
     reading = _reading(lm, command, group[0])
     log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(reading.text.mask.sum()):,}", len(group))
@@ -182,8 +187,7 @@ def _analyse_group(
         for one in (one for one in part if one.name in found):
             of_changes = {kind: by_name[one.name] for kind, by_name in changed.items()}
             try:
-                _write(one, found[one.name], of_changes, reading)
-                written.append(one)
+                written.append(_write(one, found[one.name], of_changes, reading))
             except SaeSweepError as error:
                 left_out[one.name] = error
     return written
@@ -225,7 +229,7 @@ def _subjects(
 
 def _write(
     one: Analysed, analysis: FeatureAnalysis, changed: Mapping[str, PositionAnalysis], reading: _Reading
-) -> None:
+) -> Written:
     asked = reading.settings
     settings = Settings(permutations=asked.permutations, seed=asked.seed)
     results = feature_results(
@@ -233,3 +237,4 @@ def _write(
     )
     with hold(one.folder):
         write_analysis(one.folder.features, one.owner, results, reading.strings)
+    return Written(one, results.tests)

@@ -1,0 +1,222 @@
+"""The figures of `task=analyse`, a set per group of SAEs that belong together, and the position tables."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow
+import torch
+
+from sae_sweep.analysis.bimodality import Bimodality, bimodality
+from sae_sweep.analysis.position_table import AnalysedSAE, position_rows, unshared_rows
+from sae_sweep.analysis.positions import PositionTest
+from sae_sweep.analysis.spectrum import LEAST_POSITIONS, Spectrum, spectrum
+from sae_sweep.config import CommandConfig, RunConfig
+from sae_sweep.config.plain import flatten
+from sae_sweep.config.swept import swept_keys
+from sae_sweep.report.analysis_files import analysis_files, read_analysis
+from sae_sweep.report.feature_figures import (
+    decile_figure,
+    density_figure,
+    frequency_figure,
+    separation_figure,
+    strength_figure,
+)
+from sae_sweep.report.files import write_csv
+from sae_sweep.report.formatting import short_labels
+from sae_sweep.report.panels import Drawn, Panel, write_drawn
+from sae_sweep.report.parquet import write_parquet
+from sae_sweep.report.position_figures import (
+    STUDY_L1,
+    activation_figure,
+    lm_loss_figure,
+    mean_activation,
+    sae_loss_figure,
+    spectrum_figure,
+    spread_figure,
+)
+from sae_sweep.signals import raise_if_requested
+from sae_sweep.store import SweepFolder, hold_sweep
+from sae_sweep.tasks.analysed import Analysed
+from sae_sweep.tracking import open_comparison_sink
+
+log = logging.getLogger(__name__)
+
+_MOST_PANELS = 12
+"""SAEs of a set that differ in more than their layer."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """An SAE whose analysis is on disk, and its position tests by change of the positional embeddings."""
+
+    sae: Analysed
+    tests: Mapping[str, PositionTest]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """SAEs that are drawn together."""
+
+    name: str
+    """Of its folder."""
+    labels: Sequence[str]
+    members: Sequence[Written]
+
+
+def feature_sets(written: Sequence[Written], *, layers_only: bool) -> list[FeatureSet]:
+    """Group SAEs: those that differ in nothing but their layer, and the others, twelve at a time.
+
+    Args:
+        written: SAEs.
+        layers_only: leave out the others, if some differ in their layer.
+    """
+    by_settings: dict[str, list[Written]] = {}
+    for one in written:
+        by_settings.setdefault(_settings(one.sae.config), []).append(one)
+    sets, others = [], []
+    for group in by_settings.values():
+        if len(group) > 1:
+            sets.append(_layers(sorted(group, key=lambda one: one.sae.config.layer)))
+        else:
+            others += group
+    return sets if sets and layers_only else [*sets, *_others(others)]
+
+
+def _settings(config: RunConfig) -> str:
+    """All that determines a run's weights, except its layer."""
+    keys = {key: value for key, value in flatten(config.weight_keys()).items() if key != "layer"}
+    return json.dumps(keys, sort_keys=True)
+
+
+def _layers(group: Sequence[Written]) -> FeatureSet:
+    config = group[0].sae.config
+    name = config.base_name().replace(f"_L{config.layer}_", "_", 1)
+    return FeatureSet(name, [f"layer {one.sae.config.layer}" for one in group], group)
+
+
+def _others(group: Sequence[Written]) -> Iterator[FeatureSet]:
+    names = [one.sae.name for one in group]
+    labels = short_labels(names, swept_keys([one.sae.config for one in group])) if len(group) > 1 else names
+    for start in range(0, len(group), _MOST_PANELS):
+        part = slice(start, start + _MOST_PANELS)
+        last = start + len(group[part])
+        name = names[start] if last == start + 1 else f"saes_{start + 1}_to_{last}"
+        yield FeatureSet(name, labels[part], group[part])
+
+
+def write_features(sweep: SweepFolder, written: Sequence[Written], command: CommandConfig) -> dict[str, Path]:
+    """Draw the sets of SAEs, write the position tables, and send both to W&B; returns what to open.
+
+    Raises:
+        SaeSweepError: if a file cannot be written or read.
+    """
+    sets = feature_sets(written, layers_only=command.figures == "paper")
+    drawn: dict[str, Path] = {}
+    with hold_sweep(sweep):
+        for one in sets:
+            log.info("figures of %s: %d SAEs", one.name, len(one.members))
+            for name, figure in _figures(one, command):
+                raise_if_requested()
+                drawn[f"{one.name}/{name}"] = write_drawn(sweep.features / one.name, name, figure).png
+        tables = _write_tables(sweep.features, sets, command)
+    _track(sweep, written, command, drawn, tables)
+    opened = {"figures": sweep.features / "*" / "*.png"}
+    return opened | {name.replace("_", " "): sweep.features / f"{name}.csv" for name in tables}
+
+
+def _track(
+    sweep: SweepFolder,
+    written: Sequence[Written],
+    command: CommandConfig,
+    drawn: Mapping[str, Path],
+    tables: Mapping[str, pyarrow.Table],
+) -> None:
+    sink = open_comparison_sink(sweep, command, [one.sae.name for one in written], what="features")
+    for name, path in drawn.items():
+        sink.image(f"features/{name}", path)
+    for name, table in tables.items():
+        rows = [list(row.values()) for row in table.to_pylist()]
+        sink.table(f"features/{name}", table.column_names, rows)
+    sink.finish()
+
+
+def _figures(one: FeatureSet, command: CommandConfig) -> Iterator[tuple[str, Drawn]]:
+    """The figures of a set, by name."""
+    study = command.analysis.numerics == "study"
+    panels = [_panel(label, member) for label, member in zip(one.labels, one.members, strict=True)]
+    changes = panels[0].changes
+    yield "mean_by_position", activation_figure(panels)
+    yield "mean_by_position_with_first", activation_figure(panels, first=True)
+    if all(_long_enough(panel) for panel in panels):
+        yield "spectrum", spectrum_figure(panels, [_spectra(panel, command) for panel in panels])
+    yield "token_spread", spread_figure(panels)
+    yield "language_model_loss", lm_loss_figure(panels[0])
+    yield "losses", sae_loss_figure(panels, ["none"])
+    if len(changes) > 1:
+        l1 = STUDY_L1 if study else 0.0
+        yield "losses_changed_positions", sae_loss_figure(panels, changes[1:], ce=not study, l1=l1)
+    yield "feature_spread", strength_figure(panels)
+    yield "feature_frequency", frequency_figure(panels)
+    yield "density", density_figure(panels)
+    yield "deciles", decile_figure(panels, study=study)
+    yield "separation", separation_figure(panels, _separations(panels))
+
+
+def _panel(label: str, member: Written) -> Panel:
+    files = analysis_files(member.sae.folder.features)
+    features, positions = (
+        read_analysis(path, member.sae.owner) for path in (files.features, files.positions)
+    )
+    return Panel(label, member.sae.name, features, positions, member.sae.config.packing.seq_len)
+
+
+def _long_enough(panel: Panel) -> bool:
+    """Whether the curve without the first position has a spectrum."""
+    return panel.length > LEAST_POSITIONS
+
+
+def _spectra(panel: Panel, command: CommandConfig) -> dict[str, Spectrum]:
+    return {
+        change: spectrum(torch.from_numpy(mean_activation(panel, change)), seed=command.analysis.seed)
+        for change in panel.changes
+    }
+
+
+def _separations(panels: Sequence[Panel]) -> list[Bimodality]:
+    return [bimodality(torch.from_numpy(panel.feature("mean"))) for panel in panels]
+
+
+def _write_tables(
+    folder: Path, sets: Sequence[FeatureSet], command: CommandConfig
+) -> dict[str, pyarrow.Table]:
+    """Write position features by layer and change, and among what the next layer does not share."""
+    analysed = [
+        AnalysedSAE(
+            member.sae.name,
+            member.sae.config.layer,
+            _settings(member.sae.config),
+            member.sae.load().W_dec.detach(),
+            test,
+            change,
+        )
+        for one in sets
+        for member in one.members
+        for change, test in member.tests.items()
+    ]
+    rows = {
+        "position_features": position_rows(analysed),
+        "unshared_position_features": unshared_rows(analysed, command.matching.threshold),
+    }
+    tables = {
+        name: pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in found])
+        for name, found in rows.items()
+        if found
+    }
+    for name, table in tables.items():
+        write_csv(folder / f"{name}.csv", table)
+        write_parquet(folder / f"{name}.parquet", table)
+    return tables
