@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sae_sweep.analysis.codes import Codes
 
-_PRODUCTS_AT_ONCE = 2**26
-"""Bound on the non-zeros of a block of counts: 800 MB."""
+_PRODUCTS_AT_ONCE = 2**23
+"""Bound on the non-zeros of a block of counts: 500 MB while they are sorted."""
 
 
 class Partners(NamedTuple):

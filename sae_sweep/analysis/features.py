@@ -1,5 +1,6 @@
 """One pass over text for the features of several SAEs: what they do by position, and where they fire most."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -57,10 +58,20 @@ class Kept(NamedTuple):
     top: int = 20
     """Top activating contexts."""
     sample: int = 50
-    """Contexts of activations that are sampled uniformly."""
+    """Contexts sampled uniformly from the deciles of the activations, a tenth (rounded up) from each."""
     window: Window = Window()
     seed: int = 0
     """Seed of the sample."""
+
+    @property
+    def per_decile(self) -> int:
+        """Sampled contexts of each decile."""
+        return -(-self.sample // 10)
+
+    @property
+    def pool(self) -> int:
+        """Activations sampled before the deciles are known: 1 decile in 10,000 then lacks some of its own."""
+        return 10 * math.ceil(self.per_decile + 4 * math.sqrt(self.per_decile) + 4)
 
 
 class PositionMeans:
@@ -85,6 +96,36 @@ class PositionMeans:
     def means(self) -> Float[Tensor, " positions"]:
         """NaN where nothing was counted."""
         return self.sums / self.counts
+
+
+class _Latents(NamedTuple):
+    """Non-zero latents of a batch of tokens, signed."""
+
+    tokens: int
+    rows: Int[Tensor, " nnz"]
+    features: Int[Tensor, " nnz"]
+    values: Float[Tensor, " nnz"]
+
+    @classmethod
+    def of(cls, f: Float[Tensor, "tokens d_sae"]) -> "_Latents":
+        rows, features = f.nonzero(as_tuple=True)
+        return cls(len(f), rows, features, f[rows, features])
+
+    def decoded(self, sae: Autoencoder) -> Float[Tensor, "tokens d_in"]:
+        """Reconstruction in SAE-input space; a dense product would cost as much as encoding."""
+        bias = sae.decode_normalised(self.values.new_zeros(1, len(sae.W_dec)))
+        counts = torch.bincount(self.rows, minlength=self.tokens)
+        return bias + torch.nn.functional.embedding_bag(
+            self.features,
+            sae.W_dec,
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=self.values,
+        )
+
+    def sizes(self) -> Activations:
+        """Absolute values: a JumpReLU threshold below 0 lets negative latents through."""
+        return Activations(self.rows, self.features, self.values.abs())
 
 
 class PositionAnalysis:
@@ -115,13 +156,15 @@ class PositionAnalysis:
         """
         sae, positions = self.subject.sae, keep.nonzero()[:, 1]
         inputs = sae.normalise(x[keep].float())
-        f = sae.encode(x[keep].float())
-        out = sae.decode_normalised(f)
+        latents = _Latents.of(sae.encode(x[keep].float()))
+        out = latents.decoded(sae)
+        found = latents.sizes()
         self.mse.update((inputs.x - out).square().mean(1), positions)
-        self.l1.update(f.abs().sum(1), positions)
-        self._add_activations(Activations.of(f), tokens, keep, first)
+        l1 = found.values.new_zeros(len(out), dtype=self.firing.sums.dtype)
+        self.l1.update(l1.index_add_(0, found.rows, found.values.to(l1.dtype)), positions)
+        self._add_activations(found, tokens, keep, first)
         if not keep.all():
-            others = Activations.of(sae.encode(x[~keep].float()))
+            others = _Latents.of(sae.encode(x[~keep].float())).sizes()
             self.special.update(others, (~keep).nonzero()[:, 1])
         spliced = x.clone()
         spliced[keep] = inputs.undo(out).to(x.dtype)
@@ -144,13 +187,13 @@ class FeatureAnalysis(PositionAnalysis):
 
     def __init__(self, subject: Subject, seq_len: int, vocabulary: int, kept: Kept | None = None) -> None:
         super().__init__(subject, seq_len)
-        kept = kept or Kept()
+        self.kept = kept = kept or Kept()
         d_sae, device = len(subject.sae.W_dec), subject.sae.W_dec.device
-        self._seed = kept.seed
         self.quantiles = FeatureQuantiles(d_sae)
         self.token_sums = TokenSums(d_sae, vocabulary)
         self.top = Contexts(d_sae, kept.top, kept.window, device)
-        self.sample = Contexts(d_sae, kept.sample, kept.window, device)
+        self.sample = Contexts(d_sae, kept.pool, kept.window, device, one_per_sequence=False)
+        """A uniform sample of activations, of which `by_decile` takes `kept.per_decile` from each."""
 
     def _add_activations(self, found: Activations, tokens: Tensor, keep: Tensor, first: int) -> None:
         super()._add_activations(found, tokens, keep, first)
@@ -159,7 +202,7 @@ class FeatureAnalysis(PositionAnalysis):
         rows = keep.flatten().nonzero()[:, 0][found.rows]  # of all tokens, special ones included
         placed, length = found._replace(rows=rows), tokens.shape[1]
         self.top.update(placed, found.values, tokens, first)
-        chance = random_priorities(self._seed, rows // length + first, rows % length, found.features)
+        chance = random_priorities(self.kept.seed, rows // length + first, rows % length, found.features)
         self.sample.update(placed, chance, tokens, first)
 
 
@@ -167,7 +210,7 @@ def bytes_needed(d_sae: int, text: Text, kept: Kept, passes: int) -> int:
     """Bytes that the analysis of one SAE holds, at most, with `passes` passes over the text in all."""
     active = text.tokens.size * _ACTIVE
     by_place = 8 * text.seq_len * d_sae + 12 * min(active, MOST)
-    contexts = d_sae * (kept.top + kept.sample) * (8 * kept.window.size + 24)
+    contexts = d_sae * (kept.top + kept.pool) * (8 * kept.window.size + 24)
     quantiles = 24 * min(active, EXACT_VALUES) + (BYTES_PER_FEATURE * d_sae if active > EXACT_VALUES else 0)
     return passes * by_place + contexts + quantiles + 40 * min(active, PAIRS)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -78,10 +79,8 @@ class _Values:
 
     def quantiles(self, shares: Sequence[float]) -> Tensor:
         """Interpolated linearly between neighbours, as in `numpy.quantile`."""
-        features = torch.cat([torch.zeros(0, dtype=torch.int32), *(part for part, _ in self.parts)])
-        values, order = torch.cat([torch.zeros(0), *(part for _, part in self.parts)]).sort()
-        features, again = features[order].sort(stable=True)
-        values = torch.cat([values[again].double(), torch.tensor([math.nan], dtype=torch.float64)])
+        features, values = self._sorted()
+        values = torch.cat([values, torch.tensor([math.nan])])
         counts = torch.bincount(features, minlength=self._d_sae)
         first = counts.cumsum(0) - counts
         last = (counts - 1).clamp(min=0)
@@ -90,9 +89,22 @@ class _Values:
             place = share * last.double()
             ends = (first + place.floor().long(), first + place.ceil().long())
             low, high = (values[end.masked_fill(counts == 0, len(values) - 1)] for end in ends)
-            return torch.lerp(low, high, place.frac())
+            return torch.lerp(low.double(), high.double(), place.frac())
 
         return torch.stack([quantile(share) for share in shares])
+
+    def _sorted(self) -> tuple[Tensor, Tensor]:
+        """Features and values, by feature and within a feature by value."""
+        # one integer per value, sorted in place: the bits of floats above 0 are in the order of their sizes
+        keys = np.empty(self.count, np.int64)
+        start = 0
+        for features, values in self.parts:
+            place = slice(start, start + len(values))
+            keys[place] = features.long() << 32 | values.view(torch.int32)
+            start = place.stop
+        keys.sort()
+        values = torch.from_numpy(keys.astype(np.int32)).view(torch.float32)
+        return torch.from_numpy((keys >> 32).astype(np.int32)), values
 
 
 class _Bins:

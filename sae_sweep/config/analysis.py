@@ -24,7 +24,7 @@ class AnalysisConfig:
     top: int = count(20, most=_CONTEXTS)
     """Contexts of the highest activations, at most one of each sequence."""
     sample: int = count(50, most=_CONTEXTS)
-    """Contexts of activations sampled uniformly, at most one of each sequence: about a tenth per decile."""
+    """Contexts of activations sampled uniformly: a tenth (rounded up) from each decile of a feature's."""
     before: int = number(12, least=0, most=_AROUND)
     """Tokens of a context before the one on which the feature fires."""
     after: int = number(6, least=0, most=_AROUND)

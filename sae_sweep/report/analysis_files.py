@@ -9,7 +9,7 @@ import pyarrow
 import torch
 from torch import Tensor
 
-from sae_sweep.analysis.contexts import NOTHING, Contexts
+from sae_sweep.analysis.contexts import NOTHING, Excerpts, tenth_of
 from sae_sweep.analysis.feature_results import UNCHANGED, FeatureResults
 from sae_sweep.analysis.features import PositionAnalysis
 from sae_sweep.analysis.firing import columns
@@ -57,7 +57,11 @@ def write_analysis(
     """
     files, analysis = analysis_files(folder), results.analysis
     deciles = analysis.quantiles.quantiles(DECILES)
-    contexts = [_contexts(kind, getattr(analysis, kind), deciles) for kind in ("top", "sample")]
+    sample = analysis.sample.by_decile(deciles, analysis.kept.per_decile)
+    contexts = [
+        _contexts(kind, found, analysis.kept.window.before, deciles)
+        for kind, found in (("top", analysis.top.excerpts()), ("sample", sample))
+    ]
     tables = (
         _features(results, deciles),
         pyarrow.concat_tables(
@@ -152,30 +156,25 @@ def _positions(change: str, analysis: PositionAnalysis) -> pyarrow.Table:
     )
 
 
-def _contexts(kind: str, contexts: Contexts, deciles: Tensor) -> pyarrow.Table:
-    there = contexts.sequences != NOTHING
-    features, ranks = (part.cpu().numpy().astype(np.int32) for part in there.nonzero(as_tuple=True))
-    ids, around = contexts.tokens[there].cpu(), contexts.activations[there].cpu()
-    centre, positions = contexts.window.before, contexts.positions[there].cpu()
+def _contexts(kind: str, found: Excerpts, centre: int, deciles: Tensor) -> pyarrow.Table:
+    """Rows of excerpts whose ranked activation is number `centre` of their windows."""
+    around = found.activations.cpu().numpy()
+    tenths = tenth_of(found.activations[:, centre].cpu(), deciles[:, found.features.cpu()])
+    shown = found.tokens.cpu() != NOTHING
     return pyarrow.table(
         {
-            "feature": features,
-            "kind": [kind] * len(features),
-            "rank": ranks,
-            "sequence": contexts.sequences[there].cpu().numpy(),
-            "position": positions.numpy().astype(np.int32),
-            "at": positions.clamp(max=centre).numpy().astype(np.int32),
-            "activation": around[:, centre].numpy(),
-            "decile": _deciles(around[:, centre], deciles[:, torch.from_numpy(features).long()]),
-            "tokens": _lists(ids, ids != NOTHING),
-            "activations": _lists(around, ids != NOTHING),
+            "feature": found.features.cpu().numpy().astype(np.int32),
+            "kind": [kind] * len(around),
+            "rank": found.ranks.cpu().numpy().astype(np.int32),
+            "sequence": found.sequences.cpu().numpy(),
+            "position": found.positions.cpu().numpy().astype(np.int32),
+            "at": found.positions.clamp(max=centre).cpu().numpy().astype(np.int32),
+            "activation": around[:, centre],
+            "decile": tenths.numpy().astype(np.int8),
+            "tokens": _lists(found.tokens.cpu(), shown),
+            "activations": _lists(found.activations.cpu(), shown),
         }
     )
-
-
-def _deciles(activations: Tensor, deciles: Tensor) -> np.ndarray:
-    """Number of the tenth, from 1, in which each activation lies, given nine borders of each."""
-    return (1 + (activations.double() > deciles).sum(0)).numpy().astype(np.int8)
 
 
 def _or_null(values: Tensor, valid: Tensor) -> pyarrow.Array:

@@ -82,7 +82,7 @@ def test_every_part_equals_a_naive_computation(subjects, text):
                 assert one.ce_sae.means[position].item() == pytest.approx(expected, rel=1e-5)
                 expected = lm.losses(ids)[:, position][here].mean().item()
                 assert one.ce_clean.means[position].item() == pytest.approx(expected, rel=1e-5)
-        active = f[keep]
+        active, top = f[keep], one.top.excerpts()
         assert torch.equal(one.firing.fired, (active != 0).sum(0))
         alive = (active != 0).any(0).nonzero()[:, 0].tolist()
         for feature in alive:
@@ -91,10 +91,10 @@ def test_every_part_equals_a_naive_computation(subjects, text):
                 np.quantile(values, 0.3)
             )
             best = (f * keep[..., None])[..., feature].max(1).values.sort(descending=True, stable=True)
-            assert one.top.sequences[feature, 0] == best.indices[0]
-            place = one.top.positions[feature, 0]
-            assert one.top.tokens[feature, 0, 2] == ids[best.indices[0], place]
-            assert one.top.activations[feature, 0, 2].item() == pytest.approx(best.values[0].item())
+            first = int((top.features == feature).nonzero()[0])
+            assert top.sequences[first] == best.indices[0]
+            assert top.tokens[first, 2] == ids[best.indices[0], top.positions[first]]
+            assert top.activations[first, 2].item() == pytest.approx(best.values[0].item())
 
 
 def test_negative_activations_count_by_their_size_as_in_the_evaluation(text):
@@ -112,7 +112,8 @@ def test_negative_activations_count_by_their_size_as_in_the_evaluation(text):
     torch.testing.assert_close(found.density, evaluated.densities)
     torch.testing.assert_close(found.mean, evaluated.mean_activations, rtol=1e-6, atol=0)
     torch.testing.assert_close(found.max, evaluated.max_activations)
-    assert torch.equal(one.top.priorities[:, 0].double(), evaluated.max_activations)
+    top = one.top.excerpts()
+    assert torch.equal(top.priorities[top.ranks == 0].double(), found.max[found.active > 0])
 
 
 def test_special_tokens_and_the_last_position_do_not_count(subjects, text):
@@ -141,8 +142,8 @@ def test_merged_parts_equal_one_pass(subjects, text):
     for name, one in first.items():
         one.merge(rest[name])
         for ours, theirs in ((one.top, whole[name].top), (one.sample, whole[name].sample)):
-            assert torch.equal(ours.sequences, theirs.sequences)
-            assert torch.equal(ours.tokens, theirs.tokens)
+            for merged, at_once in zip(ours.excerpts(), theirs.excerpts(), strict=True):
+                assert torch.equal(merged, at_once)
         assert torch.equal(one.firing.fired, whole[name].firing.fired)
         for merged, at_once in ((one.firing, whole[name].firing), (one.special, whole[name].special)):
             assert torch.equal(merged.tokens, at_once.tokens)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.analysis.contexts import NOTHING, Contexts, Window, random_priorities
+from sae_sweep.analysis.contexts import NOTHING, Contexts, Excerpts, Window, random_priorities, tenth_of
 from sae_sweep.analysis.firing import Activations, Firing, columns
 from sae_sweep.analysis.firing import omega_squared as omega_squared_of_sums
 from sae_sweep.analysis.quantiles import RELATIVE_ERROR, FeatureQuantiles
@@ -183,8 +183,8 @@ def test_quantiles_without_any_value():
         assert FeatureQuantiles(3, most).quantiles([0.5]).isnan().all()
 
 
-def contexts(f, tokens, most=3, batches=1, first=0, seed=None) -> Contexts:
-    found = Contexts(D, most, Window(2, 1), CPU)
+def contexts(f, tokens, most=3, batches=1, first=0, seed=None, one_per_sequence=True) -> Contexts:
+    found = Contexts(D, most, Window(2, 1), CPU, one_per_sequence=one_per_sequence)
     for part, ids in zip(f.chunk(batches), tokens.chunk(batches), strict=True):
         one = Activations.of(part.flatten(0, 1))
         priorities = one.values
@@ -195,53 +195,97 @@ def contexts(f, tokens, most=3, batches=1, first=0, seed=None) -> Contexts:
     return found
 
 
+def of_feature(found: Excerpts, feature: int) -> Excerpts:
+    return Excerpts(*(part[found.features == feature] for part in found))
+
+
 def test_top_contexts_are_the_best_of_each_sequence(f, tokens):
-    found = contexts(f, tokens, batches=4)
+    everything = contexts(f, tokens, batches=4).excerpts()
     for feature in range(D - 1):
+        found = of_feature(everything, feature)
         best = sorted(((f[n, :, feature].max().item(), n) for n in range(N)), reverse=True)[:3]
-        assert found.priorities[feature].tolist() == pytest.approx([value for value, _ in best])
-        assert found.sequences[feature].tolist() == [n for _, n in best]
+        assert found.ranks.tolist() == [0, 1, 2]
+        assert found.priorities.tolist() == pytest.approx([value for value, _ in best])
+        assert found.sequences.tolist() == [n for _, n in best]
         for rank, (_, n) in enumerate(best):
             at = int(f[n, :, feature].argmax())
-            assert found.positions[feature, rank] == at
+            assert found.positions[rank] == at
             for place, position in enumerate(range(at - 2, at + 2)):
                 inside = 0 <= position < S
-                assert found.tokens[feature, rank, place] == (tokens[n, position] if inside else NOTHING)
-                assert found.activations[feature, rank, place] == (f[n, position, feature] if inside else 0)
-    assert (found.sequences[-1] == NOTHING).all()
+                assert found.tokens[rank, place] == (tokens[n, position] if inside else NOTHING)
+                assert found.activations[rank, place] == (f[n, position, feature] if inside else 0)
+    assert D - 1 not in everything.features
 
 
+@pytest.mark.parametrize("one_per_sequence", [True, False])
 @pytest.mark.parametrize("seed", [None, 5])
-def test_contexts_depend_neither_on_batches_nor_on_parts(f, tokens, seed):
+def test_contexts_depend_neither_on_batches_nor_on_parts(f, tokens, seed, one_per_sequence):
     f[3:9] = f[0:6].clone()  # ties
-    whole = contexts(f, tokens, seed=seed)
-    merged = contexts(f[:10], tokens[:10], seed=seed)
-    merged.merge(contexts(f[10:], tokens[10:], seed=seed, first=10))
-    for other in (contexts(f, tokens, batches=6, seed=seed), merged):
-        for name in ("priorities", "sequences", "positions", "tokens", "activations"):
-            assert torch.equal(getattr(whole, name), getattr(other, name)), name
+    keys = {"seed": seed, "one_per_sequence": one_per_sequence}
+    whole = contexts(f, tokens, **keys).excerpts()
+    for cut in (1, 4, 10, 23):
+        merged = contexts(f[:cut], tokens[:cut], **keys)
+        merged.merge(contexts(f[cut:], tokens[cut:], first=cut, **keys))
+        for other in (contexts(f, tokens, batches=cut, **keys), merged):
+            for name, ours, theirs in zip(whole._fields, whole, other.excerpts(), strict=True):
+                assert torch.equal(ours, theirs), name
 
 
 def test_a_random_sample_is_uniform_over_the_activations():
-    """Of 40 sequences with one activation each, each is sampled about as often."""
-    one = torch.zeros(40, S, 200)
-    one[:, 4] = 1
-    found = Contexts(200, 4, Window(), CPU)
+    """Of 20 sequences with one activation and one with 20, each activation is sampled about as often."""
+    one = torch.zeros(21, 20, 200)
+    one[:20, 4] = 1
+    one[20] = 1
+    found = Contexts(200, 4, Window(), CPU, one_per_sequence=False)
     activations = Activations.of(one.flatten(0, 1))
     rows, features, _ = activations
-    found.update(
-        activations, random_priorities(3, rows // S, rows % S, features), torch.zeros(40, S).long(), 0
-    )
-    counts = torch.bincount(found.sequences.flatten(), minlength=40)
+    chance = random_priorities(3, rows // 20, rows % 20, features)
+    found.update(activations, chance, torch.zeros(21, 20).long(), 0)
+    kept = found.excerpts()
+    counts = torch.bincount(20 * kept.sequences + kept.positions, minlength=420)
+    counts = counts[one[..., 0].flatten() != 0]
     assert counts.sum() == 800
     assert ((counts - 20).square() / 20).sum() < 39 + 4 * (2 * 39) ** 0.5  # chi-squared, 4 deviations
 
 
 def test_fewer_activations_than_places_leave_places_empty(f, tokens):
-    found = contexts(f[:2], tokens[:2])
-    assert (found.sequences[0, :2] != NOTHING).all()
-    assert found.sequences[0, 2] == NOTHING
-    assert contexts(torch.zeros_like(f), tokens).priorities.max() == NOTHING
+    assert len(of_feature(contexts(f[:2], tokens[:2]).excerpts(), 0).sequences) == 2
+    assert len(contexts(torch.zeros_like(f), tokens).excerpts().features) == 0
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_a_sample_takes_as_many_from_each_decile(f, tokens, most):
+    found = contexts(f, tokens, most=1000, seed=1, one_per_sequence=False)
+    deciles = quantiles(f).quantiles([tenth / 10 for tenth in range(1, 10)])
+    sample = found.by_decile(deciles, most)
+    assert D - 1 not in sample.features
+    for feature in range(D - 1):
+        one = of_feature(sample, feature)
+        values = f[..., feature][f[..., feature] != 0].double()
+        tenths = np.searchsorted(deciles[:, feature].numpy(), one.activations[:, 2].double().numpy()) + 1
+        levels = deciles[:, one.features]
+        assert tenth_of(one.activations[:, 2], levels).tolist() == tenths.tolist()
+        assert one.ranks.tolist() == list(range(len(tenths)))
+        assert tenths.tolist() == sorted(tenths)
+        for tenth in range(1, 11):
+            inside = np.searchsorted(deciles[:, feature].numpy(), values.numpy()) + 1 == tenth
+            assert (tenths == tenth).sum() == min(most, inside.sum())
+        for place in range(len(tenths)):
+            assert one.activations[place, 2] == f[one.sequences[place], one.positions[place], feature]
+
+
+def test_a_sample_from_deciles_is_uniform_within_each():
+    """400 features that fire alike: each of their 40 activations is taken about as often."""
+    values = torch.arange(1, 41).float()[:, None, None].expand(40, 1, 400)
+    found = Contexts(400, 40, Window(0, 0), CPU, one_per_sequence=False)
+    activations = Activations.of(values.flatten(0, 1))
+    rows, features, _ = activations
+    chance = random_priorities(7, rows, torch.zeros_like(rows), features)
+    found.update(activations, chance, torch.zeros(40, 1).long(), 0)
+    deciles = torch.quantile(torch.arange(1, 41).double(), torch.arange(1, 10).double() / 10)
+    counts = torch.bincount(found.by_decile(deciles[:, None].expand(9, 400), 1).sequences, minlength=40)
+    assert (counts.view(10, 4).sum(1) == 400).all()
+    assert ((counts - 100).square() / 100).sum() < 30 + 4 * (2 * 30) ** 0.5
 
 
 def sums(f, tokens, most=2**20, batches=3) -> TokenSums:

@@ -51,7 +51,9 @@ def test_it_agrees_with_the_evaluation_and_shows_the_text(cli: Cli, small: list[
             ("ce_sae", "ce_sae"),
             ("ce_clean", "ce_clean"),
         ):
-            assert mean(ours) == pytest.approx(metrics[theirs], rel=1e-5), ours
+            # an LM in bfloat16 rounds reconstructions, whose last bits differ between sparse and dense sums
+            exact = 1e-4 if ours == "ce_sae" else 1e-5
+            assert mean(ours) == pytest.approx(metrics[theirs], rel=exact), ours
 
         tops = [row for row in range(len(contexts["kind"])) if contexts["kind"][row] == "top"]
         assert len({contexts["feature"][row] for row in tops}) == metrics["alive"]
