@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_sweep.config import SaeSweepError, expanded
+from sae_sweep.saes import hub
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.dictionary_learning import read_dictionary_learning
 from sae_sweep.saes.disk import CONFIG_FILE, REMEDY, WEIGHTS_FILE, read_own, saved_by
-from sae_sweep.saes.foreign import Origin
+from sae_sweep.saes.foreign import Origin, explained
 from sae_sweep.saes.saelens import read_saelens, saelens_origin
 from sae_sweep.saes.sparsify import read_sparsify
 from sae_sweep.saes.study_files import read_study
@@ -72,19 +73,40 @@ def open_sae(text: str) -> tuple[SAE, Origin]:
     """Load the SAE that a person names, with what it reads; on the CPU.
 
     Args:
-        text: a folder as for `load_sae`.
+        text: a folder as for `load_sae`; if there is none, a name on the Hugging Face hub: `RELEASE/NAME` of
+            SAELens (`gpt2-small-res-jb/blocks.8.hook_resid_pre`), or `owner/repository/folder`.
 
     Raises:
-        SaeSweepError: as `load_sae`, or if the SAE reads other activations than the residual stream between
-            two blocks.
+        SaeSweepError: as `load_sae`; if there is no such name, or the hub cannot be reached; or if the SAE
+            reads other activations than the residual stream between two blocks.
     """
-    sae, origin = read_folder(expanded(text))
+    path = expanded(text)
+    local = path.is_absolute() or text.startswith((".", "~")) or _is_there(path)
+    sae, origin = read_folder(path) if local else _read_hub(hub.named(text))
     if origin.hook is not None and origin.layer is None:
         raise SaeSweepError(
             f"{origin.folder}: this SAE of {origin.layout} reads {origin.hook!r}; only the residual stream "
             "before a block (resid_pre of a layer, or resid_post of the one before) can be read here"
         )
     return sae, origin
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name that is too long
+        raise unreadable(path, error) from error
+
+
+def _read_hub(place: hub.HubSAE) -> tuple[SAE, Origin]:
+    files = {name: None for one in _LAYOUTS for name in (one.config, one.weights)}
+    folder = hub.download(place, list(files))
+    if not place.changes and place.scale is None:
+        return read_folder(folder)
+    with explained(folder):
+        cfg = {**read_json(folder / CONFIG_FILE, _GET_AGAIN), **place.changes}
+    weights = read_safetensors(folder / WEIGHTS_FILE, _GET_AGAIN)
+    return read_saelens(cfg, weights, folder, place.scale), saelens_origin(cfg, folder)
 
 
 def read_folder(path: Path) -> tuple[SAE, Origin]:

@@ -6,6 +6,7 @@ norms in the latents, a finetuned scale) is folded into the weights once.
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ _BEFORE_6 = {"activation_fn_str": "activation_fn", "hook_point": "hook_name"}
 """Names of keys that were others before version 6."""
 
 
-def read_saelens(cfg: Any, weights: Mapping[str, Tensor], folder: Path) -> ForeignSAE:
+def read_saelens(
+    cfg: Any, weights: Mapping[str, Tensor], folder: Path, scale: float | None = None
+) -> ForeignSAE:
     """The SAE that SAELens's files describe, in float32.
 
     Args:
         cfg: content of `cfg.json`.
         weights: content of `sae_weights.safetensors`.
         folder: where they are, for messages.
+        scale: what inputs are multiplied by, where the SAE expects an average norm; None if nobody says.
 
     Raises:
         SaeSweepError: if it is an SAE that cannot be read here, or the weights do not fit the config.
@@ -46,6 +50,11 @@ def read_saelens(cfg: Any, weights: Mapping[str, Tensor], folder: Path) -> Forei
         config = _described(cfg)
         tensors = fitting(weights, config, cfg["d_in"], cfg["d_sae"], unused={"scaling_factor"})
         folded = _folded(cfg, tensors, weights)
+    if config.normalize_activations == "expected_average_only_in" and scale is not None:
+        config = replace(config, normalize_activations="none")
+        folded["W_enc"] *= scale
+        folded["W_dec"] /= scale
+        folded["b_dec"] /= scale
     if config.normalize_activations == "expected_average_only_in":
         log.warning("this SAE expects inputs that are scaled to an average norm of sqrt(d_in), as in SAELens")
     return ForeignSAE(config, folded)
@@ -83,8 +92,8 @@ def _described(cfg: Mapping[str, Any]) -> ForeignConfig:
         raise ValueError(f"normalize_activations={how!r} is none of {', '.join(_NORMALISATIONS)}")
     subtracts = bool(cfg.get("apply_b_dec_to_input", True))
     # told to centre what writes to it, TransformerLens has residuals without their mean over d_in
-    model_keys = _metadata(cfg).get("model_from_pretrained_kwargs") or {}
-    centred = model_keys.get("center_writing_weights") is True
+    said = [place.get("model_from_pretrained_kwargs") or {} for place in (cfg, _metadata(cfg))]
+    centred = any(keys.get("center_writing_weights") is True for keys in said)
     return ForeignConfig(kind, how, subtracts, k if kind == "topk" else None, centred)
 
 
