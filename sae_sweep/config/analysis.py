@@ -33,8 +33,8 @@ class AnalysisConfig:
     """Learned positional embeddings that are zeroed or shuffled, beside the model as it is: none, zero,
     shuffle or both."""
     per_sequence: bool = True
-    """shuffle: true: a permutation for each sequence (the study). false: one for all, which moves what a position
-    explains and does not remove it."""
+    """shuffle: true: a permutation for each sequence (the study). false: one for all, which only moves what a
+    position explains."""
     move_first: bool = False
     """Whether the first position is zeroed and shuffled too (the study): models anchor on it."""
     permutations: int = count(100, most=_REPEATS)

@@ -1,7 +1,9 @@
-"""`task=analyse` on a real small sweep: its numbers are those of the evaluation, and its text is the text."""
+"""`task=analyse` on real small sweeps: its numbers are those of the evaluation, and its text is the text."""
 
+import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,92 +13,173 @@ from sae_sweep.saes import load_sae
 from tests.conftest import Cli
 
 EVALUATED = 2048
+_TRAINED: dict[tuple[str, ...], Path] = {}
+"""Folders with a text and a sweep `x`, by the words that were added to train it: each once in this process."""
+
+Trained = Callable[..., list[Path]]
 
 
-@pytest.mark.slow(reason="four SAEs are trained and compared first")
-@pytest.mark.usefixtures("without_figures")
-def test_it_agrees_with_the_evaluation_and_shows_the_text(cli: Cli, small: list[str]) -> None:
-    words = [*small, "tracking=none", "sweep=x", "seed=42,49", "architecture=topk,relu", "fuse=true"]
-    assert cli(*words).code == 0
+@pytest.fixture
+def trained(
+    cli: Cli, small: list[str], text_folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    """Train a sweep `x` in the test's folder, or copy it from a test that did; returns the runs' folders."""
+
+    def call(*words: str) -> list[Path]:
+        if words not in _TRAINED:
+            kept = _TRAINED[words] = tmp_path_factory.mktemp("trained")
+            shutil.copytree(text_folder, kept / "texts")
+            ours = [word.replace(str(text_folder), str(kept / "texts")) for word in small]
+            result = cli(*ours, "tracking=none", "sweep=x", f"paths.output={kept}", *words)
+            assert result.code == 0, result.err
+        shutil.copytree(_TRAINED[words] / "x", tmp_path / "multirun" / "x")
+        return sorted((tmp_path / "multirun" / "x").glob("gpt2-pico_*"))
+
+    return call
+
+
+def table(run: Path, name: str) -> dict:
+    return pq.read_table(run / "features" / f"{name}.parquet").to_pydict()
+
+
+@pytest.mark.slow(reason="four SAEs are trained first, and all figures of two sets are drawn")
+def test_it_agrees_with_the_evaluation_and_shows_the_text(cli: Cli, trained: Trained) -> None:
+    runs = trained("seed=42,49", "architecture=topk,relu", "fuse=true")
     result = cli(
-        "task=analyse", "sweep=x", f"analysis.tokens={EVALUATED}", "analysis.top=3", "analysis.before=2"
+        *("task=analyse", "sweep=x", f"analysis.tokens={EVALUATED}", "analysis.top=3", "analysis.before=2"),
+        *("analysis.positions=both", "analysis.permutations=20", "tracking=none"),
     )
     assert result.code == 0, result.err
-    assert "What features do: " in result.out
+    assert "What features do" in result.out
     assert "for 4 SAEs" in result.err
-    for run in Path("multirun/x").glob("gpt2-pico_*"):
+    for run in runs:
         metrics = json.loads((run / "metrics.json").read_text())
-        features, positions, contexts, strings = (
-            pq.read_table(run / "features" / f"{name}.parquet").to_pydict()
-            for name in ("firing", "positions", "contexts", "tokens")
+        features, positions, contexts, strings, evaluated = (
+            table(run, name) for name in ("firing", "positions", "contexts", "tokens", "statistics")
         )
-        evaluated = pq.read_table(run / "features" / "statistics.parquet").to_pydict()
         assert features["density"] == evaluated["density"]
         assert features["max"] == [
             value or pytest.approx(float("nan"), nan_ok=True) for value in evaluated["max_activation"]
         ]
-        counted = positions["tokens"]
-        assert sum(counted) == metrics["tokens"]
-
-        def mean(
-            name: str, counted: list[int] = counted, values: dict[str, list[float]] = positions
-        ) -> float:
-            pairs = [(value, n) for value, n in zip(values[name], counted, strict=True) if value == value]
-            return sum(value * n for value, n in pairs) / sum(n for _, n in pairs)
-
-        for ours, theirs in (
-            ("l0", "l0"),
-            ("l1", "l1"),
-            ("mse", "mse"),
-            ("ce_sae", "ce_sae"),
-            ("ce_clean", "ce_clean"),
-        ):
+        unchanged = {name: column[:128] for name, column in positions.items()}
+        assert set(unchanged["positions"]) == {"none"}
+        assert sum(unchanged["tokens"]) == metrics["tokens"]
+        for name in ("l0", "l1", "mse", "ce_sae", "ce_clean"):
             # an LM in bfloat16 rounds reconstructions, whose last bits differ between sparse and dense sums
-            exact = 1e-4 if ours == "ce_sae" else 1e-5
-            assert mean(ours) == pytest.approx(metrics[theirs], rel=exact), ours
+            exact = 1e-4 if name == "ce_sae" else 1e-5
+            assert mean(unchanged, name) == pytest.approx(metrics[name], rel=exact), name
+        agrees_with_its_text(features, contexts, strings, metrics["alive"])
+        changed = {name: column[128:256] for name, column in positions.items()}
+        assert set(changed["positions"]) == {"zero"}
+        assert changed["ce_clean"][5] != unchanged["ce_clean"][5]
+        assert features["position_feature"] != [None] * len(features["feature"])
+    drawn = list(Path("multirun/x/analysis/features").glob("*/*.png"))
+    assert {path.parent.name for path in drawn} == {"saes_1_to_4"}
+    for path in drawn:
+        assert path.with_suffix(".svg").exists()
+        assert pq.read_table(path.with_suffix(".parquet")).num_rows
+    with Path("multirun/x/analysis/features/position_features.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["positions"] for row in rows[:3]] == ["none", "zero", "shuffle"]
+    assert len(rows) == 12
 
-        tops = [row for row in range(len(contexts["kind"])) if contexts["kind"][row] == "top"]
-        assert len({contexts["feature"][row] for row in tops}) == metrics["alive"]
-        for row in tops:
-            at, feature = contexts["at"][row], contexts["feature"][row]
-            assert contexts["activations"][row][at] == contexts["activation"][row]
-            assert max(contexts["rank"][row] for row in tops) == 2
-            if contexts["rank"][row] == 0:
-                assert contexts["activation"][row] == features["max"][feature]
-        shown = "".join(strings["string"][token] for token in contexts["tokens"][tops[0]])
-        assert "word" in shown or "file" in shown or "of" in shown
+
+def mean(positions: dict, name: str) -> float:
+    """Mean over tokens of a column by position."""
+    pairs = [
+        (value, n) for value, n in zip(positions[name], positions["tokens"], strict=True) if value == value
+    ]
+    return sum(value * n for value, n in pairs) / sum(n for _, n in pairs)
+
+
+def agrees_with_its_text(features: dict, contexts: dict, strings: dict, alive: float) -> None:
+    tops = [row for row in range(len(contexts["kind"])) if contexts["kind"][row] == "top"]
+    assert len({contexts["feature"][row] for row in tops}) == alive
+    assert max(contexts["rank"][row] for row in tops) == 2
+    for row in tops:
+        at, feature = contexts["at"][row], contexts["feature"][row]
+        assert contexts["activations"][row][at] == contexts["activation"][row]
+        if contexts["rank"][row] == 0:
+            assert contexts["activation"][row] == features["max"][feature]
+            assert contexts["decile"][row] == 10 or features["active"][feature] < 10
+    shown = "".join(strings["string"][token] for token in contexts["tokens"][tops[0]])
+    assert "word" in shown or "file" in shown or "of" in shown
+
+
+@pytest.mark.slow(reason="SAEs of two layers are trained first, and all figures are drawn")
+def test_figures_for_a_paper_show_the_layers_side_by_side(cli: Cli, trained: Trained) -> None:
+    trained("layer=2,3")
+    words = ("task=analyse", "sweep=x", "figures=paper", "analysis.tokens=2_000", "analysis.permutations=5")
+    result = cli(*words, "analysis.seq_len=140", "analysis.numerics=study")
+    assert result.code == 0, result.err
+    (folder,) = (path for path in Path("multirun/x/analysis/features").iterdir() if path.is_dir())
+    assert folder.name.startswith("gpt2-pico_texts_topk_x4")
+    curve = pq.read_table(folder / "mean_by_position.parquet").to_pydict()
+    assert set(curve["panel"]) == {"layer 2", "layer 3"}
+    assert set(curve["positions"]) == {"none", "zero", "shuffle"}
+    assert max(curve["position"]) == 139
+    assert (folder / "decoder_umap.png").exists()
+    unshared = pq.read_table(Path("multirun/x/analysis/features/unshared_position_features.parquet"))
+    assert unshared["layer"].to_pylist() == [2]
+
+
+@pytest.mark.slow(reason="an SAE is trained first, and analysed four times")
+def test_any_sae_can_be_analysed(cli: Cli, trained: Trained, small: list[str], text_folder: Path) -> None:
+    (run,) = trained("seed=42")
+    ours = ("task=analyse", "figures=none", "analysis.tokens=1_000")
+    assert cli(*ours, f"sae={run}").code == 0
+    own = table(run, "firing")
+    foreign = Path("elsewhere/blocks.2")
+    shutil.copytree(run / "sae", foreign)
+    cfg = json.loads((foreign / "cfg.json").read_text())
+    del cfg["metadata"]["sae_sweep"]
+    (foreign / "cfg.json").write_text(json.dumps(cfg))
+    text = ("model=gpt2-pico", "dataset=files", f"dataset.path={text_folder}")
+    assert cli(*ours, f"sae={foreign}", "layer=7", *text).code == 0
+    found = pq.read_table("multirun/analysed/elsewhere_blocks.2/features/firing.parquet").to_pydict()
+    assert found["active"] == own["active"]  # at layer 2, as its files say
+    cfg["d_in"] = 64
+    (foreign / "cfg.json").write_text(json.dumps(cfg))
+    result = cli(*ours, f"sae={foreign}", *text)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "elsewhere/blocks.2" in result.err
+    result = cli(*ours, "sae=nowhere", *text)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "nowhere" in result.err
 
 
 @pytest.mark.slow(reason="two SAEs are trained first, and the sweep is analysed twice")
-@pytest.mark.usefixtures("without_figures")
-def test_damaged_and_unfinished_runs_are_left_out(cli: Cli, small: list[str]) -> None:
-    words = [*small, "tracking=none", "sweep=x", "seed=42,49"]
-    assert cli(*words).code == 0
-    one, other = sorted(Path("multirun/x").glob("gpt2-pico_*"))
+def test_damaged_and_unfinished_runs_are_left_out(cli: Cli, trained: Trained) -> None:
+    one, other = trained("seed=42,49")
+    ours = ("task=analyse", "sweep=x", "analysis.tokens=1_000", "figures=none")
     weights = one / "sae" / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    result = cli("task=analyse", "sweep=x", "analysis.tokens=1_000")
+    result = cli(*ours)
     assert result.code == 1
     assert f"{one.name} is left out: cannot read " in result.err
     assert (other / "features" / "firing.parquet").exists()
     assert not (one / "features" / "firing.parquet").exists()
     (other / "features" / "firing.parquet").unlink()
     (other / "features" / "firing.parquet").mkdir()  # cannot be written
-    result = cli("task=analyse", "sweep=x", "analysis.tokens=1_000")
+    result = cli(*ours)
     assert result.code == 1
     assert f"{other.name} is left out: cannot write " in result.err
     assert "What features do" not in result.out
     shutil.rmtree(other)
-    result = cli("task=analyse", "sweep=x", "analysis.tokens=1_000")
+    result = cli(*ours)
     assert result.code == 1
     assert "What features do" not in result.out
 
 
-@pytest.mark.usefixtures("without_figures")
-def test_a_changed_text_is_refused(cli: Cli, small: list[str], text_folder: Path) -> None:
-    assert cli(*small, "tracking=none", "sweep=x", "seed=42").code == 0
-    (text_folder / "00.txt").write_text("something else\n")
-    result = cli("task=analyse", "sweep=x")
+def test_a_changed_text_is_refused(cli: Cli, trained: Trained) -> None:
+    (run,) = trained("seed=42")
+    kept = Path(json.loads((run / "sae" / "cfg.json").read_text())["metadata"]["dataset_path"])
+    file, before = kept / "00.txt", (kept / "00.txt").read_text()
+    try:
+        file.write_text("something else\n")
+        result = cli("task=analyse", "sweep=x")
+    finally:
+        file.write_text(before)
     assert result.code == 1
     assert "changed after" in result.err
 
@@ -109,20 +192,36 @@ def test_no_finished_run_is_one_line(cli: Cli, tmp_path: Path) -> None:
     assert result.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["analysis.tokens=0"], ["analysis.top=1e9"], ["analysis.before=-1"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["analysis.tokens=0"],
+        ["analysis.top=1e9"],
+        ["analysis.before=-1"],
+        ["analysis.positions=rotate"],
+        ["analysis.numerics=mine"],
+        ["analysis.seq_len=1"],
+        ["figures=all"],
+    ],
+)
 def test_absurd_settings_are_refused(cli: Cli, words: list[str]) -> None:
     result = cli("task=analyse", "sweep=x", *words)
     assert result.code == 2
     assert words[0].split("=")[0] in result.err
 
 
-@pytest.mark.usefixtures("without_figures")
-def test_it_needs_no_more_than_the_saes_folder(cli: Cli, small: list[str]) -> None:
-    assert cli(*small, "tracking=none", "sweep=x", "seed=42").code == 0
-    (run,) = Path("multirun/x").glob("gpt2-pico_*")
+def test_a_context_beyond_the_models_is_refused(cli: Cli, trained: Trained) -> None:
+    (run,) = trained("seed=42")
+    result = cli("task=analyse", "sweep=x", "analysis.seq_len=257")
+    assert result.code == 1
+    assert f"{run.name} is left out: analysis.seq_len=257: gpt2-pico reads at most 256 tokens" in result.err
+
+
+def test_it_needs_no_more_than_the_saes_folder(cli: Cli, trained: Trained) -> None:
+    (run,) = trained("seed=42")
     before = load_sae(run / "sae").W_dec.clone()
     shutil.rmtree(run / "features")
-    assert cli("task=analyse", "sweep=x", "analysis.tokens=1_000").code == 0
+    assert cli("task=analyse", "sweep=x", "analysis.tokens=1_000", "figures=none").code == 0
     assert load_sae(run / "sae").W_dec.equal(before)
     assert {file.name for file in (run / "features").iterdir()} == {
         "firing.parquet",
