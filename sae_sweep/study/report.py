@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from sae_sweep.activations import pick_device
@@ -17,6 +18,7 @@ from sae_sweep.study.files import StudyFiles, cell_record, write_answers, write_
 from sae_sweep.study.finished_runs import FinishedRuns, finished_runs
 from sae_sweep.study.labels import StudySetup
 from sae_sweep.study.markdown import answers_markdown, table1_markdown, table2_markdown
+from sae_sweep.study.places import write_places
 from sae_sweep.study.runs import StudyRun
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import StudyTables, study_tables
@@ -52,8 +54,9 @@ def report(request: Request) -> int:
         ]
         answers = _answers(folder, command, found, shares, _shares(command, device))
         write_answers(folder.tables, answers, parts[0].tables)
+        places = write_places(folder)
     _track(folder, command, found, parts, answers)
-    show(_summary(folder, found, parts, answers))
+    show(_summary(folder, found, parts, answers, places))
     return len(found.damaged)
 
 
@@ -130,7 +133,11 @@ def _paper_runs(paper: SweepFolder, threshold: float) -> tuple[StudyRun, ...]:
 
 
 def _summary(
-    folder: SweepFolder, found: FinishedRuns, parts: Sequence[_Part], answers: Sequence[Answer]
+    folder: SweepFolder,
+    found: FinishedRuns,
+    parts: Sequence[_Part],
+    answers: Sequence[Answer],
+    places: Path,
 ) -> str:
     """Text for standard output."""
     texts = [
@@ -143,6 +150,7 @@ def _summary(
         "tables": folder.tables,
         "figures": folder.figures,
         "table 1": parts[0].files.table1_figure,
+        "features": places,
     }
     texts.append("\n".join([*_weakest(found.runs), "", files_text(files), ""]))
     return "\n".join(texts)

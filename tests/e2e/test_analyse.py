@@ -14,7 +14,7 @@ from tests.conftest import Cli
 
 EVALUATED = 2048
 _TRAINED: dict[tuple[str, ...], Path] = {}
-"""Folders with a text and a sweep `x`, by the words that were added to train it: each once in this process."""
+"""Folders with a text and a sweep `x`, by the words added to train it: each is trained once per process."""
 
 Trained = Callable[..., list[Path]]
 

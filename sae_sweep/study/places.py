@@ -1,0 +1,91 @@
+"""The study's figures of features, each with what `task=analyse figures=paper` drew in its place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from sae_sweep.config.pasted import override
+from sae_sweep.report.markdown import inline
+from sae_sweep.store import SweepFolder, write_text
+
+
+class Place(NamedTuple):
+    """A figure of the study."""
+
+    number: str
+    shows: str
+    """What it shows, and how ours differs."""
+    drawn: Sequence[str]
+    """Names of our figures."""
+
+
+PLACES = (
+    Place(
+        "7",
+        "mean non-zero activation by position, with the first position and without it; the study's is of a "
+        "ReLU SAE that another author trained, at the last layer",
+        ("mean_by_position_with_first", "mean_by_position"),
+    ),
+    Place("8", "the same without the first position, by layer", ("mean_by_position",)),
+    Place("8 (text)", "its periods: the study sees two, doubled in layers 1 to 3", ("spectrum",)),
+    Place(
+        "9",
+        "the same with positional embeddings zeroed and shuffled: the coloured lines",
+        ("mean_by_position",),
+    ),
+    Place(
+        "10",
+        "deciles of each feature's activations; the study's labels are one decile too low",
+        ("deciles", "separation"),
+    ),
+    Place("14", "mean and deviation of the activations at each position", ("token_spread",)),
+    Place("15", "cross-entropy of the language model by position", ("language_model_loss",)),
+    Place("16", "cross-entropy with the SAE spliced in, and its own loss, by position", ("losses",)),
+    Place(
+        "17",
+        "the SAE's loss with shuffled and zeroed positions; the study adds 0.004 L1 here, not in figure 16",
+        ("losses_changed_positions",),
+    ),
+    Place(
+        "18",
+        "decoder rows by UMAP, beside a random dictionary; the study counts layers from 1 here",
+        ("decoder_umap", "decoder_umap_joint"),
+    ),
+    Place(
+        "beside them",
+        "features: mean and deviation, mean and density, densities",
+        ("feature_spread", "feature_frequency", "density"),
+    ),
+)
+
+
+def write_places(folder: SweepFolder) -> Path:
+    """Write a page of the study's feature figures with ours in their places, or how to draw them.
+
+    Raises:
+        SaeSweepError: if it cannot be written.
+    """
+    sets = sorted({path.parent for path in folder.features.glob("*/mean_by_position.png")})
+    lines = ["# The study's figures of features", ""]
+    if not sets:
+        command = f"python -m sae_sweep task=analyse figures=paper {override('sweep', folder.root.name)}"
+        lines += ["They are not drawn yet:", "", f"    {command}", ""]
+    for place in PLACES:
+        lines += [f"## Figure {place.number}", "", f"{inline(place.shows)}.", ""]
+        for one in sets:
+            lines += _images(one, place)
+    page = folder.tables / "figures.md"
+    write_text(page, "\n".join(lines).rstrip() + "\n")
+    return page
+
+
+def _images(drawn: Path, place: Place) -> list[str]:
+    """A line per figure of a set of SAEs that is on disk."""
+    lines = []
+    for name in place.drawn:
+        file = drawn / f"{name}.png"
+        if file.exists():
+            path = quote(f"../features/{drawn.name}/{name}.png")
+            lines += [f"![{inline(drawn.name)}: {name.replace('_', ' ')}]({path})", ""]
+    return lines
