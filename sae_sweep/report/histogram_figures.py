@@ -10,9 +10,7 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from sae_sweep.analysis import Evaluation
 from sae_sweep.config import EvaluationConfig
-from sae_sweep.report.style import INK, MUTED, SERIES, new_figure, save, tidy
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+from sae_sweep.report.style import INK, MUTED, SERIES, log_scale, new_figure, power_of_ten, save, tidy
 
 
 class RunFigures(NamedTuple):
@@ -60,7 +58,7 @@ def density_figure(evaluation: Evaluation, config: EvaluationConfig, name: str) 
             )  # fmt: skip
     axes.set_ylim(0, 1.3 * max(1, counts[1:].max()))
     axes.xaxis.set_major_locator(MultipleLocator(1))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value) if value <= 0 else ""))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value) if value <= 0 else ""))
     axes.set_xlabel(
         f"share of held-out tokens on which the feature fires (floor: 1 of {evaluation.tokens:,})",
         fontsize=9, color=INK,
@@ -78,7 +76,7 @@ def activation_figure(evaluation: Evaluation, name: str) -> Figure:
     axes = figure.subplots()
     shares = 100 * counts / max(1, counts.sum())
     axes.stairs(shares, edges, fill=True, color=SERIES[2])
-    axes.set_xscale("log")
+    log_scale(axes.xaxis)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("activation, where not zero (SAE-input scale)", fontsize=9, color=INK)
     axes.set_ylabel("activations (%) per bin", fontsize=9, color=INK)
@@ -90,10 +88,6 @@ def activation_figure(evaluation: Evaluation, name: str) -> Figure:
     )  # fmt: skip
     tidy(axes)
     return figure
-
-
-def _power_of_ten(exponent: float) -> str:
-    return f"10{f'{exponent:.0f}'.translate(_SUPERSCRIPTS)}" if exponent else "1"
 
 
 def _title(what: str, name: str) -> str:

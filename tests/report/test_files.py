@@ -14,8 +14,9 @@ from sae_sweep.config import EvaluationConfig, SaeSweepError
 from sae_sweep.report import read_densities, run_figures, write_comparison, write_features
 from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
 from sae_sweep.report.files import write_csv
-from sae_sweep.report.histogram_figures import density_figure
+from sae_sweep.report.histogram_figures import activation_figure, density_figure
 from sae_sweep.report.parquet import _MARK
+from sae_sweep.report.style import save
 from tests.disks import fill_up
 
 PNG = b"\x89PNG"
@@ -257,3 +258,9 @@ def test_a_key_that_a_run_lacks_is_an_empty_cell(tmp_path, comparison):
     first = parquet.read_table(written.pairs_parquet).to_pylist()[1]
     found = {key: first[key] for key in ("k_a", "k_b", "x_a", "x_b", "l0_a", "l0_b")}
     assert found == {"k_a": 4, "k_b": None, "x_a": "1", "x_b": None, "l0_a": None, "l0_b": 0.5}
+
+
+def test_a_log_axis_has_plain_numbers(tmp_path, evaluation):
+    svg = save(activation_figure(evaluation, "a run"), tmp_path / "activations.svg").read_text("utf-8")
+    assert "<!-- 0.1 -->" in svg
+    assert "mathdefault" not in svg
