@@ -151,15 +151,15 @@ def renamed(
         unused: tensors that may be there and decide nothing at inference.
 
     Raises:
-        ValueError: if a tensor is missing or unknown, or one to be transposed is no matrix.
+        ValueError: if a tensor is missing or unknown, or weights are no matrix.
     """
     if missing := sorted(names.keys() - weights.keys()):
         raise ValueError(f"{', '.join(missing)} are missing")
     if odd := sorted(weights.keys() - names.keys() - unused):
         raise ValueError(f"{', '.join(odd)} are no tensors of this architecture")
-    flat = [name for name, ours in names.items() if ours.endswith(".T") and weights[name].ndim != 2]
-    if flat:
-        raise ValueError(f"{', '.join(flat)} are no matrices")
+    matrices = [name for name, ours in names.items() if ours.startswith("W_")]
+    if odd := [name for name in matrices if weights[name].ndim != 2]:
+        raise ValueError(f"{', '.join(odd)} are no matrices")
     return {
         ours.removesuffix(".T"): weights[name].t() if ours.endswith(".T") else weights[name]
         for name, ours in names.items()

@@ -8,8 +8,11 @@ that the library computes after it loaded the files again.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
+
+os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its decoder would need a GPU; read as it is imported
 
 import torch
 from dictionary_learning import dictionary

@@ -238,7 +238,8 @@ def test_a_file_of_other_things_is_one_line(tmp_path, state):
     ("name", "value", "why"),
     [
         ("W_dec", torch.zeros(3, 3), "W_dec do not fit"),
-        ("W_enc", torch.zeros(3), "W_enc do not fit"),
+        ("W_enc", torch.zeros(3), "W_enc are no matrices"),
+        ("W_dec", torch.zeros(3, 3, 3), "W_dec are no matrices"),
         ("b_dec", torch.full((D_IN,), torch.nan), "b_dec hold NaN or inf"),
         ("W_extra", torch.zeros(3), "W_extra are no tensors of this architecture"),
         ("b_dec", None, "b_dec are missing"),
@@ -262,3 +263,15 @@ def test_the_weights_are_those_of_the_file(tmp_path):
     loaded = load_file(tmp_path / "sae.safetensors")
     assert torch.equal(load_sae(tmp_path).W_dec, loaded["W_dec"])
     assert load_sae(tmp_path).W_dec.requires_grad
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(()), torch.zeros(3), torch.zeros(3, 3, 3)])
+@pytest.mark.parametrize("name", ["AutoEncoderTopK", "JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"])
+def test_weights_of_another_shape_are_one_line_in_every_class(tmp_path, name, odd):
+    state = dictionary_state(name)
+    for key in state.keys() - {"k", "group_sizes", "threshold"}:
+        dictionary_folder(tmp_path, name, state=state | {key: odd})
+        assert "holds no SAE that can be read" in refused(tmp_path)
+    if name == "JumpReluAutoEncoder":
+        dictionary_folder(tmp_path, name, state=state | {"threshold": odd})
+        assert odd.ndim == 0 or "threshold do not fit" in refused(tmp_path)

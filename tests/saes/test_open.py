@@ -56,6 +56,9 @@ def test_two_saes_in_a_folder_are_not_guessed_between(tmp_path):
 def test_where_they_come_from(tmp_path):
     study_folder(tmp_path / "study", "topk")
     dictionary_folder(tmp_path / "dict", "AutoEncoder")
+    dictionary_folder(
+        tmp_path / "before", "AutoEncoder", trainer={"layer": 8, "submodule_name": "resid_pre_layer_8"}
+    )
     sparsify_folder(tmp_path / "run" / "layers.7")
     sparsify_folder(tmp_path / "run" / "gpt_neox.layers.7" / "seed1")
     (tmp_path / "run" / "config.json").write_text(json.dumps({"model": "gpt2", "ctx_len": 2048}))
@@ -67,6 +70,7 @@ def test_where_they_come_from(tmp_path):
     expected = {
         "study": ("the study", "gpt2-small", "blocks.8.hook_resid_pre", 128),
         "dict": ("dictionary_learning", "gpt2", "resid_post_layer_7", 128),
+        "before": ("dictionary_learning", "gpt2", "resid_pre_layer_8", 128),
         "run/layers.7": ("sparsify", "gpt2", "layers.7", 2048),
         "run/gpt_neox.layers.7/seed1": ("sparsify", None, "gpt_neox.layers.7", None),
         "ours": ("sae_sweep", "gpt2", "blocks.8.hook_resid_pre", 128),
