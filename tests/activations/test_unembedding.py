@@ -1,15 +1,30 @@
+"""The unembedding with the final norm folded in, against the logits of models of many families."""
+
 import pytest
 import torch
 from torch import nn
 
 from sae_sweep.activations import load_language_model
-from sae_sweep.activations.unembedding import folded_unembedding
+from sae_sweep.activations.unembedding import fold
 from sae_sweep.config import ModelConfig, SaeSweepError
 from tests.activations.families import save_family
 
 CPU = torch.device("cpu")
 TOKENS = torch.tensor([[0, 5, 9, 33, 120, 7, 8]])
-FAMILIES = ("gpt2", "opt", "gpt_neo", "pythia", "llama", "gemma", "olmo", "bloom", "mpt", "cohere", "mamba")
+FAMILIES = (
+    "gpt2",
+    "opt",
+    "gpt_neo",
+    "pythia",
+    "llama",
+    "gemma",
+    "olmo",
+    "bloom",
+    "mpt",
+    "cohere",
+    "granite",
+    "mamba",
+)
 
 
 def load(folder, name, *, dtype="float32", **keys):
@@ -19,54 +34,57 @@ def load(folder, name, *, dtype="float32", **keys):
 
 def logits_after(lm, step):
     """The logits, if `step` is added before the final norm, and what stood there."""
-    found = []
+    found, network = [], lm._forward.network
 
     def add(_, args):
         found.append(args[0])
         return (args[0] + step,)
 
-    handle = lm._forward.parts["ln_final"].register_forward_pre_hook(add)
+    handle = network.get_submodule(lm._components["ln_final"]).register_forward_pre_hook(add)
     with torch.no_grad():
-        logits = lm._forward.network.double()(TOKENS, use_cache=False).logits
+        logits = network.double()(TOKENS, use_cache=False).logits
     handle.remove()
     return logits, found[0].double()
+
+
+def centred(x):
+    return x - x.mean(-1, keepdim=True)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_effects_are_the_finite_differences_of_the_models_logits(tmp_path, name):
     """Along a direction that leaves the norm's scale as it is, an effect over the scale is the change."""
     lm = load(tmp_path, name)
-    unembedding = lm.unembedding().double()
-    centred = bool((unembedding.sum(0).abs() < 1e-5).all())
-    assert centred == (name not in ("llama", "gemma", "mamba"))
+    unembedding = lm.unembedding(TOKENS)
     _, final = logits_after(lm, 0)
-    normed = final - final.mean(-1, keepdim=True) if centred else final
+    normed = final if name in ("llama", "gemma", "granite", "mamba") else centred(final)
     scale = normed.square().mean(-1, keepdim=True).sqrt()
     step = 1e-2 * torch.randn(final.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     step -= normed * (step * normed).sum(-1, keepdim=True) / normed.square().sum(-1, keepdim=True)
     change = (logits_after(lm, step)[0] - logits_after(lm, -step)[0]) / 2  # some norms compute in float32
-    factor = lm._forward.network.config.logit_scale if name == "cohere" else 1.0
-    torch.testing.assert_close(change.double(), factor * (step @ unembedding) / scale, rtol=2e-3, atol=1e-5)
+    config = lm._forward.network.config
+    factor = {"cohere": lambda: config.logit_scale, "granite": lambda: 1 / config.logits_scaling}
+    expected = unembedding.effects(step.flatten(0, 1).float()).view(change.shape) / scale
+    expected *= factor.get(name, lambda: 1.0)()
+    torch.testing.assert_close(centred(change.double()), expected.double(), rtol=2e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "granite"])
-def test_what_is_done_to_the_logits_keeps_the_order_of_tokens(tmp_path, name):
-    """Gemma's soft cap, and a factor."""
-    lm = load(tmp_path, name)
-    x = torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(0))
-    expected = lm._forward.parts["ln_final"](x) @ lm._forward.parts["unembed"].weight.T
-    ours = (x / x.square().mean().sqrt()) @ lm.unembedding()
-    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+def test_a_soft_cap_keeps_the_order_of_tokens(tmp_path):
+    lm = load(tmp_path, "gemma2")
+    x = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    network = lm._forward.network
+    expected = network.model.norm(x[None])[0] @ network.lm_head.weight.T
+    ours = lm.unembedding(TOKENS).effects(x / x.square().mean().sqrt())
+    torch.testing.assert_close(ours, centred(expected), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_of_half_precision_are_folded_in_float32(tmp_path, dtype):
     lm = load(tmp_path, "llama", dtype=dtype)
-    unembedding = lm.unembedding()
-    assert unembedding.dtype == torch.float32
+    effects = lm.unembedding(TOKENS).effects(torch.eye(16))
     network = lm._forward.network
     expected = network.lm_head.weight.float() * network.model.norm.weight.float()
-    torch.testing.assert_close(unembedding, expected.T, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(effects, centred(expected.T), rtol=1e-4, atol=1e-5)
     assert network.model.norm.weight.dtype == getattr(torch, dtype)
 
 
@@ -74,13 +92,29 @@ def test_tokens_that_no_text_has_are_left_out(tmp_path):
     lm = load(tmp_path, "gpt2", vocabulary=320)
     assert lm.sizes.vocabulary == 320
     assert lm.tokenizer.size == 300
-    assert lm.unembedding().shape == (16, 300)
+    unembedding = lm.unembedding(TOKENS)
+    assert unembedding.vocabulary == 300
+    assert unembedding.effects(torch.ones(2, 16)).shape == (2, 300)
 
 
 @pytest.mark.parametrize("name", ["openai-gpt", "opt_post_norm"])
 def test_a_model_without_a_final_norm_is_refused(tmp_path, name):
-    with pytest.raises(SaeSweepError, match="the model has no final norm before its unembedding"):
-        load(tmp_path, name).unembedding()
+    with pytest.raises(SaeSweepError, match="m has no final norm before its unembedding"):
+        load(tmp_path, name).unembedding(TOKENS)
+
+
+def test_a_model_that_scales_or_bends_between_norm_and_unembedding(tmp_path):
+    """A factor changes no order of tokens; anything else is refused."""
+    lm = load(tmp_path, "gpt2")
+    head = lm._forward.network.lm_head
+    with torch.no_grad():
+        plain = lm.unembedding(TOKENS).effects(torch.eye(16))
+        handle = head.register_forward_pre_hook(lambda _, args: (args[0] / 3,))
+        assert torch.equal(lm.unembedding(TOKENS).effects(torch.eye(16)), plain)
+        handle.remove()
+        head.register_forward_pre_hook(lambda _, args: (args[0].relu(),))
+    with pytest.raises(SaeSweepError, match="m: its logits are not the unembedding of its final norm"):
+        lm.unembedding(TOKENS)
 
 
 class Squashed(nn.Module):
@@ -88,37 +122,28 @@ class Squashed(nn.Module):
         return torch.tanh(nn.functional.layer_norm(x, x.shape[-1:]))
 
 
-def parts(norm=None, between=None, unembed=None):
-    """A model of its last modules, and a run of it."""
-    norm, unembed = norm or nn.LayerNorm(8), unembed or nn.Linear(8, 20)
-    x = torch.randn(1, 2, 8, generator=torch.Generator().manual_seed(0))
-    return {"ln_final": norm, "unembed": unembed}, lambda: unembed((between or nn.Identity())(norm(x)))
-
-
 @pytest.mark.parametrize(
-    ("keys", "why"),
+    ("norm", "unembed", "why"),
     [
-        ({"norm": Squashed()}, r"the final norm \(Squashed\) is neither LayerNorm nor RMSNorm"),
-        ({"between": nn.Tanh()}, "does more after its final norm than unembed"),
-        ({"between": nn.Linear(8, 4), "unembed": nn.Linear(4, 20)}, "does more after its final norm"),
-        ({"unembed": nn.Sequential(nn.Linear(8, 20), nn.Tanh())}, "not a matrix of d_model columns"),
+        (Squashed(), nn.Linear(8, 20), "its final norm is neither a LayerNorm nor an RMSNorm"),
+        (nn.Identity(), nn.Linear(8, 20), "its final norm is neither a LayerNorm nor an RMSNorm"),
+        (nn.LayerNorm(8), nn.Sequential(nn.Linear(8, 20), nn.Tanh()), "its unembedding is no matrix"),
+        (nn.LayerNorm(8), nn.Linear(8, 21), "its unembedding is no matrix"),
     ],
 )
-def test_what_is_not_folded_is_refused(keys, why):
-    made, run = parts(**keys)
+def test_what_is_not_folded_is_refused(norm, unembed, why):
     with torch.no_grad(), pytest.raises(SaeSweepError, match=why):
-        folded_unembedding(made, run)
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in made.values())
+        fold(norm, unembed, torch.randn(5, 8), torch.randn(5, 20), None)
 
 
-def test_an_odd_number_of_dimensions_and_weights_of_any_sign():
-    norm = nn.LayerNorm(7)
+@pytest.mark.parametrize("d_model", [7, 8])
+def test_a_norm_with_weights_and_biases_of_any_sign(d_model):
+    norm, unembed = nn.LayerNorm(d_model), nn.Linear(d_model, 20)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    unembed = nn.Linear(7, 20)
-    x = torch.randn(1, 2, 7)
+    x = torch.randn(5, d_model)
     with torch.no_grad():
-        folded = folded_unembedding({"ln_final": norm, "unembed": unembed}, lambda: unembed(norm(x)))
-        expected = unembed(norm(x)) - unembed(norm.bias)
+        found = fold(norm, unembed, x, unembed(norm(x)), None).effects(x)
         scale = x.var(-1, keepdim=True, unbiased=False).add(1e-5).sqrt()
-    torch.testing.assert_close((x @ folded) / scale, expected, rtol=1e-3, atol=1e-5)
+        expected = centred(unembed(norm(x)) - unembed(norm.bias))
+    torch.testing.assert_close(found / scale, expected, rtol=1e-3, atol=1e-5)
