@@ -84,6 +84,7 @@ class LMTokenizer:
         self.eot_id: int = tokenizer.eos_token_id
         self.bos_id: int = self.eot_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         self.special_ids = frozenset({self.bos_id, self.eot_id, *tokenizer.all_special_ids})
+        self.size: int = max(*backend.get_vocab(with_added_tokens=True).values(), *self.special_ids) + 1
 
     def strings(self, count: int) -> list[str]:
         """Text of each of the first `count` token ids alone, special ones too."""

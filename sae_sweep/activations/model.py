@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sae_sweep.activations.forward import Forward, Patch, Replace
-from sae_sweep.activations.positions import PositionChange, changed, learned_positions
+from sae_sweep.activations.positions import PositionChange, changed, learned_positions, other_positions
 from sae_sweep.activations.unembedding import Unembedding, fold
 from sae_sweep.config import ConfigError, SaeSweepError
 from sae_sweep.text.packing import TextTokenizer
@@ -22,6 +22,11 @@ LOGITS_AT_ONCE = 2**27
 
 class ModelTokenizer(TextTokenizer, Protocol):
     """The tokenizer of a loaded model, which also gives text back."""
+
+    @property
+    def size(self) -> int:
+        """Number of token ids, special ones included; a model may know more, which no text has."""
+        ...
 
     def strings(self, count: int) -> list[str]:
         """Text of each of the first `count` token ids alone; U+FFFD where it is a part of a character."""
@@ -117,8 +122,8 @@ class LanguageModel:
         """Raise SaeSweepError, saying what it has instead, if the model learned no positional embeddings."""
         if self._learned_positions() is None:
             raise SaeSweepError(
-                f"{self.name} has no learned positional embeddings to change (its positions are "
-                f"{self._positional_kind}): take analysis.positions=none"
+                f"{self.name} has no learned positional embeddings to change (its positions: "
+                f"{other_positions(self._positional_kind)}): take analysis.positions=none"
             )
 
     @contextmanager
@@ -139,7 +144,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def unembedding(self, tokens: Int[Tensor, "b s"]) -> Unembedding:
-        """The unembedding with the final norm folded in.
+        """The unembedding of the tokens that the tokenizer has, with the final norm folded in.
 
         Args:
             tokens: a few sequences, on which it is checked against the model's logits.
@@ -153,7 +158,9 @@ class LanguageModel:
             raise SaeSweepError(f"{self.name} has no final norm before its unembedding")
         norm, unembed = (network.get_submodule(str(name)) for name in names)
         found: list[Tensor] = []
-        handle = norm.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+        handle = norm.register_forward_pre_hook(
+            lambda _, args, kwargs: found.append((*args, *kwargs.values())[0]), with_kwargs=True
+        )
         try:
             logits = self._forward.logits(tokens.to(self.device), None)
         finally:
@@ -161,7 +168,10 @@ class LanguageModel:
         norm, unembed = (getattr(part, "original_component", part) for part in (norm, unembed))
         cap = getattr(network.config, "final_logit_softcapping", None)
         try:
-            return fold(norm, unembed, found[0].flatten(0, 1), logits.flatten(0, 1), cap)
+            if len(found) != 1:
+                raise SaeSweepError(f"its final norm is used {len(found)} times in a pass")
+            whole = fold(norm, unembed, found[0].flatten(0, 1), logits.flatten(0, 1), cap)
+            return whole.of_first(self.tokenizer.size)
         except SaeSweepError as error:
             raise SaeSweepError(f"{self.name}: {error}") from error
 

@@ -10,7 +10,14 @@ import xxhash
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import ConfigError, SaeSweepError
+
+KINDS = ("zero", "shuffle")
+
+_REMEDY = "they cannot be changed; take analysis.positions=none"
+
+_INSTEAD = {"rotary": "rotary, RoPE", "alibi": "biases of its attention, ALiBi", "none": "none"}
+"""What a model has instead of learned positional embeddings, by TransformerLens's name for it."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,10 @@ class PositionChange:
     move_first: bool = False
     """Whether the first position is zeroed or moved, too (the study)."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError([f"positions={self.kind}: choose from {', '.join(KINDS)}"])
 
     def apply(self, embedded: Float[Tensor, "b_or_1 s d"], tokens: Int[Tensor, "b s"]) -> Tensor:
         """The changed embeddings of a batch, [b, s, d]."""
@@ -58,7 +69,13 @@ def learned_positions(network: nn.Module, name: str | None) -> nn.Module | None:
     """
     module = None if name is None else network.get_submodule(name)
     looked_up = getattr(module, "original_component", module)
-    return module if isinstance(looked_up, nn.Embedding) else None
+    learned = isinstance(looked_up, nn.Embedding) and "Sinusoidal" not in type(looked_up).__name__
+    return module if learned else None
+
+
+def other_positions(kind: str) -> str:
+    """Say what a model has that learned no positional embeddings, from TransformerLens's name for it."""
+    return _INSTEAD.get(kind, "fixed, or of a kind that is not known here")
 
 
 @contextmanager
@@ -66,20 +83,28 @@ def changed(network: nn.Module, module: nn.Module, change: PositionChange) -> It
     """Change the positional embeddings in every pass of `network` within the block.
 
     Raises:
-        SaeSweepError: in a pass that does not look them up as one row per token.
+        SaeSweepError: in a pass that does not look them up once, as one row per token.
     """
     reading: list[Tensor] = []
+    """Tokens of the pass, until their positions are looked up."""
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        reading[:] = [args[0] if args else kwargs["input_ids"]]
+        refuse_unchanged()
+        reading.append(args[0] if args else kwargs["input_ids"])
+
+    def refuse_unchanged() -> None:
+        if reading:
+            raise SaeSweepError(f"a pass looks up no positional embeddings: {_REMEDY}")
 
     def look_up(_: nn.Module, args: Any, embedded: Tensor) -> Tensor:
         del args
-        tokens = reading[0]
+        if not reading:
+            raise SaeSweepError(f"a pass looks up positional embeddings twice: {_REMEDY}")
+        tokens = reading.pop()
         if embedded.ndim != 3 or embedded.shape[1] != tokens.shape[1]:
             raise SaeSweepError(
                 f"positional embeddings of shape {list(embedded.shape)} for tokens of shape "
-                f"{list(tokens.shape)} cannot be changed: take analysis.positions=none"
+                f"{list(tokens.shape)}: {_REMEDY}"
             )
         return change.apply(embedded, tokens)
 
@@ -89,6 +114,7 @@ def changed(network: nn.Module, module: nn.Module, change: PositionChange) -> It
     ]
     try:
         yield
+        refuse_unchanged()
     finally:
         for handle in handles:
             handle.remove()

@@ -13,6 +13,9 @@ _CLOSE = 1e-2
 """Largest relative difference of the folded norm, and 1 - the least correlation of logits, that count as
 rounding; a norm or logits of another form differ by far more."""
 
+_PROBES = 32
+"""Random vectors that a norm is measured on."""
+
 
 class Unembedding:
     """Direct effects of directions of the residual stream on the logits, up to a positive factor per token.
@@ -24,6 +27,10 @@ class Unembedding:
 
     def __init__(self, gain: Float[Tensor, " d_model"], centred: bool, weight: Tensor) -> None:
         self._gain, self._centred, self._weight = gain, centred, weight
+
+    def of_first(self, tokens: int) -> "Unembedding":
+        """The same for the first tokens alone."""
+        return Unembedding(self._gain, self._centred, self._weight[:tokens])
 
     @property
     def vocabulary(self) -> int:
@@ -72,16 +79,19 @@ def fold(
 
 
 def _measured(norm: Any, d_model: int, device: torch.device) -> tuple[Tensor, Tensor, bool]:
-    """Weight and bias of a norm, and whether it subtracts the mean, from what it does to three vectors."""
-    signs = torch.ones(d_model, device=device)
-    signs[::2] = -1  # mean 0 and mean square 1, if d_model is even
-    plus, minus = norm(signs[None])[0], norm(-signs[None])[0]
-    gain, bias = (plus - minus) / 2 * signs, (plus + minus) / 2
-    probe = torch.randn(d_model, generator=torch.Generator().manual_seed(0)).to(device) + 1
+    """Factor and bias of a norm, and whether it subtracts the mean, from what it does to random vectors.
+
+    The factor is its weight in most models, 1 + weight in Gemma, and 1 where it has none.
+    """
+    probes = torch.randn(_PROBES, d_model, generator=torch.Generator().manual_seed(0)).to(device)
+    probes = 100 * (1 + probes)  # whose mean only a LayerNorm subtracts; an epsilon is negligible
+    plus, minus = norm(probes), norm(-probes)
+    half, bias = (plus - minus) / 2, (plus + minus).mean(0) / 2
     for centred in (True, False):
-        x = probe - probe.mean() if centred else probe
-        ours = x / x.square().mean().sqrt() * gain + bias
-        if (ours - norm(probe[None])[0]).norm() <= _CLOSE * ours.norm():
+        x = probes - probes.mean(1, keepdim=True) if centred else probes
+        x = x / x.square().mean(1, keepdim=True).sqrt()
+        gain = (half * x).sum(0) / x.square().sum(0)
+        if (half - gain * x).norm() <= _CLOSE * half.norm():
             return gain, bias, centred
     raise SaeSweepError("its final norm is neither a LayerNorm nor an RMSNorm")
 

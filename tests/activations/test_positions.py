@@ -1,198 +1,185 @@
-"""Changed positional embeddings against other weights, and the folded unembedding against logits."""
+"""Changed positional embeddings, against networks whose embeddings have other weights."""
+
+import copy
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    BloomForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPTBigCodeConfig,
-    GPTBigCodeForCausalLM,
-    GPTNeoConfig,
-    GPTNeoForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-)
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
 
 from sae_sweep.activations import load_language_model
+from sae_sweep.activations import model as model_module
 from sae_sweep.activations.positions import PositionChange
-from sae_sweep.config import ModelConfig, SaeSweepError
-from tests.activations.conftest import save_model
+from sae_sweep.config import ConfigError, ModelConfig, SaeSweepError
+from tests.activations.families import save_family
 
-SEQ = 24
-TINY = {"vocab_size": 300, "hidden_size": 16, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-HEADS = {"num_hidden_layers": 2, "num_attention_heads": 2}
-LEARNED = {
-    "opt": (
-        OPTForCausalLM,
-        OPTConfig(**TINY, **HEADS, ffn_dim=32, max_position_embeddings=SEQ, word_embed_proj_dim=16),
-        "model.decoder.embed_positions.weight",
-        2,
-    ),
-    "gpt_neo": (
-        GPTNeoForCausalLM,
-        GPTNeoConfig(
-            **TINY,
-            num_layers=2,
-            num_heads=2,
-            attention_types=[[["global", "local"], 1]],
-            max_position_embeddings=SEQ,
-        ),
-        "transformer.wpe.weight",
-        0,
-    ),
-    "gpt_bigcode": (
-        GPTBigCodeForCausalLM,
-        GPTBigCodeConfig(
-            vocab_size=300, n_embd=16, n_layer=2, n_head=2, n_positions=SEQ, bos_token_id=0, eos_token_id=0
-        ),
-        "transformer.wpe.weight",
-        0,
-    ),
-}
-OTHERS = {
-    "llama": (LlamaForCausalLM, LlamaConfig(**TINY, **HEADS, intermediate_size=32, num_key_value_heads=2)),
-    "gemma2": (
-        Gemma2ForCausalLM,
-        Gemma2Config(**TINY, **HEADS, intermediate_size=32, num_key_value_heads=2, head_dim=8),
-    ),
-    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**TINY, **HEADS, intermediate_size=32)),
-    "bloom": (BloomForCausalLM, BloomConfig(**TINY, n_layer=2, n_head=2)),
-}
+CPU = torch.device("cpu")
+TOKENS = torch.tensor(
+    [[0, 5, 9, 0, 33, 120, 7, 8], [0, 200, 0, 0, 41, 42, 43, 8], [0, 5, 9, 0, 33, 120, 7, 9]]
+)
+LEARNED = {"gpt2": 0, "opt": 2, "opt_post_norm": 2, "gpt_neo": 0, "gpt_bigcode": 0, "openai-gpt": 0}
+"""Row of the embedding of position 0."""
 CHANGES = [
-    PositionChange(kind, per_sequence, move_first, seed=3)
-    for kind, per_sequence in (("zero", False), ("shuffle", False), ("shuffle", True))
-    for move_first in (False, True)
+    PositionChange("zero"),
+    PositionChange("zero", move_first=True),
+    PositionChange("shuffle", seed=3),
+    PositionChange("shuffle", move_first=True),
+    PositionChange("shuffle", per_sequence=True, seed=7),
+    PositionChange("shuffle", per_sequence=True, move_first=True),
 ]
 
 
-def load(folder, fast=True):
-    config = ModelConfig(path=str(folder), dtype="float32")
-    return load_language_model(config, torch.device("cpu"), fast=fast)
+@pytest.fixture(scope="module", params=LEARNED)
+def family(request, tmp_path_factory):
+    return request.param, save_family(tmp_path_factory.mktemp("families") / "m", request.param)
 
 
-def some_tokens(rows=5):
-    tokens = torch.randint(1, 300, (rows, SEQ), generator=torch.Generator().manual_seed(1))
-    tokens[:, 0] = 0
-    return tokens
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def either(request, family):
+    model = ModelConfig(path=str(family[1]), dtype="float32")
+    lm = load_language_model(model, CPU, fast=request.param == "sdpa")
+    assert lm.attention == request.param
+    return lm
 
 
-def rewritten(network, name, offset, order):
-    """Write the positional weights of `network` so that position p has the embedding of order[p], or none."""
-    weights = network.get_parameter(name)
-    before = weights.detach().clone()
+@pytest.fixture(scope="module")
+def hf(family):
+    name, folder = family
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval(), LEARNED[name]
+
+
+def permutations(change, tokens):
+    """The position whose embedding each token gets: here embeddings are the numbers of positions."""
+    numbers = torch.arange(tokens.shape[1], dtype=torch.float32)[None, :, None]
+    return change.apply(numbers, tokens)[..., 0].long().expand(len(tokens), -1)
+
+
+def naive(network, offset, tokens, change):
+    """Hidden states and losses of a sequence, from a copy of the network whose embeddings are other ones."""
+    network, length = copy.deepcopy(network), len(tokens)
+    name = next(name for name, _ in network.named_parameters() if "wpe" in name or "positions" in name)
+    rows = network.get_parameter(name)[offset : offset + length]
+    first = 0 if change.move_first else 1
     with torch.no_grad():
-        for position, source in enumerate(order):
-            weights[position + offset] = 0 if source is None else before[source + offset]
+        if change.kind == "zero":
+            rows[first:] = 0
+        else:
+            rows[:] = rows[permutations(change, tokens[None])[0]]
+        out = network(tokens[None], output_hidden_states=True)
+    return out.hidden_states, functional.cross_entropy(out.logits[0, :-1], tokens[1:], reduction="none")
 
 
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("family", ["gpt2", *LEARNED])
-def test_changes_equal_a_network_with_other_weights(tmp_path, model_folder, family, fast):
-    name, offset, folder = "transformer.wpe.weight", 0, model_folder
-    if family != "gpt2":
-        kind, config, name, offset = LEARNED[family]
-        folder = save_model(tmp_path, kind, config)
-    lm, tokens = load(folder, fast), some_tokens(2)
-    for change in CHANGES:
-        with lm.changed_positions(change):
-            found = lm.losses(tokens)
-            residuals = lm.residuals(tokens, [1])[1]
-        for row in tokens:
-            order = [None] * SEQ
-            if change.kind == "shuffle":
-                order = change._permutations(row[None])[0].tolist()
-                assert sorted(order) == list(range(SEQ))
-                assert change.move_first or order[0] == 0
-            elif not change.move_first:
-                order[0] = 0
-            network = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-            rewritten(network, name, offset, order)
-            with torch.no_grad():
-                out = network(row[None], output_hidden_states=True)
-            expected = torch.nn.functional.cross_entropy(out.logits[0, :-1], row[1:], reduction="none")
-            at = (tokens == row).all(1).nonzero()[0, 0]
-            torch.testing.assert_close(found[at], expected, rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(residuals[at], out.hidden_states[1][0], rtol=1e-3, atol=1e-4)
+def test_every_pass_equals_a_network_with_other_embeddings(either, hf, family, monkeypatch):
+    """All changes with one family, and two with each of the others."""
+    plain = either.residuals(TOKENS, [0, 1])
+    for change in CHANGES if family[0] == "gpt2" else (CHANGES[1], CHANGES[4]):
+        with either.changed_positions(change), monkeypatch.context() as patch:
+            residuals, losses = either.residuals(TOKENS, [1, 0]), either.losses(TOKENS)
+            patch.setattr(model_module, "LOGITS_AT_ONCE", 1)  # a sequence at a time
+            assert torch.allclose(either.losses(TOKENS), losses, atol=1e-5)
+            spliced = either.losses(TOKENS, 1, lambda x: 2 * x)
+            begun = either.losses(TOKENS, 1, lambda x: 2 * x, residuals[1])
+        assert torch.allclose(begun, spliced, atol=1e-5)
+        for row, tokens in enumerate(TOKENS):
+            hidden, expected = naive(*hf, tokens, change)
+            torch.testing.assert_close(losses[row], expected, rtol=1e-4, atol=1e-5)
+            for layer in (0, 1):
+                torch.testing.assert_close(residuals[layer][row], hidden[layer][0], rtol=1e-4, atol=1e-5)
+        assert (residuals[0] - plain[0]).abs().max() > 0.1
+    after = either.residuals(TOKENS, [0, 1])
+    assert all(torch.equal(after[layer], plain[layer]) for layer in (0, 1))
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_every_pass_sees_the_same_change_and_none_sees_it_afterwards(lm, change):
-    tokens = some_tokens()
-    before = lm.losses(tokens)
-    with lm.changed_positions(change):
-        residuals = lm.residuals(tokens, [2])[2]
-        changed = lm.losses(tokens)
-        again = lm.losses(tokens, 2, lambda x: x, residuals)
-        in_parts = torch.cat([lm.losses(tokens[:2]), lm.losses(tokens[2:])])
-    torch.testing.assert_close(again, changed)
-    torch.testing.assert_close(in_parts, changed)
-    assert not torch.allclose(changed, before)
-    assert torch.equal(lm.losses(tokens), before)
+@pytest.mark.parametrize("change", CHANGES[2:], ids=str)
+def test_a_shuffle_is_a_permutation_that_the_seed_and_the_sequence_decide(change):
+    order = permutations(change, TOKENS)
+    assert torch.equal(order.sort(1).values, torch.arange(8).expand(3, -1))
+    assert change.move_first or not order[:, 0].any()
+    assert torch.equal(
+        permutations(change, TOKENS[1:].int()), order[1:]
+    )  # however they are cut, whatever the dtype
+    assert torch.equal(order[0], order[2]) != change.per_sequence
+    other = PositionChange("shuffle", change.per_sequence, change.move_first, change.seed + 1)
+    assert not torch.equal(permutations(other, TOKENS), order)
 
 
-def test_permutations_depend_on_the_seed_and_those_per_sequence_on_its_tokens():
-    tokens = some_tokens()
-    one = PositionChange("shuffle", per_sequence=True, seed=1)
-    orders = one._permutations(tokens)
-    assert len({tuple(order) for order in orders.tolist()}) == len(tokens)
-    assert torch.equal(one._permutations(tokens[2:3])[0], orders[2])
-    assert not torch.equal(PositionChange("shuffle", per_sequence=True, seed=2)._permutations(tokens), orders)
-    fixed = [PositionChange("shuffle", seed=seed)._permutations(tokens) for seed in (1, 1, 2)]
-    assert torch.equal(fixed[0], fixed[1])
-    assert not torch.equal(fixed[0], fixed[2])
+@pytest.mark.parametrize("first", [False, True])
+def test_every_position_can_go_anywhere(first):
+    """The first position moves if it takes part, and only then."""
+    tokens = torch.arange(400 * 4).view(400, 4)
+    order = permutations(PositionChange("shuffle", per_sequence=True, move_first=first), tokens)
+    places = torch.stack([(order == position).sum(0) for position in range(4)])
+    assert bool((places > 0).all()) == first
+    assert (places[1:, 1:] > 60).all()
 
 
-def test_an_error_inside_leaves_the_model_as_it_was(lm):
-    tokens = some_tokens()
-    before = lm.losses(tokens)
-    with pytest.raises(ZeroDivisionError), lm.changed_positions(PositionChange("zero")):
-        raise ZeroDivisionError
-    assert torch.equal(lm.losses(tokens), before)
+def test_sequences_of_one_token_have_nothing_to_shuffle():
+    assert permutations(PositionChange("shuffle"), torch.tensor([[4]])).tolist() == [[0]]
 
 
-@pytest.mark.parametrize("family", OTHERS)
-def test_models_without_learned_positions_refuse(tmp_path, family):
-    lm = load(save_model(tmp_path, *OTHERS[family]))
-    with pytest.raises(SaeSweepError, match="has no learned positional embeddings"):
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("pythia", "rotary, RoPE"),
+        ("llama", "rotary, RoPE"),
+        ("gemma", "rotary, RoPE"),
+        ("falcon", "rotary, RoPE"),
+        ("mpt", "biases of its attention, ALiBi"),
+        ("bloom", "biases of its attention, ALiBi"),
+        ("falcon_alibi", "biases of its attention, ALiBi"),
+        ("xglm", "fixed, or of a kind that is not known here"),
+        ("mamba", "none"),
+    ],
+)
+def test_a_model_without_learned_positions_says_what_it_has(tmp_path, name, instead):
+    lm = load_language_model(ModelConfig(path=str(save_family(tmp_path / "m", name)), dtype="float32"), CPU)
+    with pytest.raises(SaeSweepError) as early:
         lm.check_changes_positions()
-    with pytest.raises(SaeSweepError, match=r"analysis\.positions=none"), lm.changed_positions(CHANGES[0]):
-        pass
+    with pytest.raises(SaeSweepError) as caught, lm.changed_positions(PositionChange("zero")):
+        pytest.fail("the change was accepted")
+    assert str(caught.value) == str(early.value)
+    assert str(caught.value) == (
+        f"m has no learned positional embeddings to change (its positions: {instead}): "
+        "take analysis.positions=none"
+    )
 
 
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("family", ["gpt2", *LEARNED, *OTHERS])
-def test_the_unembedding_is_the_slope_of_the_logits(tmp_path, model_folder, family, fast):
-    """A small step along a direction moves the logits as the folded unembedding says, up to a factor."""
-    folder = model_folder
-    if family != "gpt2":
-        folder = save_model(tmp_path, *(LEARNED | OTHERS)[family][:2])
-    lm = load(folder, fast)
-    tokens = some_tokens(2)
-    unembedding = lm.unembedding(tokens)
-    assert unembedding.vocabulary == 300
-    network, last = AutoModelForCausalLM.from_pretrained(folder).eval(), []
-    norm = network.get_submodule(lm._components["ln_final"])
-    step = torch.randn(16, generator=torch.Generator().manual_seed(0))
-    handle = norm.register_forward_pre_hook(lambda _, args: last.append(args[0]))
-    with torch.no_grad():
-        network(tokens)
-        handle.remove()
-        x = last[0][0, 5].double()
-        fixed = torch.linalg.qr(torch.stack([x, x - x.mean()], 1)).Q  # neither norm of x changes at first
-        step = step.double() - fixed @ (fixed.T @ step.double())
-        head, norm = network.get_output_embeddings().double(), norm.double()
+def test_an_unknown_change_is_named():
+    with pytest.raises(ConfigError, match="positions=reverse: choose from zero, shuffle"):
+        PositionChange("reverse")
 
-        def logits(residual):
-            out = head(norm(residual[None, None]))[0, 0].double()
-            return out - out.mean()
 
-        slope = (logits(x + 1e-4 * step) - logits(x - 1e-4 * step)) / 2e-4
-    effect = unembedding.effects(step[None].float())[0].double()
-    assert float(torch.nn.functional.cosine_similarity(effect, slope, dim=0)) > 0.9999
+def test_nothing_stays_changed_after_an_error(either):
+    plain = either.losses(TOKENS)
+
+    def fail(x):
+        raise RuntimeError("here")
+
+    with pytest.raises(RuntimeError, match="here"), either.changed_positions(CHANGES[0]):
+        either.losses(TOKENS, 1, fail)
+    assert torch.equal(either.losses(TOKENS), plain)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "why"),
+    [
+        (
+            [],
+            "a pass looks up no positional embeddings: they cannot be changed; take analysis.positions=none",
+        ),
+        ([8, 8], "a pass looks up positional embeddings twice: they cannot"),
+        ([3], r"positional embeddings of shape \[1, 3, 16\] for tokens of shape \[3, 8\]: they cannot"),
+    ],
+)
+def test_a_pass_that_does_not_look_each_position_up_once_is_not_taken_for_changed(
+    lm, monkeypatch, lengths, why
+):
+    network = lm._forward.network
+
+    def look_up(tokens, use_cache):
+        for length in lengths:
+            network.transformer.wpe(torch.arange(length)[None])
+
+    monkeypatch.setattr(network, "forward", look_up)
+    with pytest.raises(SaeSweepError, match=why), lm.changed_positions(CHANGES[0]):
+        network(TOKENS, use_cache=False)
