@@ -3,21 +3,26 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow
 import torch
+from torch import Tensor
 
 from sae_sweep.analysis.bimodality import Bimodality, bimodality
+from sae_sweep.analysis.embedding import NEIGHBOURS, random_dictionary, umap_embedding
 from sae_sweep.analysis.position_table import AnalysedSAE, position_rows, unshared_rows
 from sae_sweep.analysis.positions import PositionTest
-from sae_sweep.analysis.spectrum import LEAST_POSITIONS, Spectrum, spectrum
-from sae_sweep.config import CommandConfig, RunConfig
+from sae_sweep.analysis.spectrum import Spectrum, spectrum
+from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError
 from sae_sweep.config.plain import flatten
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.report.analysis_files import analysis_files, read_analysis
+from sae_sweep.report.decoder_figures import joint_umap_figure, position_features_figure, umap_figure
 from sae_sweep.report.feature_figures import (
     decile_figure,
     density_figure,
@@ -145,25 +150,77 @@ def _track(
 
 
 def _figures(one: FeatureSet, command: CommandConfig) -> Iterator[tuple[str, Drawn]]:
-    """The figures of a set, by name."""
-    study = command.analysis.numerics == "study"
+    """The figures of a set, by name; one that cannot be drawn is left out with a warning."""
+    for name, draw in _makers(one, command).items():
+        try:
+            yield name, draw()
+        except SaeSweepError as error:
+            log.warning("%s of %s is left out: %s", name, one.name, error)
+
+
+def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], Drawn]]:
+    """What draws each figure."""
     panels = [_panel(label, member) for label, member in zip(one.labels, one.members, strict=True)]
-    changes = panels[0].changes
-    yield "mean_by_position", activation_figure(panels)
-    yield "mean_by_position_with_first", activation_figure(panels, first=True)
-    if all(_long_enough(panel) for panel in panels):
-        yield "spectrum", spectrum_figure(panels, [_spectra(panel, command) for panel in panels])
-    yield "token_spread", spread_figure(panels)
-    yield "language_model_loss", lm_loss_figure(panels[0])
-    yield "losses", sae_loss_figure(panels, ["none"])
-    if len(changes) > 1:
+    changes, study = panels[0].changes[1:], command.analysis.numerics == "study"
+    limits = one.members[0].sae.config.evaluation
+    makers: dict[str, Callable[[], Drawn]] = {
+        "mean_by_position": lambda: activation_figure(panels),
+        "mean_by_position_with_first": lambda: activation_figure(panels, first=True),
+        "spectrum": lambda: spectrum_figure(panels, [_spectra(panel, command) for panel in panels]),
+        "token_spread": lambda: spread_figure(panels),
+        "language_model_loss": lambda: lm_loss_figure(panels[0], one.members[0].sae.config.model.label),
+        "losses": lambda: sae_loss_figure(panels),
+        "feature_spread": lambda: strength_figure(panels),
+        "feature_frequency": lambda: frequency_figure(panels, limits),
+        "density": lambda: density_figure(panels, limits),
+        "deciles": lambda: decile_figure(panels, study=study),
+        "separation": lambda: separation_figure(panels, _separations(panels)),
+    }
+    if changes:
         l1 = STUDY_L1 if study else 0.0
-        yield "losses_changed_positions", sae_loss_figure(panels, changes[1:], ce=not study, l1=l1)
-    yield "feature_spread", strength_figure(panels)
-    yield "feature_frequency", frequency_figure(panels)
-    yield "density", density_figure(panels)
-    yield "deciles", decile_figure(panels, study=study)
-    yield "separation", separation_figure(panels, _separations(panels))
+        makers["losses_changed_positions"] = lambda: sae_loss_figure(panels, changes, ce=not study, l1=l1)
+    if len(one.members) > 1 and one.labels[0].startswith("layer ") and one.members[0].tests:
+        makers["position_features"] = lambda: _position_features(one, command)
+    if command.figures == "paper":
+        makers |= _umap_makers(one, panels, command)
+    return makers
+
+
+def _position_features(one: FeatureSet, command: CommandConfig) -> Drawn:
+    analysed = _analysed(one)
+    unshared = unshared_rows(analysed, command.matching.threshold, seed=command.analysis.seed)
+    return position_features_figure(position_rows(analysed), unshared)
+
+
+def _umap_makers(
+    one: FeatureSet, panels: Sequence[Panel], command: CommandConfig
+) -> dict[str, Callable[[], Drawn]]:
+    """UMAP of each decoder and, if they are several of one width, of all together."""
+    seed = command.analysis.seed
+    settings = f"UMAP: euclidean, {NEIGHBOURS} neighbours, seed {seed}"
+    decoders = [member.sae.load().W_dec.detach().cpu() for member in one.members]
+    if command.analysis.numerics == "study":
+        panels = [
+            dataclasses.replace(panel, label=f"layer {member.sae.config.layer + 1} (from 1)")
+            for panel, member in zip(panels, one.members, strict=True)
+        ]
+
+    def embedded(rows: Sequence[Tensor]) -> np.ndarray:
+        raise_if_requested()
+        return umap_embedding(torch.cat(list(rows)), seed=seed)
+
+    def separate() -> Drawn:
+        random = embedded([random_dictionary(decoders[0], seed)])
+        return umap_figure(panels, [embedded([rows]) for rows in decoders], random, settings=settings)
+
+    def joint() -> Drawn:
+        random = [random_dictionary(rows, seed + number) for number, rows in enumerate(decoders)]
+        return joint_umap_figure(panels, embedded(decoders), embedded(random), settings=settings)
+
+    makers: dict[str, Callable[[], Drawn]] = {"decoder_umap": separate}
+    if len(decoders) > 1 and len({rows.shape[1] for rows in decoders}) == 1:
+        makers["decoder_umap_joint"] = joint
+    return makers
 
 
 def _panel(label: str, member: Written) -> Panel:
@@ -172,11 +229,6 @@ def _panel(label: str, member: Written) -> Panel:
         read_analysis(path, member.sae.owner) for path in (files.features, files.positions)
     )
     return Panel(label, member.sae.name, features, positions, member.sae.config.packing.seq_len)
-
-
-def _long_enough(panel: Panel) -> bool:
-    """Whether the curve without the first position has a spectrum."""
-    return panel.length > LEAST_POSITIONS
 
 
 def _spectra(panel: Panel, command: CommandConfig) -> dict[str, Spectrum]:
@@ -194,22 +246,12 @@ def _write_tables(
     folder: Path, sets: Sequence[FeatureSet], command: CommandConfig
 ) -> dict[str, pyarrow.Table]:
     """Write position features by layer and change, and among what the next layer does not share."""
-    analysed = [
-        AnalysedSAE(
-            member.sae.name,
-            member.sae.config.layer,
-            _settings(member.sae.config),
-            member.sae.load().W_dec.detach(),
-            test,
-            change,
-        )
-        for one in sets
-        for member in one.members
-        for change, test in member.tests.items()
-    ]
-    rows = {
+    analysed = [found for one in sets for found in _analysed(one)]
+    rows: dict[str, Sequence[Any]] = {
         "position_features": position_rows(analysed),
-        "unshared_position_features": unshared_rows(analysed, command.matching.threshold),
+        "unshared_position_features": unshared_rows(
+            analysed, command.matching.threshold, seed=command.analysis.seed
+        ),
     }
     tables = {
         name: pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in found])
@@ -220,3 +262,18 @@ def _write_tables(
         write_csv(folder / f"{name}.csv", table)
         write_parquet(folder / f"{name}.parquet", table)
     return tables
+
+
+def _analysed(one: FeatureSet) -> list[AnalysedSAE]:
+    return [
+        AnalysedSAE(
+            member.sae.name,
+            member.sae.config.layer,
+            _settings(member.sae.config),
+            member.sae.load().W_dec.detach(),
+            test,
+            change,
+        )
+        for member in one.members
+        for change, test in member.tests.items()
+    ]
