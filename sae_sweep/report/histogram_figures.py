@@ -1,4 +1,4 @@
-"""Two figures per run: how often its features fire, and how strongly."""
+"""Three figures per run: how often its features fire, how strongly, and one against the other."""
 
 import math
 from pathlib import Path
@@ -18,12 +18,13 @@ class RunFigures(NamedTuple):
 
     density: Path
     activations: Path
+    frequency: Path
 
 
 def run_figures(
     folder: Path, evaluation: Evaluation, *, name: str = "", config: EvaluationConfig | None = None
 ) -> RunFigures:
-    """Write both figures into `folder`, as `density.png` and `activations.png`.
+    """Write the figures into `folder`, as `density.png`, `activations.png` and `frequency.png`.
 
     Args:
         folder: the run's `features/`.
@@ -35,6 +36,7 @@ def run_figures(
     return RunFigures(
         density=save(density_figure(evaluation, config, name), folder / "density.png"),
         activations=save(activation_figure(evaluation, name), folder / "activations.png"),
+        frequency=save(frequency_figure(evaluation, name), folder / "frequency.png"),
     )
 
 
@@ -85,6 +87,27 @@ def activation_figure(evaluation: Evaluation, name: str) -> Figure:
     axes.annotate(
         f"{counts.sum():,} activations\n{l0:.1f} per token", (0.02, 0.97), xycoords="axes fraction",
         va="top", fontsize=8, color=MUTED,
+    )  # fmt: skip
+    tidy(axes)
+    return figure
+
+
+def frequency_figure(evaluation: Evaluation, name: str) -> Figure:
+    """Density against mean activation, a dot per feature that fires."""
+    density, mean = evaluation.densities.cpu().numpy(), evaluation.mean_activations.cpu().numpy()
+    live = density > 0
+    figure = new_figure(5.6, 3.4)
+    axes = figure.subplots()
+    axes.scatter(mean[live], density[live], s=4, alpha=0.5, linewidths=0, color=SERIES[0], rasterized=True)
+    if live.any():
+        log_scale(axes.xaxis)
+        log_scale(axes.yaxis)
+    axes.set_xlabel("mean activation, where not zero (SAE-input scale)", fontsize=9, color=INK)
+    axes.set_ylabel("share of tokens", fontsize=9, color=INK)
+    axes.set_title(_title("How often and how strongly features fire", name), fontsize=10, color=INK)
+    axes.annotate(
+        f"{live.sum():,} of {len(live):,} features\n{evaluation.tokens:,} held-out tokens", (0.02, 0.97),
+        xycoords="axes fraction", va="top", fontsize=8, color=MUTED,
     )  # fmt: skip
     tidy(axes)
     return figure

@@ -259,7 +259,7 @@ def _draw_losses(rows: Mapping[str, Axes], panels: Sequence[Panel], change: str,
     tables = []
     for axes in rows.values():
         tidy(axes)
-        axes.tick_params(labelsize=7)
+        axes.tick_params(which="both", labelsize=7)
         _mark_context(axes, panels[0])
     for style, panel in zip(_panel_styles(len(panels)), panels, strict=True):
         if change not in panel.changes:

@@ -38,7 +38,8 @@ def new_figure(width: float, height: float) -> Figure:
 def tidy(axes: Axes) -> None:
     """Remove the box, shorten the ticks."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8, colors=INK, length=3)
+    axes.tick_params(which="both", labelsize=8, colors=INK)
+    axes.tick_params(length=3)
 
 
 class _LogLabels(Formatter):

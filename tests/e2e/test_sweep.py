@@ -25,6 +25,7 @@ RUN_FILES = {
         "features/histograms.json",
         "features/density.png",
         "features/activations.png",
+        "features/frequency.png",
     ),
 }
 PNG = b"\x89PNG\r\n\x1a\n"

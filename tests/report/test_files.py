@@ -14,7 +14,7 @@ from sae_sweep.config import EvaluationConfig, SaeSweepError
 from sae_sweep.report import read_densities, run_figures, write_comparison, write_features
 from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
 from sae_sweep.report.files import write_csv
-from sae_sweep.report.histogram_figures import activation_figure, density_figure
+from sae_sweep.report.histogram_figures import activation_figure, density_figure, frequency_figure
 from sae_sweep.report.parquet import _MARK
 from sae_sweep.report.style import save
 from tests.disks import fill_up
@@ -195,6 +195,15 @@ def test_density_figure_says_how_many_are_dead(evaluation):
     texts = [text.get_text().strip() for text in axes.texts]
     assert texts[0].startswith(f"{evaluation.density_histogram.counts[0]} of 30 features")
     assert texts[1:] == ["ultra-rare", "dense"]
+
+
+def test_frequency_figure_draws_live_features_only(evaluation):
+    (axes,) = frequency_figure(evaluation, "pico").axes
+    live = evaluation.densities > 0
+    drawn = axes.collections[0].get_offsets()
+    assert len(drawn) == live.sum()
+    assert drawn[:, 1].tolist() == pytest.approx(evaluation.densities[live].tolist())
+    assert f"{int(live.sum())} of 30 features" in axes.texts[0].get_text()
 
 
 def test_missing_or_damaged_features_are_one_clear_line(tmp_path):
