@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sae_sweep.report.runs_table import write_runs
     from sae_sweep.report.shortened import short_names
     from sae_sweep.report.status_text import describe_status
-    from sae_sweep.report.terminal import RunLine, files_text, terminal_summary
+    from sae_sweep.report.terminal import RunLine, files_text, position_text, terminal_summary
 
 _HOMES = {
     "ComparisonFiles": "files",
@@ -24,6 +24,7 @@ _HOMES = {
     "describe_plan": "plan_text",
     "describe_status": "status_text",
     "files_text": "terminal",
+    "position_text": "terminal",
     "read_densities": "features",
     "run_figures": "histogram_figures",
     "short_names": "shortened",
@@ -41,6 +42,7 @@ __all__ = [
     "describe_plan",
     "describe_status",
     "files_text",
+    "position_text",
     "read_densities",
     "run_figures",
     "short_names",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
+from sae_sweep.analysis.position_table import PositionRow
 from sae_sweep.config.pasted import shown_path
 from sae_sweep.report.formatting import MIXED, TextTable, count, marked, mixed_note, short_labels, shorten
 
@@ -60,6 +61,39 @@ def terminal_summary(
     if comparison is not None and comparison.rows:
         parts.append(_matrix(comparison, width))
     return "\n\n".join(part for part in parts if part)
+
+
+def position_text(rows: Sequence[PositionRow], *, width: int | None = None) -> str:
+    """Share of position features of each SAE and change of the positional embeddings, with its interval.
+
+    Args:
+        rows: in the order of the table.
+        width: as in `terminal_summary`.
+    """
+    width = max(_NARROWEST, width or shutil.get_terminal_size(fallback=(100, 24)).columns)
+    names = list(dict.fromkeys(row.sae for row in rows))
+    table = TextTable(
+        ["SAE", "layer", "positions", "live", "follow it", "of live", "95% interval"], left={0, 2}
+    )
+    labels = dict(zip(names, short_labels(names), strict=True)) if len(names) > 1 else {}
+    for row in rows:
+        low, high = f"{100 * row.low:.1f}", f"{100 * row.high:.1f}"
+        table.add(
+            [
+                labels.get(row.sae, row.sae),
+                str(row.layer),
+                row.positions,
+                f"{row.live:,}",
+                f"{row.position_features:,}",
+                f"{row.share:.1%}",
+                f"{low} to {high}",
+            ]
+        )
+    note = (
+        "Features that follow the position: omega² above 0.1 and above that of permuted positions. "
+        "Intervals: bootstrap over sequences."
+    )
+    return "\n".join(["Position", *table.lines(width, drop=(6, 3, 4)), *_notes([note], width)])
 
 
 def files_text(files: Mapping[str, Path]) -> str:

@@ -28,7 +28,7 @@ from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.group import Models
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
-from sae_sweep.report import files_text
+from sae_sweep.report import files_text, position_text
 from sae_sweep.report.analysis_files import write_analysis
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import cache_folder, hold
@@ -72,10 +72,14 @@ def analyse(request: Request) -> int:
     for name, why in selection.left_out.items():
         log.error("%s is left out: %s", name, why)
     if written:
-        files = {"features": selection.sweep.root / "*" / "features" / "*.parquet"}
+        what = "features" if len(written) == 1 else f"features (1 of {len(written)})"
+        files = {what: written[0].sae.folder.features}
         if command.figures != "none":
-            files |= write_features(selection.sweep, written, command)
-        show(f"What features do\n{files_text(files)}\n")
+            found = write_features(selection.sweep, written, command)
+            files |= found.files
+            if found.positions:
+                show(f"{position_text(found.positions)}\n\n")
+        show(f"{files_text(files)}\n")
     return len(selection.left_out)
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae_sweep.analysis.bimodality import Bimodality, bimodality
 from sae_sweep.analysis.embedding import NEIGHBOURS, random_dictionary, umap_embedding
-from sae_sweep.analysis.position_table import AnalysedSAE, position_rows, unshared_rows
+from sae_sweep.analysis.position_table import AnalysedSAE, PositionRow, position_rows, unshared_rows
 from sae_sweep.analysis.positions import PositionTest
 from sae_sweep.analysis.spectrum import Spectrum, spectrum
 from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError
@@ -52,6 +52,17 @@ log = logging.getLogger(__name__)
 
 _MOST_PANELS = 12
 """SAEs of a set that differ in more than their layer."""
+
+
+_TABLE = "position_features"
+
+
+class FeatureReport(NamedTuple):
+    """What the features of several SAEs show."""
+
+    files: Mapping[str, Path]
+    """Worth opening, by what they show."""
+    positions: Sequence[PositionRow]
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,8 @@ def _others(group: Sequence[Written]) -> Iterator[FeatureSet]:
         yield FeatureSet(name, labels[part], group[part])
 
 
-def write_features(sweep: SweepFolder, written: Sequence[Written], command: CommandConfig) -> dict[str, Path]:
-    """Draw the sets of SAEs, write the position tables, and send both to W&B; returns what to open.
+def write_features(sweep: SweepFolder, written: Sequence[Written], command: CommandConfig) -> FeatureReport:
+    """Draw the sets of SAEs, write the position tables, and send both to W&B.
 
     Raises:
         SaeSweepError: if a file cannot be written or read.
@@ -127,10 +138,19 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
             for name, figure in _figures(one, command):
                 raise_if_requested()
                 drawn[f"{one.name}/{name}"] = write_drawn(sweep.features / one.name, name, figure).png
-        tables = _write_tables(sweep.features, sets, command)
+        rows = _position_tables(sets, command)
+        tables = {
+            name: pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in found])
+            for name, found in rows.items()
+            if found
+        }
+        for name, table in tables.items():
+            write_csv(sweep.features / f"{name}.csv", table)
+            write_parquet(sweep.features / f"{name}.parquet", table)
     _track(sweep, written, command, drawn, tables)
-    opened = {"figures": sweep.features / "*" / "*.png"}
-    return opened | {name.replace("_", " "): sweep.features / f"{name}.csv" for name in tables}
+    files = {"figures": sweep.features}
+    files |= {name.replace("_", " "): sweep.features / f"{name}.csv" for name in tables}
+    return FeatureReport(files, rows[_TABLE])
 
 
 def _track(
@@ -242,26 +262,13 @@ def _separations(panels: Sequence[Panel]) -> list[Bimodality]:
     return [bimodality(torch.from_numpy(panel.feature("mean"))) for panel in panels]
 
 
-def _write_tables(
-    folder: Path, sets: Sequence[FeatureSet], command: CommandConfig
-) -> dict[str, pyarrow.Table]:
-    """Write position features by layer and change, and among what the next layer does not share."""
+def _position_tables(sets: Sequence[FeatureSet], command: CommandConfig) -> dict[str, Sequence[Any]]:
+    """Position features by layer and change, and among what the next layer does not share."""
     analysed = [found for one in sets for found in _analysed(one)]
-    rows: dict[str, Sequence[Any]] = {
-        "position_features": position_rows(analysed),
-        "unshared_position_features": unshared_rows(
-            analysed, command.matching.threshold, seed=command.analysis.seed
-        ),
+    return {
+        _TABLE: position_rows(analysed),
+        f"unshared_{_TABLE}": unshared_rows(analysed, command.matching.threshold, seed=command.analysis.seed),
     }
-    tables = {
-        name: pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in found])
-        for name, found in rows.items()
-        if found
-    }
-    for name, table in tables.items():
-        write_csv(folder / f"{name}.csv", table)
-        write_parquet(folder / f"{name}.parquet", table)
-    return tables
 
 
 def _analysed(one: FeatureSet) -> list[AnalysedSAE]:

@@ -50,7 +50,7 @@ def test_it_agrees_with_the_evaluation_and_shows_the_text(cli: Cli, trained: Tra
         *("analysis.positions=both", "analysis.permutations=20", "tracking=none"),
     )
     assert result.code == 0, result.err
-    assert "What features do" in result.out
+    assert "  multirun/x/analysis/features/position_features.csv" in result.out
     assert "for 4 SAEs" in result.err
     for run in runs:
         metrics = json.loads((run / "metrics.json").read_text())
@@ -164,11 +164,11 @@ def test_damaged_and_unfinished_runs_are_left_out(cli: Cli, trained: Trained) ->
     result = cli(*ours)
     assert result.code == 1
     assert f"{other.name} is left out: cannot write " in result.err
-    assert "What features do" not in result.out
+    assert "Files" not in result.out
     shutil.rmtree(other)
     result = cli(*ours)
     assert result.code == 1
-    assert "What features do" not in result.out
+    assert "Files" not in result.out
 
 
 def test_a_changed_text_is_refused(cli: Cli, trained: Trained) -> None:

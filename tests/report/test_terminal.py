@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sae_sweep.analysis import KeyContrast
-from sae_sweep.report import RunLine, files_text, terminal_summary
+from sae_sweep.analysis.position_table import PositionRow
+from sae_sweep.report import RunLine, files_text, position_text, terminal_summary
 
 METRICS = {"explained_variance": 0.7234, "ce_recovered_zero": 0.951, "l0": 16.04, "alive": 75.0, "dead": 25.0}
 
@@ -186,3 +187,19 @@ def test_files_can_be_pasted(tmp_path, monkeypatch):
         "  matrix        'my sweep/matrix.png'",
         "  a failed run  train.log",
     ]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_position_features_stand_with_their_intervals(width):
+    rows = [
+        PositionRow(f"gpt2-pico_L{layer}_docs", layer, change, 1000, 12, 3, 0.012, 0.008, 0.02, 5000, 40)
+        for layer in (0, 1)
+        for change in ("none", "zero")
+    ]
+    text = position_text(rows, width=width)
+    assert max(map(len, text.split("\n"))) <= width
+    lines = text.split("\n")
+    assert lines[3].split()[:3] == ["L0", "0", "none"]
+    assert "1.2%" in lines[3]
+    assert ("0.8 to 2.0" in lines[3]) == (width > 40)
+    assert "permuted" in text
