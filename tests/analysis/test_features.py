@@ -135,27 +135,6 @@ def test_special_tokens_and_the_last_position_do_not_count(subjects, text):
     assert one.firing.tokens.sum() == text[1].sum()
 
 
-def test_merged_parts_equal_one_pass(subjects, text):
-    whole = analyse(subjects, text)
-    first = analyse(subjects, tuple(part[:150] for part in text))
-    rest = analyse(subjects, (*(part[150:] for part in text), 150))
-    for name, one in first.items():
-        one.merge(rest[name])
-        for ours, theirs in ((one.top, whole[name].top), (one.sample, whole[name].sample)):
-            for merged, at_once in zip(ours.excerpts(), theirs.excerpts(), strict=True):
-                assert torch.equal(merged, at_once)
-        assert torch.equal(one.firing.fired, whole[name].firing.fired)
-        for merged, at_once in ((one.firing, whole[name].firing), (one.special, whole[name].special)):
-            assert torch.equal(merged.tokens, at_once.tokens)
-            torch.testing.assert_close(merged.sums, at_once.sums)
-        for part in ("offsets", "features", "values", "positions", "sequences"):
-            assert torch.equal(getattr(one.codes, part), getattr(whole[name].codes, part))
-        for part in ("mse", "l1", "ce_clean", "ce_sae"):
-            ours, theirs = getattr(one, part).means, getattr(whole[name], part).means
-            torch.testing.assert_close(ours, theirs, equal_nan=True)
-        assert torch.equal(one.token_sums.shares()[0], whole[name].token_sums.shares()[0])
-
-
 def test_a_model_that_runs_a_batch_in_parts_gives_the_same(subjects, text):
     ours, theirs = analyse(subjects, text, TinyLM(parts=4)), analyse(subjects, text)
     torch.testing.assert_close(ours["1"].ce_sae.means, theirs["1"].ce_sae.means, equal_nan=True)
