@@ -40,7 +40,8 @@ class Unembedding:
         """Change of each logit per unit of a direction, less the mean change over the vocabulary."""
         centred = directions - directions.mean(1, keepdim=True) if self._centred else directions
         logits = (centred.to(self._gain.device) * self._gain) @ self._weight.float().T
-        return logits - logits.mean(1, keepdim=True)
+        logits -= logits.mean(1, keepdim=True)
+        return logits
 
 
 def fold(

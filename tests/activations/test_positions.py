@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
+from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
 from sae_sweep.activations import load_language_model
 from sae_sweep.activations import model as model_module
-from sae_sweep.activations.positions import PositionChange
+from sae_sweep.activations.positions import PositionChange, learned_positions
 from sae_sweep.config import ConfigError, ModelConfig, SaeSweepError
 from tests.activations.families import save_family
 
@@ -142,6 +144,12 @@ def test_a_model_without_learned_positions_says_what_it_has(tmp_path, name, inst
         f"m has no learned positional embeddings to change (its positions: {instead}): "
         "take analysis.positions=none"
     )
+
+
+def test_a_table_of_sinusoids_is_not_learned():
+    table = nn.ModuleDict({"positions": MarianSinusoidalPositionalEmbedding(8, 4)})
+    assert learned_positions(table, "positions") is None
+    assert learned_positions(nn.ModuleDict({"positions": nn.Embedding(8, 4)}), "positions") is not None
 
 
 def test_an_unknown_change_is_named():
