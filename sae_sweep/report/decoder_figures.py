@@ -1,6 +1,7 @@
 """Figures over layers: decoders in two dimensions, and how many features follow the position."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -96,9 +97,11 @@ def joint_umap_figure(
     figure, grid = panel_grid(["decoders", "random dictionaries"], share_x=False, row=3.2)
     colours, parts = panel_colours(len(panels)), np.cumsum(sizes)[:-1]
     tables = []
+    order = np.random.default_rng(0).permutation(sum(sizes))  # so that no SAE hides those before it
+    dots = np.repeat(colours, sizes, axis=0)[order]
     for axes, places, kind in zip(grid, (embedding, random), ("decoder", "random"), strict=True):
-        for panel, colour, part in zip(panels, colours, np.split(places, parts), strict=True):
-            _scatter(axes, part, colour)
+        _scatter(axes, places[order], dots)
+        for panel, part in zip(panels, np.split(places, parts), strict=True):
             columns = {"feature": np.arange(len(part)), "umap_1": part[:, 0], "umap_2": part[:, 1]}
             tables.append(numbers_of(panel, columns, dictionary=kind))
     _without_ticks(grid)
@@ -113,8 +116,9 @@ def joint_umap_figure(
     return Drawn(figure, pyarrow.concat_tables(tables))
 
 
-def _scatter(axes: Axes, places: Float[np.ndarray, "n 2"], colour: object) -> None:
-    axes.scatter(places[:, 0], places[:, 1], s=_DOT, alpha=0.6, linewidths=0, color=[colour], rasterized=True)
+def _scatter(axes: Axes, places: Float[np.ndarray, "n 2"], colour: Any) -> None:
+    """Small dots; `colour` is one for all, or a row per dot."""
+    axes.scatter(places[:, 0], places[:, 1], s=_DOT, alpha=0.6, linewidths=0, color=colour, rasterized=True)
 
 
 def _without_ticks(grid: Sequence[Axes]) -> None:
@@ -256,5 +260,5 @@ def _ends(numbers: Sequence[int]) -> str:
     return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} to {numbers[-1]:,}"
 
 
-def _dot(label: str, colour: object) -> Line2D:
-    return Line2D([], [], linestyle="", marker="o", markersize=4, color=colour, label=label)  # type: ignore[arg-type]
+def _dot(label: str, colour: Any) -> Line2D:
+    return Line2D([], [], linestyle="", marker="o", markersize=4, color=colour, label=label)

@@ -30,9 +30,10 @@ _ROW = 1.5
 _AROUND = 0.6
 """Inches of a figure's title."""
 _X_LABEL = 0.17
-_KEY_LINE, _NOTE_LINE = 0.17, 0.145
+_KEY_LINE, _NOTE_LINE = 0.16, 0.145
 """Inches of a line of the legend, and of a line of the notes."""
 _CHARACTERS_PER_INCH = 14
+"""Of a legend's text; notes are smaller and titles larger."""
 _KEY_INCHES = 0.5
 """Inches of the sign of a legend's entry."""
 _NAME_CHARACTERS = 100
@@ -172,9 +173,9 @@ def label_figure(
     and notes, for which the figure is made higher."""
     give_empty_log_axes_a_range(figure)
     width, height = figure.get_size_inches()
-    lines = [
-        line for note in notes if note for line in textwrap.wrap(note, int(_CHARACTERS_PER_INCH * width))
-    ]
+    characters = int(_CHARACTERS_PER_INCH * width)
+    lines = [line for note in notes for line in textwrap.wrap(note, int(1.15 * characters))]
+    heading = [line for part in title.split("\n") for line in textwrap.wrap(part, int(0.85 * characters))]
     longest = max((len(str(key.get_label())) for key in keys), default=0)
     rows = math.ceil(len(keys) / max(1, int(width / (longest / _CHARACTERS_PER_INCH + _KEY_INCHES))))
     legend = _KEY_LINE * rows
@@ -183,7 +184,7 @@ def label_figure(
     figure.set_size_inches(width, whole)
     share, plots = foot / whole, (foot + _X_LABEL) / whole
     cast(Any, figure.get_layout_engine()).set(rect=(0, plots, 1, 1 - plots))
-    figure.suptitle(title, fontsize=9, color=INK)
+    figure.suptitle("\n".join(heading), fontsize=9, color=INK)
     figure.supxlabel(x, y=share, va="bottom", fontsize=8, color=INK).set_in_layout(False)
     figure.supylabel(y, fontsize=8, color=INK)
     if keys:

@@ -217,6 +217,7 @@ def sae_loss_figure(
     """
     check_panels(panels)
     _check_changes(panels, changes)
+    title = "Loss with the SAE spliced in, and loss of the SAE" if ce else "Loss of the SAE"
     rows = {"ce_sae": "cross-entropy with the SAE\n(nats per token)"} if ce else {}
     rows["loss"] = f"squared error + {l1:g} L1" if l1 else "squared error,\nmean over d_in (SAE input)"
     figure = new_figure(max(2.5 * len(changes), 4.6), 1.8 * len(rows) + 0.9)
@@ -231,9 +232,7 @@ def sae_loss_figure(
         axes.set_title(f"positions {CHANGES[change]}", fontsize=8, color=INK)
     label_figure(
         figure,
-        titled(
-            "Loss with the SAE spliced in, and of the SAE" if ce else "Loss of the SAE by position", panels
-        ),
+        titled(title, panels),
         _POSITION,
         "",
         notes=[

@@ -279,7 +279,13 @@ def test_umaps_show_dead_features_and_a_random_dictionary(panels: list[Panel]) -
     joint = joint_umap_figure(panels, np.concatenate(places[:3]), np.concatenate(places[1:]), settings="")
     stored = only(joint.numbers, panel="layer 1", dictionary="decoder")
     np.testing.assert_array_equal(stored["umap_1"], places[1][:, 0])
-    assert len(joint.figure.axes[0].collections) == 3
+    (dots,) = joint.figure.axes[0].collections
+    where = {
+        tuple(place): tuple(colour)
+        for place, colour in zip(dots.get_offsets(), dots.get_facecolors(), strict=True)
+    }
+    assert where[tuple(places[0][0])] == where[tuple(places[0][1])] != where[tuple(places[1][0])]
+    assert not np.array_equal(dots.get_offsets()[:40], places[0])  # no SAE hides those before it
     with pytest.raises(SaeSweepError, match="40 rows of random for 120 features"):
         joint_umap_figure(panels, np.concatenate(places[:3]), places[0], settings="")
 
