@@ -1,9 +1,18 @@
 """The SAEs that `task=analyse` reads: those of a sweep, of one run, or of any folder or release."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, expanded
+from sae_sweep.config import (
+    CommandConfig,
+    ConfigError,
+    ModelConfig,
+    RunConfig,
+    SaeSweepError,
+    escaped,
+    expanded,
+)
 from sae_sweep.config.names import LONGEST_NAME, made_plain, unquoted
 from sae_sweep.plan import Request
 from sae_sweep.saes import SAE, load_sae, open_sae, tensors_checksum
@@ -16,6 +25,8 @@ from sae_sweep.store import (
     read_plan,
     read_shown_status,
 )
+
+log = logging.getLogger(__name__)
 
 _OTHERS = "analysed"
 """Folder below `paths.output` of what is found out about SAEs that are no runs, unless `sweep` names one."""
@@ -34,6 +45,8 @@ class Analysed:
     load: Callable[[], SAE]
     run: PlannedRun | None = None
     """None for an SAE that is no run."""
+    trained: int | None = None
+    """Tokens per sequence in training; None if unknown."""
 
     @property
     def content(self) -> Mapping[str, str]:
@@ -88,24 +101,44 @@ def _finished(sweep: SweepFolder, only: str | None = None) -> Selection:
 
 def _of_run(run: PlannedRun) -> Analysed:
     return Analysed(
-        run.name, run.run_id, run.config, run.folder, lambda: load_sae(run.folder.sae, run.run_id), run
+        run.name,
+        run.run_id,
+        run.config,
+        run.folder,
+        lambda: load_sae(run.folder.sae, run.run_id),
+        run,
+        run.config.packing.seq_len,
     )
 
 
 def _other(command: CommandConfig, named: str, config: RunConfig) -> Selection:
     """An SAE of another origin, on the command's model and text, at the layer that its files name."""
     sae, origin = open_sae(named)
-    layer = config.layer if origin.layer is None else origin.layer
+    if origin.layer is None:
+        log.warning("%s: its files name no layer; it is read at layer=%d", named, config.layer)
+    elif origin.model is not None and _plain_model(origin.model) not in _names(config.model):
+        log.warning(
+            "%s: its files say model %s, and this is %s", named, escaped(origin.model), config.model.label
+        )
+    try:
+        config = config if origin.layer is None else replace(config, layer=origin.layer)
+    except ConfigError as error:
+        raise SaeSweepError(f"{named}, as its files say: {error}") from error
     sweep = SweepFolder(expanded(command.paths.output).absolute() / (command.sweep or _OTHERS))
     name = _label(named)
-    one = Analysed(
-        name,
-        tensors_checksum(dict(sae.state_dict())),
-        replace(config, layer=layer),
-        sweep.run(name),
-        lambda: sae,
-    )
+    owner = tensors_checksum(dict(sae.state_dict()))
+    one = Analysed(name, owner, config, sweep.run(name), lambda: sae, trained=origin.context)
     return Selection(sweep, [one])
+
+
+def _names(model: ModelConfig) -> set[str]:
+    return {_plain_model(model.label), _plain_model(model.path)}
+
+
+def _plain_model(name: str) -> str:
+    """A model's name as it is compared; the hub's `openai-community/gpt2` is SAELens's `gpt2-small`."""
+    last = name.rsplit("/", 1)[-1].lower()
+    return "gpt2-small" if last == "gpt2" else last
 
 
 def _label(named: str) -> str:

@@ -194,7 +194,6 @@ def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], D
         "feature_frequency": lambda: frequency_figure(panels, limits),
         "density": lambda: density_figure(panels, limits),
         "deciles": lambda: decile_figure(panels, study=study),
-        "separation": lambda: separation_figure(panels, _separations(panels)),
     }
     if changes:
         l1 = STUDY_L1 if study else 0.0
@@ -202,6 +201,7 @@ def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], D
     if len(one.members) > 1 and one.labels[0].startswith("layer ") and one.members[0].tests:
         makers["position_features"] = lambda: _position_features(one, command)
     if command.figures == "paper":
+        makers["separation"] = lambda: separation_figure(panels, _separations(panels))
         makers |= _umap_makers(one, panels, command)
     return makers
 
@@ -248,7 +248,7 @@ def _panel(label: str, member: Written) -> Panel:
     features, positions = (
         read_analysis(path, member.sae.owner) for path in (files.features, files.positions)
     )
-    return Panel(label, member.sae.name, features, positions, member.sae.config.packing.seq_len)
+    return Panel(label, member.sae.name, features, positions, member.sae.trained)
 
 
 def _spectra(panel: Panel, command: CommandConfig) -> dict[str, Spectrum]:
