@@ -40,7 +40,10 @@ def partners(codes: Codes, most: int, between: Callable[[], None] = lambda: None
 
     tokens, d_sae = len(codes.positions), codes.d_sae
     ones = np.ones(len(codes.features), dtype=np.int32)
-    fires = csr_array((ones, codes.features.numpy(), codes.offsets.numpy()), shape=(tokens, d_sae))
+    offsets = codes.offsets.numpy()
+    if len(ones) < 2**31:
+        offsets = offsets.astype(np.int32)  # as the indices, which would be copied into the wider type
+    fires = csr_array((ones, codes.features.numpy(), offsets), shape=(tokens, d_sae))
     by_feature = fires.T.tocsr()
     fired = torch.from_numpy(np.diff(by_feature.indptr)).long()
     found = Partners(

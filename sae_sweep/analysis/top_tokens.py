@@ -98,17 +98,37 @@ class TokenSums:
             return
         keys, sums, counts = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting, self._waiting_count = [], 0
-        self._keys, places = torch.cat([self._keys, keys]).unique(return_inverse=True)
-        self._sums = _added(len(self._keys), places, torch.cat([self._sums, sums]))
-        self._counts = _added(len(self._keys), places, torch.cat([self._counts, counts]))
+        keys, places = keys.unique(return_inverse=True)
+        self._insert(keys, _added(len(keys), places, sums), _added(len(keys), places, counts))
         if len(self._keys) > self._most:
             self._drop_the_smallest()
+
+    def _insert(self, keys: Tensor, sums: Tensor, counts: Tensor) -> None:
+        """Add sums of distinct keys, in order, to those that are sorted already: all together sort slowly."""
+        places = torch.searchsorted(self._keys, keys)
+        known = places < len(self._keys)
+        known[known.clone()] = self._keys[places[known]] == keys[known]
+        self._sums[places[known]] += sums[known]
+        self._counts[places[known]] += counts[known]
+        new = ~known
+        places = places[new] + torch.arange(int(new.sum()))
+        for name, values in (("_keys", keys), ("_sums", sums), ("_counts", counts)):
+            setattr(self, name, _inserted(getattr(self, name), places, values[new]))
 
     def _drop_the_smallest(self) -> None:
         order = self._sums.argsort(descending=True, stable=True)
         self.dropped += float(self._sums[order[self._most]])
         kept = order[: self._most].sort().values
         self._keys, self._sums, self._counts = self._keys[kept], self._sums[kept], self._counts[kept]
+
+
+def _inserted(old: Tensor, places: Tensor, new: Tensor) -> Tensor:
+    """A tensor with `new` at some places, and `old` at the others."""
+    both = old.new_empty(len(old) + len(new))
+    others = torch.ones(len(both), dtype=torch.bool)
+    others[places] = False
+    both[places], both[others] = new, old
+    return both
 
 
 def _added(size: int, places: Tensor, values: Tensor) -> Tensor:
