@@ -237,7 +237,7 @@ def sae_loss_figure(
         "",
         notes=[
             count_note(panels),
-            f"running means of {SMOOTHED} positions; {_context_note(panels)}".removesuffix("; "),
+            _line_note(panels, "lines:"),
         ],
         keys=_panel_keys(panels),
     )
@@ -267,7 +267,7 @@ def _draw_losses(rows: Mapping[str, Axes], panels: Sequence[Panel], change: str,
         for row, axes in rows.items():
             curve = panel.at(row, change) if row == "ce_sae" else _sae_loss(panel, change, l1)
             columns |= {row: curve, f"{row}_running_mean": running_mean(curve)}
-            axes.plot(columns[f"{row}_running_mean"], linewidth=1, **style)
+            axes.plot(columns[f"{row}_running_mean"] if _long(curve) else curve, linewidth=1, **style)
         tables.append(numbers_of(panel, columns, positions=change))
     return pyarrow.concat_tables(tables)
 
@@ -276,8 +276,13 @@ def _sae_loss(panel: Panel, change: str, l1: float) -> Float[np.ndarray, " posit
     return panel.at("mse", change) + l1 * panel.at("l1", change)
 
 
+def _long(curve: Float[np.ndarray, " n"]) -> bool:
+    """Whether there is something to see in its running mean."""
+    return len(curve) >= 3 * SMOOTHED
+
+
 def _draw_curve(axes: Axes, curve: Float[np.ndarray, " n"], colour: str, *, smooth: bool = True) -> None:
-    if not smooth or len(curve) < 3 * SMOOTHED:
+    if not smooth or not _long(curve):
         axes.plot(curve, color=colour, linewidth=1)
         return
     axes.plot(curve, color=colour, linewidth=0.6, alpha=0.35)
@@ -302,8 +307,9 @@ def _context_note(panels: Sequence[Panel]) -> str:
     return f"vertical line: end of the training context ({', '.join(map(str, passed))} tokens)"
 
 
-def _line_note(panels: Sequence[Panel], *, smooth: bool = True) -> str:
-    running = f"thick lines: running means of {SMOOTHED} positions" if smooth else ""
+def _line_note(panels: Sequence[Panel], lines: str = "thick lines:", *, smooth: bool = True) -> str:
+    long = smooth and any(_long(panel.at("tokens")) for panel in panels)
+    running = f"{lines} running means of {SMOOTHED} positions" if long else ""
     return "; ".join(filter(None, (running, _context_note(panels))))
 
 

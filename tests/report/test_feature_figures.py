@@ -265,6 +265,31 @@ def test_an_sae_whose_features_are_all_dead_has_empty_plots() -> None:
         assert f"drawn: {DEAD}" in texts(drawn.figure)
 
 
+def test_a_single_live_feature_and_a_few_positions_are_drawn_too() -> None:
+    whole = panel(0)
+    tables = {"features": whole.features.slice(FEATURES - DEAD - 1), "positions": whole.positions.slice(0, 6)}
+    one = dataclasses.replace(whole, **tables, trained=None)
+    tokens = one.positions.column_names.index("tokens")
+    one = dataclasses.replace(
+        one, positions=one.positions.set_column(tokens, "tokens", pyarrow.array([0, 1, 0, 0, 0, 0]))
+    )
+    test = Bimodality(math.nan, math.nan, math.nan, 1, DEAD)
+    for drawn in (
+        strength_figure([one]),
+        frequency_figure([one]),
+        density_figure([one]),
+        decile_figure([one]),
+        separation_figure([one], [test]),
+        activation_figure([one]),
+        activation_figure([one], first=True),
+        spread_figure([one]),
+    ):
+        drawn.figure.draw_without_rendering()
+    figure, numbers = sae_loss_figure([one])
+    np.testing.assert_array_equal(curve(figure.axes[1], 0), only(numbers)["loss"])  # too few to smooth
+    assert "running means" not in texts(figure)
+
+
 def test_umaps_show_dead_features_and_a_random_dictionary(panels: list[Panel]) -> None:
     places = [np.random.default_rng(seed).normal(size=(FEATURES, 2)) for seed in range(4)]
     figure, numbers = umap_figure(panels, places[:3], places[3], settings="cosine, seed 0")
