@@ -104,6 +104,8 @@ def spectrum_figure(panels: Sequence[Panel], spectra: Sequence[Mapping[str, Spec
         spectra: of each panel, by change of the positional embeddings: of `mean_activation`.
     """
     check_panels(panels, spectra=spectra)
+    if not any(spectra):
+        raise SaeSweepError("no spectrum to draw: the curves have too few positions")
     figure, grid = panel_grid([panel.label for panel in panels])
     tables = []
     for axes, panel, of_changes in zip(grid, panels, spectra, strict=True):
@@ -162,8 +164,7 @@ def spread_figure(panels: Sequence[Panel]) -> Drawn:
         dots = axes.scatter(
             mean[1:], std[1:], c=positions[1:], cmap="viridis", vmin=1, vmax=last, s=4, linewidths=0
         )
-        columns = {"position": positions[1:], "mean": mean[1:], "std": std[1:]}
-        tables.append(numbers_of(panel, columns))
+        tables.append(numbers_of(panel, {"position": positions[1:], "mean": mean[1:], "std": std[1:]}))
     if dots is not None:
         bar = figure.colorbar(dots, ax=grid, pad=0.015, fraction=0.03, aspect=30)
         bar.set_label("position in the sequence (tokens)", fontsize=8)

@@ -200,6 +200,8 @@ def test_peaks_of_a_spectrum_are_marked_and_named() -> None:
     assert list(stored["periods"][stored["stands_out"]]) == [47 / 6]
     with pytest.raises(SaeSweepError, match="0 spectra for 1 panels"):
         spectrum_figure([one], [])
+    with pytest.raises(SaeSweepError, match="no spectrum to draw"):
+        spectrum_figure([one], [{}])
 
 
 def test_deviation_has_a_dot_per_position_but_the_first(panels: list[Panel]) -> None:
