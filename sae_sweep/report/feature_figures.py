@@ -113,7 +113,7 @@ def density_figure(panels: Sequence[Panel], limits: EvaluationConfig | None = No
     """Histograms of the features' densities, with the dead ones counted, and dense and ultra-rare marked."""
     check_panels(panels)
     figure, grid = panel_grid([panel.label for panel in panels], share_x=True)
-    lowest = math.floor(min(math.log10(1 / max(1, panel.tokens)) for panel in panels))
+    lowest = min(-1, *(math.floor(-math.log10(max(1, panel.tokens))) for panel in panels))
     edges = 10.0 ** np.linspace(lowest, 0, -lowest * _BINS_PER_POWER_OF_TEN + 1)
     tables = []
     for axes, panel in zip(grid, panels, strict=True):

@@ -104,6 +104,8 @@ def spectrum_figure(panels: Sequence[Panel], spectra: Sequence[Mapping[str, Spec
         spectra: of each panel, by change of the positional embeddings: of `mean_activation`.
     """
     check_panels(panels, spectra=spectra)
+    if not any(spectra):
+        raise SaeSweepError("no spectrum to draw: the curves have too few positions")
     figure, grid = panel_grid([panel.label for panel in panels])
     tables = []
     for axes, panel, of_changes in zip(grid, panels, spectra, strict=True):
@@ -162,8 +164,7 @@ def spread_figure(panels: Sequence[Panel]) -> Drawn:
         dots = axes.scatter(
             mean[1:], std[1:], c=positions[1:], cmap="viridis", vmin=1, vmax=last, s=4, linewidths=0
         )
-        columns = {"position": positions[1:], "mean": mean[1:], "std": std[1:]}
-        tables.append(numbers_of(panel, columns))
+        tables.append(numbers_of(panel, {"position": positions[1:], "mean": mean[1:], "std": std[1:]}))
     if dots is not None:
         bar = figure.colorbar(dots, ax=grid, pad=0.015, fraction=0.03, aspect=30)
         bar.set_label("position in the sequence (tokens)", fontsize=8)
@@ -237,7 +238,7 @@ def sae_loss_figure(
         "",
         notes=[
             count_note(panels),
-            f"running means of {SMOOTHED} positions; {_context_note(panels)}".removesuffix("; "),
+            _line_note(panels, "lines:"),
         ],
         keys=_panel_keys(panels),
     )
@@ -267,7 +268,7 @@ def _draw_losses(rows: Mapping[str, Axes], panels: Sequence[Panel], change: str,
         for row, axes in rows.items():
             curve = panel.at(row, change) if row == "ce_sae" else _sae_loss(panel, change, l1)
             columns |= {row: curve, f"{row}_running_mean": running_mean(curve)}
-            axes.plot(columns[f"{row}_running_mean"], linewidth=1, **style)
+            axes.plot(columns[f"{row}_running_mean"] if _long(curve) else curve, linewidth=1, **style)
         tables.append(numbers_of(panel, columns, positions=change))
     return pyarrow.concat_tables(tables)
 
@@ -276,8 +277,13 @@ def _sae_loss(panel: Panel, change: str, l1: float) -> Float[np.ndarray, " posit
     return panel.at("mse", change) + l1 * panel.at("l1", change)
 
 
+def _long(curve: Float[np.ndarray, " n"]) -> bool:
+    """Whether there is something to see in its running mean."""
+    return len(curve) >= 3 * SMOOTHED
+
+
 def _draw_curve(axes: Axes, curve: Float[np.ndarray, " n"], colour: str, *, smooth: bool = True) -> None:
-    if not smooth or len(curve) < 3 * SMOOTHED:
+    if not smooth or not _long(curve):
         axes.plot(curve, color=colour, linewidth=1)
         return
     axes.plot(curve, color=colour, linewidth=0.6, alpha=0.35)
@@ -302,8 +308,9 @@ def _context_note(panels: Sequence[Panel]) -> str:
     return f"vertical line: end of the training context ({', '.join(map(str, passed))} tokens)"
 
 
-def _line_note(panels: Sequence[Panel], *, smooth: bool = True) -> str:
-    running = f"thick lines: running means of {SMOOTHED} positions" if smooth else ""
+def _line_note(panels: Sequence[Panel], lines: str = "thick lines:", *, smooth: bool = True) -> str:
+    long = smooth and any(_long(panel.at("tokens")) for panel in panels)
+    running = f"{lines} running means of {SMOOTHED} positions" if long else ""
     return "; ".join(filter(None, (running, _context_note(panels))))
 
 

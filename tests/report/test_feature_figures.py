@@ -200,6 +200,8 @@ def test_peaks_of_a_spectrum_are_marked_and_named() -> None:
     assert list(stored["periods"][stored["stands_out"]]) == [47 / 6]
     with pytest.raises(SaeSweepError, match="0 spectra for 1 panels"):
         spectrum_figure([one], [])
+    with pytest.raises(SaeSweepError, match="no spectrum to draw"):
+        spectrum_figure([one], [{}])
 
 
 def test_deviation_has_a_dot_per_position_but_the_first(panels: list[Panel]) -> None:
@@ -263,6 +265,31 @@ def test_an_sae_whose_features_are_all_dead_has_empty_plots() -> None:
     ):
         drawn.figure.draw_without_rendering()
         assert f"drawn: {DEAD}" in texts(drawn.figure)
+
+
+def test_a_single_live_feature_and_a_few_positions_are_drawn_too() -> None:
+    whole = panel(0)
+    tables = {"features": whole.features.slice(FEATURES - DEAD - 1), "positions": whole.positions.slice(0, 6)}
+    one = dataclasses.replace(whole, **tables, trained=None)
+    tokens = one.positions.column_names.index("tokens")
+    one = dataclasses.replace(
+        one, positions=one.positions.set_column(tokens, "tokens", pyarrow.array([0, 1, 0, 0, 0, 0]))
+    )
+    test = Bimodality(math.nan, math.nan, math.nan, 1, DEAD)
+    for drawn in (
+        strength_figure([one]),
+        frequency_figure([one]),
+        density_figure([one]),
+        decile_figure([one]),
+        separation_figure([one], [test]),
+        activation_figure([one]),
+        activation_figure([one], first=True),
+        spread_figure([one]),
+    ):
+        drawn.figure.draw_without_rendering()
+    figure, numbers = sae_loss_figure([one])
+    np.testing.assert_array_equal(curve(figure.axes[1], 0), only(numbers)["loss"])  # too few to smooth
+    assert "running means" not in texts(figure)
 
 
 def test_umaps_show_dead_features_and_a_random_dictionary(panels: list[Panel]) -> None:
