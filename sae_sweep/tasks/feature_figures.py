@@ -181,7 +181,7 @@ def _figures(one: FeatureSet, command: CommandConfig) -> Iterator[tuple[str, Dra
 def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], Drawn]]:
     """What draws each figure."""
     panels = [_panel(label, member) for label, member in zip(one.labels, one.members, strict=True)]
-    changes, study = panels[0].changes[1:], command.analysis.numerics == "study"
+    changes, study = panels[0].changes, command.analysis.numerics == "study"
     limits = one.members[0].sae.config.evaluation
     makers: dict[str, Callable[[], Drawn]] = {
         "mean_by_position": lambda: activation_figure(panels),
@@ -195,9 +195,12 @@ def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], D
         "density": lambda: density_figure(panels, limits),
         "deciles": lambda: decile_figure(panels, study=study),
     }
-    if changes:
-        l1 = STUDY_L1 if study else 0.0
-        makers["losses_changed_positions"] = lambda: sae_loss_figure(panels, changes, ce=not study, l1=l1)
+    if len(changes) > 1:
+        makers["losses_changed_positions"] = (
+            (lambda: sae_loss_figure(panels, changes[1:], ce=False, l1=STUDY_L1))
+            if study
+            else lambda: sae_loss_figure(panels, changes)
+        )
     if len(one.members) > 1 and one.labels[0].startswith("layer ") and one.members[0].tests:
         makers["position_features"] = lambda: _position_features(one, command)
     if command.figures == "paper":

@@ -75,15 +75,3 @@ def test_a_random_dictionary_keeps_the_norms_and_nothing_else() -> None:
     assert cosines.mean().abs() < 0.1
     assert not torch.equal(found, random_dictionary(decoder, seed=2))
     assert torch.equal(found, random_dictionary(decoder, seed=1))
-
-
-@pytest.mark.slow(reason="UMAP is compiled first")
-def test_clusters_stay_apart_and_equal_seeds_give_equal_places() -> None:
-    centres = 10 * torch.eye(8)[:2]
-    decoder = torch.cat([centres[0] + rows(30), centres[1] + rows(31)])
-    found = umap_embedding(decoder, seed=3)
-    np.testing.assert_array_equal(found, umap_embedding(decoder, seed=3))
-    assert not np.array_equal(found, umap_embedding(decoder, seed=4))
-    one, other = found[:30], found[30:]
-    radius = max(np.linalg.norm(part - part.mean(0), axis=1).max() for part in (one, other))
-    assert np.linalg.norm(one.mean(0) - other.mean(0)) > radius

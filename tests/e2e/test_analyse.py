@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from sae_sweep.analysis.embedding import umap_embedding
 from sae_sweep.saes import load_sae
 from tests.conftest import Cli
 
@@ -109,7 +111,7 @@ def agrees_with_its_text(features: dict, contexts: dict, strings: dict, alive: f
 
 @pytest.mark.slow(reason="SAEs of two layers are trained first, and all figures are drawn")
 def test_figures_for_a_paper_show_the_layers_side_by_side(cli: Cli, trained: Trained) -> None:
-    trained("layer=2,3")
+    runs = trained("layer=2,3")
     words = ("task=analyse", "sweep=x", "figures=paper", "analysis.tokens=2_000", "analysis.permutations=5")
     result = cli(*words, "analysis.seq_len=140", "analysis.numerics=study")
     assert result.code == 0, result.err
@@ -119,7 +121,10 @@ def test_figures_for_a_paper_show_the_layers_side_by_side(cli: Cli, trained: Tra
     assert set(curve["panel"]) == {"layer 2", "layer 3"}
     assert set(curve["positions"]) == {"none", "zero", "shuffle"}
     assert max(curve["position"]) == 139
-    assert (folder / "decoder_umap.png").exists()
+    umap = pq.read_table(folder / "decoder_umap.parquet").to_pydict()
+    drawn = np.array([umap["umap_1"], umap["umap_2"]]).T[:512]
+    assert set(umap["panel"][:512]) == {"layer 3 (from 1)"}
+    np.testing.assert_array_equal(drawn, umap_embedding(load_sae(runs[0]).W_dec, seed=0))
     unshared = pq.read_table(Path("multirun/x/analysis/features/unshared_position_features.parquet"))
     assert unshared["layer"].to_pylist() == [2]
 
