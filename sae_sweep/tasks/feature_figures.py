@@ -127,10 +127,13 @@ def _others(group: Sequence[Written]) -> Iterator[FeatureSet]:
 def write_features(sweep: SweepFolder, written: Sequence[Written], command: CommandConfig) -> FeatureReport:
     """Draw the sets of SAEs, write the position tables, and send both to W&B.
 
+    The tables of a command that names one SAE are in the folder of its figures: those of the sweep stay.
+
     Raises:
         SaeSweepError: if a file cannot be written or read.
     """
     sets = feature_sets(written, layers_only=command.figures == "paper")
+    folder = sweep.features if command.sae is None else sweep.features / sets[0].name
     drawn: dict[str, Path] = {}
     with hold_sweep(sweep):
         for one in sets:
@@ -145,11 +148,11 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
             if found
         }
         for name, table in tables.items():
-            write_csv(sweep.features / f"{name}.csv", table)
-            write_parquet(sweep.features / f"{name}.parquet", table)
+            write_csv(folder / f"{name}.csv", table)
+            write_parquet(folder / f"{name}.parquet", table)
     _track(sweep, written, command, drawn, tables)
-    files = {"figures": sweep.features}
-    files |= {name.replace("_", " "): sweep.features / f"{name}.csv" for name in tables}
+    files = {"figures": folder}
+    files |= {name.replace("_", " "): folder / f"{name}.csv" for name in tables}
     return FeatureReport(files, rows[_TABLE])
 
 

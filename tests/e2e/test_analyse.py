@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sae_sweep.analysis.embedding import umap_embedding
 from sae_sweep.saes import load_sae
@@ -144,6 +145,11 @@ def test_any_sae_can_be_analysed(cli: Cli, trained: Trained, small: list[str], t
     assert cli(*ours, f"sae={foreign}", "layer=7", *text).code == 0
     found = pq.read_table("multirun/analysed/elsewhere_blocks.2/features/firing.parquet").to_pydict()
     assert found["active"] == own["active"]  # at layer 2, as its files say
+    weights = load_file(foreign / "sae_weights.safetensors")
+    save_file({**weights, "b_dec": weights["b_dec"] + 1}, foreign / "sae_weights.safetensors")
+    assert cli(*ours, f"sae={foreign}", *text).code == 0
+    (other,) = Path("multirun/analysed").glob("elsewhere_blocks.2_*")  # nothing is overwritten
+    assert (other / "features" / "firing.parquet").exists()
     cfg["d_in"] = 64
     (foreign / "cfg.json").write_text(json.dumps(cfg))
     result = cli(*ours, f"sae={foreign}", *text)
@@ -152,6 +158,39 @@ def test_any_sae_can_be_analysed(cli: Cli, trained: Trained, small: list[str], t
     result = cli(*ours, "sae=nowhere", *text)
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "nowhere" in result.err
+
+
+@pytest.mark.slow(reason="SAEs of two layers are trained first, and figures are drawn twice")
+def test_one_run_leaves_the_tables_of_its_sweep(cli: Cli, trained: Trained) -> None:
+    run, _ = trained("layer=2,3")
+    ours = ("task=analyse", "analysis.tokens=1_000", "analysis.permutations=5", "tracking=none")
+    assert cli(*ours, "sweep=x").code == 0
+    whole = Path("multirun/x/analysis/features/position_features.csv")
+    before = whole.read_text()
+    assert cli(*ours, f"sae={run}").code == 0
+    assert whole.read_text() == before
+    own = (whole.parent / run.name / whole.name).read_text().splitlines()
+    assert own == before.splitlines()[:2]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        ([], 1, "needs sweep=NAME, a folder below {here}/multirun; there is x, or sae=FOLDER"),
+        (["sae=multirun/x"], 1, "{here}/multirun/x is a sweep: name one of its runs, or give sweep=x"),
+        (["sae="], 2, "sae: name a folder"),
+        (['sae="~nobody_at_all/x"'], 2, "~nobody_at_all is no home folder"),
+        ([f"sae={'n' * 300}"], 1, "File name too long"),
+    ],
+)
+def test_what_names_no_sae_is_one_line(
+    cli: Cli, tmp_path: Path, words: list[str], code: int, why: str
+) -> None:
+    (tmp_path / "multirun" / "x").mkdir(parents=True)
+    (tmp_path / "multirun" / "x" / "plan.json").write_text(json.dumps({"sweep": "x", "runs": []}))
+    result = cli("task=analyse", *words)
+    assert (result.code, result.err.count("\n")) == (code, 1)
+    assert why.format(here=tmp_path) in result.err
 
 
 @pytest.mark.slow(reason="two SAEs are trained first, and the sweep is analysed twice")
