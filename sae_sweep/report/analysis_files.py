@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -142,15 +142,18 @@ def _effects(results: FeatureResults) -> dict[str, pyarrow.Array]:
     }
 
 
-def _tests(results: FeatureResults) -> dict[str, np.ndarray]:
-    """The largest share of the null and the verdict; `position_share_zero` etc. for changed embeddings."""
+def _tests(results: FeatureResults) -> dict[str, Any]:
+    """The largest share of the null, and the verdict, which is null for features that never fire.
+
+    `position_share_zero` etc. are for changed embeddings.
+    """
     found = {}
     for change, test in results.tests.items():
         suffix = "" if change == UNCHANGED else f"_{change}"
         if suffix:
             found[f"position_share{suffix}"] = test.position_share.numpy()
         found[f"position_null{suffix}"] = test.null_maximum.numpy()
-        found[f"position_feature{suffix}"] = test.passes.numpy()
+        found[f"position_feature{suffix}"] = _or_null(test.passes, ~test.position_share.isnan())
     return found
 
 

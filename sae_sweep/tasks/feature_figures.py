@@ -55,6 +55,22 @@ _MOST_PANELS = 12
 
 
 _TABLE = "position_features"
+_DRAWN_FROM_FEATURES = (
+    "mean_by_position",
+    "mean_by_position_with_first",
+    "spectrum",
+    "token_spread",
+    "language_model_loss",
+    "losses",
+    "losses_changed_positions",
+    "feature_spread",
+    "feature_frequency",
+    "density",
+    "deciles",
+    "separation",
+    "position_features",
+)
+"""Figures of what features do on a text; the others show the decoders alone, which stay as they are."""
 
 
 class FeatureReport(NamedTuple):
@@ -138,10 +154,14 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
     with hold_sweep(sweep):
         for one in sets:
             log.info("figures of %s: %d SAEs", one.name, len(one.members))
+            for name in _DRAWN_FROM_FEATURES:
+                _remove(sweep.features / one.name, name, "png", "svg", "parquet")
             for name, figure in _figures(one, command):
                 raise_if_requested()
                 drawn[f"{one.name}/{name}"] = write_drawn(sweep.features / one.name, name, figure).png
         rows = _position_tables(sets, command)
+        for name in rows:
+            _remove(folder, name, "csv", "parquet")
         tables = {
             name: pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in found])
             for name, found in rows.items()
@@ -154,6 +174,16 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
     files = {"figures": folder}
     files |= {name.replace("_", " "): folder / f"{name}.csv" for name in tables}
     return FeatureReport(files, rows[_TABLE])
+
+
+def _remove(folder: Path, name: str, *endings: str) -> None:
+    """Delete what an earlier analysis left, if it did, so that it does not stand beside newer results."""
+    for ending in endings:
+        file = folder / f"{name}.{ending}"
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise SaeSweepError(f"cannot delete {file} of an earlier analysis: {error.strerror}") from error
 
 
 def _track(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from sae_sweep.analysis.embedding import umap_embedding
@@ -171,6 +172,41 @@ def test_one_run_leaves_the_tables_of_its_sweep(cli: Cli, trained: Trained) -> N
     assert whole.read_text() == before
     own = (whole.parent / run.name / whole.name).read_text().splitlines()
     assert own == before.splitlines()[:2]
+    (drawn,) = (path for path in whole.parent.glob("*/losses.png") if path.parent.name != run.name)
+    kept = drawn.with_name("decoder_umap.png")
+    for file in (kept, drawn.with_name("losses_changed_positions.png")):
+        shutil.copy(drawn, file)
+    assert cli(*ours, "sweep=x", "analysis.tokens=10").code == 0  # one sequence, too few for the tables
+    assert not whole.exists()
+    assert not drawn.with_name("position_features.png").exists()
+    assert not drawn.with_name("losses_changed_positions.png").exists()
+    assert drawn.exists()
+    assert kept.exists()  # shows the decoders alone
+
+
+@pytest.mark.slow(reason="an SAE is trained first, and all figures are drawn")
+def test_an_sae_without_live_features_is_said(
+    cli: Cli, trained: Trained, small: list[str], text_folder: Path
+) -> None:
+    (run,) = trained("seed=42")
+    weights = load_file(run / "sae" / "sae_weights.safetensors")
+    foreign = Path("dead")
+    foreign.mkdir()
+    keys = ("d_in", "d_sae", "dtype", "device")
+    cfg = {key: json.loads((run / "sae" / "cfg.json").read_text())[key] for key in keys}
+    (foreign / "cfg.json").write_text(json.dumps(cfg | {"architecture": "standard"}))
+    dead = {**weights, "b_enc": torch.full_like(weights["b_enc"], -1e6)}
+    kept = {name: dead[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    save_file(kept, foreign / "sae_weights.safetensors")
+    words = ("task=analyse", "analysis.tokens=1_000", "analysis.permutations=5", "tracking=none")
+    text = ("model=gpt2-pico", "dataset=files", f"dataset.path={text_folder}")
+    result = cli(*words, *text, "sae=dead")
+    assert result.code == 0
+    assert "dead: no feature fires on this text" in result.err
+    assert "nan" not in result.out
+    found = pq.read_table("multirun/analysed/dead/features/firing.parquet").to_pydict()
+    assert set(found["position_feature"]) == {None}
+    assert set(found["active"]) == {0}
 
 
 @pytest.mark.parametrize(
