@@ -23,11 +23,14 @@ class TopTokens(NamedTuple):
 class TokenSums:
     """Sum and number of activations for each pair of feature and token that occurs.
 
-    Above `pairs` of them the smallest sums are dropped; `dropped` bounds what a pair may have lost.
+    Above `pairs` of them the smallest sums of the features with most pairs are dropped; `dropped` bounds what a
+    pair may have lost.
     """
 
     def __init__(self, d_sae: int, vocabulary: int, pairs: int = PAIRS) -> None:
         self._d_sae, self._vocabulary, self._most = d_sae, vocabulary, pairs
+        self._whole = torch.zeros(d_sae, dtype=torch.float64)
+        """Whole activation of each feature, dropped pairs included."""
         self._keys = torch.zeros(0, dtype=torch.int64)
         self._sums = torch.zeros(0, dtype=torch.float64)
         self._counts = torch.zeros(0, dtype=torch.int64)
@@ -40,12 +43,15 @@ class TokenSums:
         self, features: Int[Tensor, " n"], tokens: Int[Tensor, " n"], values: Float[Tensor, " n"]
     ) -> None:
         """Add activations, each with its feature and the id of its token."""
-        keys = features.cpu().long() * self._vocabulary + tokens.cpu().long()
-        self._wait(keys, values.cpu().double(), torch.ones_like(keys))
+        features, values = features.cpu().long(), values.cpu().double()
+        keys = features * self._vocabulary + tokens.cpu().long()
+        self._whole.index_add_(0, features, values)
+        self._wait(keys, values, torch.ones_like(keys))
 
     def merge(self, other: "TokenSums") -> None:
         """Add another part of the text."""
         other._settle()
+        self._whole += other._whole
         self._wait(other._keys, other._sums, other._counts)
         self.dropped += other.dropped
 
@@ -56,15 +62,13 @@ class TokenSums:
         """
         self._settle()
         features = self._keys // self._vocabulary
-        zeros = torch.zeros(self._d_sae, dtype=torch.float64)
-        whole = zeros.index_add(0, features, self._sums)
-        largest = zeros.scatter_reduce(0, features, self._sums, "amax")
+        largest = torch.zeros_like(self._whole).scatter_reduce(0, features, self._sums, "amax")
         best = self._sums == largest[features]
         tokens = torch.full((self._d_sae,), -1)
         tokens.scatter_reduce_(
             0, features[best], self._keys[best] % self._vocabulary, "amin", include_self=False
         )
-        return tokens, torch.where(whole > 0, largest / whole, torch.nan)
+        return tokens, largest / self._whole
 
     def by_mean(self, most: int, at_least: int = 1) -> TopTokens:
         """The tokens of the highest mean activation, of those on which a feature fired `at_least` times."""
@@ -101,7 +105,7 @@ class TokenSums:
         keys, places = keys.unique(return_inverse=True)
         self._insert(keys, _added(len(keys), places, sums), _added(len(keys), places, counts))
         if len(self._keys) > self._most:
-            self._drop_the_smallest()
+            self._drop_the_least()
 
     def _insert(self, keys: Tensor, sums: Tensor, counts: Tensor) -> None:
         """Add sums of distinct keys, in order, to those that are sorted already: all together sort slowly."""
@@ -115,9 +119,15 @@ class TokenSums:
         for name, values in (("_keys", keys), ("_sums", sums), ("_counts", counts)):
             setattr(self, name, _inserted(getattr(self, name), places, values[new]))
 
-    def _drop_the_smallest(self) -> None:
+    def _drop_the_least(self) -> None:
+        """Keep as many of each feature, from its largest sum on: a rare feature has no large sums at all."""
         order = self._sums.argsort(descending=True, stable=True)
-        self.dropped += float(self._sums[order[self._most]])
+        features = self._keys[order] // self._vocabulary
+        by_feature = features.argsort(stable=True)
+        counts = torch.bincount(features, minlength=self._d_sae)
+        ranks = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        order = order[by_feature[ranks.argsort(stable=True)]]
+        self.dropped += float(self._sums[order[self._most :]].max())
         kept = order[: self._most].sort().values
         self._keys, self._sums, self._counts = self._keys[kept], self._sums[kept], self._counts[kept]
 

@@ -102,6 +102,7 @@ def _features(results: FeatureResults, deciles: Tensor) -> pyarrow.Table:
             "deciles_exact": [analysis.quantiles.exact] * len(token),
             "top_token": _or_null(token, token >= 0),
             "top_token_share": share.numpy(),
+            "top_tokens_exact": [not analysis.token_sums.dropped] * len(token),
             "tokens_by_mean": _lists(top.ids, top.ids >= 0),
             "token_means": _lists(top.means, top.ids >= 0),
             "token_counts": _lists(top.counts, top.ids >= 0),

@@ -335,6 +335,25 @@ def test_pairs_that_do_not_fit_are_dropped_within_the_said_bound(f, tokens):
         assert true - found.dropped - 1e-9 <= lost <= true + 1e-9
 
 
+def test_dropped_pairs_still_count_in_a_features_whole_activation(f, tokens):
+    share, found = sums(f, tokens).shares()[1], sums(f, tokens, most=40, batches=12)
+    shares = found.shares()[1]
+    assert found.dropped > 0
+    whole = f.double().sum((0, 1))
+    torch.testing.assert_close(shares.isnan(), share.isnan())
+    assert (shares <= share + 1e-9)[whole > 0].all()
+    assert (shares >= share - found.dropped / whole - 1e-9)[whole > 0].all()
+
+
+def test_a_rare_feature_keeps_a_token_where_pairs_are_dropped():
+    found = TokenSums(2, 100, 20)
+    found.update(torch.tensor([1]), torch.tensor([7]), torch.tensor([0.01]))
+    found.update(torch.zeros(100).long(), torch.arange(100), torch.ones(100))
+    tokens, shares = found.shares()
+    assert tokens[1] == 7
+    assert shares.tolist() == pytest.approx([0.01, 1])
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 2**40))
 def test_random_priorities_are_strictly_between_0_and_1(seed, sequence):
