@@ -23,8 +23,8 @@ class TopTokens(NamedTuple):
 class TokenSums:
     """Sum and number of activations for each pair of feature and token that occurs.
 
-    Above `pairs` of them the smallest sums of the features with most pairs are dropped; `dropped` bounds what a
-    pair may have lost.
+    Above `pairs` of them the smallest sums of the features with most pairs are dropped; `dropped` bounds what
+    a pair may have lost.
     """
 
     def __init__(self, d_sae: int, vocabulary: int, pairs: int = PAIRS) -> None:

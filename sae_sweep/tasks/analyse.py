@@ -14,12 +14,13 @@ from sae_sweep.analysis.feature_results import Settings, feature_results
 from sae_sweep.analysis.features import (
     FeatureAnalysis,
     Kept,
+    Memory,
     PositionAnalysis,
     Subject,
     Text,
     analyse_features,
     analyse_positions,
-    bytes_needed,
+    memory_needed,
 )
 from sae_sweep.analysis.logit_effects import Unembedding
 from sae_sweep.config import CommandConfig, PackingConfig, SaeSweepError
@@ -30,12 +31,13 @@ from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text, position_text
 from sae_sweep.report.analysis_files import write_analysis
+from sae_sweep.report.formatting import size
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import cache_folder, hold
-from sae_sweep.store.machine import free_memory
 from sae_sweep.tasks.analysed import Analysed, selected
 from sae_sweep.tasks.feature_figures import Written, write_features
 from sae_sweep.text import held_out_sequences, open_text, token_mask
+from sae_sweep.training import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +179,7 @@ def _analyse_group(
     reading = _reading(lm, command, group[0])
     log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(reading.text.mask.sum()):,}", len(group))
     written = []
-    for part in _parts(group, reading):
+    for part in _parts(group, reading, left_out):
         subjects = dict(_subjects(part, reading, left_out))
         if not subjects:
             continue
@@ -197,20 +199,40 @@ def _analyse_group(
     return written
 
 
-def _parts(group: Sequence[Analysed], reading: _Reading) -> Iterator[Sequence[Analysed]]:
-    """The SAEs in consecutive parts of at least one that fit into half of the free memory."""
+def _parts(
+    group: Sequence[Analysed], reading: _Reading, left_out: dict[str, SaeSweepError]
+) -> Iterator[Sequence[Analysed]]:
+    """The SAEs in consecutive parts of at least one that fit into half of the free memory.
+
+    One whose tables alone are larger than the free memory is left out.
+    """
     part: list[Analysed] = []
-    room = free_memory() // 2
+    free = free_bytes(reading.lm.device)
+    room = [bytes_ // 2 for bytes_ in free]
     for one in group:
-        needed = bytes_needed(
-            one.config.dictionary * reading.lm.d_model, reading.text, reading.kept, 1 + len(reading.changes)
-        )
-        if part and needed > room:
+        needed = _memory(one, reading)
+        if needed.tables > free[0]:
+            left_out[one.name] = SaeSweepError(
+                f"its contexts need {size(needed.tables)} of memory, and {size(free[0])} are free: lower "
+                "analysis.top, sample, before or after"
+            )
+            continue
+        each = needed if len(free) > 1 else [sum(needed)]
+        if part and any(more > left for more, left in zip(each, room, strict=True)):
             yield part
-            part, room = [], free_memory() // 2
+            part, free = [], free_bytes(reading.lm.device)
+            room = [bytes_ // 2 for bytes_ in free]
         part.append(one)
-        room -= needed
+        room = [left - more for left, more in zip(room, each, strict=True)]
     yield part
+
+
+def _memory(one: Analysed, reading: _Reading) -> Memory:
+    """Memory of the analysis of an SAE, its weights included."""
+    d_model = reading.lm.d_model
+    d_sae = one.config.dictionary * d_model if one.run else one.load().d_sae
+    needed = memory_needed(d_sae, reading.text, reading.kept, 1 + len(reading.changes))
+    return needed._replace(tables=needed.tables + 8 * d_sae * d_model)
 
 
 def _subjects(

@@ -159,7 +159,7 @@ def test_damaged_and_unfinished_runs_are_left_out(
     cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = trained("seed=42,49")
-    monkeypatch.setattr("sae_sweep.tasks.analyse.free_memory", lambda: 0)  # one SAE at a time
+    monkeypatch.setattr("sae_sweep.tasks.analyse.free_bytes", lambda device: [2**25])  # one SAE at a time
     ours = ("task=analyse", "sweep=x", "analysis.tokens=1_000", "figures=none")
     weights = one / "sae" / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

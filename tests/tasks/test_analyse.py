@@ -1,0 +1,46 @@
+"""`task=analyse` analyses as many SAEs together as fit into memory."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sae_sweep.analysis.features import Kept, Text, memory_needed
+from sae_sweep.config import SaeSweepError
+from sae_sweep.tasks import analyse
+
+TEXT = Text(np.zeros((10, 128), np.int32), np.ones((10, 128), bool))
+D_MODEL, EXPANSION = 64, 4
+TABLES = memory_needed(D_MODEL * EXPANSION, TEXT, Kept(), 1).tables + 8 * D_MODEL * EXPANSION * D_MODEL
+
+
+@pytest.mark.parametrize(
+    ("free", "sizes"),
+    [
+        ([2**40], [5]),
+        ([5 * TABLES], [1, 1, 1, 1, 1]),  # the text is kept on the CPU, too
+        ([5 * TABLES, 2**40], [2, 2, 1]),  # a GPU
+        ([2**40, 1], [1, 1, 1, 1, 1]),
+    ],
+)
+def test_saes_are_analysed_together_as_far_as_they_fit(
+    monkeypatch: pytest.MonkeyPatch, free: list[int], sizes: list[int]
+) -> None:
+    assert [len(part) for part in parts(monkeypatch, free, {})] == sizes
+
+
+def test_an_sae_whose_tables_do_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out: dict[str, SaeSweepError] = {}
+    assert parts(monkeypatch, [TABLES - 1, 2**40], left_out) == [[]]
+    assert list(left_out) == ["0", "1", "2", "3", "4"]
+    assert "lower analysis.top, sample, before or after" in str(left_out["0"])
+
+
+def parts(monkeypatch: pytest.MonkeyPatch, free: list[int], left_out: dict[str, SaeSweepError]) -> list[Any]:
+    monkeypatch.setattr(analyse, "free_bytes", lambda device: free)
+    lm = SimpleNamespace(device="a device", d_model=D_MODEL)
+    reading: Any = SimpleNamespace(lm=lm, text=TEXT, kept=Kept(), changes={})
+    config = SimpleNamespace(dictionary=EXPANSION)
+    saes: Any = [SimpleNamespace(name=str(number), run=True, config=config) for number in range(5)]
+    return list(analyse._parts(saes, reading, left_out))
