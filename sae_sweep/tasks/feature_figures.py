@@ -44,7 +44,7 @@ from sae_sweep.report.position_figures import (
     spread_figure,
 )
 from sae_sweep.signals import raise_if_requested
-from sae_sweep.store import SweepFolder, hold_sweep
+from sae_sweep.store import SweepFolder, disk_errors, hold_sweep
 from sae_sweep.tasks.analysed import Analysed
 from sae_sweep.tracking import open_comparison_sink
 
@@ -127,6 +127,8 @@ def _others(group: Sequence[Written]) -> Iterator[FeatureSet]:
 def write_features(sweep: SweepFolder, written: Sequence[Written], command: CommandConfig) -> FeatureReport:
     """Draw the sets of SAEs, write the position tables, and send both to W&B.
 
+    The tables of a sweep lie above its sets; those of an SAE that is analysed alone lie with its figures.
+
     Raises:
         SaeSweepError: if a file cannot be written or read.
     """
@@ -144,13 +146,25 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
             for name, found in rows.items()
             if found
         }
-        for name, table in tables.items():
-            write_csv(sweep.features / f"{name}.csv", table)
-            write_parquet(sweep.features / f"{name}.parquet", table)
+        folder = sweep.features if command.sae is None else sweep.features / sets[0].name
+        for name in rows:
+            _write_table(folder, name, tables.get(name))
     _track(sweep, written, command, drawn, tables)
     files = {"figures": sweep.features}
-    files |= {name.replace("_", " "): sweep.features / f"{name}.csv" for name in tables}
+    files |= {name.replace("_", " "): folder / f"{name}.csv" for name in tables}
     return FeatureReport(files, rows[_TABLE])
+
+
+def _write_table(folder: Path, name: str, table: pyarrow.Table | None) -> None:
+    """Write a table in both formats, or remove that of an earlier analysis if there is none now."""
+    csv, parquet = (folder / f"{name}.{ending}" for ending in ("csv", "parquet"))
+    if table is not None:
+        write_csv(csv, table)
+        write_parquet(parquet, table)
+        return
+    for path in (csv, parquet):
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def _track(

@@ -1,13 +1,21 @@
-"""Which SAEs are drawn together."""
+"""Which SAEs are drawn together, and where the tables over them lie."""
 
+import csv
+import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
-from sae_sweep.config import RunConfig, TopKConfig
-from sae_sweep.store import RunFolder
+from sae_sweep.analysis.positions import PositionTest
+from sae_sweep.config import CommandConfig, RunConfig, TopKConfig, TrackingConfig
+from sae_sweep.store import RunFolder, SweepFolder
+from sae_sweep.tasks import feature_figures
 from sae_sweep.tasks.analysed import Analysed
-from sae_sweep.tasks.feature_figures import Written, feature_sets
+from sae_sweep.tasks.feature_figures import Written, feature_sets, write_features
 
 
 def written(layer: int, k: int = 16, seed: int = 49) -> Written:
@@ -39,3 +47,42 @@ def test_others_are_drawn_twelve_at_a_time_unless_layers_alone_are_asked_for():
 def test_without_layers_the_others_are_drawn_for_a_paper_too():
     (found,) = feature_sets([written(8)], layers_only=True)
     assert found.name == "gpt2-small_L8_owt_topk_x16_k16_s49"
+
+
+@pytest.fixture
+def tested(monkeypatch: pytest.MonkeyPatch) -> list[Written]:
+    """SAEs of two layers with their position tests; no figures are drawn of them."""
+    monkeypatch.setattr(feature_figures, "_figures", lambda *_: iter(()))
+    every, share = torch.ones(8).bool(), torch.full((8,), 0.5).double()
+    test = PositionTest(share, share, every, every, 1.0, math.nan, math.nan, tokens=9, sequences=3)
+    sae: Any = SimpleNamespace(W_dec=torch.eye(8))
+    return [Written(replace(one.sae, load=lambda: sae), {"none": test}) for one in (written(2), written(3))]
+
+
+def rows(folder: Path, name: str) -> list[str]:
+    with (folder / f"{name}.csv").open() as file:
+        return [row["sae"] for row in csv.DictReader(file)]
+
+
+def test_the_table_of_one_sae_leaves_that_of_its_sweep_as_it_is(
+    tested: list[Written], tmp_path: Path
+) -> None:
+    sweep, one = SweepFolder(tmp_path / "x"), tested[0].sae.name
+    command = CommandConfig(tracking=TrackingConfig(backend="none"))
+    write_features(sweep, tested, command)
+    report = write_features(sweep, tested[:1], replace(command, sae=f"x/{one}"))
+    assert rows(sweep.features, "position_features") == [one, tested[1].sae.name]
+    assert rows(sweep.features, "unshared_position_features") == [one]
+    assert rows(sweep.features / one, "position_features") == [one]
+    assert report.files["position features"] == sweep.features / one / "position_features.csv"
+
+
+def test_a_table_of_an_earlier_analysis_does_not_stay_beside_newer_ones(
+    tested: list[Written], tmp_path: Path
+) -> None:
+    sweep = SweepFolder(tmp_path / "x")
+    command = CommandConfig(tracking=TrackingConfig(backend="none"))
+    write_features(sweep, tested, command)
+    write_features(sweep, tested[:1], command)
+    assert rows(sweep.features, "position_features") == [tested[0].sae.name]
+    assert not list(sweep.features.glob("unshared_*"))
