@@ -140,7 +140,7 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
             for name, figure in _figures(one, command):
                 raise_if_requested()
                 drawn[f"{one.name}/{name}"] = write_drawn(sweep.features / one.name, name, figure).png
-        rows = _position_tables(sets, command)
+        rows = _position_tables(written, command)
         tables = {
             name: pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in found])
             for name, found in rows.items()
@@ -224,7 +224,7 @@ def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], D
 
 
 def _position_features(one: FeatureSet, command: CommandConfig) -> Drawn:
-    analysed = _analysed(one)
+    analysed = _analysed(one.members)
     unshared = unshared_rows(analysed, command.matching.threshold, seed=command.analysis.seed)
     return position_features_figure(position_rows(analysed), unshared)
 
@@ -279,25 +279,22 @@ def _separations(panels: Sequence[Panel]) -> list[Bimodality]:
     return [bimodality(torch.from_numpy(panel.feature("mean"))) for panel in panels]
 
 
-def _position_tables(sets: Sequence[FeatureSet], command: CommandConfig) -> dict[str, Sequence[Any]]:
+def _position_tables(written: Sequence[Written], command: CommandConfig) -> dict[str, Sequence[Any]]:
     """Position features by layer and change, and among what the next layer does not share."""
-    analysed = [found for one in sets for found in _analysed(one)]
+    analysed = _analysed(written)
     return {
         _TABLE: position_rows(analysed),
         f"unshared_{_TABLE}": unshared_rows(analysed, command.matching.threshold, seed=command.analysis.seed),
     }
 
 
-def _analysed(one: FeatureSet) -> list[AnalysedSAE]:
-    return [
-        AnalysedSAE(
-            member.sae.name,
-            member.sae.config.layer,
-            _settings(member.sae.config),
-            member.sae.load().W_dec.detach(),
-            test,
-            change,
-        )
-        for member in one.members
-        for change, test in member.tests.items()
-    ]
+def _analysed(written: Sequence[Written]) -> list[AnalysedSAE]:
+    found = []
+    for one in (one for one in written if one.tests):
+        sae, decoder = one.sae, one.sae.load().W_dec.detach()
+        settings = _settings(sae.config)
+        found += [
+            AnalysedSAE(sae.name, sae.config.layer, settings, decoder, test, change)
+            for change, test in one.tests.items()
+        ]
+    return found

@@ -77,6 +77,16 @@ def test_the_table_of_one_sae_leaves_that_of_its_sweep_as_it_is(
     assert report.files["position features"] == sweep.features / one / "position_features.csv"
 
 
+def test_the_tables_of_a_paper_hold_also_what_it_does_not_draw(tested: list[Written], tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path / "x")
+    other = replace(tested[0], sae=replace(tested[0].sae, name="other", config=RunConfig(layer=8, seed=1)))
+    command = CommandConfig(tracking=TrackingConfig(backend="none"), figures="paper")
+    write_features(sweep, [*tested, other], command)
+    assert sorted(rows(sweep.features, "position_features")) == sorted(
+        one.sae.name for one in (*tested, other)
+    )
+
+
 def test_a_table_of_an_earlier_analysis_does_not_stay_beside_newer_ones(
     tested: list[Written], tmp_path: Path
 ) -> None:
