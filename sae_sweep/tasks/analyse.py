@@ -178,24 +178,34 @@ def _analyse_group(
     """Analyse the SAEs of one text and write what was found; returns those that were written."""
     reading = _reading(lm, command, group[0])
     log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(reading.text.mask.sum()):,}", len(group))
-    written = []
+    written: list[Written] = []
     for part in _parts(group, reading, left_out):
-        subjects = dict(_subjects(part, reading, left_out))
-        if not subjects:
-            continue
-        found = analyse_features(
-            subjects, lm, reading.text, len(reading.strings), reading.kept, between=raise_if_requested
-        )
-        changed: dict[str, dict[str, PositionAnalysis]] = {}
-        for kind, change in reading.changes.items():
-            with lm.changed_positions(change):
-                changed[kind] = analyse_positions(subjects, lm, reading.text, between=raise_if_requested)
-        for one in (one for one in part if one.name in found):
-            of_changes = {kind: by_name[one.name] for kind, by_name in changed.items()}
-            try:
-                written.append(_write(one, found[one.name], of_changes, reading))
-            except SaeSweepError as error:
-                left_out[one.name] = error
+        written += _analyse_part(reading, part, left_out)
+    return written
+
+
+def _analyse_part(
+    reading: _Reading, part: Sequence[Analysed], left_out: dict[str, SaeSweepError]
+) -> list[Written]:
+    """Analyse SAEs that fit into memory together; what they held is free afterwards."""
+    lm, text = reading.lm, reading.text
+    subjects = dict(_subjects(part, reading, left_out))
+    if not subjects:
+        return []
+    found = analyse_features(
+        subjects, lm, text, len(reading.strings), reading.kept, between=raise_if_requested
+    )
+    changed: dict[str, dict[str, PositionAnalysis]] = {}
+    for kind, change in reading.changes.items():
+        with lm.changed_positions(change):
+            changed[kind] = analyse_positions(subjects, lm, text, between=raise_if_requested)
+    written = []
+    for one in (one for one in part if one.name in found):
+        of_changes = {kind: by_name[one.name] for kind, by_name in changed.items()}
+        try:
+            written.append(_write(one, found[one.name], of_changes, reading))
+        except SaeSweepError as error:
+            left_out[one.name] = error
     return written
 
 

@@ -1,5 +1,6 @@
 """`task=analyse` analyses as many SAEs together as fit into memory."""
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,10 +38,42 @@ def test_an_sae_whose_tables_do_not_fit_is_left_out(monkeypatch: pytest.MonkeyPa
     assert "lower analysis.top, sample, before or after" in str(left_out["0"])
 
 
+def test_a_part_is_let_go_before_the_memory_of_the_next_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+
+    def analyse_features(subjects: dict[str, Any], *_: Any, **__: Any) -> dict[str, Held]:
+        found = {name: Held() for name in subjects}
+        held.extend(map(weakref.ref, found.values()))
+        return found
+
+    def free_bytes(_: Any) -> list[int]:
+        assert [one() for one in held] == [None] * len(held)
+        return [2 * TABLES]
+
+    monkeypatch.setattr(analyse, "_reading", lambda *_: reading())
+    monkeypatch.setattr(analyse, "free_bytes", free_bytes)
+    monkeypatch.setattr(analyse, "analyse_features", analyse_features)
+    monkeypatch.setattr(analyse, "_subjects", lambda part, *_: [(one.name, one) for one in part])
+    monkeypatch.setattr(analyse, "_write", lambda one, *_: one.name)
+    lm: Any = SimpleNamespace(name="lm")
+    assert analyse._analyse_group(lm, None, saes(), {}) == ["0", "1", "2", "3", "4"]  # type: ignore[arg-type]
+    assert len(held) == 5
+
+
+def reading(**changed: Any) -> Any:
+    lm = SimpleNamespace(device="a device", d_model=D_MODEL)
+    fields = {"lm": lm, "text": TEXT, "kept": Kept(), "changes": {}, "strings": []}
+    return SimpleNamespace(**fields | changed)
+
+
+def saes() -> Any:
+    config = SimpleNamespace(dictionary=EXPANSION)
+    return [SimpleNamespace(name=str(number), run=True, config=config) for number in range(5)]
+
+
 def parts(monkeypatch: pytest.MonkeyPatch, free: list[int], left_out: dict[str, SaeSweepError]) -> list[Any]:
     monkeypatch.setattr(analyse, "free_bytes", lambda device: free)
-    lm = SimpleNamespace(device="a device", d_model=D_MODEL)
-    reading: Any = SimpleNamespace(lm=lm, text=TEXT, kept=Kept(), changes={})
-    config = SimpleNamespace(dictionary=EXPANSION)
-    saes: Any = [SimpleNamespace(name=str(number), run=True, config=config) for number in range(5)]
-    return list(analyse._parts(saes, reading, left_out))
+    return list(analyse._parts(saes(), reading(), left_out))
