@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 _STUDY_SEQ_LEN = 1024
 """Tokens per sequence of the study's figures."""
-_CHECKED_SEQUENCES = 2
-"""Sequences on which the unembedding is checked."""
+_CHECKED = (2, 128)
+"""Number and largest length of the sequences on which the unembedding is checked: their logits are held."""
 
 
 def analyse(request: Request) -> int:
@@ -165,8 +165,9 @@ def _changes(lm: LanguageModel, command: CommandConfig) -> dict[str, PositionCha
 
 
 def _unembedding(lm: LanguageModel, tokens: Any) -> Unembedding | None:
+    count, length = _CHECKED
     try:
-        return lm.unembedding(torch.from_numpy(tokens[:_CHECKED_SEQUENCES]).long())
+        return lm.unembedding(torch.from_numpy(tokens[:count, :length]).long())
     except SaeSweepError as error:
         log.warning("no direct logit effects: %s", error)
         return None

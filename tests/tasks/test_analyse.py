@@ -63,6 +63,14 @@ def test_a_part_is_let_go_before_the_memory_of_the_next_is_measured(monkeypatch:
     assert len(held) == 5
 
 
+def test_the_unembedding_is_checked_on_little_text_however_long_its_sequences_are() -> None:
+    shapes = []
+    lm: Any = SimpleNamespace(unembedding=lambda tokens: shapes.append(tuple(tokens.shape)))
+    for length in (8, 4096):
+        analyse._unembedding(lm, np.zeros((50, length), np.int32))
+    assert shapes == [(2, 8), (2, 128)]
+
+
 def reading(**changed: Any) -> Any:
     lm = SimpleNamespace(device="a device", d_model=D_MODEL)
     fields = {"lm": lm, "text": TEXT, "kept": Kept(), "changes": {}, "strings": []}
