@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_sweep.analysis.contexts import NOTHING, Contexts, Excerpts, Window, random_priorities, tenth_of
 from sae_sweep.analysis.firing import Activations, Firing, columns
@@ -358,6 +359,20 @@ def test_a_rare_feature_keeps_a_token_where_pairs_are_dropped():
     tokens, shares = found.shares()
     assert tokens[1] == 7
     assert shares.tolist() == pytest.approx([0.01, 1])
+
+
+def test_random_priorities_need_no_float64_which_an_apple_gpu_lacks():
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            assert getattr(out, "dtype", None) != torch.float64
+            return out
+
+    number = torch.arange(100)
+    with NoFloat64():
+        found = random_priorities(3, number, number, number)
+    assert found.dtype == torch.float32
+    assert len(found.unique()) == 100
 
 
 @settings(max_examples=30, deadline=None)
