@@ -77,7 +77,7 @@ def position_text(rows: Sequence[PositionRow], *, width: int | None = None) -> s
     )
     labels = dict(zip(names, short_labels(names), strict=True)) if len(names) > 1 else {}
     for row in rows:
-        low, high = f"{100 * row.low:.1f}", f"{100 * row.high:.1f}"
+        interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
         table.add(
             [
                 labels.get(row.sae, row.sae),
@@ -85,8 +85,8 @@ def position_text(rows: Sequence[PositionRow], *, width: int | None = None) -> s
                 row.positions,
                 f"{row.live:,}",
                 f"{row.position_features:,}",
-                f"{row.share:.1%}",
-                f"{low} to {high}",
+                f"{row.share:.1%}" if row.live else "-",
+                interval if row.live else "-",
             ]
         )
     note = (

@@ -257,6 +257,10 @@ def _write(
     one: Analysed, analysis: FeatureAnalysis, changed: Mapping[str, PositionAnalysis], reading: _Reading
 ) -> Written:
     asked = reading.settings
+    if not analysis.firing.by_feature().active.any():
+        log.warning(
+            "%s: no feature fires on this text: are model, layer and dataset those of the SAE?", one.name
+        )
     settings = Settings(permutations=asked.permutations, seed=asked.seed)
     results = feature_results(
         one.name, analysis, changed, reading.unembedding, settings, between=raise_if_requested
