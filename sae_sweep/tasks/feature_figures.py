@@ -99,23 +99,23 @@ class FeatureSet:
     members: Sequence[Written]
 
 
-def feature_sets(written: Sequence[Written], *, layers_only: bool) -> list[FeatureSet]:
-    """Group SAEs: those that differ in nothing but their layer, and the others, twelve at a time.
+def in_layers(saes: Sequence[Analysed]) -> list[list[Analysed]]:
+    """Groups of SAEs that differ in nothing but their layer, by layer; others are in none."""
+    by_settings: dict[str, list[Analysed]] = {}
+    for one in saes:
+        by_settings.setdefault(_settings(one.config), []).append(one)
+    return [
+        sorted(group, key=lambda one: one.config.layer) for group in by_settings.values() if len(group) > 1
+    ]
 
-    Args:
-        written: SAEs.
-        layers_only: leave out the others, if some differ in their layer.
-    """
-    by_settings: dict[str, list[Written]] = {}
-    for one in written:
-        by_settings.setdefault(_settings(one.sae.config), []).append(one)
-    sets, others = [], []
-    for group in by_settings.values():
-        if len(group) > 1:
-            sets.append(_layers(sorted(group, key=lambda one: one.sae.config.layer)))
-        else:
-            others += group
-    return sets if sets and layers_only else [*sets, *_others(others)]
+
+def feature_sets(written: Sequence[Written]) -> list[FeatureSet]:
+    """Group SAEs: those that differ in nothing but their layer, and the others, twelve at a time."""
+    by_name = {one.sae.name: one for one in written}
+    sets = [
+        _layers([by_name.pop(one.name) for one in group]) for group in in_layers([one.sae for one in written])
+    ]
+    return [*sets, *_others(list(by_name.values()))]
 
 
 def _settings(config: RunConfig) -> str:
@@ -148,7 +148,7 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
     Raises:
         SaeSweepError: if a file cannot be written or read.
     """
-    sets = feature_sets(written, layers_only=command.figures == "paper")
+    sets = feature_sets(written)
     folder = sweep.features if command.sae is None else sweep.features / sets[0].name
     drawn: dict[str, Path] = {}
     with hold_sweep(sweep):
