@@ -86,7 +86,7 @@ def analyse(request: Request) -> int:
 
 
 def _wanted(saes: Sequence[Analysed], command: CommandConfig) -> Sequence[Analysed]:
-    """The SAEs; for a paper's figures, which compare layers, only those of several layers if there are any."""
+    """The SAEs; for a paper's figures, which compare layers, only those of several layers, if any are."""
     layers = in_layers(saes) if command.figures == "paper" else []
     if not layers:
         return saes
