@@ -1,13 +1,18 @@
 """How much of each feature's activation every token of the vocabulary causes, in bounded memory."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-PAIRS = 2**24
-"""Pairs of a feature and a token that are kept: 400 MB."""
+PAIRS = 2**23
+"""Pairs of a feature and a token that are kept: 200 MB."""
+
+
+_FEATURES_AT_ONCE = 1024
+"""Features whose pairs are ranked together: all at once would take over a GB."""
 
 
 class TopTokens(NamedTuple):
@@ -73,22 +78,32 @@ class TokenSums:
     def by_mean(self, most: int, at_least: int = 1) -> TopTokens:
         """The tokens of the highest mean activation, of those on which a feature fired `at_least` times."""
         self._settle()
-        frequent = self._counts >= at_least
-        keys, sums, counts = self._keys[frequent], self._sums[frequent], self._counts[frequent]
+        shape = (self._d_sae, most)
+        found = TopTokens(
+            torch.full(shape, -1),
+            torch.full(shape, torch.nan, dtype=torch.float64),
+            torch.zeros(shape, dtype=torch.int64),
+        )
+        firsts = torch.arange(0, self._d_sae + _FEATURES_AT_ONCE, _FEATURES_AT_ONCE)
+        for start, end in pairwise(torch.searchsorted(self._keys, firsts * self._vocabulary).tolist()):
+            self._rank(slice(start, end), at_least, found)
+        return found
+
+    def _rank(self, part: slice, at_least: int, found: TopTokens) -> None:
+        """Write the best tokens of some features into `found`, given all of their pairs."""
+        frequent = self._counts[part] >= at_least
+        keys, sums, counts = (values[part][frequent] for values in (self._keys, self._sums, self._counts))
         means = sums / counts
         order = means.argsort(descending=True, stable=True)
         order = order[(keys[order] // self._vocabulary).argsort(stable=True)]
         features = keys[order] // self._vocabulary
         sizes = torch.bincount(features, minlength=self._d_sae)
         ranks = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[features]
-        kept = ranks < most
-        place = (features[kept], ranks[kept])
-        shape = (self._d_sae, most)
-        return TopTokens(
-            torch.full(shape, -1).index_put_(place, keys[order[kept]] % self._vocabulary),
-            torch.full(shape, torch.nan, dtype=torch.float64).index_put_(place, means[order[kept]]),
-            torch.zeros(shape, dtype=torch.int64).index_put_(place, counts[order[kept]]),
-        )
+        kept = ranks < found.ids.shape[1]
+        place, order = (features[kept], ranks[kept]), order[kept]
+        found.ids[place] = keys[order] % self._vocabulary
+        found.means[place] = means[order]
+        found.counts[place] = counts[order]
 
     def _wait(self, keys: Tensor, sums: Tensor, counts: Tensor) -> None:
         self._waiting.append((keys, sums, counts))

@@ -190,6 +190,9 @@ class CommandConfig:
             found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
         one_of(found, "format", self.format, ("text", "json"))
         one_of(found, "figures", self.figures, FIGURES)
+        known_home(found, "sae", self.sae)
+        if self.sae is not None and not self.sae.strip():
+            found.append("sae: name a folder, or RELEASE/NAME on the hub; without one, leave it out")
         for key in ("sweep", "experiment", "stream"):
             plain_name(found, key, getattr(self, key))
         for part in dataclasses.fields(self):

@@ -82,11 +82,23 @@ def read_analysis(path: Path, run_id: str) -> pyarrow.Table:
         SaeSweepError: one line with the file and the remedy, if it is missing, damaged, or another run's.
     """
     table = read_parquet(path, None, _REMEDY)
-    owner = (table.schema.metadata or {}).get(_RUN_ID.encode(), b"")
-    if owner != run_id.encode():
-        what = f"it is of run {escaped(owner.decode(errors='replace'))}, not {run_id}"
-        raise unreadable(path, what, _REMEDY)
+    if (owner := _owner(table)) != run_id:
+        raise unreadable(path, f"it is of run {escaped(owner)}, not {run_id}", _REMEDY)
     return table
+
+
+def analysis_owner(folder: Path) -> str | None:
+    """The id of the run, or the checksum of the SAE, whose analysis a `features/` holds; None without one.
+
+    Raises:
+        SaeSweepError: one line with the file, if it is damaged.
+    """
+    file = analysis_files(folder).features
+    return _owner(read_parquet(file, ["feature"], _REMEDY)) if file.is_file() else None
+
+
+def _owner(table: pyarrow.Table) -> str:
+    return (table.schema.metadata or {}).get(_RUN_ID.encode(), b"").decode(errors="replace")
 
 
 def _features(results: FeatureResults, deciles: Tensor) -> pyarrow.Table:

@@ -85,8 +85,8 @@ def position_text(rows: Sequence[PositionRow], *, width: int | None = None) -> s
                 row.positions,
                 f"{row.live:,}",
                 f"{row.position_features:,}",
-                _number(row.share, ".1%"),
-                _UNKNOWN if math.isnan(row.low) else interval,
+                f"{row.share:.1%}" if row.live else "-",
+                interval if row.live else "-",
             ]
         )
     note = (

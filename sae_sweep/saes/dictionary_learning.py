@@ -16,6 +16,7 @@ from sae_sweep.saes.foreign import (
     explained,
     fitting,
     origin,
+    refuse_not_finite,
     renamed,
 )
 from sae_sweep.saes.tensor_files import read_state_dict
@@ -77,6 +78,7 @@ def read_dictionary_learning(config: Path, weights: Path, remedy: str) -> tuple[
         tensors = fitting(tensors, found, d_in, d_sae)
         if trainer["dict_class"] == "AutoEncoder":
             tensors = _with_unit_rows(tensors)
+            refuse_not_finite(tensors)
         sae = ForeignSAE(found, {name: value.clone() for name, value in tensors.items()})
         return sae, _origin(trainer, cfg.get("buffer"), config.parent)
 
@@ -86,7 +88,7 @@ def _k(trainer: Mapping[str, Any], state: Mapping[str, Tensor]) -> Any:
     found = [state["k"].tolist()] if "k" in state else []
     found += [trainer["k"]] if "k" in trainer or not found else []
     if found[0] != found[-1]:
-        raise ValueError(f"k is {found[0]} in its weights and {found[-1]} in its config")
+        raise ValueError(f"k is {found[0]} in its weights and {found[-1]!r} in its config")
     return found[0]
 
 

@@ -176,7 +176,8 @@ def fitting(
     """The tensors of an SAE in float32.
 
     Raises:
-        ValueError: if a size is no size, or a tensor is missing, unknown, of another shape or not finite.
+        ValueError: if a size is no size, or a tensor is missing, unknown, of another shape, no floating-point
+            numbers or not finite.
     """
     if not all(type(size) is int and 0 < size < _LARGEST for size in (d_in, d_sae)):
         raise ValueError(f"d_in and d_sae are {[d_in, d_sae]}")
@@ -190,9 +191,26 @@ def fitting(
         raise ValueError(f"{', '.join(wrong)} do not fit d_in={d_in} and d_sae={d_sae}")
     if odd := sorted(weights.keys() - shapes.keys() - unused):
         raise ValueError(f"{', '.join(odd)} are no tensors of architecture={config.architecture}")
-    if bad := [name for name in weights if not weights[name].isfinite().all()]:
+    if odd := [name for name in shapes if not weights[name].is_floating_point()]:
+        types = sorted({str(weights[name].dtype) for name in odd})
+        raise ValueError(f"{', '.join(odd)} hold {', '.join(types)}, not floating-point numbers")
+    tensors = {name: weights[name].float() for name in shapes}
+    refuse_not_finite(tensors)
+    return tensors
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError with the names of tensors that hold NaN or inf."""
+    if bad := [name for name, values in tensors.items() if not values.isfinite().all()]:
         raise ValueError(f"{', '.join(bad)} hold NaN or inf")
-    return {name: weights[name].float() for name in shapes}
+
+
+def flag(cfg: Mapping[str, Any], key: str, default: bool) -> bool:
+    """A yes or no of a config, in which null is no; raises ValueError if it is anything else."""
+    value = cfg.get(key, default)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{key}={value!r} is neither true nor false")
+    return bool(value)
 
 
 def _refuse_k(config: ForeignConfig, d_sae: int) -> None:

@@ -19,7 +19,9 @@ from sae_sweep.saes.foreign import (
     Origin,
     explained,
     fitting,
+    flag,
     origin,
+    refuse_not_finite,
     resid_pre_layer,
 )
 
@@ -50,6 +52,7 @@ def read_saelens(
         config = _described(cfg)
         tensors = fitting(weights, config, cfg["d_in"], cfg["d_sae"], unused={"scaling_factor"})
         folded = _folded(cfg, tensors, weights)
+        refuse_not_finite(folded)
     if config.normalize_activations == "expected_average_only_in" and scale is not None:
         config = replace(config, normalize_activations="none")
         folded["W_enc"] *= scale
@@ -90,7 +93,7 @@ def _described(cfg: Mapping[str, Any]) -> ForeignConfig:
     how = "expected_average_only_in" if how is True else how
     if how not in _NORMALISATIONS:
         raise ValueError(f"normalize_activations={how!r} is none of {', '.join(_NORMALISATIONS)}")
-    subtracts = bool(cfg.get("apply_b_dec_to_input", True))
+    subtracts = flag(cfg, "apply_b_dec_to_input", True)
     # told to centre what writes to it, TransformerLens has residuals without their mean over d_in
     said = [place.get("model_from_pretrained_kwargs") or {} for place in (cfg, _metadata(cfg))]
     centred = any(keys.get("center_writing_weights") is True for keys in said)
@@ -101,13 +104,14 @@ def _folded(
     cfg: Mapping[str, Any], tensors: dict[str, Tensor], weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """The tensors with what SAELens multiplies latents by."""
-    if cfg.get("rescale_acts_by_decoder_norm"):
+    if flag(cfg, "rescale_acts_by_decoder_norm", False):
         norms = tensors["W_dec"].norm(dim=1)
+        norms = torch.where(norms > 0, norms, 1.0)  # a feature that decodes to nothing
         tensors["W_enc"] = tensors["W_enc"] * norms
         tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
         if "b_enc" in tensors:
             tensors["b_enc"] = tensors["b_enc"] * norms
-    if cfg.get("finetuning_scaling_factor") and "scaling_factor" in weights:
+    if flag(cfg, "finetuning_scaling_factor", False) and "scaling_factor" in weights:
         scale = weights["scaling_factor"].float()
         if scale.shape != tensors["W_dec"].shape[:1]:
             raise ValueError(f"scaling_factor has the shape {list(scale.shape)}")

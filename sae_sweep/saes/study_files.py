@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from sae_sweep.saes.foreign import (
     ForeignConfig,
@@ -11,6 +10,7 @@ from sae_sweep.saes.foreign import (
     choice,
     explained,
     fitting,
+    flag,
     origin,
     renamed,
     resid_pre_layer,
@@ -45,7 +45,7 @@ def read_study(config: Path, weights: Path, remedy: str) -> tuple[ForeignSAE, Or
         kind, names = choice("sae_type", cfg["sae_type"], _TYPES)
         found = ForeignConfig(
             kind,
-            "layer_norm" if _flag(cfg.get("input_unit_norm", False)) else "none",
+            "layer_norm" if flag(cfg, "input_unit_norm", False) else "none",
             apply_b_dec_to_input=kind != "jumprelu",
             k=cfg["top_k"] if kind in ("topk", "batchtopk") else None,
         )
@@ -66,9 +66,3 @@ def read_study(config: Path, weights: Path, remedy: str) -> tuple[ForeignSAE, Or
             "this SAE keeps the largest latents of a batch: a token's features depend on its neighbours'"
         )
     return ForeignSAE(found, tensors), described
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"input_unit_norm={value!r} is neither true nor false")
-    return value

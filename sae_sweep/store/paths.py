@@ -108,7 +108,10 @@ def find_sweep(command: CommandConfig) -> SweepFolder:
     name = command.sweep or command.experiment
     there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json"))) or "none"
     if name is None:
-        raise SaeSweepError(f"task={command.task} needs sweep=NAME, a folder below {root}; there is {there}")
+        other = ", or sae=FOLDER" if command.task == "analyse" else ""
+        raise SaeSweepError(
+            f"task={command.task} needs sweep=NAME, a folder below {root}; there is {there}{other}"
+        )
     folder = SweepFolder(root / name)
     if not folder.plan.exists():
         raise SaeSweepError(

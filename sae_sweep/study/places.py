@@ -13,7 +13,8 @@ from sae_sweep.store import SweepFolder, write_text
 class Place(NamedTuple):
     """A figure of the study."""
 
-    number: str
+    heading: str
+    """Its number in the study."""
     shows: str
     """What it shows, and how ours differs."""
     drawn: Sequence[str]
@@ -22,39 +23,39 @@ class Place(NamedTuple):
 
 PLACES = (
     Place(
-        "7",
-        "mean non-zero activation by position, with the first position and without it; the study's is of a "
+        "Figure 7",
+        "Mean non-zero activation by position, with the first position and without it; the study's is of a "
         "ReLU SAE that another author trained, at the last layer",
         ("mean_by_position_with_first", "mean_by_position"),
     ),
-    Place("8", "the same without the first position, by layer", ("mean_by_position",)),
-    Place("8 (text)", "its periods: the study sees two, doubled in layers 1 to 3", ("spectrum",)),
+    Place("Figure 8", "The same without the first position, by layer", ("mean_by_position",)),
+    Place("Figure 8 (text)", "Its periods: the study sees two, doubled in layers 1 to 3", ("spectrum",)),
     Place(
-        "9",
-        "the same with positional embeddings zeroed and shuffled: the coloured lines",
+        "Figure 9",
+        "The same with positional embeddings zeroed and shuffled: the coloured lines",
         ("mean_by_position",),
     ),
     Place(
-        "10",
-        "deciles of each feature's activations; the study's labels are one decile too low",
+        "Figure 10",
+        "Deciles of each feature's activations; the study's labels are one decile too low",
         ("deciles", "separation"),
     ),
-    Place("14", "mean and deviation of the activations at each position", ("token_spread",)),
-    Place("15", "cross-entropy of the language model by position", ("language_model_loss",)),
-    Place("16", "cross-entropy with the SAE spliced in, and its own loss, by position", ("losses",)),
+    Place("Figure 14", "Mean and deviation of the activations at each position", ("token_spread",)),
+    Place("Figure 15", "Cross-entropy of the language model by position", ("language_model_loss",)),
+    Place("Figure 16", "Cross-entropy with the SAE spliced in, and its own loss, by position", ("losses",)),
     Place(
-        "17",
-        "the SAE's loss with shuffled and zeroed positions; the study adds 0.004 L1 here, not in figure 16",
+        "Figure 17",
+        "The SAE's loss with shuffled and zeroed positions; the study adds 0.004 L1 here, not in figure 16",
         ("losses_changed_positions",),
     ),
     Place(
-        "18",
-        "decoder rows by UMAP, beside a random dictionary; the study counts layers from 1 here",
+        "Figure 18",
+        "Decoder rows by UMAP, beside a random dictionary; the study counts layers from 1 here",
         ("decoder_umap", "decoder_umap_joint"),
     ),
     Place(
-        "beside them",
-        "features: mean and deviation, mean and density, densities",
+        "Beside them",
+        "Features: mean and deviation, mean and density, densities",
         ("feature_spread", "feature_frequency", "density"),
     ),
 )
@@ -72,7 +73,7 @@ def write_places(folder: SweepFolder) -> Path:
         command = f"python -m sae_sweep task=analyse figures=paper {override('sweep', folder.root.name)}"
         lines += ["They are not drawn yet:", "", f"    {command}", ""]
     for place in PLACES:
-        lines += [f"## Figure {place.number}", "", f"{inline(place.shows)}.", ""]
+        lines += [f"## {place.heading}", "", f"{inline(place.shows)}.", ""]
         for one in sets:
             lines += _images(one, place)
     page = folder.tables / "figures.md"

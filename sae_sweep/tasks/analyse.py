@@ -35,7 +35,7 @@ from sae_sweep.report.formatting import size
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import cache_folder, hold
 from sae_sweep.tasks.analysed import Analysed, selected
-from sae_sweep.tasks.feature_figures import Written, write_features
+from sae_sweep.tasks.feature_figures import Written, in_layers, write_features
 from sae_sweep.text import held_out_sequences, open_text, token_mask
 from sae_sweep.training import free_bytes
 
@@ -61,7 +61,7 @@ def analyse(request: Request) -> int:
     selection = selected(request)
     models = Models()
     written: list[Written] = []
-    for group in _by_text(selection.saes):
+    for group in _by_text(_wanted(selection.saes, command)):
         try:
             lm = models.get(replace(group[0].config, device=device))
             for one in group:
@@ -83,6 +83,15 @@ def analyse(request: Request) -> int:
                 show(f"{position_text(found.positions)}\n\n")
         show(f"{files_text(files)}\n")
     return len(selection.left_out)
+
+
+def _wanted(saes: Sequence[Analysed], command: CommandConfig) -> Sequence[Analysed]:
+    """The SAEs; for a paper's figures, which compare layers, only those of several layers, if any are."""
+    layers = in_layers(saes) if command.figures == "paper" else []
+    if not layers:
+        return saes
+    log.info("figures=paper: %d of %d SAEs differ in their layer alone", sum(map(len, layers)), len(saes))
+    return [one for group in layers for one in group]
 
 
 def _by_text(saes: Sequence[Analysed]) -> list[list[Analysed]]:
@@ -268,6 +277,10 @@ def _write(
     one: Analysed, analysis: FeatureAnalysis, changed: Mapping[str, PositionAnalysis], reading: _Reading
 ) -> Written:
     asked = reading.settings
+    if not analysis.firing.by_feature().active.any():
+        log.warning(
+            "%s: no feature fires on this text: are model, layer and dataset those of the SAE?", one.name
+        )
     settings = Settings(permutations=asked.permutations, seed=asked.seed)
     results = feature_results(
         one.name, analysis, changed, reading.unembedding, settings, between=raise_if_requested

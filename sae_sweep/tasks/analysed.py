@@ -14,7 +14,9 @@ from sae_sweep.config import (
     expanded,
 )
 from sae_sweep.config.names import LONGEST_NAME, made_plain, unquoted
+from sae_sweep.config.pasted import override
 from sae_sweep.plan import Request
+from sae_sweep.report.analysis_files import analysis_owner
 from sae_sweep.saes import SAE, load_sae, open_sae, tensors_checksum
 from sae_sweep.store import (
     PlannedRun,
@@ -24,12 +26,15 @@ from sae_sweep.store import (
     planned_run,
     read_plan,
     read_shown_status,
+    unreadable,
 )
 
 log = logging.getLogger(__name__)
 
 _OTHERS = "analysed"
 """Folder below `paths.output` of what is found out about SAEs that are no runs, unless `sweep` names one."""
+_OWNER_CHARS = 8
+"""Characters of an SAE's checksum that tell it from another of the same name."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def selected(request: Request) -> Selection:
     """Find the SAEs that the command names with `sae` or with `sweep`.
 
     Raises:
-        SaeSweepError: if there are none.
+        SaeSweepError: if there are none, or `sae` is a whole sweep or cannot be looked into.
     """
     command = request.command
     if command.sae is None:
@@ -77,9 +82,16 @@ def selected(request: Request) -> Selection:
     path = expanded(command.sae).absolute()
     run = path.parent if path.name == "sae" else path
     sweep = SweepFolder(run.parent)
-    if (run / "status.json").is_file() and sweep.plan.is_file():
-        return _finished(sweep, only=run.name)
-    return _other(command, command.sae, request.runs[0].config)
+    try:
+        is_run = (run / "status.json").is_file() and sweep.plan.is_file()
+        is_sweep = SweepFolder(path).plan.is_file()
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise unreadable(path, error) from error
+    if is_sweep:
+        raise SaeSweepError(
+            f"{path} is a sweep: name one of its runs, or give {override('sweep', path.name)}"
+        )
+    return _finished(sweep, only=run.name) if is_run else _other(command, command.sae, request.runs[0].config)
 
 
 def _finished(sweep: SweepFolder, only: str | None = None) -> Selection:
@@ -125,8 +137,8 @@ def _other(command: CommandConfig, named: str, config: RunConfig) -> Selection:
     except ConfigError as error:
         raise SaeSweepError(f"{named}, as its files say: {error}") from error
     sweep = SweepFolder(expanded(command.paths.output).absolute() / (command.sweep or _OTHERS))
-    name = _label(named)
     owner = tensors_checksum(dict(sae.state_dict()))
+    name = _free_name(sweep, _label(named), owner)
     one = Analysed(name, owner, config, sweep.run(name), lambda: sae, trained=origin.context)
     return Selection(sweep, [one])
 
@@ -144,5 +156,15 @@ def _plain_model(name: str) -> str:
 def _label(named: str) -> str:
     """A folder's name from the end of a path: its last two parts."""
     parts = [part for part in named.split("/") if part not in ("", ".", "..", "~")]
+    parts = parts or [part for part in expanded(named).absolute().resolve().parts if part != "/"]
     label = made_plain(unquoted("_".join(parts[-2:])))
-    return label.encode()[-LONGEST_NAME:].decode(errors="ignore") or "sae"
+    return label.encode()[-(LONGEST_NAME - _OWNER_CHARS - 1) :].decode(errors="ignore") or "sae"
+
+
+def _free_name(sweep: SweepFolder, label: str, owner: str) -> str:
+    """The label; where it has what was found about another SAE, the label and the start of the owner."""
+    try:
+        found = analysis_owner(sweep.run(label).features)
+    except SaeSweepError:  # damaged: it is written again
+        found = None
+    return label if found in (None, owner) else f"{label}_{owner[:_OWNER_CHARS]}"

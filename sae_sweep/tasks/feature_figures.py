@@ -44,7 +44,7 @@ from sae_sweep.report.position_figures import (
     spread_figure,
 )
 from sae_sweep.signals import raise_if_requested
-from sae_sweep.store import SweepFolder, disk_errors, hold_sweep
+from sae_sweep.store import SweepFolder, hold_sweep
 from sae_sweep.tasks.analysed import Analysed
 from sae_sweep.tracking import open_comparison_sink
 
@@ -55,6 +55,22 @@ _MOST_PANELS = 12
 
 
 _TABLE = "position_features"
+_DRAWN_FROM_FEATURES = (
+    "mean_by_position",
+    "mean_by_position_with_first",
+    "spectrum",
+    "token_spread",
+    "language_model_loss",
+    "losses",
+    "losses_changed_positions",
+    "feature_spread",
+    "feature_frequency",
+    "density",
+    "deciles",
+    "separation",
+    "position_features",
+)
+"""Figures of what features do on a text; the others show the decoders alone, which stay as they are."""
 
 
 class FeatureReport(NamedTuple):
@@ -83,23 +99,23 @@ class FeatureSet:
     members: Sequence[Written]
 
 
-def feature_sets(written: Sequence[Written], *, layers_only: bool) -> list[FeatureSet]:
-    """Group SAEs: those that differ in nothing but their layer, and the others, twelve at a time.
+def in_layers(saes: Sequence[Analysed]) -> list[list[Analysed]]:
+    """Groups of SAEs that differ in nothing but their layer, by layer; others are in none."""
+    by_settings: dict[str, list[Analysed]] = {}
+    for one in saes:
+        by_settings.setdefault(_settings(one.config), []).append(one)
+    return [
+        sorted(group, key=lambda one: one.config.layer) for group in by_settings.values() if len(group) > 1
+    ]
 
-    Args:
-        written: SAEs.
-        layers_only: leave out the others, if some differ in their layer.
-    """
-    by_settings: dict[str, list[Written]] = {}
-    for one in written:
-        by_settings.setdefault(_settings(one.sae.config), []).append(one)
-    sets, others = [], []
-    for group in by_settings.values():
-        if len(group) > 1:
-            sets.append(_layers(sorted(group, key=lambda one: one.sae.config.layer)))
-        else:
-            others += group
-    return sets if sets and layers_only else [*sets, *_others(others)]
+
+def feature_sets(written: Sequence[Written]) -> list[FeatureSet]:
+    """Group SAEs: those that differ in nothing but their layer, and the others, twelve at a time."""
+    by_name = {one.sae.name: one for one in written}
+    sets = [
+        _layers([by_name.pop(one.name) for one in group]) for group in in_layers([one.sae for one in written])
+    ]
+    return [*sets, *_others(list(by_name.values()))]
 
 
 def _settings(config: RunConfig) -> str:
@@ -132,39 +148,42 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
     Raises:
         SaeSweepError: if a file cannot be written or read.
     """
-    sets = feature_sets(written, layers_only=command.figures == "paper")
+    sets = feature_sets(written)
+    folder = sweep.features if command.sae is None else sweep.features / sets[0].name
     drawn: dict[str, Path] = {}
     with hold_sweep(sweep):
         for one in sets:
             log.info("figures of %s: %d SAEs", one.name, len(one.members))
+            for name in _DRAWN_FROM_FEATURES:
+                _remove(sweep.features / one.name, name, "png", "svg", "parquet")
             for name, figure in _figures(one, command):
                 raise_if_requested()
                 drawn[f"{one.name}/{name}"] = write_drawn(sweep.features / one.name, name, figure).png
         rows = _position_tables(written, command)
+        for name in rows:
+            _remove(folder, name, "csv", "parquet")
         tables = {
             name: pyarrow.Table.from_pylist([dataclasses.asdict(row) for row in found])
             for name, found in rows.items()
             if found
         }
-        folder = sweep.features if command.sae is None else sweep.features / sets[0].name
-        for name in rows:
-            _write_table(folder, name, tables.get(name))
+        for name, table in tables.items():
+            write_csv(folder / f"{name}.csv", table)
+            write_parquet(folder / f"{name}.parquet", table)
     _track(sweep, written, command, drawn, tables)
-    files = {"figures": sweep.features}
+    files = {"figures": folder}
     files |= {name.replace("_", " "): folder / f"{name}.csv" for name in tables}
     return FeatureReport(files, rows[_TABLE])
 
 
-def _write_table(folder: Path, name: str, table: pyarrow.Table | None) -> None:
-    """Write a table in both formats, or remove that of an earlier analysis if there is none now."""
-    csv, parquet = (folder / f"{name}.{ending}" for ending in ("csv", "parquet"))
-    if table is not None:
-        write_csv(csv, table)
-        write_parquet(parquet, table)
-        return
-    for path in (csv, parquet):
-        with disk_errors(path):
-            path.unlink(missing_ok=True)
+def _remove(folder: Path, name: str, *endings: str) -> None:
+    """Delete what an earlier analysis left, if it did, so that it does not stand beside newer results."""
+    for ending in endings:
+        file = folder / f"{name}.{ending}"
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise SaeSweepError(f"cannot delete {file} of an earlier analysis: {error.strerror}") from error
 
 
 def _track(

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from sae_sweep.analysis.embedding import umap_embedding
 from sae_sweep.saes import load_sae
@@ -142,6 +144,11 @@ def test_any_sae_can_be_analysed(cli: Cli, trained: Trained, small: list[str], t
     assert cli(*ours, f"sae={foreign}", "layer=7", *text).code == 0
     found = pq.read_table("multirun/analysed/elsewhere_blocks.2/features/firing.parquet").to_pydict()
     assert found["active"] == own["active"]  # at layer 2, as its files say
+    weights = load_file(foreign / "sae_weights.safetensors")
+    save_file({**weights, "b_dec": weights["b_dec"] + 1}, foreign / "sae_weights.safetensors")
+    assert cli(*ours, f"sae={foreign}", *text).code == 0
+    (other,) = Path("multirun/analysed").glob("elsewhere_blocks.2_*")  # nothing is overwritten
+    assert (other / "features" / "firing.parquet").exists()
     cfg["d_in"] = 64
     (foreign / "cfg.json").write_text(json.dumps(cfg))
     result = cli(*ours, f"sae={foreign}", *text)
@@ -150,6 +157,74 @@ def test_any_sae_can_be_analysed(cli: Cli, trained: Trained, small: list[str], t
     result = cli(*ours, "sae=nowhere", *text)
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "nowhere" in result.err
+
+
+@pytest.mark.slow(reason="SAEs of two layers are trained first, and figures are drawn twice")
+def test_one_run_leaves_the_tables_of_its_sweep(cli: Cli, trained: Trained) -> None:
+    run, _ = trained("layer=2,3")
+    ours = ("task=analyse", "analysis.tokens=1_000", "analysis.permutations=5", "tracking=none")
+    assert cli(*ours, "sweep=x").code == 0
+    whole = Path("multirun/x/analysis/features/position_features.csv")
+    before = whole.read_text()
+    assert cli(*ours, f"sae={run}").code == 0
+    assert whole.read_text() == before
+    own = (whole.parent / run.name / whole.name).read_text().splitlines()
+    assert own == before.splitlines()[:2]
+    (drawn,) = (path for path in whole.parent.glob("*/losses.png") if path.parent.name != run.name)
+    kept = drawn.with_name("decoder_umap.png")
+    for file in (kept, drawn.with_name("losses_changed_positions.png")):
+        shutil.copy(drawn, file)
+    assert cli(*ours, "sweep=x", "analysis.tokens=10").code == 0  # one sequence, too few for the tables
+    assert not whole.exists()
+    assert not drawn.with_name("position_features.png").exists()
+    assert not drawn.with_name("losses_changed_positions.png").exists()
+    assert drawn.exists()
+    assert kept.exists()  # shows the decoders alone
+
+
+@pytest.mark.slow(reason="an SAE is trained first, and all figures are drawn")
+def test_an_sae_without_live_features_is_said(
+    cli: Cli, trained: Trained, small: list[str], text_folder: Path
+) -> None:
+    (run,) = trained("seed=42")
+    weights = load_file(run / "sae" / "sae_weights.safetensors")
+    foreign = Path("dead")
+    foreign.mkdir()
+    keys = ("d_in", "d_sae", "dtype", "device")
+    cfg = {key: json.loads((run / "sae" / "cfg.json").read_text())[key] for key in keys}
+    (foreign / "cfg.json").write_text(json.dumps(cfg | {"architecture": "standard"}))
+    dead = {**weights, "b_enc": torch.full_like(weights["b_enc"], -1e6)}
+    kept = {name: dead[name] for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    save_file(kept, foreign / "sae_weights.safetensors")
+    words = ("task=analyse", "analysis.tokens=1_000", "analysis.permutations=5", "tracking=none")
+    text = ("model=gpt2-pico", "dataset=files", f"dataset.path={text_folder}")
+    result = cli(*words, *text, "sae=dead")
+    assert result.code == 0
+    assert "dead: no feature fires on this text" in result.err
+    assert "nan" not in result.out
+    found = pq.read_table("multirun/analysed/dead/features/firing.parquet").to_pydict()
+    assert set(found["position_feature"]) == {None}
+    assert set(found["active"]) == {0}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        ([], 1, "needs sweep=NAME, a folder below {here}/multirun; there is x, or sae=FOLDER"),
+        (["sae=multirun/x"], 1, "{here}/multirun/x is a sweep: name one of its runs, or give sweep=x"),
+        (["sae="], 2, "sae: name a folder"),
+        (['sae="~nobody_at_all/x"'], 2, "~nobody_at_all is no home folder"),
+        ([f"sae={'n' * 300}"], 1, "File name too long"),
+    ],
+)
+def test_what_names_no_sae_is_one_line(
+    cli: Cli, tmp_path: Path, words: list[str], code: int, why: str
+) -> None:
+    (tmp_path / "multirun" / "x").mkdir(parents=True)
+    (tmp_path / "multirun" / "x" / "plan.json").write_text(json.dumps({"sweep": "x", "runs": []}))
+    result = cli("task=analyse", *words)
+    assert (result.code, result.err.count("\n")) == (code, 1)
+    assert why.format(here=tmp_path) in result.err
 
 
 @pytest.mark.slow(reason="two SAEs are trained first, and the sweep is analysed twice")

@@ -275,3 +275,27 @@ def test_weights_of_another_shape_are_one_line_in_every_class(tmp_path, name, od
     if name == "JumpReluAutoEncoder":
         dictionary_folder(tmp_path, name, state=state | {"threshold": odd})
         assert odd.ndim == 0 or "threshold do not fit" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_one_line(tmp_path, dtype):
+    study_folder(tmp_path, "topk", state=study_state("topk") | {"b_dec": torch.ones(D_IN, dtype=dtype)})
+    assert f"b_dec hold {dtype}, not floating-point numbers" in refused(tmp_path)
+
+
+def test_weights_in_eight_bits_are_read(tmp_path):
+    state = {name: value.to(torch.float8_e4m3fn) for name, value in study_state("topk").items()}
+    study_folder(tmp_path, "topk", state=state)
+    gives(load_sae(tmp_path), study_answer("topk", {name: value.float() for name, value in state.items()}, X))
+
+
+def test_decoder_rows_too_large_for_float32_are_one_line(tmp_path):
+    state = dictionary_state("AutoEncoder")
+    state["decoder.weight"][:, 4] = 1e30
+    dictionary_folder(tmp_path, "AutoEncoder", state=state)
+    assert "W_enc, b_enc hold NaN or inf" in refused(tmp_path)
+
+
+def test_what_a_config_holds_is_escaped_in_a_message(tmp_path):
+    DICTIONARY(tmp_path, trainer={"k": "\n\x1b[31m"})
+    assert r"'\n\x1b[31m' in its config" in refused(tmp_path)

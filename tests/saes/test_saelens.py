@@ -119,6 +119,14 @@ def test_decoder_norms_and_finetuned_scales_are_folded(tmp_path):
     torch.testing.assert_close(sae.decode(f), (f * scale) @ w["W_dec"] + w["b_dec"])
 
 
+def test_a_feature_that_decodes_to_nothing_is_no_nan(tmp_path):
+    w = tensors("topk")
+    w["W_dec"][2] = 0
+    sae = load_sae(write(tmp_path, "topk", w, rescale_acts_by_decoder_norm=True))
+    assert sae.W_dec.isfinite().all()
+    assert sae(X).isfinite().all()
+
+
 def test_files_before_version_6(tmp_path):
     old = {"metadata": "no", "architecture": "no", "normalize_activations": False}
     topk = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}, "k": "no"}
@@ -154,6 +162,12 @@ def test_half_precision_becomes_float32_and_scaled_inputs_are_said(tmp_path, cap
         ("standard", {"architecture": "jumprelu"}, "threshold do not fit"),
         ("topk", {"k": 21}, "k=21 is no number of features of 20"),
         ("topk", {"k": None}, "k=None"),
+        (
+            "topk",
+            {"rescale_acts_by_decoder_norm": "no way"},
+            "rescale_acts_by_decoder_norm='no way' is neither",
+        ),
+        ("standard", {"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input='false' is neither true nor"),
         ("standard", {"normalize_activations": "covariance_whitening"}, "normalize_activations='cov"),
     ],
 )

@@ -14,6 +14,7 @@ from sae_sweep.analysis.positions import PositionTest
 from sae_sweep.config import CommandConfig, RunConfig, TopKConfig, TrackingConfig
 from sae_sweep.store import RunFolder, SweepFolder
 from sae_sweep.tasks import feature_figures
+from sae_sweep.tasks.analyse import _wanted
 from sae_sweep.tasks.analysed import Analysed
 from sae_sweep.tasks.feature_figures import Written, feature_sets, write_features
 
@@ -30,23 +31,25 @@ def names(sets):
 
 def test_saes_that_differ_in_their_layer_only_are_a_set_in_the_order_of_layers():
     given = [written(10), written(2), written(2, k=32), written(3, k=32)]
-    assert names(feature_sets(given, layers_only=True)) == {
+    assert names(feature_sets(given)) == {
         "gpt2-small_owt_topk_x16_k16_s49": ["layer 2", "layer 10"],
         "gpt2-small_owt_topk_x16_k32_s49": ["layer 2", "layer 3"],
     }
 
 
-def test_others_are_drawn_twelve_at_a_time_unless_layers_alone_are_asked_for():
+def test_others_are_drawn_twelve_at_a_time():
     given = [written(0), written(1), *(written(8, seed=seed) for seed in range(13))]
-    assert len(feature_sets(given, layers_only=True)) == 1
-    found = names(feature_sets(given, layers_only=False))
+    found = names(feature_sets(given))
     assert list(found)[1:] == ["saes_1_to_12", "gpt2-small_L8_owt_topk_x16_k16_s12"]
     assert found["saes_1_to_12"] == [f"seed {seed}" for seed in range(12)]
 
 
-def test_without_layers_the_others_are_drawn_for_a_paper_too():
-    (found,) = feature_sets([written(8)], layers_only=True)
-    assert found.name == "gpt2-small_L8_owt_topk_x16_k16_s49"
+def test_a_paper_reads_the_saes_of_several_layers_alone_if_there_are_any():
+    layers, other = [written(1).sae, written(0).sae], written(8, seed=1).sae
+    paper = CommandConfig(figures="paper")
+    assert list(_wanted([*layers, other], paper)) == layers[::-1]
+    assert list(_wanted([*layers, other], CommandConfig())) == [*layers, other]
+    assert list(_wanted([other], paper)) == [other]
 
 
 @pytest.fixture
@@ -75,16 +78,6 @@ def test_the_table_of_one_sae_leaves_that_of_its_sweep_as_it_is(
     assert rows(sweep.features, "unshared_position_features") == [one]
     assert rows(sweep.features / one, "position_features") == [one]
     assert report.files["position features"] == sweep.features / one / "position_features.csv"
-
-
-def test_the_tables_of_a_paper_hold_also_what_it_does_not_draw(tested: list[Written], tmp_path: Path) -> None:
-    sweep = SweepFolder(tmp_path / "x")
-    other = replace(tested[0], sae=replace(tested[0].sae, name="other", config=RunConfig(layer=8, seed=1)))
-    command = CommandConfig(tracking=TrackingConfig(backend="none"), figures="paper")
-    write_features(sweep, [*tested, other], command)
-    assert sorted(rows(sweep.features, "position_features")) == sorted(
-        one.sae.name for one in (*tested, other)
-    )
 
 
 def test_a_table_of_an_earlier_analysis_does_not_stay_beside_newer_ones(
