@@ -36,7 +36,7 @@ def named(text: str) -> HubSAE:
     Raises:
         SaeSweepError: if it is neither; with the names of the release, or with similar releases.
     """
-    release, _, name = text.partition("/")
+    release, _, name = text.rstrip("/").partition("/")
     if known := _releases().get(release):
         if name not in known["folders"]:
             names = list(known["folders"])
@@ -82,7 +82,7 @@ def download(sae: HubSAE, names: Sequence[str]) -> Path:
         include = f" --include '{inside}/*'" if sae.folder else ""
         raise SaeSweepError(
             f"cannot get {sae.repo} from the Hugging Face hub ({first_line(error)}). Offline, give a folder; "
-            f"or fill the hub's cache while online: hf download {sae.repo}{include}"
+            f"or fill the hub's cache while online: hf download {sae.repo}{include}{_similar(sae.repo)}"
         ) from error
     if not any((root / name).exists() for name in files):
         raise SaeSweepError(

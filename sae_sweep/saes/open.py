@@ -1,6 +1,6 @@
 """The door to SAEs on disk, whoever wrote them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,10 +137,18 @@ def read_folder(path: Path) -> tuple[SAE, Origin]:
 def _contents(path: Path) -> str:
     if not path.is_dir():
         return "it is a file, not a folder" if path.exists() else "there is no such folder"
-    names = sorted(one.name + "/" * one.is_dir() for one in path.iterdir())
-    names = [name if name.isprintable() else ascii(name) for name in names]
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f"it holds {', '.join(names[:_MOST_NAMES])}{more}" if names else "it is empty"
+    inside = list(path.iterdir())
+    if not inside:
+        return "it is empty"
+    saes = [one.name for one in inside if any(layout.there(one) for layout in _LAYOUTS)]
+    found = f"; there are SAEs in its folders {_listed(saes)}" if saes else ""
+    return f"it holds {_listed(one.name + '/' * one.is_dir() for one in inside)}{found}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [name if name.isprintable() else ascii(name) for name in sorted(names)]
+    more = f" and {len(shown) - _MOST_NAMES} more" if len(shown) > _MOST_NAMES else ""
+    return f"{', '.join(shown[:_MOST_NAMES])}{more}"
 
 
 def _known() -> str:

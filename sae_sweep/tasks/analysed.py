@@ -127,8 +127,12 @@ def _other(command: CommandConfig, named: str, config: RunConfig) -> Selection:
     """An SAE of another origin, on the command's model and text, at the layer that its files name."""
     sae, origin = open_sae(named)
     if origin.layer is None:
-        log.warning("%s: its files name no layer; it is read at layer=%d", named, config.layer)
-    elif origin.model is not None and _plain_model(origin.model) not in _names(config.model):
+        log.warning(
+            "%s: its files do not say which residuals it reads; taken are those of layer=%d",
+            named,
+            config.layer,
+        )
+    if origin.model is not None and _plain_model(origin.model) not in _names(config.model):
         log.warning(
             "%s: its files say model %s, and this is %s", named, escaped(origin.model), config.model.label
         )

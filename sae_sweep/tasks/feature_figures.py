@@ -181,7 +181,9 @@ def _remove(folder: Path, name: str, *endings: str) -> None:
     for ending in endings:
         file = folder / f"{name}.{ending}"
         try:
-            file.unlink(missing_ok=True)
+            file.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError as error:
             raise SaeSweepError(f"cannot delete {file} of an earlier analysis: {error.strerror}") from error
 

@@ -149,6 +149,11 @@ def test_any_sae_can_be_analysed(cli: Cli, trained: Trained, small: list[str], t
     assert cli(*ours, f"sae={foreign}", *text).code == 0
     (other,) = Path("multirun/analysed").glob("elsewhere_blocks.2_*")  # nothing is overwritten
     assert (other / "features" / "firing.parquet").exists()
+    cfg["metadata"] |= {"hook_name": None, "model_name": "gpt2-small"}
+    (foreign / "cfg.json").write_text(json.dumps(cfg))
+    result = cli(*ours, f"sae={foreign}", "layer=7", *text)
+    assert "its files do not say which residuals it reads; taken are those of layer=7" in result.err
+    assert "its files say model gpt2-small, and this is gpt2-pico" in result.err
     cfg["d_in"] = 64
     (foreign / "cfg.json").write_text(json.dumps(cfg))
     result = cli(*ours, f"sae={foreign}", *text)

@@ -122,6 +122,9 @@ def test_without_a_hub(monkeypatch):
         "Offline, give a folder; or fill the hub's cache while online: hf download "
         "jbloom/GPT2-Small-SAEs-Reformatted --include 'blocks.8.hook_resid_pre/*'"
     )
+    assert "; SAELens has the releases gpt2-small-res-jb" in refused(
+        "gpt2-small-resjb/blocks.8.hook_resid_pre"
+    )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert refused("me/study").startswith("cannot get me/study from the Hugging Face hub (")
 
@@ -158,6 +161,7 @@ def test_the_table_of_releases():
     assert named("mistral-7b-res-wg/blocks.8.hook_resid_pre").changes == {
         "normalize_activations": "constant_norm_rescale"
     }
+    assert named(f"{JB}/") == named(JB)
     assert named("me/dictionaries/a/trainer_0") == HubSAE("me/dictionaries", "a/trainer_0")
 
 

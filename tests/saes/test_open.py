@@ -39,6 +39,15 @@ def test_an_unknown_layout_says_what_is_there_and_what_is_known(tmp_path):
     refused(tmp_path / ("n" * 300))
 
 
+def test_a_folder_of_several_saes_names_them(tmp_path):
+    for name in ("layers.4", "layers.3"):
+        sparsify_folder(tmp_path / name)
+    (tmp_path / "logs").mkdir()
+    assert "layers.4/, logs/; there are SAEs in its folders layers.3, layers.4; known are" in refused(
+        tmp_path
+    )
+
+
 def test_weights_alone_and_a_config_alone_are_no_layout(tmp_path):
     study_folder(tmp_path, "topk")
     (tmp_path / "config.json").rename(tmp_path / "cfg.json")
