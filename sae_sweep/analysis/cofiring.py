@@ -1,7 +1,7 @@
 """Which features fire on the same tokens."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sae_sweep.analysis.codes import Codes
 
-_PRODUCTS_AT_ONCE = 2**23
-"""Bound on the non-zeros of a block of counts: 500 MB while they are sorted."""
+_COUNTS_AT_ONCE = 2**23
+"""Pairs of features in a block: 200 MB with their counts and similarities."""
 
 
 class Partners(NamedTuple):
@@ -52,39 +52,31 @@ def partners(codes: Codes, most: int, between: Callable[[], None] = lambda: None
         torch.full((d_sae, most), torch.nan),
         tokens,
     )
-    for block in _blocks(codes, fired):
+    for start in range(0, d_sae, max(1, _COUNTS_AT_ONCE // d_sae)):
         between()
-        joint = (by_feature[block] @ fires).tocsr()
-        joint.sort_indices()
-        _best_of_rows(joint, block.start, fired, found)
+        block = slice(start, start + max(1, _COUNTS_AT_ONCE // d_sae))
+        joint = torch.from_numpy((by_feature[block] @ fires).toarray())
+        _best_of_rows(joint, start, fired, found)
     return found
 
 
-def _blocks(codes: Codes, fired: Int[Tensor, " d_sae"]) -> list[slice]:
-    """Consecutive features whose counts fit into memory: each has at most d_sae, or one per product."""
-    per_token = codes.offsets.diff().double()
-    mean = float(per_token.square().sum() / per_token.sum().clamp(min=1))
-    cost = (fired.double() * mean).clamp(max=codes.d_sae).cumsum(0)
-    number = (cost / _PRODUCTS_AT_ONCE).long()
-    ends = [*(number.diff() != 0).nonzero()[:, 0].add(1).tolist(), codes.d_sae]
-    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-
-
-def _best_of_rows(joint: Any, start: int, fired: Tensor, found: Partners) -> None:
+def _best_of_rows(
+    joint: Int[Tensor, "block d_sae"], start: int, fired: Int[Tensor, " d_sae"], found: Partners
+) -> None:
     """Write the best partners of a block of features into `found`."""
-    offsets = torch.from_numpy(joint.indptr).long()
-    rows = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff()) + start
-    columns, counts = torch.from_numpy(joint.indices).long(), torch.from_numpy(joint.data).long()
-    others = rows != columns
-    rows, columns, counts = rows[others], columns[others], counts[others]
-    jaccard = counts.double() / (fired[rows] + fired[columns] - counts)
-    order = jaccard.argsort(descending=True, stable=True)
+    places, most = torch.arange(len(joint)), min(found.ids.shape[1], joint.shape[1])
+    joint[places, places + start] = 0  # a feature is no partner of its own
+    either = fired[start : start + len(joint), None] + fired - joint
+    jaccard = joint.double() / either.clamp(min=1)
+    least = jaccard.topk(most, dim=1).values[:, -1:]
+    rows, columns = ((jaccard >= least) & (joint > 0)).nonzero(as_tuple=True)
+    order = jaccard[rows, columns].argsort(descending=True, stable=True)
     order = order[rows[order].argsort(stable=True)]
-    rows = rows[order]
-    sizes = torch.bincount(rows - start, minlength=len(offsets) - 1)
-    ranks = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows - start]
-    kept = ranks < found.ids.shape[1]
-    place, chosen = (rows[kept], ranks[kept]), order[kept]
-    found.ids[place] = columns[chosen]
-    found.counts[place] = counts[chosen]
-    found.jaccard[place] = jaccard[chosen].float()
+    rows, columns = rows[order], columns[order]
+    sizes = torch.bincount(rows, minlength=len(joint))
+    ranks = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]
+    rows, columns, ranks = (part[ranks < most] for part in (rows, columns, ranks))
+    place = (rows + start, ranks)
+    found.ids[place] = columns
+    found.counts[place] = joint[rows, columns].long()
+    found.jaccard[place] = jaccard[rows, columns].float()

@@ -212,7 +212,8 @@ def random_priorities(
     state = torch.full_like(sequences, seed)
     for part in (sequences, positions, features):
         state = _mixed(state + part * -7046029254386353131)  # 0x9E3779B97F4A7C15
-    return ((state >> 40) & 0xFFFFFF).double().add(1).div(2**24 + 1).float()
+    # 23 bits and a half are exact in float32; an Apple GPU has no float64
+    return ((state >> 41) & 0x7FFFFF).float().add(0.5).div(2**23)
 
 
 def _mixed(state: Tensor) -> Tensor:

@@ -206,13 +206,24 @@ class FeatureAnalysis(PositionAnalysis):
         self.sample.update(placed, chance, tokens, first)
 
 
-def bytes_needed(d_sae: int, text: Text, kept: Kept, passes: int) -> int:
-    """Bytes that the analysis of one SAE holds, at most, with `passes` passes over the text in all."""
+class Memory(NamedTuple):
+    """Bytes that the analysis of one SAE holds."""
+
+    tables: int
+    """From the start, on the device of the SAE."""
+    text: int
+    """At most, for what it keeps of the text; on the CPU."""
+
+
+def memory_needed(d_sae: int, text: Text, kept: Kept, passes: int) -> Memory:
+    """Estimates the memory of the analysis of one SAE, with `passes` passes over the text in all."""
     active = text.tokens.size * _ACTIVE
-    by_place = 8 * text.seq_len * d_sae + 12 * min(active, MOST)
     contexts = d_sae * (kept.top + kept.pool) * (8 * kept.window.size + 24)
     quantiles = 24 * min(active, EXACT_VALUES) + (BYTES_PER_FEATURE * d_sae if active > EXACT_VALUES else 0)
-    return passes * by_place + contexts + quantiles + 40 * min(active, PAIRS)
+    return Memory(
+        tables=passes * 8 * text.seq_len * d_sae + contexts,
+        text=passes * 12 * min(active, MOST) + quantiles + 40 * min(active, PAIRS),
+    )
 
 
 def analyse_features(

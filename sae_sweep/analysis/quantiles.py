@@ -25,7 +25,7 @@ class FeatureQuantiles:
     """Keeps all values while they fit, and then counts them in bins of equal relative width.
 
     The bins are those of DDSketch (Masson et al. 2019, arXiv 1908.10693): a quantile that they give is within
-    `RELATIVE_ERROR` of the value of that rank. Merging loses nothing more.
+    `RELATIVE_ERROR` of the exact one. Merging loses nothing more.
     """
 
     def __init__(self, d_sae: int, exact_values: int = EXACT_VALUES) -> None:
@@ -119,7 +119,7 @@ class _Bins:
         self.counts.view(-1).index_add_(0, features.long() * _BINS + bins, ones)
 
     def quantiles(self, shares: Sequence[float]) -> Tensor:
-        """The middle, in relative terms, of the bin that holds the value of the nearest rank."""
+        """Interpolated as among values, each the middle, in relative terms, of the bin that holds it."""
         exponents = torch.arange(_BINS, dtype=torch.float64)
         middles = _SMALLEST * torch.exp(_LOG_GAMMA * exponents) * (1 + RELATIVE_ERROR)
         parts = []
@@ -127,6 +127,9 @@ class _Bins:
             below = counts.cumsum(1)
             total = below[:, -1:].clone()
             ranks = torch.tensor(shares, dtype=torch.float64) * (total - 1).clamp(min=0)
-            found = torch.searchsorted(below, ranks.round().long(), right=True).clamp(max=_BINS - 1)
-            parts.append(middles[found].masked_fill(total == 0, math.nan))
+            low, high = (
+                middles[torch.searchsorted(below, rank.long(), right=True).clamp(max=_BINS - 1)]
+                for rank in (ranks.floor(), ranks.ceil())
+            )
+            parts.append(torch.lerp(low, high, ranks.frac()).masked_fill(total == 0, math.nan))
         return torch.cat(parts).t()

@@ -1,13 +1,18 @@
 """How much of each feature's activation every token of the vocabulary causes, in bounded memory."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-PAIRS = 2**24
-"""Pairs of a feature and a token that are kept: 400 MB."""
+PAIRS = 2**23
+"""Pairs of a feature and a token that are kept: 200 MB."""
+
+
+_FEATURES_AT_ONCE = 1024
+"""Features whose pairs are ranked together: all at once would take over a GB."""
 
 
 class TopTokens(NamedTuple):
@@ -23,11 +28,14 @@ class TopTokens(NamedTuple):
 class TokenSums:
     """Sum and number of activations for each pair of feature and token that occurs.
 
-    Above `pairs` of them the smallest sums are dropped; `dropped` bounds what a pair may have lost.
+    Above `pairs` of them the smallest sums of the features with most pairs are dropped; `dropped` bounds what
+    a pair may have lost.
     """
 
     def __init__(self, d_sae: int, vocabulary: int, pairs: int = PAIRS) -> None:
         self._d_sae, self._vocabulary, self._most = d_sae, vocabulary, pairs
+        self._whole = torch.zeros(d_sae, dtype=torch.float64)
+        """Whole activation of each feature, dropped pairs included."""
         self._keys = torch.zeros(0, dtype=torch.int64)
         self._sums = torch.zeros(0, dtype=torch.float64)
         self._counts = torch.zeros(0, dtype=torch.int64)
@@ -40,12 +48,15 @@ class TokenSums:
         self, features: Int[Tensor, " n"], tokens: Int[Tensor, " n"], values: Float[Tensor, " n"]
     ) -> None:
         """Add activations, each with its feature and the id of its token."""
-        keys = features.cpu().long() * self._vocabulary + tokens.cpu().long()
-        self._wait(keys, values.cpu().double(), torch.ones_like(keys))
+        features, values = features.cpu().long(), values.cpu().double()
+        keys = features * self._vocabulary + tokens.cpu().long()
+        self._whole.index_add_(0, features, values)
+        self._wait(keys, values, torch.ones_like(keys))
 
     def merge(self, other: "TokenSums") -> None:
         """Add another part of the text."""
         other._settle()
+        self._whole += other._whole
         self._wait(other._keys, other._sums, other._counts)
         self.dropped += other.dropped
 
@@ -56,35 +67,43 @@ class TokenSums:
         """
         self._settle()
         features = self._keys // self._vocabulary
-        zeros = torch.zeros(self._d_sae, dtype=torch.float64)
-        whole = zeros.index_add(0, features, self._sums)
-        largest = zeros.scatter_reduce(0, features, self._sums, "amax")
+        largest = torch.zeros_like(self._whole).scatter_reduce(0, features, self._sums, "amax")
         best = self._sums == largest[features]
         tokens = torch.full((self._d_sae,), -1)
         tokens.scatter_reduce_(
             0, features[best], self._keys[best] % self._vocabulary, "amin", include_self=False
         )
-        return tokens, torch.where(whole > 0, largest / whole, torch.nan)
+        return tokens, largest / self._whole
 
     def by_mean(self, most: int, at_least: int = 1) -> TopTokens:
         """The tokens of the highest mean activation, of those on which a feature fired `at_least` times."""
         self._settle()
-        frequent = self._counts >= at_least
-        keys, sums, counts = self._keys[frequent], self._sums[frequent], self._counts[frequent]
+        shape = (self._d_sae, most)
+        found = TopTokens(
+            torch.full(shape, -1),
+            torch.full(shape, torch.nan, dtype=torch.float64),
+            torch.zeros(shape, dtype=torch.int64),
+        )
+        firsts = torch.arange(0, self._d_sae + _FEATURES_AT_ONCE, _FEATURES_AT_ONCE)
+        for start, end in pairwise(torch.searchsorted(self._keys, firsts * self._vocabulary).tolist()):
+            self._rank(slice(start, end), at_least, found)
+        return found
+
+    def _rank(self, part: slice, at_least: int, found: TopTokens) -> None:
+        """Write the best tokens of some features into `found`, given all of their pairs."""
+        frequent = self._counts[part] >= at_least
+        keys, sums, counts = (values[part][frequent] for values in (self._keys, self._sums, self._counts))
         means = sums / counts
         order = means.argsort(descending=True, stable=True)
         order = order[(keys[order] // self._vocabulary).argsort(stable=True)]
         features = keys[order] // self._vocabulary
         sizes = torch.bincount(features, minlength=self._d_sae)
         ranks = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[features]
-        kept = ranks < most
-        place = (features[kept], ranks[kept])
-        shape = (self._d_sae, most)
-        return TopTokens(
-            torch.full(shape, -1).index_put_(place, keys[order[kept]] % self._vocabulary),
-            torch.full(shape, torch.nan, dtype=torch.float64).index_put_(place, means[order[kept]]),
-            torch.zeros(shape, dtype=torch.int64).index_put_(place, counts[order[kept]]),
-        )
+        kept = ranks < found.ids.shape[1]
+        place, order = (features[kept], ranks[kept]), order[kept]
+        found.ids[place] = keys[order] % self._vocabulary
+        found.means[place] = means[order]
+        found.counts[place] = counts[order]
 
     def _wait(self, keys: Tensor, sums: Tensor, counts: Tensor) -> None:
         self._waiting.append((keys, sums, counts))
@@ -101,7 +120,7 @@ class TokenSums:
         keys, places = keys.unique(return_inverse=True)
         self._insert(keys, _added(len(keys), places, sums), _added(len(keys), places, counts))
         if len(self._keys) > self._most:
-            self._drop_the_smallest()
+            self._drop_the_least()
 
     def _insert(self, keys: Tensor, sums: Tensor, counts: Tensor) -> None:
         """Add sums of distinct keys, in order, to those that are sorted already: all together sort slowly."""
@@ -115,9 +134,15 @@ class TokenSums:
         for name, values in (("_keys", keys), ("_sums", sums), ("_counts", counts)):
             setattr(self, name, _inserted(getattr(self, name), places, values[new]))
 
-    def _drop_the_smallest(self) -> None:
+    def _drop_the_least(self) -> None:
+        """Keep as many of each feature, from its largest sum on: a rare feature has no large sums at all."""
         order = self._sums.argsort(descending=True, stable=True)
-        self.dropped += float(self._sums[order[self._most]])
+        features = self._keys[order] // self._vocabulary
+        by_feature = features.argsort(stable=True)
+        counts = torch.bincount(features, minlength=self._d_sae)
+        ranks = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        order = order[by_feature[ranks.argsort(stable=True)]]
+        self.dropped += float(self._sums[order[self._most :]].max())
         kept = order[: self._most].sort().values
         self._keys, self._sums, self._counts = self._keys[kept], self._sums[kept], self._counts[kept]
 

@@ -106,27 +106,25 @@ def _features(results: FeatureResults, deciles: Tensor) -> pyarrow.Table:
     by_feature = columns(analysis.firing.by_feature())
     token, share = analysis.token_sums.shares()
     top = analysis.token_sums.by_mean(_TOP_TOKENS, _AT_LEAST)
-    return pyarrow.table(
-        {
-            "feature": np.arange(len(token), dtype=np.int32),
-            **{name: values.numpy() for name, values in by_feature.items()},
-            **{f"decile_{tenth}": row.numpy() for tenth, row in enumerate(deciles, 1)},
-            "deciles_exact": [analysis.quantiles.exact] * len(token),
-            "top_token": _or_null(token, token >= 0),
-            "top_token_share": share.numpy(),
-            "tokens_by_mean": _lists(top.ids, top.ids >= 0),
-            "token_means": _lists(top.means, top.ids >= 0),
-            "token_counts": _lists(top.counts, top.ids >= 0),
-            **_partners(results),
-            **_effects(results),
-            **_tests(results),
-        }
-    )
+    table: dict[str, Any] = {
+        "feature": np.arange(len(token), dtype=np.int32),
+        **{name: values.numpy() for name, values in by_feature.items()},
+        **{f"decile_{tenth}": row.numpy() for tenth, row in enumerate(deciles, 1)},
+        "deciles_exact": [analysis.quantiles.exact] * len(token),
+        "top_token": _or_null(token, token >= 0),
+        "top_token_share": share.numpy(),
+        "top_tokens_exact": [not analysis.token_sums.dropped] * len(token),
+        "tokens_by_mean": _lists(top.ids, top.ids >= 0),
+        "token_means": _lists(top.means, top.ids >= 0),
+        "token_counts": _lists(top.counts, top.ids >= 0),
+    }
+    return pyarrow.table(table | _partners(results) | _effects(results) | _tests(results))
 
 
-def _partners(results: FeatureResults) -> dict[str, pyarrow.Array]:
-    ids, counts, jaccard, _ = results.partners
+def _partners(results: FeatureResults) -> dict[str, Any]:
+    ids, counts, jaccard, tokens = results.partners
     return {
+        "partner_tokens": np.full(len(ids), tokens),
         "partners": _lists(ids, ids >= 0),
         "partner_counts": _lists(counts, ids >= 0),
         "partner_jaccard": _lists(jaccard, ids >= 0),
@@ -143,17 +141,17 @@ def _effects(results: FeatureResults) -> dict[str, pyarrow.Array]:
 
 
 def _tests(results: FeatureResults) -> dict[str, Any]:
-    """The largest share of the null, and the verdict, which is null for features that never fire.
+    """Share, largest share of the null, and verdict; `position_share_zero` etc. for changed embeddings.
 
-    `position_share_zero` etc. are for changed embeddings.
+    The verdict is null for a feature that does not fire.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for change, test in results.tests.items():
         suffix = "" if change == UNCHANGED else f"_{change}"
-        if suffix:
-            found[f"position_share{suffix}"] = test.position_share.numpy()
+        # with the embeddings as they are, it replaces that over all text: the test may have read less
+        found[f"position_share{suffix}"] = test.position_share.numpy()
         found[f"position_null{suffix}"] = test.null_maximum.numpy()
-        found[f"position_feature{suffix}"] = _or_null(test.passes, ~test.position_share.isnan())
+        found[f"position_feature{suffix}"] = _or_null(test.passes, test.live)
     return found
 
 

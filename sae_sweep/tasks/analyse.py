@@ -14,12 +14,13 @@ from sae_sweep.analysis.feature_results import Settings, feature_results
 from sae_sweep.analysis.features import (
     FeatureAnalysis,
     Kept,
+    Memory,
     PositionAnalysis,
     Subject,
     Text,
     analyse_features,
     analyse_positions,
-    bytes_needed,
+    memory_needed,
 )
 from sae_sweep.analysis.logit_effects import Unembedding
 from sae_sweep.config import CommandConfig, PackingConfig, SaeSweepError
@@ -30,19 +31,20 @@ from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text, position_text
 from sae_sweep.report.analysis_files import write_analysis
+from sae_sweep.report.formatting import size
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import cache_folder, hold
-from sae_sweep.store.machine import free_memory
 from sae_sweep.tasks.analysed import Analysed, selected
-from sae_sweep.tasks.feature_figures import Written, write_features
+from sae_sweep.tasks.feature_figures import Written, in_layers, write_features
 from sae_sweep.text import held_out_sequences, open_text, token_mask
+from sae_sweep.training import free_bytes
 
 log = logging.getLogger(__name__)
 
 _STUDY_SEQ_LEN = 1024
 """Tokens per sequence of the study's figures."""
-_CHECKED_SEQUENCES = 2
-"""Sequences on which the unembedding is checked."""
+_CHECKED = (2, 128)
+"""Number and largest length of the sequences on which the unembedding is checked: their logits are held."""
 
 
 def analyse(request: Request) -> int:
@@ -59,7 +61,7 @@ def analyse(request: Request) -> int:
     selection = selected(request)
     models = Models()
     written: list[Written] = []
-    for group in _by_text(selection.saes):
+    for group in _by_text(_wanted(selection.saes, command)):
         try:
             lm = models.get(replace(group[0].config, device=device))
             for one in group:
@@ -81,6 +83,15 @@ def analyse(request: Request) -> int:
                 show(f"{position_text(found.positions)}\n\n")
         show(f"{files_text(files)}\n")
     return len(selection.left_out)
+
+
+def _wanted(saes: Sequence[Analysed], command: CommandConfig) -> Sequence[Analysed]:
+    """The SAEs; for a paper's figures, which compare layers, only those of several layers, if any are."""
+    layers = in_layers(saes) if command.figures == "paper" else []
+    if not layers:
+        return saes
+    log.info("figures=paper: %d of %d SAEs differ in their layer alone", sum(map(len, layers)), len(saes))
+    return [one for group in layers for one in group]
 
 
 def _by_text(saes: Sequence[Analysed]) -> list[list[Analysed]]:
@@ -163,8 +174,9 @@ def _changes(lm: LanguageModel, command: CommandConfig) -> dict[str, PositionCha
 
 
 def _unembedding(lm: LanguageModel, tokens: Any) -> Unembedding | None:
+    count, length = _CHECKED
     try:
-        return lm.unembedding(torch.from_numpy(tokens[:_CHECKED_SEQUENCES]).long())
+        return lm.unembedding(torch.from_numpy(tokens[:count, :length]).long())
     except SaeSweepError as error:
         log.warning("no direct logit effects: %s", error)
         return None
@@ -176,41 +188,71 @@ def _analyse_group(
     """Analyse the SAEs of one text and write what was found; returns those that were written."""
     reading = _reading(lm, command, group[0])
     log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(reading.text.mask.sum()):,}", len(group))
-    written = []
-    for part in _parts(group, reading):
-        subjects = dict(_subjects(part, reading, left_out))
-        if not subjects:
-            continue
-        found = analyse_features(
-            subjects, lm, reading.text, len(reading.strings), reading.kept, between=raise_if_requested
-        )
-        changed: dict[str, dict[str, PositionAnalysis]] = {}
-        for kind, change in reading.changes.items():
-            with lm.changed_positions(change):
-                changed[kind] = analyse_positions(subjects, lm, reading.text, between=raise_if_requested)
-        for one in (one for one in part if one.name in found):
-            of_changes = {kind: by_name[one.name] for kind, by_name in changed.items()}
-            try:
-                written.append(_write(one, found[one.name], of_changes, reading))
-            except SaeSweepError as error:
-                left_out[one.name] = error
+    written: list[Written] = []
+    for part in _parts(group, reading, left_out):
+        written += _analyse_part(reading, part, left_out)
     return written
 
 
-def _parts(group: Sequence[Analysed], reading: _Reading) -> Iterator[Sequence[Analysed]]:
-    """The SAEs in consecutive parts of at least one that fit into half of the free memory."""
+def _analyse_part(
+    reading: _Reading, part: Sequence[Analysed], left_out: dict[str, SaeSweepError]
+) -> list[Written]:
+    """Analyse SAEs that fit into memory together; what they held is free afterwards."""
+    lm, text = reading.lm, reading.text
+    subjects = dict(_subjects(part, reading, left_out))
+    if not subjects:
+        return []
+    found = analyse_features(
+        subjects, lm, text, len(reading.strings), reading.kept, between=raise_if_requested
+    )
+    changed: dict[str, dict[str, PositionAnalysis]] = {}
+    for kind, change in reading.changes.items():
+        with lm.changed_positions(change):
+            changed[kind] = analyse_positions(subjects, lm, text, between=raise_if_requested)
+    written = []
+    for one in (one for one in part if one.name in found):
+        of_changes = {kind: by_name[one.name] for kind, by_name in changed.items()}
+        try:
+            written.append(_write(one, found[one.name], of_changes, reading))
+        except SaeSweepError as error:
+            left_out[one.name] = error
+    return written
+
+
+def _parts(
+    group: Sequence[Analysed], reading: _Reading, left_out: dict[str, SaeSweepError]
+) -> Iterator[Sequence[Analysed]]:
+    """The SAEs in consecutive parts of at least one that fit into half of the free memory.
+
+    One whose tables alone are larger than the free memory is left out.
+    """
     part: list[Analysed] = []
-    room = free_memory() // 2
+    free = free_bytes(reading.lm.device)
+    room = [bytes_ // 2 for bytes_ in free]
     for one in group:
-        needed = bytes_needed(
-            one.config.dictionary * reading.lm.d_model, reading.text, reading.kept, 1 + len(reading.changes)
-        )
-        if part and needed > room:
+        needed = _memory(one, reading)
+        if needed.tables > free[0]:
+            left_out[one.name] = SaeSweepError(
+                f"its contexts need {size(needed.tables)} of memory, and {size(free[0])} are free: lower "
+                "analysis.top, sample, before or after"
+            )
+            continue
+        each = needed if len(free) > 1 else [sum(needed)]
+        if part and any(more > left for more, left in zip(each, room, strict=True)):
             yield part
-            part, room = [], free_memory() // 2
+            part, free = [], free_bytes(reading.lm.device)
+            room = [bytes_ // 2 for bytes_ in free]
         part.append(one)
-        room -= needed
+        room = [left - more for left, more in zip(room, each, strict=True)]
     yield part
+
+
+def _memory(one: Analysed, reading: _Reading) -> Memory:
+    """Memory of the analysis of an SAE, its weights included."""
+    d_model = reading.lm.d_model
+    d_sae = one.config.dictionary * d_model if one.run else one.load().d_sae
+    needed = memory_needed(d_sae, reading.text, reading.kept, 1 + len(reading.changes))
+    return needed._replace(tables=needed.tables + 8 * d_sae * d_model)
 
 
 def _subjects(

@@ -99,23 +99,23 @@ class FeatureSet:
     members: Sequence[Written]
 
 
-def feature_sets(written: Sequence[Written], *, layers_only: bool) -> list[FeatureSet]:
-    """Group SAEs: those that differ in nothing but their layer, and the others, twelve at a time.
+def in_layers(saes: Sequence[Analysed]) -> list[list[Analysed]]:
+    """Groups of SAEs that differ in nothing but their layer, by layer; others are in none."""
+    by_settings: dict[str, list[Analysed]] = {}
+    for one in saes:
+        by_settings.setdefault(_settings(one.config), []).append(one)
+    return [
+        sorted(group, key=lambda one: one.config.layer) for group in by_settings.values() if len(group) > 1
+    ]
 
-    Args:
-        written: SAEs.
-        layers_only: leave out the others, if some differ in their layer.
-    """
-    by_settings: dict[str, list[Written]] = {}
-    for one in written:
-        by_settings.setdefault(_settings(one.sae.config), []).append(one)
-    sets, others = [], []
-    for group in by_settings.values():
-        if len(group) > 1:
-            sets.append(_layers(sorted(group, key=lambda one: one.sae.config.layer)))
-        else:
-            others += group
-    return sets if sets and layers_only else [*sets, *_others(others)]
+
+def feature_sets(written: Sequence[Written]) -> list[FeatureSet]:
+    """Group SAEs: those that differ in nothing but their layer, and the others, twelve at a time."""
+    by_name = {one.sae.name: one for one in written}
+    sets = [
+        _layers([by_name.pop(one.name) for one in group]) for group in in_layers([one.sae for one in written])
+    ]
+    return [*sets, *_others(list(by_name.values()))]
 
 
 def _settings(config: RunConfig) -> str:
@@ -143,12 +143,12 @@ def _others(group: Sequence[Written]) -> Iterator[FeatureSet]:
 def write_features(sweep: SweepFolder, written: Sequence[Written], command: CommandConfig) -> FeatureReport:
     """Draw the sets of SAEs, write the position tables, and send both to W&B.
 
-    The tables of a command that names one SAE are in the folder of its figures: those of the sweep stay.
+    The tables of a sweep lie above its sets; those of an SAE that is analysed alone lie with its figures.
 
     Raises:
         SaeSweepError: if a file cannot be written or read.
     """
-    sets = feature_sets(written, layers_only=command.figures == "paper")
+    sets = feature_sets(written)
     folder = sweep.features if command.sae is None else sweep.features / sets[0].name
     drawn: dict[str, Path] = {}
     with hold_sweep(sweep):
@@ -159,7 +159,7 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
             for name, figure in _figures(one, command):
                 raise_if_requested()
                 drawn[f"{one.name}/{name}"] = write_drawn(sweep.features / one.name, name, figure).png
-        rows = _position_tables(sets, command)
+        rows = _position_tables(written, command)
         for name in rows:
             _remove(folder, name, "csv", "parquet")
         tables = {
@@ -245,7 +245,7 @@ def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], D
 
 
 def _position_features(one: FeatureSet, command: CommandConfig) -> Drawn:
-    analysed = _analysed(one)
+    analysed = _analysed(one.members)
     unshared = unshared_rows(analysed, command.matching.threshold, seed=command.analysis.seed)
     return position_features_figure(position_rows(analysed), unshared)
 
@@ -300,25 +300,22 @@ def _separations(panels: Sequence[Panel]) -> list[Bimodality]:
     return [bimodality(torch.from_numpy(panel.feature("mean"))) for panel in panels]
 
 
-def _position_tables(sets: Sequence[FeatureSet], command: CommandConfig) -> dict[str, Sequence[Any]]:
+def _position_tables(written: Sequence[Written], command: CommandConfig) -> dict[str, Sequence[Any]]:
     """Position features by layer and change, and among what the next layer does not share."""
-    analysed = [found for one in sets for found in _analysed(one)]
+    analysed = _analysed(written)
     return {
         _TABLE: position_rows(analysed),
         f"unshared_{_TABLE}": unshared_rows(analysed, command.matching.threshold, seed=command.analysis.seed),
     }
 
 
-def _analysed(one: FeatureSet) -> list[AnalysedSAE]:
-    return [
-        AnalysedSAE(
-            member.sae.name,
-            member.sae.config.layer,
-            _settings(member.sae.config),
-            member.sae.load().W_dec.detach(),
-            test,
-            change,
-        )
-        for member in one.members
-        for change, test in member.tests.items()
-    ]
+def _analysed(written: Sequence[Written]) -> list[AnalysedSAE]:
+    found = []
+    for one in (one for one in written if one.tests):
+        sae, decoder = one.sae, one.sae.load().W_dec.detach()
+        settings = _settings(sae.config)
+        found += [
+            AnalysedSAE(sae.name, sae.config.layer, settings, decoder, test, change)
+            for change, test in one.tests.items()
+        ]
+    return found

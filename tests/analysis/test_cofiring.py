@@ -68,7 +68,7 @@ def test_codes_are_the_first_whole_tokens_however_the_text_is_cut(most: int) -> 
 @pytest.mark.parametrize("at_once", [1, 40, 2**26])
 @pytest.mark.parametrize("most", [1, 3, 20])
 def test_partners_are_those_of_a_naive_count(monkeypatch, at_once: int, most: int) -> None:
-    monkeypatch.setattr(cofiring, "_PRODUCTS_AT_ONCE", at_once)
+    monkeypatch.setattr(cofiring, "_COUNTS_AT_ONCE", at_once)
     f = dense()
     found = partners(codes_of(f), most)
     fires = (f != 0).long()

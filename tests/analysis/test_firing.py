@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_sweep.analysis.contexts import NOTHING, Contexts, Excerpts, Window, random_priorities, tenth_of
 from sae_sweep.analysis.firing import Activations, Firing, columns
@@ -161,12 +162,18 @@ def test_quantiles_that_do_not_fit_are_within_their_error(f):
     found = quantiles(f, most=50)
     assert not found.exact
     for feature in range(D - 1):
-        active = f[..., feature][f[..., feature] != 0].sort().values.double().numpy()
-        ranks = [round(share * (len(active) - 1)) for share in SHARES]
+        active = f[..., feature][f[..., feature] != 0].double().numpy()
         assert found.quantiles(SHARES)[:, feature].tolist() == pytest.approx(
-            active[ranks], rel=1.001 * RELATIVE_ERROR
+            np.quantile(active, SHARES), rel=1.001 * RELATIVE_ERROR
         )
     assert found.quantiles(SHARES)[:, -1].isnan().all()
+
+
+def test_quantiles_of_a_feature_that_fires_twice_lie_between_its_activations_in_bins_too():
+    found = FeatureQuantiles(1, 0)
+    found.update(torch.tensor([0, 0]), torch.tensor([1.0, 9.0]))
+    assert not found.exact
+    assert found.quantiles([0.25, 0.5])[:, 0].tolist() == pytest.approx([3, 5], rel=1.001 * RELATIVE_ERROR)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(2**20, 2**20), (50, 50), (50, 2**20), (2**20, 50)])
@@ -333,6 +340,39 @@ def test_pairs_that_do_not_fit_are_dropped_within_the_said_bound(f, tokens):
     for key, lost in zip(found._keys.tolist(), found._sums.tolist(), strict=True):
         true = whole._sums[whole._keys == key].item()
         assert true - found.dropped - 1e-9 <= lost <= true + 1e-9
+
+
+def test_dropped_pairs_still_count_in_a_features_whole_activation(f, tokens):
+    share, found = sums(f, tokens).shares()[1], sums(f, tokens, most=40, batches=12)
+    shares = found.shares()[1]
+    assert found.dropped > 0
+    whole = f.double().sum((0, 1))
+    torch.testing.assert_close(shares.isnan(), share.isnan())
+    assert (shares <= share + 1e-9)[whole > 0].all()
+    assert (shares >= share - found.dropped / whole - 1e-9)[whole > 0].all()
+
+
+def test_a_rare_feature_keeps_a_token_where_pairs_are_dropped():
+    found = TokenSums(2, 100, 20)
+    found.update(torch.tensor([1]), torch.tensor([7]), torch.tensor([0.01]))
+    found.update(torch.zeros(100).long(), torch.arange(100), torch.ones(100))
+    tokens, shares = found.shares()
+    assert tokens[1] == 7
+    assert shares.tolist() == pytest.approx([0.01, 1])
+
+
+def test_random_priorities_need_no_float64_which_an_apple_gpu_lacks():
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            assert getattr(out, "dtype", None) != torch.float64
+            return out
+
+    number = torch.arange(100)
+    with NoFloat64():
+        found = random_priorities(3, number, number, number)
+    assert found.dtype == torch.float32
+    assert len(found.unique()) == 100
 
 
 @settings(max_examples=30, deadline=None)

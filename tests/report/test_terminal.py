@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -187,6 +188,11 @@ def test_files_can_be_pasted(tmp_path, monkeypatch):
         "  matrix        'my sweep/matrix.png'",
         "  a failed run  train.log",
     ]
+
+
+def test_an_sae_without_live_features_has_no_share_of_position_features():
+    text = position_text([PositionRow("sae", 2, "none", 0, 0, 0, math.nan, math.nan, math.nan, 5000, 40)])
+    assert text.split("\n")[3].split() == ["sae", "2", "none", "0", "0", "-", "-"]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
