@@ -223,7 +223,7 @@ def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], D
         "mean_by_position_with_first": lambda: activation_figure(panels, first=True),
         "spectrum": lambda: spectrum_figure(panels, [_spectra(panel, command) for panel in panels]),
         "token_spread": lambda: spread_figure(panels),
-        "language_model_loss": lambda: lm_loss_figure(panels[0], one.members[0].sae.config.model.label),
+        "language_model_loss": lambda: lm_loss_figure(panels[0], _model_and_text(one)),
         "losses": lambda: sae_loss_figure(panels),
         "feature_spread": lambda: strength_figure(panels),
         "feature_frequency": lambda: frequency_figure(panels, limits),
@@ -242,6 +242,13 @@ def _makers(one: FeatureSet, command: CommandConfig) -> dict[str, Callable[[], D
         makers["separation"] = lambda: separation_figure(panels, _separations(panels))
         makers |= _umap_makers(one, panels, command)
     return makers
+
+
+def _model_and_text(one: FeatureSet) -> str:
+    """What the first SAE of a set reads, and whether others read something else."""
+    configs = [member.sae.config for member in one.members]
+    names = list(dict.fromkeys(f"{config.model.label} on {config.dataset.name}" for config in configs))
+    return names[0] if len(names) == 1 else f"{names[0]}, the first of {len(names)} that these SAEs read"
 
 
 def _position_features(one: FeatureSet, command: CommandConfig) -> Drawn:

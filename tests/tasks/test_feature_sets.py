@@ -12,11 +12,12 @@ import torch
 
 from sae_sweep.analysis.positions import PositionTest
 from sae_sweep.config import CommandConfig, RunConfig, TopKConfig, TrackingConfig
+from sae_sweep.config.data import EmbeddedDataset
 from sae_sweep.store import RunFolder, SweepFolder
 from sae_sweep.tasks import feature_figures
 from sae_sweep.tasks.analyse import _wanted
 from sae_sweep.tasks.analysed import Analysed
-from sae_sweep.tasks.feature_figures import Written, feature_sets, write_features
+from sae_sweep.tasks.feature_figures import FeatureSet, Written, _model_and_text, feature_sets, write_features
 
 
 def written(layer: int, k: int = 16, seed: int = 49) -> Written:
@@ -42,6 +43,15 @@ def test_others_are_drawn_twelve_at_a_time():
     found = names(feature_sets(given))
     assert list(found)[1:] == ["saes_1_to_12", "gpt2-small_L8_owt_topk_x16_k16_s12"]
     assert found["saes_1_to_12"] == [f"seed {seed}" for seed in range(12)]
+
+
+def test_the_loss_of_the_language_model_says_which_text_is_read():
+    one, other = written(0), written(0, seed=3)
+    assert _model_and_text(FeatureSet("x", ["1", "2"], [one, other])) == "gpt2-small on owt"
+    config = replace(other.sae.config, dataset=EmbeddedDataset())
+    other = Written(replace(other.sae, config=config), {})
+    text = _model_and_text(FeatureSet("x", ["1", "2"], [one, other]))
+    assert text == "gpt2-small on owt, the first of 2 that these SAEs read"
 
 
 def test_a_paper_reads_the_saes_of_several_layers_alone_if_there_are_any():
