@@ -31,7 +31,7 @@ TASKS = {
         "sae_sweep.tasks.dashboard:dashboard", "make a view and a report of a sweep in W&B", composes=False
     ),
     "analyse": Task(
-        "sae_sweep.tasks.analyse:analyse", "show what the features of SAEs do (sweep= or sae=)", composes=False
+        "sae_sweep.tasks.analyse:analyse", "show what features of SAEs do (sweep= or sae=)", composes=False
     ),
     "report": Task(
         "sae_sweep.study.report:report",

@@ -75,6 +75,7 @@ def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
         "shared",
         "dataset_vs_seed.csv",
         "dataset_vs_seed.md",
+        "figures.md",
     }
     assert (own / "analysis" / "figures" / "own" / "figure1.png").exists()
     rows = read_csv(tables / "own" / "table1.csv")
