@@ -116,8 +116,8 @@ def _check(codes: Codes, positions: int, permutations: int, resamples: int) -> N
     sequences = len(codes.sequences[codes.positions > 0].unique())
     if sequences < 2:
         raise SaeSweepError(
-            f"position test: {sequences} sequences have tokens after position 0 that count, "
-            "and it needs 2: give more text"
+            "position test: it needs 2 sequences with tokens after position 0 that count, and there "
+            f"{'is' if sequences == 1 else 'are'} {sequences}: give more text"
         )
 
 

@@ -187,7 +187,7 @@ def _analyse_group(
 ) -> list[Written]:
     """Analyse the SAEs of one text and write what was found; returns those that were written."""
     reading = _reading(lm, command, group[0])
-    log.info("%s: %s tokens for %d SAEs", lm.name, f"{int(reading.text.mask.sum()):,}", len(group))
+    log.info("%s: %s tokens, SAEs: %d", lm.name, f"{int(reading.text.mask.sum()):,}", len(group))
     written: list[Written] = []
     for part in _parts(group, reading, left_out):
         written += _analyse_part(reading, part, left_out)

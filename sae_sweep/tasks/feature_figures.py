@@ -153,7 +153,7 @@ def write_features(sweep: SweepFolder, written: Sequence[Written], command: Comm
     drawn: dict[str, Path] = {}
     with hold_sweep(sweep):
         for one in sets:
-            log.info("figures of %s: %d SAEs", one.name, len(one.members))
+            log.info("figures of %s, SAEs: %d", one.name, len(one.members))
             for name in _DRAWN_FROM_FEATURES:
                 _remove(sweep.features / one.name, name, "png", "svg", "parquet")
             for name, figure in _figures(one, command):

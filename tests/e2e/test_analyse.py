@@ -55,7 +55,7 @@ def test_it_agrees_with_the_evaluation_and_shows_the_text(cli: Cli, trained: Tra
     )
     assert result.code == 0, result.err
     assert "features (1 of 4)  multirun/x/gpt2-pico_" in result.out
-    assert "for 4 SAEs" in result.err
+    assert "tokens, SAEs: 4" in result.err
     for run in runs:
         metrics = json.loads((run / "metrics.json").read_text())
         features, positions, contexts, strings, evaluated = (
