@@ -29,6 +29,8 @@ class AnalysedSAE:
     test: PositionTest
     positions: str = "none"
     """What was done to the positional embeddings: none, zero or shuffle."""
+    undertrained: bool | None = None
+    """Whether too many of its features still match its initial dictionary; None if that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class PositionRow:
     high: float
     tokens: int
     sequences: int
+    undertrained: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class UnsharedRow:
     """Lower end of the 95 % interval of `difference`, over features."""
     high: float
     threshold: float
+    undertrained: bool | None = None
+    """Whether one of the two SAEs is."""
 
 
 def position_rows(analysed: Sequence[AnalysedSAE]) -> list[PositionRow]:
@@ -96,6 +101,7 @@ def position_rows(analysed: Sequence[AnalysedSAE]) -> list[PositionRow]:
             high=one.test.high,
             tokens=one.test.tokens,
             sequences=one.test.sequences,
+            undertrained=one.undertrained,
         )
         for one in sorted(analysed, key=lambda one: (one.settings, one.layer))
     ]
@@ -142,7 +148,13 @@ def _unshared(early: AnalysedSAE, late: AnalysedSAE, threshold: float, seed: int
         low=low,
         high=high,
         threshold=threshold,
+        undertrained=_either(early.undertrained, late.undertrained),
     )
+
+
+def _either(one: bool | None, other: bool | None) -> bool | None:
+    """Whether one of two is; None if neither is known to be and one is unknown."""
+    return True if one or other else None if None in (one, other) else False
 
 
 def _interval(values: Bool[Tensor, "live 3"], seed: int) -> tuple[float, float]:

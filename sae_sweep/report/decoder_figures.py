@@ -174,6 +174,8 @@ def position_features_figure(rows: Sequence[PositionRow], unshared: Sequence[Uns
         f"n = {_ends(live)} live features, {_ends(tokens)} tokens after the first position; "
         "bars: 95 % bootstrap intervals over sequences" + (", right: over features" if unshared else "")
     ]
+    if any(row.undertrained for row in rows) or any(row.undertrained for row in unshared):
+        notes.append("hollow: undertrained, too many features still match their initial dictionary")
     changes = [change for change in CHANGES if any(row.positions == change for row in rows)]
     label_figure(
         figure,
@@ -206,6 +208,7 @@ def _draw_shares(axes: Axes, rows: Sequence[PositionRow]) -> None:
             [row.layer + 0.12 * (number - 1) for row in there],
             [[row.share, row.low, row.high] for row in there],
             COLOURS[change],
+            [row.undertrained for row in there],
         )
     axes.set_ylim(bottom=0)
     axes.set_ylabel("share of live features (%)", fontsize=8, color=INK)
@@ -219,20 +222,29 @@ def _draw_differences(axes: Axes, unshared: Sequence[UnsharedRow]) -> None:
         [row.layer for row in unshared],
         [[row.difference, row.low, row.high] for row in unshared],
         SERIES[3],
+        [row.undertrained for row in unshared],
     )
     axes.set_ylabel("difference (percentage points)", fontsize=8, color=INK)
     axes.set_title("among those without a match in the next layer,\nminus among all", fontsize=8, color=INK)
 
 
 def _with_intervals(
-    axes: Axes, layers: Sequence[float], values: Sequence[Sequence[float]], colour: str
+    axes: Axes,
+    layers: Sequence[float],
+    values: Sequence[Sequence[float]],
+    colour: str,
+    undertrained: Sequence[bool | None],
 ) -> None:
-    """Points in per cent with their intervals; those that are not a number are not drawn."""
+    """Points in per cent with their intervals, hollow if undertrained; what is not a number is not drawn."""
     if not layers:
         return
     middle, low, high = 100 * np.array(values, dtype=float).T
     axes.vlines(layers, low, high, color=colour, linewidth=1.2)
     axes.plot(layers, middle, "o-", color=colour, markersize=3.5, linewidth=0.6)
+    weak = np.array([bool(one) for one in undertrained])
+    if weak.any():
+        places = np.array(layers)[weak]
+        axes.plot(places, middle[weak], "o", color=colour, markersize=3.5, markerfacecolor="white")
 
 
 def _row_numbers(rows: Sequence[PositionRow], unshared: Sequence[UnsharedRow]) -> pyarrow.Table:
@@ -246,14 +258,19 @@ def _row_numbers(rows: Sequence[PositionRow], unshared: Sequence[UnsharedRow]) -
         for row in rows
     ]
     differences = [
-        {"run": row.sae, "layer": row.layer, "drawn": "difference", **_interval(row, row.difference)}
+        {
+            "run": row.sae,
+            "layer": row.layer,
+            "drawn": "difference",
+            **_interval(row, row.difference),
+        }
         for row in unshared
     ]
     return pyarrow.Table.from_pylist(shares + differences)
 
 
-def _interval(row: PositionRow | UnsharedRow, value: float) -> Mapping[str, float]:
-    return {"value": value, "low": row.low, "high": row.high}
+def _interval(row: PositionRow | UnsharedRow, value: float) -> Mapping[str, float | bool | None]:
+    return {"value": value, "low": row.low, "high": row.high, "undertrained": row.undertrained}
 
 
 def _ends(numbers: Sequence[int]) -> str:

@@ -85,15 +85,17 @@ def position_text(rows: Sequence[PositionRow], *, width: int | None = None) -> s
                 row.positions,
                 f"{row.live:,}",
                 f"{row.position_features:,}",
-                f"{row.share:.1%}" if row.live else "-",
+                (f"{row.share:.1%}" if row.live else "-") + ("*" if row.undertrained else ""),
                 interval if row.live else "-",
             ]
         )
-    note = (
+    notes = [
         "Features that follow the position: omega² above 0.1 and above that of permuted positions. "
         "Intervals: bootstrap over sequences."
-    )
-    return "\n".join(["Position", *table.lines(width, drop=(6, 3, 4)), *_notes([note], width)])
+    ]
+    if any(row.undertrained for row in rows):
+        notes.append("* undertrained: too many features still match the dictionary that they started from.")
+    return "\n".join(["Position", *table.lines(width, drop=(6, 3, 4)), *_notes(notes, width)])
 
 
 def files_text(files: Mapping[str, Path]) -> str:

@@ -44,7 +44,7 @@ from sae_sweep.report.position_figures import (
     spread_figure,
 )
 from sae_sweep.signals import raise_if_requested
-from sae_sweep.store import SweepFolder, hold_sweep
+from sae_sweep.store import SweepFolder, hold_sweep, read_metrics
 from sae_sweep.tasks.analysed import Analysed
 from sae_sweep.tracking import open_comparison_sink
 
@@ -252,7 +252,7 @@ def _model_and_text(one: FeatureSet) -> str:
 
 
 def _position_features(one: FeatureSet, command: CommandConfig) -> Drawn:
-    analysed = _analysed(one.members)
+    analysed = _analysed(one.members, command)
     unshared = unshared_rows(analysed, command.matching.threshold, seed=command.analysis.seed)
     return position_features_figure(position_rows(analysed), unshared)
 
@@ -309,20 +309,32 @@ def _separations(panels: Sequence[Panel]) -> list[Bimodality]:
 
 def _position_tables(written: Sequence[Written], command: CommandConfig) -> dict[str, Sequence[Any]]:
     """Position features by layer and change, and among what the next layer does not share."""
-    analysed = _analysed(written)
+    analysed = _analysed(written, command)
     return {
         _TABLE: position_rows(analysed),
         f"unshared_{_TABLE}": unshared_rows(analysed, command.matching.threshold, seed=command.analysis.seed),
     }
 
 
-def _analysed(written: Sequence[Written]) -> list[AnalysedSAE]:
+def _analysed(written: Sequence[Written], command: CommandConfig) -> list[AnalysedSAE]:
     found = []
     for one in (one for one in written if one.tests):
         sae, decoder = one.sae, one.sae.load().W_dec.detach()
-        settings = _settings(sae.config)
+        settings, undertrained = _settings(sae.config), _undertrained(sae, command)
         found += [
-            AnalysedSAE(sae.name, sae.config.layer, settings, decoder, test, change)
+            AnalysedSAE(sae.name, sae.config.layer, settings, decoder, test, change, undertrained)
             for change, test in one.tests.items()
         ]
     return found
+
+
+def _undertrained(sae: Analysed, command: CommandConfig) -> bool | None:
+    """Whether a run is marked undertrained; None for an SAE that is no run, or whose metrics are gone."""
+    if sae.run is None:
+        return None
+    try:
+        match = read_metrics(sae.folder, sae.owner).init_match
+    except SaeSweepError as error:
+        log.warning("%s: %s", sae.name, error)
+        return None
+    return None if match is None else match > command.matching.undertrained

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from sae_sweep.analysis.position_table import AnalysedSAE, position_rows, unshared_rows
+from sae_sweep.analysis.position_table import AnalysedSAE, _either, position_rows, unshared_rows
 from sae_sweep.analysis.positions import PositionTest
 
 D = 10
@@ -98,3 +98,12 @@ def test_without_unmatched_or_live_features_nothing_is_made_up():
     assert all(math.isnan(number) for number in (row.unmatched_share, row.difference, row.low, row.high))
     assert unshared_rows([one, dead]) == []
     assert unshared_rows([dead, dataclasses.replace(one, layer=5)]) == []
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "expected"),
+    [(False, False, False), (True, False, True), (None, True, True), (None, False, None)],
+)
+def test_a_comparison_is_undertrained_if_one_of_its_saes_is(early, late, expected) -> None:
+    assert _either(early, late) is expected
+    assert _either(late, early) is expected

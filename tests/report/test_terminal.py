@@ -198,7 +198,9 @@ def test_an_sae_without_live_features_has_no_share_of_position_features():
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_position_features_stand_with_their_intervals(width):
     rows = [
-        PositionRow(f"gpt2-pico_L{layer}_docs", layer, change, 1000, 12, 3, 0.012, 0.008, 0.02, 5000, 40)
+        PositionRow(
+            f"gpt2-pico_L{layer}_docs", layer, change, 1000, 12, 3, 0.012, 0.008, 0.02, 5000, 40, layer == 1
+        )
         for layer in (0, 1)
         for change in ("none", "zero")
     ]
@@ -209,3 +211,5 @@ def test_position_features_stand_with_their_intervals(width):
     assert "1.2%" in lines[3]
     assert ("0.8 to 2.0" in lines[3]) == (width > 40)
     assert "permuted" in text
+    assert [line.count("1.2%*") for line in lines[3:7]] == [0, 0, 1, 1]
+    assert "* undertrained: " in text
