@@ -334,8 +334,13 @@ def test_position_features_by_layer_with_intervals() -> None:
     assert list(curve(figure.axes[0], 1)) == pytest.approx([1, 2, 3])
     assert list(curve(figure.axes[1], 1)) == pytest.approx([20, 20])
     assert numbers.to_pylist()[-1] == {
-        "run": "gpt2_L1", "layer": 1, "drawn": "difference", "value": 0.2, "low": 0.1, "high": 0.4
+        "run": "gpt2_L1", "layer": 1, "drawn": "difference", "value": 0.2, "low": 0.1, "high": 0.4,
+        "undertrained": None,
     }  # fmt: skip
+    weak = [dataclasses.replace(one, undertrained=one.layer == 1) for one in rows]
+    axes = position_features_figure(weak, unshared).figure.axes[0]
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xdata().tolist() for line in hollow] == [[pytest.approx(0.88)], [pytest.approx(1.12)]]
     assert len(position_features_figure(rows).figure.axes) == 1
     with pytest.raises(SaeSweepError, match="gpt2_L0 and other read the same layer"):
         position_features_figure([row(0), row(0, sae="other")])
