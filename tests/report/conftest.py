@@ -6,6 +6,8 @@ import torch
 
 from sae_sweep.analysis import Comparison, ComparisonEntry, Evaluation, compare
 from sae_sweep.analysis.statistics import FeatureStatistics
+from sae_sweep.report.panels import Panel
+from tests.report.panels import panel
 
 
 def _rows(n: int, seed: int) -> torch.Tensor:
@@ -52,3 +54,9 @@ def evaluation() -> Evaluation:
         density_histogram=features.density_histogram(),
         activation_histogram=features.activation_histogram(),
     )
+
+
+@pytest.fixture(scope="module")
+def panels() -> list[Panel]:
+    """SAEs of three layers."""
+    return [panel(layer) for layer in range(3)]

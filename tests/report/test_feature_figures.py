@@ -8,17 +8,12 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from pyarrow import parquet
 
 from sae_sweep.analysis.bimodality import Bimodality
-from sae_sweep.analysis.position_table import PositionRow, UnsharedRow
 from sae_sweep.analysis.spectrum import spectrum
 from sae_sweep.config import EvaluationConfig, SaeSweepError
-from sae_sweep.report.decoder_figures import joint_umap_figure, position_features_figure, umap_figure
 from sae_sweep.report.feature_figures import (
     decile_figure,
     density_figure,
@@ -38,79 +33,17 @@ from sae_sweep.report.position_figures import (
     spread_figure,
 )
 from tests.disks import fill_up
-
-FEATURES, POSITIONS, DEAD = 40, 48, 7
-
-
-def features(seed: int) -> pyarrow.Table:
-    """Statistics of random activations; the last features are dead, and the first fires once."""
-    random = np.random.default_rng(seed)
-    values = [random.lognormal(size=1 + 5 * i) for i in range(FEATURES - DEAD)] + [np.zeros(0)] * DEAD
-    nothing = np.full(10, np.nan)
-    deciles = [np.quantile(v, np.arange(1, 11) / 10) if len(v) else nothing for v in values]
-    return pyarrow.table(
-        {
-            "feature": np.arange(FEATURES, dtype=np.int32),
-            "active": [len(v) for v in values],
-            "density": [len(v) / 1000 for v in values],
-            "mean": [v.mean() if len(v) else math.nan for v in values],
-            "std": [v.std() if len(v) else math.nan for v in values],
-            "max": [v.max() if len(v) else math.nan for v in values],
-            **{f"decile_{tenth}": [row[tenth - 1] for row in deciles] for tenth in range(1, 10)},
-        }
-    )
-
-
-def positions(seed: int, changes: tuple[str, ...]) -> pyarrow.Table:
-    """BOS, which does not count, at the first position."""
-    random = np.random.default_rng(seed)
-    tables = []
-    for change in changes:
-        counted = np.arange(POSITIONS) > 0
-        drawn = {
-            name: np.where(counted, random.uniform(1, 2, POSITIONS), np.nan)
-            for name in ("mean", "std", "mse", "l1", "ce_clean", "ce_sae")
-        }
-        tables.append(
-            pyarrow.table(
-                {
-                    "positions": [change] * POSITIONS,
-                    "position": np.arange(POSITIONS, dtype=np.int32),
-                    "tokens": 20 * counted,
-                    "active": 80 * counted,
-                    **drawn,
-                    "special_active": 60 * ~counted,
-                    "special_mean": np.where(counted, np.nan, 9.0),
-                }
-            )
-        )
-    return pyarrow.concat_tables(tables)
-
-
-def panel(layer: int, trained: int = 32, changes: tuple[str, ...] = ("none", "zero", "shuffle")) -> Panel:
-    return Panel(f"layer {layer}", f"gpt2_L{layer}_k16", features(layer), positions(layer, changes), trained)
-
-
-@pytest.fixture(scope="module")
-def panels() -> list[Panel]:
-    return [panel(layer) for layer in range(3)]
-
-
-def only(table: pyarrow.Table, **values: object) -> dict[str, np.ndarray]:
-    rows = [row for row in table.to_pylist() if all(row[name] == value for name, value in values.items())]
-    return {name: np.array([row[name] for row in rows]) for name in table.column_names}
-
-
-def texts(figure: Figure) -> str:
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
-
-
-def vertical(axes: Axes) -> list[float]:
-    return [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
-
-
-def curve(axes: Axes, number: int) -> np.ndarray:
-    return np.asarray(axes.lines[number].get_ydata())
+from tests.report.panels import (
+    DEAD,
+    FEATURES,
+    POSITIONS,
+    curve,
+    only,
+    panel,
+    positions,
+    texts,
+    vertical,
+)
 
 
 def test_mean_activation_is_drawn_without_the_first_position_and_smoothed(panels: list[Panel]) -> None:
@@ -290,62 +223,6 @@ def test_a_single_live_feature_and_a_few_positions_are_drawn_too() -> None:
     figure, numbers = sae_loss_figure([one])
     np.testing.assert_array_equal(curve(figure.axes[1], 0), only(numbers)["loss"])  # too few to smooth
     assert "running means" not in texts(figure)
-
-
-def test_umaps_show_dead_features_and_a_random_dictionary(panels: list[Panel]) -> None:
-    places = [np.random.default_rng(seed).normal(size=(FEATURES, 2)) for seed in range(4)]
-    figure, numbers = umap_figure(panels, places[:3], places[3], settings="cosine, seed 0")
-    dead, live = figure.axes[2].collections
-    assert (len(dead.get_offsets()), len(live.get_offsets())) == (DEAD, FEATURES - DEAD)
-    np.testing.assert_array_equal(only(numbers, panel="random dictionary")["umap_2"], places[3][:, 1])
-    assert only(numbers, panel="layer 1")["live"].sum() == FEATURES - DEAD
-    assert "7; cosine, seed 0" in texts(figure)
-    with pytest.raises(SaeSweepError, match="2 embeddings for 3 panels"):
-        umap_figure(panels, places[:2], places[3], settings="")
-
-    joint = joint_umap_figure(panels, np.concatenate(places[:3]), np.concatenate(places[1:]), settings="")
-    stored = only(joint.numbers, panel="layer 1", dictionary="decoder")
-    np.testing.assert_array_equal(stored["umap_1"], places[1][:, 0])
-    (dots,) = joint.figure.axes[0].collections
-    where = {
-        tuple(place): tuple(colour)
-        for place, colour in zip(dots.get_offsets(), dots.get_facecolors(), strict=True)
-    }
-    assert where[tuple(places[0][0])] == where[tuple(places[0][1])] != where[tuple(places[1][0])]
-    assert not np.array_equal(dots.get_offsets()[:40], places[0])  # no SAE hides those before it
-    with pytest.raises(SaeSweepError, match="40 rows of random for 120 features"):
-        joint_umap_figure(panels, np.concatenate(places[:3]), places[0], settings="")
-
-
-def row(layer: int, change: str = "none", sae: str = "") -> PositionRow:
-    share = 0.01 * (layer + 1)
-    return PositionRow(
-        sae or f"gpt2_L{layer}", layer, change, 100, 9, None, share, share / 2, 2 * share, 900, 20
-    )
-
-
-def test_position_features_by_layer_with_intervals() -> None:
-    unshared = [
-        UnsharedRow(f"gpt2_L{i}", f"gpt2_L{i + 1}", i, 100, 50, 9, 6, 0.1, 0.3, 0.2, 0.1, 0.4, 0.7)
-        for i in (0, 1)
-    ]
-    rows = [row(layer, change) for layer in (0, 1, 2) for change in ("none", "shuffle")]
-    figure, numbers = position_features_figure(rows, unshared)
-    assert list(curve(figure.axes[0], 1)) == pytest.approx([1, 2, 3])
-    assert list(curve(figure.axes[1], 1)) == pytest.approx([20, 20])
-    assert numbers.to_pylist()[-1] == {
-        "run": "gpt2_L1", "layer": 1, "drawn": "difference", "value": 0.2, "low": 0.1, "high": 0.4,
-        "undertrained": None,
-    }  # fmt: skip
-    weak = [dataclasses.replace(one, undertrained=one.layer == 1) for one in rows]
-    axes = position_features_figure(weak, unshared).figure.axes[0]
-    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert [line.get_xdata().tolist() for line in hollow] == [[pytest.approx(0.88)], [pytest.approx(1.12)]]
-    assert len(position_features_figure(rows).figure.axes) == 1
-    with pytest.raises(SaeSweepError, match="gpt2_L0 and other read the same layer"):
-        position_features_figure([row(0), row(0, sae="other")])
-    with pytest.raises(SaeSweepError, match="at least one tested SAE"):
-        position_features_figure([])
 
 
 def test_a_figure_is_written_as_png_and_svg_with_its_numbers(tmp_path, panels: list[Panel]) -> None:
