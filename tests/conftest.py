@@ -42,12 +42,19 @@ SLOW_S = 5.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests say why; SLURM's go first, for they mostly wait."""
+    """Slow tests say why; SLURM's go first, for they mostly wait, and whole commands of task=analyse last.
+
+    A process that has imported scipy, as task=analyse does, computes with other last bits than one that has
+    not; the tests of whole sweeps compare such processes bit for bit.
+    """
     for item in items:
         for marker in item.iter_markers("slow"):
             if marker.args or not marker.kwargs.get("reason"):
                 raise pytest.UsageError(f'{item.nodeid}: slow needs one argument, reason="why it must"')
-    items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(item.path.parent.name, 2))
+    order = {"slurm": 0, "e2e": 1}
+    items.sort(
+        key=lambda item: 3 if item.path.stem == "test_analyse" else order.get(item.path.parent.name, 2)
+    )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -102,7 +102,8 @@ def agrees_with_its_text(features: dict, contexts: dict, strings: dict, alive: f
     assert "word" in shown or "file" in shown or "of" in shown
 
 
-@pytest.mark.slow(reason="SAEs of two layers are trained first, and all figures are drawn")
+@pytest.mark.slow(reason="SAEs of two layers are trained first, and UMAP is compiled")
+@pytest.mark.usefixtures("without_figures")
 def test_figures_for_a_paper_show_the_layers_side_by_side(cli: Cli, trained: Trained) -> None:
     runs = trained("layer=2,3")
     words = ("task=analyse", "sweep=x", "figures=paper", "analysis.tokens=2_000", "analysis.permutations=5")
@@ -132,7 +133,7 @@ def test_figures_for_a_paper_show_the_layers_side_by_side(cli: Cli, trained: Tra
 @pytest.mark.slow(reason="an SAE is trained first, and analysed four times")
 def test_any_sae_can_be_analysed(cli: Cli, trained: Trained, small: list[str], text_folder: Path) -> None:
     (run,) = trained("seed=42")
-    ours = ("task=analyse", "figures=none", "analysis.tokens=1_000")
+    ours = ("task=analyse", "figures=none", "analysis.tokens=1_000", "analysis.permutations=5")
     assert cli(*ours, f"sae={run}").code == 0
     own = table(run, "firing")
     foreign = Path("elsewhere/blocks.2")
@@ -164,7 +165,8 @@ def test_any_sae_can_be_analysed(cli: Cli, trained: Trained, small: list[str], t
     assert "nowhere" in result.err
 
 
-@pytest.mark.slow(reason="SAEs of two layers are trained first, and figures are drawn twice")
+@pytest.mark.slow(reason="SAEs of two layers are trained first, and analysed three times")
+@pytest.mark.usefixtures("without_figures")
 def test_one_run_leaves_the_tables_of_its_sweep(cli: Cli, trained: Trained) -> None:
     run, _ = trained("layer=2,3")
     ours = ("task=analyse", "analysis.tokens=1_000", "analysis.permutations=5", "tracking=none")
@@ -187,7 +189,8 @@ def test_one_run_leaves_the_tables_of_its_sweep(cli: Cli, trained: Trained) -> N
     assert kept.exists()  # shows the decoders alone
 
 
-@pytest.mark.slow(reason="an SAE is trained first, and all figures are drawn")
+@pytest.mark.slow(reason="an SAE is trained first")
+@pytest.mark.usefixtures("without_figures")
 def test_an_sae_without_live_features_is_said(
     cli: Cli, trained: Trained, small: list[str], text_folder: Path
 ) -> None:
@@ -238,7 +241,7 @@ def test_damaged_and_unfinished_runs_are_left_out(
 ) -> None:
     one, other = trained("seed=42,49")
     monkeypatch.setattr("sae_sweep.tasks.analyse.free_bytes", lambda device: [2**25])  # one SAE at a time
-    ours = ("task=analyse", "sweep=x", "analysis.tokens=1_000", "figures=none")
+    ours = ("task=analyse", "sweep=x", "analysis.tokens=1_000", "analysis.permutations=5", "figures=none")
     weights = one / "sae" / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     result = cli(*ours)

@@ -26,15 +26,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("world")
 
 
-@pytest.mark.slow(reason="sixty trials on real sweeps, each of about a second")
-@pytest.mark.parametrize("optimise", [[], ["--optimise"]], ids=["plain", "optimised"])
-def test_the_short_form_ends_in_results_or_lines(world: Path, tmp_path: Path, optimise: list[str]) -> None:
+@pytest.mark.slow(reason="eighty trials on real sweeps, each of about a second")
+@pytest.mark.parametrize(("trials", "optimise"), [(60, []), (20, ["--optimise"])], ids=["plain", "optimised"])
+def test_the_short_form_ends_in_results_or_lines(
+    world: Path, tmp_path: Path, trials: int, optimise: list[str]
+) -> None:
     file = tmp_path / "done.json"
-    ended = _python(str(SCRIPT), "--trials", "60", "--folder", str(world), "--json", str(file), *optimise)
+    words = ("--trials", str(trials), "--folder", str(world), "--json", str(file))
+    ended = _python(str(SCRIPT), *words, *optimise)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     done = json.loads(file.read_text())["trials"]
     assert {one["outcome"] for one in done} <= {"right", "one line"}
-    assert len({one["kind"] for one in done}) == 14
+    assert len(done) >= trials
+    assert optimise or len({one["kind"] for one in done}) == 14
 
 
 BROKEN = """
