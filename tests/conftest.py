@@ -42,11 +42,7 @@ SLOW_S = 5.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests say why; SLURM's go first, for they mostly wait, and whole commands of task=analyse last.
-
-    A process that has imported scipy, as task=analyse does, computes with other last bits than one that has
-    not; the tests of whole sweeps compare such processes bit for bit.
-    """
+    """Slow tests say why; SLURM's go first, for they mostly wait, and whole commands of task=analyse last."""
     for item in items:
         for marker in item.iter_markers("slow"):
             if marker.args or not marker.kwargs.get("reason"):
