@@ -42,15 +42,12 @@ SLOW_S = 5.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests say why; SLURM's go first, for they mostly wait, and whole commands of task=analyse last."""
+    """Slow tests say why; SLURM's go first, for they mostly wait."""
     for item in items:
         for marker in item.iter_markers("slow"):
             if marker.args or not marker.kwargs.get("reason"):
                 raise pytest.UsageError(f'{item.nodeid}: slow needs one argument, reason="why it must"')
-    order = {"slurm": 0, "e2e": 1}
-    items.sort(
-        key=lambda item: 3 if item.path.stem == "test_analyse" else order.get(item.path.parent.name, 2)
-    )
+    items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(item.path.parent.name, 2))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_sweep.analysis.embedding import threads_kept
 from sae_sweep.config import SaeSweepError
 
 LEAST_FEATURES = 4
@@ -40,6 +41,7 @@ class Bimodality:
     """Features that are left out: they never fire, so that their value is NaN or 0."""
 
 
+@threads_kept()
 def bimodality(values: Float[Tensor, " d_sae"]) -> Bimodality:
     """Test whether log10 of a value per feature, such as its mean activation, has more than one mode.
 

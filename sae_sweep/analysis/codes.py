@@ -70,7 +70,7 @@ class Codes:
 
     @property
     def offsets(self) -> Int[Tensor, " tokens_plus_1"]:
-        """Where the non-zeros of each token begin, and the end of the last."""
+        """Index of each token's first non-zero, and at the end the number of all."""
         return torch.nn.functional.pad(self._joined()[0].cumsum(0), (1, 0))
 
     @property

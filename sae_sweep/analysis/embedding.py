@@ -1,7 +1,8 @@
 """Decoders in two dimensions (UMAP), and random dictionaries of the same shape to hold beside them."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,17 @@ LEAST_ROWS = 4
 """Below that, there is no spectral layout to begin with."""
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Keep torch's number of threads: numba and scikit-learn change it, and the last bits of its products."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@threads_kept()
 def umap_embedding(
     rows: Float[Tensor, "n d"], *, metric: str = "euclidean", neighbours: int = NEIGHBOURS, seed: int = 0
 ) -> Float[np.ndarray, "n 2"]:

@@ -136,7 +136,7 @@ class _ByFeature(NamedTuple):
     """Codes of the tokens after position 0, the non-zeros in the order of features."""
 
     starts: Int[np.ndarray, " d_sae_plus_1"]
-    """Where each feature's non-zeros begin."""
+    """Index of each feature's first non-zero, and at the end the number of all."""
     tokens: Int[np.ndarray, " nnz"]
     values: Float[np.ndarray, " nnz"]
     positions: Int[np.ndarray, " tokens"]

@@ -31,7 +31,7 @@ class Spectrum:
     """99th percentile, over permutations, of the largest amplitude of all periods: a curve without order has
     one above it in one of a hundred cases, whereas about one period in a hundred is above `null_99`."""
     peak: Bool[Tensor, " periods"]
-    """Where the amplitude is larger than that of the periods next to it."""
+    """True for periods whose amplitude is larger than that of both neighbours."""
     first: int
     """First position that counts; those before it have no value."""
 

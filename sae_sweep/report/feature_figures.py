@@ -28,7 +28,7 @@ from sae_sweep.report.style import MUTED, SERIES, log_scale
 
 _BINS_PER_POWER_OF_TEN = 10
 _SMALLEST_P = 1e-5
-"""Where the dip test's table of p-values ends."""
+"""Smallest p-value in the dip test's table."""
 
 
 class _Level(NamedTuple):

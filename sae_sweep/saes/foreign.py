@@ -95,7 +95,7 @@ class ForeignSAE(SAE):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an SAE comes from and what it reads, as its files say; None where they do not."""
+    """Origin of an SAE and what it reads, as its files say; None for what they leave out."""
 
     layout: str
     """Library that wrote the files: sae_sweep, SAELens, sparsify, dictionary_learning or the study."""

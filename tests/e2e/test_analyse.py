@@ -105,7 +105,7 @@ def agrees_with_its_text(features: dict, contexts: dict, strings: dict, alive: f
 @pytest.mark.slow(reason="SAEs of two layers are trained first, and UMAP is compiled")
 @pytest.mark.usefixtures("without_figures")
 def test_figures_for_a_paper_show_the_layers_side_by_side(cli: Cli, trained: Trained) -> None:
-    runs = trained("layer=2,3")
+    runs, threads = trained("layer=2,3"), torch.get_num_threads()
     words = ("task=analyse", "sweep=x", "figures=paper", "analysis.tokens=2_000", "analysis.permutations=5")
     result = cli(*words, "analysis.seq_len=140", "analysis.numerics=study")
     assert result.code == 0, result.err
@@ -126,6 +126,7 @@ def test_figures_for_a_paper_show_the_layers_side_by_side(cli: Cli, trained: Tra
     drawn = np.array([umap["umap_1"], umap["umap_2"]]).T[:512]
     assert set(umap["panel"][:512]) == {"layer 3 (from 1)"}
     np.testing.assert_array_equal(drawn, umap_embedding(load_sae(runs[0]).W_dec, seed=0))
+    assert torch.get_num_threads() == threads
     unshared = pq.read_table(Path("multirun/x/analysis/features/unshared_position_features.parquet"))
     assert unshared["layer"].to_pylist() == [2]
 
