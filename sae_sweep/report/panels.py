@@ -33,7 +33,7 @@ _X_LABEL = 0.17
 _KEY_LINE, _NOTE_LINE = 0.16, 0.145
 """Inches of a line of the legend, and of a line of the notes."""
 _CHARACTERS_PER_INCH = 14
-"""Font size of a legend; notes are smaller and titles larger."""
+"""Characters per inch of a legend's text; notes are smaller and titles larger."""
 _KEY_INCHES = 0.5
 """Inches of the sign of a legend's entry."""
 _NAME_CHARACTERS = 100
