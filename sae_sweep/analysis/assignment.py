@@ -81,7 +81,7 @@ class SoftMatches(NamedTuple):
 
 def assign(
     unit_a: Float[Tensor, "n_a width"],
-    unit_b: Float[Tensor, "n_b width"],
+    unit_b: Float[Tensor, "n_b _"],
     *,
     absolute: bool = False,
     most_bytes: int = MOST_BYTES,
@@ -102,6 +102,7 @@ def assign(
     """
     from scipy.optimize import linear_sum_assignment
 
+    unit_a, unit_b = comparable(unit_a, unit_b)
     if len(unit_a) > len(unit_b):  # the solver would copy the transposed matrix
         return _swapped(assign(unit_b, unit_a, absolute=absolute, most_bytes=most_bytes))
     costs = _all_cosines(unit_a, unit_b, most_bytes, torch.float64)
@@ -125,7 +126,6 @@ def _swapped(found: Assignment) -> Assignment:
 
 def _all_cosines(unit_a: Tensor, unit_b: Tensor, most_bytes: int, dtype: torch.dtype) -> Tensor:
     """All cosines, on the CPU."""
-    unit_a, unit_b = comparable(unit_a, unit_b)
     shape = len(unit_a), len(unit_b)
     needed = math.prod(shape) * dtype.itemsize
     if needed > most_bytes:
@@ -180,7 +180,7 @@ def shared(
 
 def soft_match(
     unit_a: Float[Tensor, "n_a width"],
-    unit_b: Float[Tensor, "n_b width"],
+    unit_b: Float[Tensor, "n_b _"],
     temperature: float = 0.05,
     *,
     iterations: int = 200,
@@ -205,7 +205,7 @@ def soft_match(
     """
     if not temperature > 0:
         raise SaeSweepError(f"matching: temperature={temperature} must be above 0")
-    cosines = _all_cosines(unit_a, unit_b, most_bytes, torch.float32)
+    cosines = _all_cosines(*comparable(unit_a, unit_b), most_bytes, torch.float32)
     n_a, n_b = cosines.shape
     f, g, error, done = torch.zeros(n_a), torch.zeros(n_b), math.inf, 0
     while error > tolerance and done < iterations:

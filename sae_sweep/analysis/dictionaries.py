@@ -23,10 +23,9 @@ class HasBoth(Protocol):
     def W_dec(self) -> Tensor: ...  # noqa: N802
 
 
-class Rows(NamedTuple):
-    """Rows of length 1 that can be matched, and how many were left out and why."""
+class Kept(NamedTuple):
+    """The rows of a dictionary that can be matched, and how many were left out and why."""
 
-    unit: Float[Tensor, "kept width"]
     ids: Int[Tensor, " kept"]
     """Their numbers in the dictionary, on the CPU."""
     n: int
@@ -45,11 +44,18 @@ class Rows(NamedTuple):
         return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
 
 
+class Rows(NamedTuple):
+    """The rows that can be matched, scaled to length 1."""
+
+    unit: Float[Tensor, "kept width"]
+    kept: Kept
+
+
 def rows_of(
     sae: HasBoth,
     matrix: Matrix = "decoder",
     side: Side = "features",
-    densities: Float[Tensor, " d_sae"] | None = None,
+    densities: Float[Tensor, " _"] | None = None,
 ) -> Rows:
     """Take the rows to be matched from an SAE.
 
@@ -70,9 +76,18 @@ def rows_of(
 
 
 def usable_rows(
-    matrices: Sequence[Float[Tensor, "n width"]], densities: Float[Tensor, " n"] | None = None
+    matrices: Sequence[Float[Tensor, "n width"]], densities: Float[Tensor, " _"] | None = None
 ) -> Rows:
-    """Rows of length 1 of one or more matrices side by side, without those that cannot be matched in all."""
+    """Rows of one or more matrices side by side, each scaled to length 1, without those of no use in any."""
+    kept = find_usable(matrices, densities)
+    units = [unit_rows(one[kept.ids.to(one.device)].float()) for one in matrices]
+    return Rows(torch.cat(units, 1) / len(units) ** 0.5, kept)
+
+
+def find_usable(
+    matrices: Sequence[Float[Tensor, "n width"]], densities: Float[Tensor, " _"] | None = None
+) -> Kept:
+    """Find the rows that are finite and not zero in all of the matrices, and belong to live features."""
     n = len(matrices[0])
     if densities is not None and densities.shape != (n,):
         raise SaeSweepError(
@@ -82,9 +97,7 @@ def usable_rows(
     finite = torch.stack([one.isfinite().all(1) for one in matrices]).all(0).cpu()
     zero = torch.stack([(one == 0).all(1) for one in matrices]).any(0).cpu() & finite
     ids = (finite & ~zero & live).nonzero()[:, 0]
-    units = [unit_rows(one[ids.to(one.device)].float()) for one in matrices]
-    return Rows(
-        unit=torch.cat(units, 1) / len(units) ** 0.5,
+    return Kept(
         ids=ids,
         n=n,
         zero=int(zero.sum()),

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_sweep.analysis.dictionaries import Rows, usable_rows
+from sae_sweep.analysis.dictionaries import Kept, find_usable, usable_rows
 from sae_sweep.analysis.neighbours import mutual, nearest
 from sae_sweep.analysis.pairs import ComparisonEntry
 from sae_sweep.config import MatchingConfig, SaeSweepError
@@ -90,13 +90,13 @@ def families(
     """
     used = [entry for entry in entries if not entry.init_match > undertrained]
     _check(entries, used)
-    kept = [usable_rows([entry.decoder], entry.densities)._replace(unit=torch.empty(0)) for entry in used]
-    starts = torch.tensor([0, *itertools.accumulate(len(rows.ids) for rows in kept)])
+    kept = [find_usable([entry.decoder], entry.densities) for entry in used]
+    starts = torch.tensor([0, *itertools.accumulate(len(one.ids) for one in kept)])
     edges = _edges(used, kept, starts, threshold, device, progress)
     roots = _grow(*edges, starts)
     offsets, nodes = _components(roots)
     runs = torch.searchsorted(starts, nodes, right=True) - 1
-    features = torch.cat([rows.ids for rows in kept])[nodes]
+    features = torch.cat([one.ids for one in kept])[nodes]
     means = _mean_cosines(used, offsets, runs, features)
     order = _order(offsets, means)
     members = _members_of(order, offsets)
@@ -104,8 +104,8 @@ def families(
         runs=tuple(entry.name for entry in used),
         keys=tuple(entry.keys for entry in used),
         undertrained=tuple(entry.name for entry in entries if entry.init_match > undertrained),
-        nodes=tuple(len(rows.ids) for rows in kept),
-        left_out=tuple(rows.left_out for rows in kept),
+        nodes=tuple(len(one.ids) for one in kept),
+        left_out=tuple(one.left_out for one in kept),
         threshold=threshold,
         offsets=torch.cat([offsets.new_zeros(1), offsets.diff()[order].cumsum(0)]),
         member_runs=runs[members],
@@ -130,7 +130,7 @@ def _check(entries: Sequence[ComparisonEntry], used: Sequence[ComparisonEntry]) 
 
 def _edges(
     entries: Sequence[ComparisonEntry],
-    kept: Sequence[Rows],
+    kept: Sequence[Kept],
     starts: Int[Tensor, " runs_and_end"],
     threshold: float,
     device: torch.device | None,
@@ -160,7 +160,7 @@ def _edges(
     return torch.cat(sources)[order], torch.cat(targets)[order]
 
 
-def _unit(entry: ComparisonEntry, kept: Rows, device: torch.device | None) -> Float[Tensor, "kept d_in"]:
+def _unit(entry: ComparisonEntry, kept: Kept, device: torch.device | None) -> Float[Tensor, "kept d_in"]:
     return usable_rows([entry.decoder[kept.ids.to(entry.decoder.device)].to(device)]).unit
 
 
@@ -183,7 +183,7 @@ def _grow(
             if not runs[a] & runs[b]:  # a component shares its runs with itself
                 parents[b] = a
                 runs[a] |= runs[b]
-    return torch.tensor([root(node) for node in range(len(parents))])
+    return torch.tensor([root(node) for node in range(len(parents))], dtype=torch.int64)
 
 
 def _components(

@@ -61,7 +61,7 @@ class Curve(NamedTuple):
 
 def nearest(
     unit_a: Float[Tensor, "n_a width"],
-    unit_b: Float[Tensor, "n_b width"],
+    unit_b: Float[Tensor, "n_b _"],
     most: int = 1,
     *,
     absolute: bool = False,
@@ -103,7 +103,7 @@ def nearest(
 
 
 def comparable(
-    unit_a: Float[Tensor, "n_a width"], unit_b: Float[Tensor, "n_b other_width"]
+    unit_a: Float[Tensor, "n_a width"], unit_b: Float[Tensor, "n_b _"]
 ) -> tuple[Float[Tensor, "n_a width"], Float[Tensor, "n_b width"]]:
     """Bring two dictionaries to a's device as float32, or refuse those that cannot be compared."""
     if not (len(unit_a) and len(unit_b)):

@@ -99,15 +99,15 @@ def stability(
     """
     if len(entries) < 2:
         raise SaeSweepError(f"stability: {len(entries)} SAE to compare; at least 2 seeds are needed")
-    kept = [usable_rows([entry.decoder.to(device)], entry.densities) for entry in entries]
-    counts = [torch.full((rows.n,), math.nan).index_fill(0, rows.ids, 0.0) for rows in kept]
+    rows = [usable_rows([entry.decoder.to(device)], entry.densities) for entry in entries]
+    counts = [torch.full((one.kept.n,), math.nan).index_fill(0, one.kept.ids, 0.0) for one in rows]
     for i, j in itertools.combinations(range(len(entries)), 2):
         between()
-        if len(kept[i].ids) and len(kept[j].ids):
-            found = mutual(nearest(kept[i].unit, kept[j].unit))
+        if len(rows[i].unit) and len(rows[j].unit):
+            found = mutual(nearest(rows[i].unit, rows[j].unit))
             above = found.cosines > threshold
-            counts[i][kept[i].ids[found.a[above].cpu()]] += 1
-            counts[j][kept[j].ids[found.b[above].cpu()]] += 1
+            counts[i][rows[i].kept.ids[found.a[above].cpu()]] += 1
+            counts[j][rows[j].kept.ids[found.b[above].cpu()]] += 1
     names = [entry.name for entry in entries]
     return [
         Stability(name, tuple(other for other in names if other != name), count / (len(entries) - 1))
@@ -127,7 +127,7 @@ def span(rows: Float[Tensor, "n d_in"], energy: float = ENERGY) -> Float[Tensor,
 
 def overlap(
     unit_a: Float[Tensor, "n_a d_in"],
-    unit_b: Float[Tensor, "n_b d_in"],
+    unit_b: Float[Tensor, "n_b _"],
     energy: float = ENERGY,
     *,
     residuals: Float[Tensor, "tokens d_in"] | None = None,
