@@ -38,7 +38,7 @@ class KeyRow:
     families: int
     """Families of this kind."""
     share: float
-    """Those, as a share of all families in runs that have the key."""
+    """Those, as a share of all families with two or more members in runs that have the key."""
     low: float
     """Lower end of the 95 % interval of `share`, over families."""
     high: float
@@ -65,13 +65,15 @@ class Kind:
     runs: Bool[Tensor, " runs"]
     """Runs that have the key, or this value of it."""
     families: Bool[Tensor, " families"]
+    counted: Bool[Tensor, " families"]
+    """Families that could be: those with two or more members in runs that have the key."""
 
 
 def kinds(presence: Bool[Tensor, "families runs"], keys: Sequence[Mapping[str, Any]]) -> list[Kind]:
     """Say of which kinds each family is: universal, and common and `only` for each swept key.
 
-    Runs that lack a key, and families that are in none of the others, do not count for that key. A key with
-    one value says nothing and is left out.
+    For a key, runs that lack it do not count, nor do families with fewer than two members in the others. So
+    a value of a single run has no families of its own. A key with one value says nothing and is left out.
     """
     return list(_kinds(presence.float(), keys, torch.ones(len(keys))))
 
@@ -82,22 +84,24 @@ def _kinds(
     weights: Float[Tensor, " runs"],
 ) -> Iterator[Kind]:
     """The same, with each run counted `weights` times."""
-    universal = presence @ weights >= UNIVERSAL * weights.sum() - 1e-4
-    yield Kind("", "universal", "", weights > 0, universal)
-    for key in sorted({key for own in keys for key in own}):
-        values = [repr(own[key]) if key in own else None for own in keys]
-        names = sorted({value for value in values if value is not None})
+    counted = presence.sum(1) >= 2
+    universal = counted & (presence @ weights >= UNIVERSAL * weights.sum() - 1e-4)
+    yield Kind("", "universal", "", weights > 0, universal, counted)
+    for key in dict.fromkeys(key for own in keys for key in own):
+        values = [str(own[key]) if key in own else None for own in keys]
+        names = list(dict.fromkeys(value for value in values if value is not None))
         if len(names) < 2:
             continue
         chosen = torch.tensor([[value == name for name in names] for value in values]).float()
         counts = presence @ (chosen * weights[:, None])
-        half = counts >= chosen.T @ weights / 2
-        only = half & (counts > 0) & (counts.sum(1, keepdim=True) == counts)
         has = chosen.any(1)
-        yield Kind(key, "common", "", has, half.all(1))
-        yield Kind(key, "only", "", has, only.any(1))
+        counted = presence[:, has].sum(1) >= 2
+        half = (counts >= chosen.T @ weights / 2) & counted[:, None]
+        only = half & (counts.sum(1, keepdim=True) == counts)
+        yield Kind(key, "common", "", has, half.all(1), counted)
+        yield Kind(key, "only", "", has, only.any(1), counted)
         for column, name in enumerate(names):
-            yield Kind(key, "only", name, chosen[:, column] > 0, only[:, column])
+            yield Kind(key, "only", name, chosen[:, column] > 0, only[:, column], counted)
 
 
 def key_table(
@@ -114,18 +118,18 @@ def key_table(
     Args:
         found: families of a sweep.
         seed_key: key whose values are drawn for the intervals over seeds.
-        shuffles: shuffled tables of presence for the null.
+        shuffles: shuffled tables of presence for the null, at least 1.
         resamples: draws of families, and of seeds.
         seed: of all of that.
         between: called between shuffles, to obey a stop.
     """
     presence, keys = found.presence, found.keys
     observed = kinds(presence, keys)
-    base = torch.stack([_counted(presence, keys, kind) for kind in observed], 1)
-    hits = torch.stack([kind.families for kind in observed], 1) & base
+    base = torch.stack([kind.counted for kind in observed], 1)
+    hits = torch.stack([kind.families for kind in observed], 1)
     low, high = _over_families(hits, base, seed, resamples)
     seed_low, seed_high = _over_seeds(presence, keys, seed_key, observed, seed, resamples)
-    null, null_low, null_high = _chance(presence, keys, base, shuffles, seed, between)
+    null, null_low, null_high = _chance(presence, keys, shuffles, seed, between)
     sizes = found.sizes.double()
     return [
         KeyRow(
@@ -134,7 +138,7 @@ def key_table(
             value=kind.value,
             runs=int(kind.runs.sum()),
             families=int(hits[:, i].sum()),
-            share=divide(hits[:, i].sum().item(), base[:, i].sum().item()),
+            share=_share(kind),
             low=low[i],
             high=high[i],
             seed_low=seed_low[i],
@@ -147,12 +151,6 @@ def key_table(
         )
         for i, kind in enumerate(observed)
     ]
-
-
-def _counted(presence: Tensor, keys: Sequence[Mapping[str, Any]], kind: Kind) -> Bool[Tensor, " families"]:
-    """Families in runs that have the key of a kind."""
-    has = torch.tensor([not kind.key or kind.key in own for own in keys])
-    return presence[:, has].any(1)
 
 
 def _over_families(
@@ -173,7 +171,7 @@ def _over_seeds(
     resamples: int,
 ) -> tuple[list[float], list[float]]:
     """Intervals over seeds, of the shares among all families that a draw of seeds has."""
-    names = [repr(own.get(seed_key)) for own in keys]
+    names = [str(own.get(seed_key)) for own in keys]
     seeds = sorted({name for name, own in zip(names, keys, strict=True) if seed_key in own})
     nothing = [math.nan] * len(observed)
     if len(seeds) < 3 or not all(seed_key in own for own in keys) or not len(presence):
@@ -202,23 +200,24 @@ def _shares(
     drawn = presence & (weights > 0)
     found = []
     for kind, again in zip(observed, _kinds(drawn.float(), keys, weights), strict=True):
-        counted = _counted(drawn, keys, kind)
         missing = kind.key == seed_key or not _drawn(kind, keys, weights)
-        share = divide((again.families & counted).sum().item(), counted.sum().item())
-        found.append(math.nan if missing else share)
+        found.append(math.nan if missing else _share(again))
     return torch.tensor(found)
+
+
+def _share(kind: Kind) -> float:
+    return divide(kind.families.sum().item(), kind.counted.sum().item())
 
 
 def _drawn(kind: Kind, keys: Sequence[Mapping[str, Any]], weights: Float[Tensor, " runs"]) -> bool:
     """Whether every value of the kind's key that counts has a run that was drawn."""
-    values = [repr(own.get(kind.key)) for own, runs in zip(keys, kind.runs, strict=True) if runs]
+    values = [str(own.get(kind.key)) for own, runs in zip(keys, kind.runs, strict=True) if runs]
     return set(values) == {value for value, weight in zip(values, weights[kind.runs], strict=True) if weight}
 
 
 def _chance(
     presence: Bool[Tensor, "families runs"],
     keys: Sequence[Mapping[str, Any]],
-    base: Bool[Tensor, "families kinds"],
     shuffles: int,
     seed: int,
     between: Callable[[], None],
@@ -229,11 +228,8 @@ def _chance(
         if len(shares) == shuffles:
             break
         between()
-        found = kinds(shuffled, keys)
-        counted = torch.stack([_counted(shuffled, keys, kind) for kind in found], 1)
-        hits = torch.stack([kind.families for kind in found], 1) & counted
-        shares.append(hits.sum(0) / counted.sum(0))
-    table = torch.stack(shares) if shares else torch.full((1, base.shape[1]), math.nan)
+        shares.append(torch.tensor([_share(kind) for kind in kinds(shuffled, keys)]))
+    table = torch.stack(shares)
     return (table.double().nanmean(0).tolist(), *_ranges(table))
 
 
