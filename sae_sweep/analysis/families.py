@@ -62,7 +62,7 @@ class Families:
         return tuple(n - count for n, count in zip(self.nodes, members, strict=True))
 
 
-def families(
+def find_families(
     entries: Sequence[ComparisonEntry],
     threshold: float = MatchingConfig.threshold,
     *,

@@ -78,7 +78,7 @@ def seed_groups(entries: Sequence[ComparisonEntry], key: str = "seed") -> list[l
     return [group for group in groups.values() if len({repr(entry.keys[key]) for entry in group}) > 1]
 
 
-def stability(
+def seed_stability(
     entries: Sequence[ComparisonEntry],
     threshold: float = MatchingConfig.threshold,
     *,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sae_sweep.analysis import ComparisonEntry
 from sae_sweep.analysis import families as module
 from sae_sweep.analysis.dictionaries import random_rows
-from sae_sweep.analysis.families import families
+from sae_sweep.analysis.families import find_families
 from sae_sweep.config import SaeSweepError
 
 NAN = float("nan")
@@ -92,7 +92,7 @@ def test_equals_the_definition(runs, width, seed, tied, threshold):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_EDGES_AT_ONCE", 3)
         patch.setattr(module, "_FAMILIES_AT_ONCE", 2)
-        found = families(entries, threshold)
+        found = find_families(entries, threshold)
     expected, nodes = naive(entries, threshold)
     assert {frozenset(family) for family in members(found)} == expected
     assert found.nodes == tuple(sum(node[0] == run for node in nodes) for run in range(runs))
@@ -119,7 +119,7 @@ def test_the_strongest_edges_come_first_so_that_no_chain_leads_through_one_sae()
         entry("b", torch.tensor([direction(20)])),
         entry("c", torch.tensor([direction(-30), direction(35)])),
     ]
-    found = families(entries, 0.7)
+    found = find_families(entries, 0.7)
     # b-c1 (15 degrees), a-b (20 degrees, c1 with it), and a-c0 (30 degrees), whose run c is taken
     assert members(found) == [[(0, 0), (1, 0), (2, 1)]]
     assert found.orphans == (0, 0, 1)
@@ -127,7 +127,7 @@ def test_the_strongest_edges_come_first_so_that_no_chain_leads_through_one_sae()
 
 def test_the_order_of_runs_changes_no_family():
     made = [entry(f"run{i}", rows) for i, rows in enumerate(dictionaries(4, 5, 3, tied=False))]
-    found, back = families(made, 0.5), families(made[::-1], 0.5)
+    found, back = find_families(made, 0.5), find_families(made[::-1], 0.5)
     assert len(found.sizes) > 2
     names = [
         {frozenset((one.runs[run], feature) for run, feature in family) for family in members(one)}
@@ -138,7 +138,7 @@ def test_the_order_of_runs_changes_no_family():
 
 def test_undertrained_runs_are_left_out_and_said():
     rows = random_rows(10, 6, 0)
-    found = families([entry("a", rows), entry("b", rows, init_match=0.3), entry("c", rows, k=16)])
+    found = find_families([entry("a", rows), entry("b", rows, init_match=0.3), entry("c", rows, k=16)])
     assert (found.runs, found.undertrained) == (("a", "c"), ("b",))
     assert found.keys == ({}, {"k": 16})
     assert found.sizes.tolist() == [2] * 10
@@ -148,7 +148,7 @@ def test_what_is_left_out_of_a_run_is_said():
     rows = random_rows(5, 6, 0)
     damaged = rows.clone()
     damaged[0], damaged[1, 1] = 0, NAN
-    found = families([entry("a", rows), entry("b", damaged, densities=torch.tensor([1.0, 1, 1, 1, 0]))])
+    found = find_families([entry("a", rows), entry("b", damaged, densities=torch.tensor([1.0, 1, 1, 1, 0]))])
     assert found.left_out == ("", "1 all zero, 1 NaN or inf, 1 dead")
     assert found.nodes == (5, 2)
     assert sorted(members(found)) == [[(0, 2), (1, 2)], [(0, 3), (1, 3)]]
@@ -156,16 +156,16 @@ def test_what_is_left_out_of_a_run_is_said():
 
 @pytest.mark.parametrize("rows", [torch.zeros(3, 4), torch.full((3, 4), NAN)])
 def test_a_dictionary_without_usable_rows_has_no_families(rows):
-    found = families([entry("a", random_rows(5, 4, 0)), entry("b", rows)])
+    found = find_families([entry("a", random_rows(5, 4, 0)), entry("b", rows)])
     assert (len(found.sizes), found.orphans, found.presence.shape) == (0, (5, 0), (0, 2))
-    assert len(families([entry("a", rows), entry("b", rows)]).sizes) == 0
+    assert len(find_families([entry("a", rows), entry("b", rows)]).sizes) == 0
 
 
 def test_progress_counts_pairs():
     seen = []
     rows = random_rows(4, 4, 0)
     entries = [entry(name, rows) for name in "abc"]
-    families(entries, progress=lambda done, total: seen.append((done, total)))
+    find_families(entries, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -183,4 +183,4 @@ def test_progress_counts_pairs():
 )
 def test_refuses(entries, message):
     with pytest.raises(SaeSweepError, match=message):
-        families(entries)
+        find_families(entries)

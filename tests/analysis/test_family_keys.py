@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_sweep.analysis import ComparisonEntry
-from sae_sweep.analysis.families import families
+from sae_sweep.analysis.families import find_families
 from sae_sweep.analysis.family_keys import (
     accumulation,
     by_number_of_runs,
@@ -33,7 +33,7 @@ def planted(keys=GRID):
         rows = torch.cat([DIRECTIONS[held], DIRECTIONS[28 + i : 29 + i]])
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(i))
         entries.append(ComparisonEntry(f"run{i}", own, rows[order], 0.0))
-    return families(entries)
+    return find_families(entries)
 
 
 def rows_by_kind(found, **options):
@@ -158,7 +158,7 @@ def test_the_table_is_the_same_for_the_same_seed():
 
 
 def test_no_families_give_no_shares():
-    found = families(
+    found = find_families(
         [ComparisonEntry(name, {"k": name}, DIRECTIONS[i : i + 1], 0.0) for i, name in enumerate("ab")]
     )
     for row in key_table(found, shuffles=2, resamples=5):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sae_sweep.analysis import ComparisonEntry
 from sae_sweep.analysis.dictionaries import random_rows
-from sae_sweep.analysis.stability import overlap, seed_groups, span, stability
+from sae_sweep.analysis.stability import overlap, seed_groups, seed_stability, span
 from sae_sweep.config import SaeSweepError
 
 
@@ -22,7 +22,7 @@ def test_features_that_come_back_are_counted_per_seed():
         entry("b", eye[[1, 0, 4]]),
         entry("c", eye[[5, 0, 2]], densities=torch.tensor([0.1, 0.1, 0.0])),
     ]
-    a, b, c = stability(entries)
+    a, b, c = seed_stability(entries)
     assert a.share.tolist() == [1, 0.5, 0, 0]
     assert b.share.tolist() == [0.5, 1, 0]
     assert c.share[:2].tolist() == [0, 1]
@@ -40,7 +40,7 @@ def test_equals_the_definition(runs, seed, threshold):
     rows = [
         torch.randn(int(n), 3, generator=generator) for n in torch.randint(1, 7, (runs,), generator=generator)
     ]
-    found = stability([entry(f"run{i}", one) for i, one in enumerate(rows)], threshold)
+    found = seed_stability([entry(f"run{i}", one) for i, one in enumerate(rows)], threshold)
     for i, one in enumerate(rows):
         for feature in range(len(one)):
             held = 0
@@ -52,7 +52,9 @@ def test_equals_the_definition(runs, seed, threshold):
 
 
 def test_a_damaged_dictionary_counts_as_one_that_holds_nothing():
-    found = stability([entry("a", torch.eye(3)), entry("b", torch.zeros(3, 3)), entry("c", torch.eye(3))])
+    found = seed_stability(
+        [entry("a", torch.eye(3)), entry("b", torch.zeros(3, 3)), entry("c", torch.eye(3))]
+    )
     assert found[0].share.tolist() == [0.5] * 3
     assert found[1].share.isnan().all()
 
@@ -125,6 +127,6 @@ def test_no_rows_have_no_overlap():
 
 def test_refuses_one_sae_and_other_widths():
     with pytest.raises(SaeSweepError, match="at least 2 seeds"):
-        stability([entry("a", torch.eye(3))])
+        seed_stability([entry("a", torch.eye(3))])
     with pytest.raises(SaeSweepError, match="rows of 3 and 4 entries"):
-        stability([entry("a", torch.eye(3)), entry("b", torch.eye(4))])
+        seed_stability([entry("a", torch.eye(3)), entry("b", torch.eye(4))])
