@@ -147,6 +147,10 @@ def test_shuffles_reach_all_tables_equally_often():
         counts[name] = counts.get(name, 0) + 1
     assert len(counts) == 6
     assert all(150 < count < 250 for count in counts.values())
+    halves = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 1]]).bool()
+    drawn = [tuple(table[:, 0].tolist()) for table in itertools.islice(shuffled_presence(halves), 600)]
+    assert all(60 < drawn.count(table) < 140 for table in set(drawn))
+    assert len(set(drawn)) == 6
 
 
 def test_the_table_is_the_same_for_the_same_seed():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sae_sweep.analysis.assignment import assign, shared, soft_match
+from sae_sweep.analysis.bootstrap import estimate_difference
 from sae_sweep.analysis.dictionaries import random_rows, rotated_rows
 from sae_sweep.analysis.matching import match
 from sae_sweep.analysis.measures import MEASURES, Directions, feature_values, measure_table
@@ -51,6 +52,7 @@ def test_a_null_stands_beside_each_direction():
     assert mmcs.null.value == pytest.approx(nulls[0]["mmcs"].b.mean().item())
     assert rows["mmcs", "a_in_b"].null.value == pytest.approx(nulls[1]["mmcs"].a.mean().item())
     assert mmcs.difference.value == pytest.approx(mmcs.found.value - mmcs.null.value)
+    assert mmcs.difference == estimate_difference(found["mmcs"].b, nulls[0]["mmcs"].b, paired=True, seed=1)
     assert 0 < mmcs.difference.low < mmcs.difference.value < mmcs.difference.high
 
 
