@@ -25,7 +25,7 @@ MEASURES = {
 """The measures by name. All are directional except `mcc`, which has a value per pair."""
 
 
-class Directions(NamedTuple):
+class UnitRows(NamedTuple):
     """A dictionary's rows of length 1, as of `rows_of`."""
 
     unit: Float[Tensor, "n width"]
@@ -57,8 +57,8 @@ class Measure:
 
 
 def feature_values(
-    a: Directions,
-    b: Directions,
+    a: UnitRows,
+    b: UnitRows,
     threshold: float = MatchingConfig.threshold,
     measures: Collection[str] = tuple(MEASURES),
     *,

@@ -173,7 +173,7 @@ def _pack(values: Float[Tensor, "*shape"], numbers: Int[Tensor, "..."]) -> Int[T
 
 
 def _ordered(bits: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """Integers in the order of the floats of these bits, and back: below 0, all bits but the sign are turned."""
+    """Integers in the order of the floats with these bits, and back: negative ones have the others turned."""
     return bits ^ ((bits >> 31) & 0x7FFF_FFFF)
 
 

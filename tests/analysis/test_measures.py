@@ -7,7 +7,7 @@ from sae_sweep.analysis.assignment import assign, shared, soft_match
 from sae_sweep.analysis.bootstrap import estimate_difference
 from sae_sweep.analysis.dictionaries import random_rows, rotated_rows
 from sae_sweep.analysis.matching import match
-from sae_sweep.analysis.measures import MEASURES, Directions, feature_values, measure_table
+from sae_sweep.analysis.measures import MEASURES, UnitRows, feature_values, measure_table
 from sae_sweep.config import SaeSweepError
 
 
@@ -15,8 +15,8 @@ def noisy(rows, amount, seed):
     return torch.nn.functional.normalize(rows + amount * random_rows(*rows.shape, seed), dim=1)
 
 
-A = Directions(random_rows(40, 24, 0), random_rows(40, 24, 1))
-B = Directions(
+A = UnitRows(random_rows(40, 24, 0), random_rows(40, 24, 1))
+B = UnitRows(
     torch.cat([noisy(A.unit[:20], 0.3, 2), random_rows(12, 24, 3)]),
     torch.cat([noisy(A.encoder[:20], 1.2, 4), random_rows(12, 24, 5)]),
 )
@@ -40,7 +40,7 @@ def test_each_measure_is_that_of_its_matcher():
 
 def test_a_null_stands_beside_each_direction():
     found = feature_values(A, B, measures=["ratio", "mmcs", "mcc"])
-    turned_a, turned_b = Directions(rotated_rows(A.unit, 7)), Directions(rotated_rows(B.unit, 7))
+    turned_a, turned_b = UnitRows(rotated_rows(A.unit, 7)), UnitRows(rotated_rows(B.unit, 7))
     nulls = [feature_values(*pair, measures=list(found)) for pair in ((turned_a, B), (A, turned_b))]
     rows = {(row.measure, row.direction): row for row in measure_table(found, *nulls)}
     assert list(rows) == [
@@ -57,7 +57,7 @@ def test_a_null_stands_beside_each_direction():
 
 
 def test_without_a_null_or_encoders_the_rest_is_measured():
-    found = feature_values(Directions(A.unit), B)
+    found = feature_values(UnitRows(A.unit), B)
     assert "shared" not in found
     row = measure_table(found)[0]
     assert math.isnan(row.null.value)
@@ -65,7 +65,7 @@ def test_without_a_null_or_encoders_the_rest_is_measured():
 
 
 def test_opposite_directions_are_alike_by_size():
-    away = Directions(-A.unit)
+    away = UnitRows(-A.unit)
     names = ["ratio", "mutual", "assigned"]
     assert all(v.a.mean() == 1 for v in feature_values(A, away, measures=names, absolute=True).values())
     assert all(v.a.mean() == 0 for v in feature_values(A, away, measures=names).values())
