@@ -1,4 +1,8 @@
-"""Percentile bootstrap over features, seeded and vectorised."""
+"""Percentile bootstrap over features and over seeds, seeded and vectorised."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -51,3 +55,84 @@ def percentile_interval(resampled: Float[Tensor, " resamples"]) -> tuple[float, 
     """2.5th and 97.5th percentile."""
     low, high = torch.quantile(resampled.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % bootstrap interval; NaN where there is nothing to draw from."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Features, or seeds, that were drawn from."""
+
+
+def estimate(values: Float[Tensor, " n"], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Mean of one value per feature, with its interval over features."""
+    if not len(values):
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    low, high = bootstrap_interval(values, seed=seed, resamples=resamples)
+    return Estimate(values.double().mean().item(), low, high, len(values))
+
+
+def estimate_difference(
+    values: Float[Tensor, " n"],
+    others: Float[Tensor, " m"],
+    *,
+    paired: bool = False,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Mean of `values` minus mean of `others`, with its interval over features.
+
+    Args:
+        values: one value per feature.
+        others: one value per feature of the other set.
+        paired: whether both are measurements of the same features, such as a match and its null.
+        seed: of the draws.
+        resamples: number of draws.
+
+    Raises:
+        SaeSweepError: for paired values of different numbers.
+    """
+    if paired:
+        if len(values) != len(others):
+            raise SaeSweepError(f"bootstrap: {len(values)} and {len(others)} values cannot be paired")
+        return estimate(values.float() - others.float(), seed=seed, resamples=resamples)
+    n = min(len(values), len(others))
+    if not n:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    first, second = (
+        bootstrap_means(some[:, None], seed=seed + i, resamples=resamples)[:, 0]
+        for i, some in enumerate((values, others))
+    )
+    difference = values.double().mean().item() - others.double().mean().item()
+    return Estimate(difference, *percentile_interval(first - second), n)
+
+
+def estimate_over_seeds(
+    pairs: Mapping[tuple[int, int], float], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """Mean over the pairs of different seeds, with its interval over seeds.
+
+    Args:
+        pairs: a value per pair of seeds, each pair once.
+        seed: of the draws.
+        resamples: number of draws.
+
+    Seeds are drawn with replacement, and a pair counts as often as both of its seeds were drawn together; a
+    seed is not paired with itself. With fewer than three seeds there is no interval (NaN).
+    """
+    seeds = sorted({one for pair in pairs for one in pair})
+    if not pairs:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    values = torch.tensor(list(pairs.values()), dtype=torch.float64)
+    mean = values.mean().item()
+    if len(seeds) < 3:
+        return Estimate(mean, math.nan, math.nan, len(seeds))
+    places = torch.tensor([[seeds.index(a), seeds.index(b)] for a, b in pairs])
+    drawn = _draws(len(seeds), resamples, torch.Generator().manual_seed(seed)).double()
+    weights = drawn[:, places[:, 0]] * drawn[:, places[:, 1]]
+    means = (weights @ values) / weights.sum(1)
+    return Estimate(mean, *percentile_interval(means[~means.isnan()]), len(seeds))

@@ -1,9 +1,12 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_sweep.analysis import bootstrap_interval, bootstrap_means
+from sae_sweep.analysis.bootstrap import estimate, estimate_difference, estimate_over_seeds
 from sae_sweep.config import SaeSweepError
 
 
@@ -46,3 +49,41 @@ def test_interval_lies_around_the_mean_within_the_range(values, seed):
 def test_refuses_nothing():
     with pytest.raises(SaeSweepError, match="no features"):
         bootstrap_interval(torch.empty(0))
+
+
+def test_an_estimate_has_its_interval_and_number():
+    values = torch.tensor([0.0, 1, 1, 1, 0, 1, 1, 0])
+    found = estimate(values)
+    assert (found.value, found.n) == (0.625, 8)
+    assert (found.low, found.high) == bootstrap_interval(values)
+    nothing = estimate(values[:0])
+    assert nothing.n == 0
+    assert math.isnan(nothing.value)
+    assert math.isnan(nothing.low)
+
+
+def test_a_difference_of_other_features_is_wider_than_one_of_the_same():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(400, generator=generator)
+    others = values - 0.1
+    paired = estimate_difference(values, others, paired=True)
+    assert (paired.value, paired.low, paired.high) == pytest.approx((0.1, 0.1, 0.1), abs=1e-6)
+    apart = estimate_difference(values, others)
+    half = 1.96 * (2 / 400) ** 0.5
+    assert apart.value == pytest.approx(0.1, abs=1e-6)
+    assert (apart.low, apart.high) == pytest.approx((0.1 - half, 0.1 + half), abs=0.03)
+    assert math.isnan(estimate_difference(values, others[:0]).value)
+    with pytest.raises(SaeSweepError, match="400 and 3 values cannot be paired"):
+        estimate_difference(values, others[:3], paired=True)
+
+
+def test_an_interval_over_seeds_takes_pairs_of_drawn_seeds():
+    pairs = {(1, 2): 0.4, (1, 3): 0.5, (2, 3): 0.9}
+    found = estimate_over_seeds(pairs)
+    assert (found.value, found.n) == (pytest.approx(0.6), 3)
+    # two of three seeds may be drawn alone, so that each pair is a resample of its own
+    assert (found.low, found.high) == pytest.approx((0.4, 0.9))
+    two = estimate_over_seeds({(1, 2): 0.4})
+    assert (two.value, two.n) == (0.4, 2)
+    assert math.isnan(two.low)
+    assert estimate_over_seeds({}).n == 0
