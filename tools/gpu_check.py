@@ -30,7 +30,7 @@ TOTAL_S = 360.0
 MODULES = (
     *("torch", "transformers", "transformer_lens", "hydra", "omegaconf", "datasets", "lightning", "numpy"),
     *("pyarrow", "safetensors", "submitit", "filelock", "gguf", "jaxtyping", "matplotlib", "packaging"),
-    *("psutil", "tqdm", "xxhash"),
+    *("psutil", "tqdm", "scipy", "xxhash"),
 )
 
 
@@ -48,6 +48,7 @@ class Part(NamedTuple):
 PARTS = (
     Part("kernels", 0.09, "every kernel against the reference, at odd and trained sizes", timed=False),
     Part("bits", 0.26, "weights of runs trained together, one by one and resumed: same bytes", timed=False),
+    Part("analyse", 0.06, "task=analyse on the device and on the CPU: the same statistics", timed=False),
     Part("suite", 0.06, "the tests in tests/ops, where pytest and hypothesis are installed", timed=False),
     Part("steps", 0.15, "steps/s of a training step and of backend=reference, host waits, peak memory"),
     Part("lm", 0.06, "tokens/s of the language model"),
@@ -171,6 +172,9 @@ def describe(part: str, record: dict[str, Any]) -> str:
             f"{record['runs']} runs in {record['wall_s']:.0f} s from start to comparison: "
             f"{record['sae_tokens_per_s']:,.0f} SAE inputs/s, explained variance {variances}"
         )
+    if "analysed" in record:
+        apart = ", ".join(f"{name} {value:.1e}" for name, value in record["apart"].items())
+        return f"{record['analysed']}: at most {apart} apart, {record['seconds']:.0f} s"
     return str(record.get("equal") or record.get("suite") or "")
 
 

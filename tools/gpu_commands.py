@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from gpu_setting import Cut, Setting
+from pyarrow import parquet
 
 ROOT = Path(__file__).parents[1]
 PICO = ROOT / "sae_sweep" / "assets" / "gpt2-pico"
@@ -22,6 +24,9 @@ BITS = [
     *("model=gpt2-pico", "dataset=stdlib_docs", "layer=2", "dictionary=4", "batch=512", "seed=42,49"),
     *("activations.buffer_tokens=16_384", "evaluation.tokens=2_048", "tracking.log_every=10"),
 ]
+_APART = 0.01
+"""Largest difference of a feature's statistics on the device and on the CPU."""
+_STATISTICS = ("density", "mean", "position_share", "position_share_zero")
 TINY_SWEEP = ["tokens=2_048", "evaluation.tokens=512", "activations.buffer_tokens=4_096"]
 
 
@@ -54,7 +59,7 @@ def random_gpt2(folder: Path, *, tiny: bool) -> RandomModel:
 
 def bits(setting: Setting) -> None:
     """Runs trained together, one by one, and resumed after a stop have the same weights."""
-    kinds, tokens = ("topk", 10_240) if setting.tiny else ("topk,batchtopk,jumprelu,relu", 102_400)
+    kinds, tokens = ("topk", 10_240) if setting.tiny else ("topk,batchtopk,jumprelu,relu", 40_960)
     words = [*BITS, f"architecture={kinds}", f"tokens={tokens}"]
     with _sweeps(setting) as sweeps:
         fused = sweeps.train("fused", words)
@@ -83,6 +88,27 @@ def gpt2_small(setting: Setting) -> None:
         _sweep(setting, words)
 
 
+def analyse(setting: Setting) -> None:
+    """`task=analyse` finds the same on the device and on the CPU, with positions zeroed and shuffled too."""
+    with _sweeps(setting) as sweeps:
+        words = [*BITS, "seed=42", "model.dtype=float32", "architecture=topk,jumprelu"]
+        sweeps.train("sweep", [*words, f"tokens={2_048 if setting.tiny else 102_400}"])
+        task = ["task=analyse", "analysis.positions=both", "figures=none"]
+        task += [f"analysis.tokens={1_000 if setting.tiny else 20_000}"]
+        began = time.perf_counter()
+        ours = sweeps.analysis("sweep", task)
+        seconds = time.perf_counter() - began
+        theirs = sweeps.analysis("sweep", [*task, "device=cpu"])
+        for run, (table, other) in {run: (ours[run], theirs[run]) for run in ours}.items():
+            often = np.minimum(table["active"], other["active"]) >= 20
+            apart = {
+                name: float(np.abs(table[name] - other[name])[often].max()) for name in _STATISTICS
+            }
+            setting.put({"analysed": run, "seconds": seconds, "apart": apart})
+            if not max(apart.values()) < _APART:
+                raise CommandError(f"task=analyse of {run} differs on the device and on the CPU: {apart}")
+
+
 def suite(setting: Setting) -> None:
     """The tests of ops/, which use the GPU where there is one."""
     missing = [
@@ -95,7 +121,8 @@ def suite(setting: Setting) -> None:
     which = tiny if setting.tiny else ["tests/ops"]
     if not setting.tiny and importlib.util.find_spec("xdist"):
         which += ["-n", "6"]
-    command = [sys.executable, "-m", "pytest", "-v", "--durations=5", "-p", "no:cacheprovider", *which]
+    command = [sys.executable, "-m", "pytest", "-v", "--durations=5", "-p", "no:cacheprovider"]
+    command += ["-p", "no:benchmark", *which]  # that plugin warns beside xdist, and warnings are errors
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=out, stderr=out)
@@ -163,9 +190,17 @@ class _Sweeps:
             raise CommandError(self._account(process.returncode, sweep, words))
         return self.train(sweep, words)
 
+    def analysis(self, sweep: str, words: Sequence[str]) -> dict[str, Any]:
+        """Run `task=analyse` on a sweep; returns each run's table of features, as columns."""
+        process = self._start(sweep, words)
+        if self._wait(process, sweep, words):
+            raise CommandError(self._account(process.returncode, sweep, words))
+        files = sorted((self.folder / "out" / sweep).glob("*/features/firing.parquet"))
+        return {file.parents[1].name: _columns(file) for file in files}
+
     def _start(self, sweep: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
         common = [f"device={self._device}", "tracking=none", f"paths.output={self.folder / 'out'}"]
-        command = [sys.executable, "-m", "sae_sweep", *words, *common, f"sweep={sweep}"]
+        command = [sys.executable, "-m", "sae_sweep", *common, f"sweep={sweep}", *words]
         with (self.folder / f"{sweep}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=self.folder, env=_environment(), stdout=log, stderr=log)
 
@@ -191,6 +226,11 @@ class _Sweeps:
 def _sweeps(setting: Setting) -> Iterator[_Sweeps]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield _Sweeps(Path(folder), setting.device.type)
+
+
+def _columns(file: Path) -> dict[str, np.ndarray]:
+    table = parquet.read_table(file, columns=["active", *_STATISTICS])
+    return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def _environment() -> dict[str, str]:

@@ -31,6 +31,7 @@ PARTS: dict[str, Callable[[Setting], None]] = {
     "bits": gpu_commands.bits,
     "quickstart": gpu_commands.quickstart,
     "gpt2-small": gpu_commands.gpt2_small,
+    "analyse": gpu_commands.analyse,
     "suite": gpu_commands.suite,
 }
 
