@@ -12,13 +12,15 @@ log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 50.0
 """Seconds between two plain lines; with what passes between two looks, it is under a minute."""
-_LINE = "{desc}: {n_fmt} of {total_fmt} tokens ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
+_LINE = "{desc}: {n_fmt} of {total_fmt}{unit} ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
 
 
 class Progress:
-    """Progress of one group, in SAE inputs per run."""
+    """Progress of one group, in SAE inputs per run, or of another long piece of work."""
 
-    def __init__(self, label: str, total: int, initial: int = 0, row: int | None = None) -> None:
+    def __init__(
+        self, label: str, total: int, initial: int = 0, row: int | None = None, unit: str = "tokens"
+    ) -> None:
         """Show the bar, if standard error is a terminal.
 
         Args:
@@ -26,8 +28,9 @@ class Progress:
             total: SAE inputs at its end.
             initial: SAE inputs at its start, or at its first look.
             row: line of the bar below the cursor where several are shown; they vanish when they are closed.
+            unit: what is counted, if it is not SAE inputs.
         """
-        self._label, self._total, self._initial = label, total, initial
+        self._label, self._total, self._initial, self._unit = label, total, initial, f" {unit}"
         self._since = self._said = time.monotonic()
         self._bar: tqdm | None = None
         if _has_room():
@@ -35,7 +38,7 @@ class Progress:
                 desc=label,
                 total=total,
                 initial=initial,
-                unit=" tokens",
+                unit=self._unit,
                 unit_scale=True,
                 dynamic_ncols=True,
                 file=sys.stderr,
@@ -71,7 +74,7 @@ class Progress:
         line: str = tqdm.format_meter(
             *(tokens, self._total, time.monotonic() - self._since),
             prefix=self._label,
-            unit=" tokens",
+            unit=self._unit,
             unit_scale=True,
             initial=self._initial,
             postfix=", ".join(f"{name} {value}" for name, value in values.items()),

@@ -14,6 +14,8 @@ from sae_sweep.config import MatchingConfig, SaeSweepError
 
 MOST_BYTES = 4 * 2**30
 """Memory that all cosines may take while two dictionaries are assigned, in float64."""
+COLDEST = 0.01
+"""Lowest temperature of a soft match: exp(-0.87 / 0.01) is about the smallest float32."""
 _BLOCK_ELEMENTS = 1 << 24
 
 
@@ -188,7 +190,7 @@ def soft_match(
     most_bytes: int = MOST_BYTES,
     between: Callable[[], None] = lambda: None,
 ) -> SoftMatches:
-    """Match softly by entropic optimal transport, with Sinkhorn's iterations in logarithms.
+    """Match softly by entropic optimal transport (Sinkhorn's iterations; Cuturi 2013).
 
     Args:
         unit_a: rows of length 1; each has the mass 1 / n_a.
@@ -201,20 +203,23 @@ def soft_match(
 
     Raises:
         SaeSweepError: for dictionaries that cannot be compared, more cosines than `most_bytes` hold, or a
-            temperature that is not above 0.
+            temperature below 0.01, at which float32 underflows.
     """
-    if not temperature > 0:
-        raise SaeSweepError(f"matching: temperature={temperature} must be above 0")
-    cosines = _all_cosines(*comparable(unit_a, unit_b), most_bytes, torch.float32)
-    n_a, n_b = cosines.shape
-    f, g, error, done = torch.zeros(n_a), torch.zeros(n_b), math.inf, 0
+    if not temperature >= COLDEST:
+        raise SaeSweepError(f"matching: temperature={temperature} must be at least {COLDEST}")
+    kernel = _all_cosines(*comparable(unit_a, unit_b), most_bytes, torch.float32)
+    best = kernel.amax(1)
+    kernel.sub_(best[:, None]).div_(temperature).exp_()
+    n_a, n_b = kernel.shape
+    v, error, done = torch.ones(n_b), math.inf, 0
     while error > tolerance and done < iterations:
         between()
-        f = -_log_sums(cosines, g, temperature) - math.log(n_a)
-        sums = _log_sums(cosines.T, f, temperature)
-        error = (torch.exp(sums + g) - 1 / n_b).abs().sum().item() / 2
-        g, done = -sums - math.log(n_b), done + 1
-    to_b, to_a = _sides(cosines, g, temperature), _sides(cosines.T, f, temperature)
+        u = 1 / (n_a * (kernel @ v))
+        sums = u @ kernel
+        error = (sums * v - 1 / n_b).abs().sum().item() / 2
+        v, done = 1 / (n_b * sums), done + 1
+    to_b = _sides(kernel, v, best[:, None], temperature)
+    to_a = _sides(kernel.T, u, best, temperature)
     return SoftMatches(
         *(to_b[0], to_a[0], to_b[1], to_a[1], to_b[2], to_a[2]),
         mean=to_a[2].double().mean().item(),  # the masses of b are exact after the last iteration
@@ -223,25 +228,21 @@ def soft_match(
     )
 
 
-def _row_blocks(matrix: Tensor) -> list[slice]:
-    size = max(1, _BLOCK_ELEMENTS // matrix.shape[1])
-    return [slice(start, start + size) for start in range(0, len(matrix), size)]
-
-
-def _log_sums(cosines: Float[Tensor, "n m"], potential: Float[Tensor, " m"], temperature: float) -> Tensor:
-    """log of sum_j exp(cosine_ij / temperature + potential_j)."""
-    parts = [torch.logsumexp(cosines[rows] / temperature + potential, 1) for rows in _row_blocks(cosines)]
-    return torch.cat(parts)
-
-
 def _sides(
-    cosines: Float[Tensor, "n m"], potential: Float[Tensor, " m"], temperature: float
+    kernel: Float[Tensor, "n m"], scale: Float[Tensor, " m"], best: Float[Tensor, "..."], temperature: float
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Where each row's mass goes: to which column most, what share of it, and at what mean cosine."""
+    """Where each row's mass goes: to which column most, what share of it, and at what mean cosine.
+
+    `best` is the cosine at which the kernel is 1, for each row or column.
+    """
     parts = []
-    for rows in _row_blocks(cosines):
-        shares = torch.softmax(cosines[rows] / temperature + potential, 1)
+    size = max(1, _BLOCK_ELEMENTS // kernel.shape[1])
+    for start in range(0, len(kernel), size):
+        rows = kernel[start : start + size]
+        shares = rows * scale
+        shares /= shares.sum(1, keepdim=True)
         weights, columns = shares.max(1)
-        parts.append((columns, weights, (shares * cosines[rows]).sum(1)))
+        cosines = rows.log().mul_(temperature).add_(best if best.ndim == 1 else best[start : start + size])
+        parts.append((columns, weights, shares.mul_(cosines).nan_to_num_(0).sum(1)))  # 0 at log 0
     index, weight, cosine = (torch.cat(part) for part in zip(*parts, strict=True))
     return index, weight, cosine

@@ -1,8 +1,9 @@
 """Percentile bootstrap over features and over seeds, seeded and vectorised."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -66,6 +67,44 @@ class Estimate:
     high: float
     n: int
     """Features, or seeds, that were drawn from."""
+
+
+class Sample(NamedTuple):
+    """Means of one or more values per feature, and the same means over features drawn with replacement."""
+
+    mean: Float[Tensor, " columns"]
+    draws: Float[Tensor, "resamples columns"]
+    n: int
+    """Features."""
+
+    @classmethod
+    def of(cls, values: Float[Tensor, "n columns"], seed: int) -> "Sample":
+        """Samples of equal `seed` and number of features draw the same features."""
+        if not len(values):
+            return cls.nothing(values.shape[1])
+        return cls(values.double().mean(0), bootstrap_means(values, seed=seed).double(), len(values))
+
+    @classmethod
+    def nothing(cls, columns: int = 1) -> "Sample":
+        """The sample of no features: NaN."""
+        return cls(torch.full((columns,), math.nan).double(), torch.full((1, columns), math.nan).double(), 0)
+
+    @classmethod
+    def average(cls, samples: Sequence["Sample"]) -> "Sample":
+        """The mean of several, such as the two directions of a pair, or the pairs of a key."""
+        known = [one for one in samples if one.n]
+        if not known:
+            return cls.nothing()
+        means, draws = (torch.stack(parts).mean(0) for parts in list(zip(*known, strict=True))[:2])
+        return cls(means, draws, sum(one.n for one in known))
+
+    def __sub__(self, other: "Sample") -> "Sample":
+        if not (self.n and other.n):
+            return Sample.nothing(len(self.mean))
+        return Sample(self.mean - other.mean, self.draws - other.draws, min(self.n, other.n))
+
+    def estimate(self, column: int = 0) -> Estimate:
+        return Estimate(self.mean[column].item(), *percentile_interval(self.draws[:, column]), self.n)
 
 
 def estimate(values: Float[Tensor, " n"], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:

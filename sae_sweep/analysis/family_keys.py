@@ -170,7 +170,7 @@ def _over_seeds(
     seed: int,
     resamples: int,
 ) -> tuple[list[float], list[float]]:
-    """Intervals over seeds, of the shares among all families that a draw of seeds has."""
+    """Intervals over seeds, of the shares among all families that a draw of at least two seeds has."""
     names = [str(own.get(seed_key)) for own in keys]
     seeds = sorted({name for name, own in zip(names, keys, strict=True) if seed_key in own})
     nothing = [math.nan] * len(observed)
@@ -182,6 +182,8 @@ def _over_seeds(
         drawn = torch.bincount(
             torch.randint(len(seeds), (len(seeds),), generator=generator), minlength=len(seeds)
         )
+        if (drawn > 0).sum() < 2:
+            continue  # one seed against itself has no families
         key = tuple(drawn.tolist())
         if key not in known:
             known[key] = _shares(presence, keys, drawn[places].float(), observed, seed_key)

@@ -1,6 +1,6 @@
 """All measures of how far two dictionaries match, each beside its null, with intervals over features."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.analysis.assignment import assign, shared, soft_match
-from sae_sweep.analysis.bootstrap import Estimate, estimate, estimate_difference
+from sae_sweep.analysis.bootstrap import Estimate, Sample
 from sae_sweep.analysis.neighbours import mutual, nearest
 from sae_sweep.config import MatchingConfig, SaeSweepError
 
@@ -44,14 +44,14 @@ class Values(NamedTuple):
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of how far the features of one SAE are matched by another; a row of a table."""
+    """One measure of how far the features of SAEs are matched by others."""
 
     measure: str
     direction: str
-    """`a_in_b`: over a's features; `b_in_a`: over b's."""
+    """`a_in_b`: over a's features; `b_in_a`: over b's; `both`: the mean of the two."""
     found: Estimate
     null: Estimate
-    """The same with the other SAE replaced by its null; NaN without one."""
+    """The same with a null in the place of the SAE that is looked into; NaN without one."""
     difference: Estimate
     """`found` minus `null`, feature by feature."""
 
@@ -118,38 +118,19 @@ def _by_neighbours(
     }
 
 
-def measure_table(
-    found: dict[str, Values],
-    null_of_a: dict[str, Values] | None = None,
-    null_of_b: dict[str, Values] | None = None,
-    *,
-    seed: int = 0,
+def estimate_measures(
+    found: Mapping[str, Sample], null: Mapping[str, Sample], direction: str
 ) -> list[Measure]:
-    """Estimate each measure in both directions, beside its null.
-
-    Args:
-        found: `feature_values(a, b)`.
-        null_of_a: `feature_values` of a null in a's place, and b: what b's features are compared with.
-        null_of_b: those of a, and a null in b's place.
-        seed: of the bootstrap.
-    """
-    rows = []
-    for name, values in found.items():
-        nulls = (null_of_b or {}).get(name), (null_of_a or {}).get(name)
-        rows.append(_row(name, "a_in_b", values.a, None if nulls[0] is None else nulls[0].a, seed))
-        if name != "mcc":
-            rows.append(_row(name, "b_in_a", values.b, None if nulls[1] is None else nulls[1].b, seed + 1))
-    return rows
-
-
-def _row(name: str, direction: str, values: Tensor, null: Tensor | None, seed: int) -> Measure:
-    nothing = values[:0]
-    by_chance = nothing if null is None else null
-    paired = len(by_chance) == len(values)
-    return Measure(
-        measure=name,
-        direction=direction,
-        found=estimate(values, seed=seed),
-        null=estimate(by_chance, seed=seed),
-        difference=estimate_difference(values, by_chance, paired=paired, seed=seed),
-    )
+    """Each measure with its intervals, beside its null where there is one."""
+    nothing = Sample.nothing()
+    return [
+        Measure(
+            name,
+            direction,
+            found[name].estimate(),
+            null.get(name, nothing).estimate(),
+            (found[name] - null[name] if name in null else nothing).estimate(),
+        )
+        for name in MEASURES
+        if name in found
+    ]

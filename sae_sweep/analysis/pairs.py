@@ -34,6 +34,8 @@ class ComparisonEntry:
     """Share of features that match the SAE's own initial dictionary (`match_to_init`)."""
     densities: Float[Tensor, " n"] | None = None
     """Share of held-out tokens on which each feature fires; None if it was not evaluated."""
+    mean_activations: Float[Tensor, " n"] | None = None
+    """Mean of each feature's activations on tokens where it fires; None if it was not evaluated."""
     mixed: bool = False
     """Whether part of it was trained with other numerics (`Conditions.mixed`)."""
 

@@ -9,7 +9,6 @@ from sae_sweep.config.checks import (
     INT32,
     Limit,
     count,
-    fraction,
     number,
     number_problems,
     one_of,
@@ -17,6 +16,7 @@ from sae_sweep.config.checks import (
 )
 from sae_sweep.config.errors import ConfigError
 from sae_sweep.config.folders import known_home
+from sae_sweep.config.matching import MatchingConfig
 from sae_sweep.config.names import plain_name
 from sae_sweep.config.tracking import TrackingConfig
 
@@ -27,19 +27,6 @@ _YEAR_S = Limit(31_536_000, "at most 31536000 (a year)")
 _FASTEST_TFLOPS = Limit(10**9, "at most 1000000000 (a thousand exascale machines)")
 _THREADS = Limit(1024, "at most 1024 (the cores of one machine)")
 _PROCESSES = Limit(2**22, f"at most {2**22} (the processes of one machine)")
-
-
-@dataclass(frozen=True)
-class MatchingConfig:
-    """Settings for the comparison of SAEs."""
-
-    threshold: float = fraction(0.7)
-    """A feature is matched when its best decoder cosine is strictly above this."""
-    undertrained: float = fraction(0.1)
-    """Runs whose match to their own initial dictionary is above this share are marked undertrained."""
-
-    def problems(self) -> list[str]:
-        return list(number_problems(self, "matching.").values())
 
 
 @dataclass(frozen=True)
@@ -161,6 +148,10 @@ class CommandConfig:
     sae: str | None = None
     """SAE that task=analyse reads in place of a sweep's: a run's folder, a folder of SAELens, sparsify,
     dictionary_learning or the study, or `RELEASE/NAME` on the hub."""
+    a: str | None = None
+    """First SAE of task=match in place of a sweep's; named as `sae` is."""
+    b: str | None = None
+    """Second SAE of task=match, which is compared with `a`."""
     figures: str = "own"
     """Figures of task=analyse. own: those of what it measured. paper: all that the study shows, with the
     positional embeddings zeroed and shuffled where the model learned some. none: tables only."""
@@ -190,9 +181,14 @@ class CommandConfig:
             found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
         one_of(found, "format", self.format, ("text", "json"))
         one_of(found, "figures", self.figures, FIGURES)
-        known_home(found, "sae", self.sae)
-        if self.sae is not None and not self.sae.strip():
-            found.append("sae: name a folder, or RELEASE/NAME on the hub; without one, leave it out")
+        for key in ("sae", "a", "b"):
+            named = getattr(self, key)
+            known_home(found, key, named)
+            if named is not None and not named.strip():
+                found.append(f"{key}: name a folder, or RELEASE/NAME on the hub; without one, leave it out")
+        if (self.a is None) != (self.b is None):
+            missing, given = ("a", "b") if self.a is None else ("b", "a")
+            found.append(f"{given}={getattr(self, given)} is compared with another SAE: give {missing} too")
         for key in ("sweep", "experiment", "stream"):
             plain_name(found, key, getattr(self, key))
         for part in dataclasses.fields(self):

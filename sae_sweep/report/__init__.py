@@ -7,7 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sae_sweep.report.features import FeatureFiles, read_densities, write_features
+    from sae_sweep.report.features import (
+        FeatureFiles,
+        read_densities,
+        read_mean_activations,
+        write_features,
+    )
     from sae_sweep.report.files import ComparisonFiles, write_comparison
     from sae_sweep.report.histogram_figures import RunFigures, run_figures
     from sae_sweep.report.plan_text import describe_plan
@@ -26,6 +31,7 @@ _HOMES = {
     "files_text": "terminal",
     "position_text": "terminal",
     "read_densities": "features",
+    "read_mean_activations": "features",
     "run_figures": "histogram_figures",
     "short_names": "shortened",
     "terminal_summary": "terminal",
@@ -44,6 +50,7 @@ __all__ = [
     "files_text",
     "position_text",
     "read_densities",
+    "read_mean_activations",
     "run_figures",
     "short_names",
     "terminal_summary",

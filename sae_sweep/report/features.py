@@ -51,20 +51,35 @@ def read_densities(folder: Path, run_id: str, d_sae: int) -> Float[Tensor, " d_s
     Raises:
         SaeSweepError: one line with the file and the remedy, if it is missing, damaged, or another run's.
     """
+    densities = _read(folder, "density", run_id, d_sae)
+    if not ((densities >= 0) & (densities <= 1)).all():
+        raise unreadable(folder / _STATISTICS, "a density is not between 0 and 1", _REMEDY)
+    return densities
+
+
+def read_mean_activations(folder: Path, run_id: str, d_sae: int) -> Float[Tensor, " d_sae"]:
+    """Read the mean activations on tokens where a feature fires that `write_features` wrote.
+
+    Raises:
+        SaeSweepError: as `read_densities`.
+    """
+    return _read(folder, "mean_activation", run_id, d_sae)
+
+
+def _read(folder: Path, name: str, run_id: str, d_sae: int) -> Float[Tensor, " d_sae"]:
     path = folder / _STATISTICS
-    table = read_parquet(path, ["density"], _REMEDY)
+    table = read_parquet(path, [name], _REMEDY)
     owner = (table.schema.metadata or {}).get(_RUN_ID, run_id.encode())  # earlier versions wrote none
     if owner != run_id.encode():
         raise unreadable(
             path, f"it is of run {escaped(owner.decode(errors='replace'))}, not {run_id}", _REMEDY
         )
-    column = table["density"]
+    column = table[name]
     if not pyarrow.types.is_floating(column.type) or column.null_count or len(column) != d_sae:
-        raise unreadable(path, f"{len(column)} densities of type {column.type} for {d_sae} features", _REMEDY)
-    densities = torch.from_numpy(column.to_numpy().copy())
-    if not ((densities >= 0) & (densities <= 1)).all():
-        raise unreadable(path, "a density is not between 0 and 1", _REMEDY)
-    return densities
+        raise unreadable(
+            path, f"{len(column)} values {name} of type {column.type} for {d_sae} features", _REMEDY
+        )
+    return torch.from_numpy(column.to_numpy().copy())
 
 
 def _as_dict(histogram: Histogram) -> dict[str, list[float]]:

@@ -63,15 +63,15 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
         pairs_parquet=write_parquet(folder / "pairs.parquet", pairs),
         matrix_csv=write_csv(folder / "matrix.csv", matrix),
         matrix_parquet=write_parquet(folder / "matrix.parquet", matrix),
-        keys_csv=write_csv(folder / "keys.csv", _table(KeySummary, comparison.summaries, {"histogram"})),
-        contrasts_csv=write_csv(folder / "contrasts.csv", _table(KeyContrast, comparison.contrasts)),
+        keys_csv=write_csv(folder / "keys.csv", table_of(KeySummary, comparison.summaries, {"histogram"})),
+        contrasts_csv=write_csv(folder / "contrasts.csv", table_of(KeyContrast, comparison.contrasts)),
         matrix_figure=save(matrix_figure(comparison), folder / "matrix.png"),
         cosine_figure=save(cosine_figure(comparison), folder / "cosines.png"),
         matrix_page=write_heat_map(folder / "matrix.html", comparison),
     )
 
 
-def _table(kind: type, rows: Sequence[Any], left_out: set[str] | None = None) -> pyarrow.Table:
+def table_of(kind: type, rows: Sequence[Any], left_out: set[str] | None = None) -> pyarrow.Table:
     """Dataclasses as a table; the words of a tuple are joined by `+`."""
     fields = [field for field in dataclasses.fields(kind) if field.name not in (left_out or ())]
     schema = pyarrow.schema([(field.name, _TYPES[field.type]) for field in fields])  # type: ignore[index]
@@ -85,7 +85,7 @@ def _cell(value: Any) -> Any:
 
 def _pairs_table(comparison: Comparison) -> pyarrow.Table:
     """The pairs, with the values that the swept keys have in both runs."""
-    table = _table(PairRow, comparison.rows)
+    table = table_of(PairRow, comparison.rows)
     keys_of = dict(zip(comparison.names, comparison.keys, strict=True))
     for key in dict.fromkeys(key for keys in comparison.keys for key in keys):
         for side in ("a", "b"):

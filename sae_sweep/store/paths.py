@@ -68,6 +68,11 @@ class SweepFolder:
         return self.root / "analysis" / "matching"
 
     @property
+    def families(self) -> Path:
+        """What features the SAEs of a hook share; a folder per hook where there are several."""
+        return self.root / "analysis" / "families"
+
+    @property
     def tables(self) -> Path:
         return self.root / "analysis" / "tables"
 

@@ -1,0 +1,329 @@
+"""Measures of pairs of SAEs beside their nulls, and their means over the pairs that differ in one key."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_sweep.analysis.bootstrap import Sample
+from sae_sweep.analysis.dictionaries import HasBoth, halves, nulls, rotated_rows, rows_of, usable_rows
+from sae_sweep.analysis.measures import (
+    MEASURES,
+    Measure,
+    UnitRows,
+    Values,
+    estimate_measures,
+    feature_values,
+)
+from sae_sweep.analysis.neighbours import THRESHOLDS, Curve
+from sae_sweep.analysis.pairs import ComparisonEntry, varied_keys
+from sae_sweep.config import MatchingConfig, SaeSweepError
+
+NEIGHBOURS = ("ratio", "mmcs", "mutual")
+"""Measures that one product of two dictionaries gives."""
+_CURVE = "curve"
+"""In the place of a measure: the ratio at each of `THRESHOLDS`."""
+_FAR = 1_000_003
+"""Added to seeds of nulls, so that no dictionary that was drawn from a small seed is its own null."""
+Nulls = Mapping[str, Mapping[str, Sample]]
+"""Samples of each measure by null."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An SAE whose features are compared."""
+
+    entry: ComparisonEntry
+    load: Callable[[], HasBoth]
+    """Gives its weights; called where more than the decoder is compared."""
+    initial: Callable[[], Tensor] | None = None
+    """Gives the dictionary that it was trained from, [d_sae, d_in]; None if it is not known."""
+
+
+@dataclass(frozen=True)
+class PairMeasure:
+    """A measure of two SAEs, beside one null."""
+
+    a: str
+    b: str
+    varied: tuple[str, ...]
+    """Swept keys in which the two differ."""
+    features: str
+    """`all`, or `live`: without the features that never fire."""
+    chance: str
+    """The null; empty if there is none."""
+    measure: Measure
+    undertrained: bool
+
+
+@dataclass(frozen=True)
+class KeyMeasure:
+    """A measure averaged over the pairs that differ in one key alone, and over both directions."""
+
+    key: str
+    """Empty: the one pair that was compared."""
+    pairs: int
+    """Pairs that count: trained ones if there are any."""
+    undertrained: int
+    """Pairs with an undertrained SAE; they are left out unless all are."""
+    features: str
+    chance: str
+    measure: Measure
+
+
+@dataclass(frozen=True)
+class KeyCurve:
+    """Share of features with a match against the threshold, averaged as in `KeyMeasure`."""
+
+    key: str
+    features: str
+    found: Curve
+    nulls: Mapping[str, Curve]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of pairs of SAEs."""
+
+    pairs: tuple[PairMeasure, ...]
+    keys: tuple[KeyMeasure, ...]
+    curves: tuple[KeyCurve, ...]
+    left_out: Mapping[str, str]
+    """Rows of each SAE that could not be compared, in words."""
+
+
+class _Direction(NamedTuple):
+    """What one direction of a pair gave."""
+
+    found: Mapping[str, Sample]
+    nulls: Nulls
+
+
+@dataclass
+class _Work:
+    """What all pairs share: settings, and what was computed of an SAE for other pairs."""
+
+    config: MatchingConfig
+    measures: Sequence[str]
+    device: torch.device | None
+    residuals: Mapping[str, Float[Tensor, "tokens d_in"]]
+    between: Callable[[], None]
+    by_chance: dict[tuple[str, str, int], Mapping[str, Sample]] = field(default_factory=dict)
+    """Samples against random rows, by SAE, kind of features and number of rows."""
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def measure_pairs(
+    subjects: Sequence[Subject],
+    pairs: Sequence[tuple[int, int]],
+    config: MatchingConfig,
+    *,
+    residuals: Mapping[str, Float[Tensor, "tokens d_in"]] | None = None,
+    device: torch.device | None = None,
+    between: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Measured:
+    """Measure how far pairs of SAEs match, beside nulls, and the mean over pairs that differ in one key.
+
+    Args:
+        subjects: the SAEs.
+        pairs: indices of those to compare.
+        config: threshold, which rows, which measures and nulls.
+        residuals: inputs of each SAE at random tokens, by its name; for the null `tokens`.
+        device: where products are computed.
+        between: called between blocks and measures, to obey a stop.
+        progress: called with the number of pairs that are done, and of all.
+
+    Dead features are left out a second time where densities are known (`features` is `live`). Intervals are
+    95 % bootstraps over features: each SAE's features are drawn once, and all its pairs use these draws.
+
+    Raises:
+        SaeSweepError: for dictionaries that cannot be compared, naming both SAEs.
+    """
+    measures = _measures(config)
+    work = _Work(config, measures, device, residuals or {}, between)
+    rows: list[PairMeasure] = []
+    by_key: dict[tuple[str, str], list[tuple[bool, list[_Direction]]]] = {}
+    for done, (i, j) in enumerate(pairs, start=1):
+        a, b = subjects[i], subjects[j]
+        undertrained = max(a.entry.init_match, b.entry.init_match) > config.undertrained
+        varied = varied_keys(a.entry.keys, b.entry.keys)
+        for features, directions in _both_kinds(a, b, (i, j), work).items():
+            rows += _rows_of_pair(a, b, undertrained, features, directions)
+            if len(varied) <= 1:
+                group = ("".join(varied), features)
+                by_key.setdefault(group, []).append((undertrained, directions))
+        progress(done, len(pairs))
+    means = {group: _mean_of(found) for group, found in by_key.items()}
+    return Measured(
+        tuple(rows),
+        tuple(row for group, found in by_key.items() for row in _rows_of_key(*group, found, means[group])),
+        tuple(_key_curve(*group, mean) for group, mean in means.items()),
+        work.left_out,
+    )
+
+
+def _both_kinds(a: Subject, b: Subject, seeds: tuple[int, int], work: _Work) -> dict[str, list[_Direction]]:
+    """Both directions, over all features and over live ones."""
+    try:
+        found = {"all": _directions(a, b, "all", seeds, work)}
+        known = None not in (a.entry.densities, b.entry.densities)
+        if known and work.config.side == "features":
+            dead = any(bool((one.entry.densities == 0).any()) for one in (a, b))  # type: ignore[union-attr]
+            found["live"] = _directions(a, b, "live", seeds, work) if dead else found["all"]
+        return found
+    except SaeSweepError as error:
+        raise SaeSweepError(f"{error} (a is {a.entry.name}, b is {b.entry.name})") from error
+
+
+def _directions(
+    a: Subject, b: Subject, features: str, seeds: tuple[int, int], work: _Work
+) -> list[_Direction]:
+    ours, theirs = (_unit_rows(one, features, work) for one in (a, b))
+    values = _values(ours, theirs, work)
+    return [
+        _Direction(
+            _samples({name: value.a for name, value in values.items()}, seeds[0]),
+            _by_chance(a, ours, b, theirs, features, seeds[0], work),
+        ),
+        _Direction(
+            _samples({name: value.b for name, value in values.items()}, seeds[1]),
+            _by_chance(b, theirs, a, ours, features, seeds[1], work),
+        ),
+    ]
+
+
+def _measures(config: MatchingConfig) -> tuple[str, ...]:
+    """The measures that are asked for, and that the compared rows have."""
+    asked = tuple(MEASURES) if config.measures == "all" else NEIGHBOURS
+    by_feature = (config.matrix, config.side) == ("decoder", "features")
+    return asked if by_feature else tuple(name for name in asked if name != "shared")
+
+
+def _unit_rows(one: Subject, features: str, work: _Work) -> UnitRows:
+    """The rows that are compared, on the device, with the encoder's where the shared rule needs them."""
+    config, entry, with_encoder = work.config, one.entry, "shared" in work.measures
+    densities = entry.densities if features == "live" else None
+    if with_encoder:
+        found = rows_of(one.load(), "both", "features", densities)
+    elif (config.matrix, config.side) == ("decoder", "features"):
+        found = usable_rows([entry.decoder], densities)
+    else:
+        found = rows_of(one.load(), config.matrix, config.side, densities)  # type: ignore[arg-type]
+    if not len(found.unit):
+        raise SaeSweepError(f"matching: {entry.name} has no features to compare: {found.kept.left_out}")
+    if features == "all" and found.kept.left_out:
+        work.left_out[entry.name] = found.kept.left_out
+    unit = found.unit.to(work.device)
+    return UnitRows(*halves(unit)) if with_encoder else UnitRows(unit)
+
+
+def _values(a: UnitRows, b: UnitRows, work: _Work) -> dict[str, Values]:
+    config = work.config
+    return feature_values(
+        a, b, config.threshold, work.measures, absolute=config.absolute, between=work.between
+    )
+
+
+def _samples(values: Mapping[str, Tensor], seed: int) -> dict[str, Sample]:
+    """Means and draws of each measure, and of the curve; one draw of the features serves all."""
+    columns = {name: value.float()[:, None] for name, value in values.items()}
+    columns[_CURVE] = (values["mmcs"][:, None] > torch.tensor(THRESHOLDS)).float()
+    found: dict[str, Sample] = {}
+    for n in {len(column) for column in columns.values()}:
+        chosen = {name: column for name, column in columns.items() if len(column) == n}
+        whole = Sample.of(torch.cat(list(chosen.values()), 1), seed)
+        at = 0
+        for name, column in chosen.items():
+            part = slice(at, at := at + column.shape[1])
+            found[name] = Sample(whole.mean[part], whole.draws[:, part], n)
+    return found
+
+
+def _by_chance(
+    a: Subject, ours: UnitRows, b: Subject, theirs: UnitRows, features: str, seed: int, work: _Work
+) -> Nulls:
+    """What a's features would give if b were replaced by each null."""
+    made = _nulls_of(b, theirs, _FAR + seed, work)
+    found: dict[str, Mapping[str, Sample]] = {}
+    for name in work.config.nulls:
+        known = (a.entry.name, features, len(theirs.unit))
+        if name == "random" and known in work.by_chance:
+            found[name] = work.by_chance[known]
+        elif name in made:
+            values = _values(ours, made[name](), work)
+            found[name] = _samples({measure: value.a for measure, value in values.items()}, seed)
+            if name == "random":
+                work.by_chance[known] = found[name]
+    return found
+
+
+def _nulls_of(b: Subject, rows: UnitRows, seed: int, work: _Work) -> dict[str, Callable[[], UnitRows]]:
+    """The nulls that can take b's place; the encoder's rows are drawn likewise."""
+    residuals = work.residuals.get(b.entry.name)
+    by_feature = work.config.side == "features"
+    initial = b.initial() if b.initial and by_feature and "initial" in work.config.nulls else None
+    if initial is not None and work.config.matrix == "both":
+        initial = torch.cat([initial, initial], 1)  # an encoder starts with its decoder's directions
+    unit = nulls(rows.unit, seed, residuals=residuals, initial=initial)
+    if rows.encoder is None:
+        return {name: _made(make) for name, make in unit.items()}
+    encoder = nulls(rows.encoder, seed + 1, residuals=residuals, initial=initial)
+    encoder["rotated"] = partial(rotated_rows, rows.encoder, seed)
+    return {name: _made(make, encoder[name]) for name, make in unit.items()}
+
+
+def _made(unit: Callable[[], Tensor], encoder: Callable[[], Tensor] | None = None) -> Callable[[], UnitRows]:
+    return lambda: UnitRows(unit(), encoder and encoder())
+
+
+def _rows_of_pair(
+    a: Subject, b: Subject, undertrained: bool, features: str, directions: Sequence[_Direction]
+) -> list[PairMeasure]:
+    varied = varied_keys(a.entry.keys, b.entry.keys)
+    return [
+        PairMeasure(a.entry.name, b.entry.name, varied, features, chance, measure, undertrained)
+        for name, one in zip(("a_in_b", "b_in_a"), directions, strict=True)
+        for chance, null in (one.nulls or {"": {}}).items()
+        for measure in estimate_measures(one.found, null, name)
+    ]
+
+
+def _mean_of(found: Sequence[tuple[bool, Sequence[_Direction]]]) -> _Direction:
+    """The mean over pairs and directions; of the trained pairs if there are any."""
+    some = [one for bad, directions in found if not bad for one in directions]
+    some = some or [one for _, directions in found for one in directions]
+    names = dict.fromkeys(name for one in some for name in one.nulls)
+    return _Direction(
+        _average([one.found for one in some]),
+        {name: _average([one.nulls[name] for one in some if name in one.nulls]) for name in names},
+    )
+
+
+def _average(samples: Sequence[Mapping[str, Sample]]) -> dict[str, Sample]:
+    return {name: Sample.average([one[name] for one in samples]) for name in samples[0]}
+
+
+def _rows_of_key(
+    key: str, features: str, found: Sequence[tuple[bool, Sequence[_Direction]]], mean: _Direction
+) -> list[KeyMeasure]:
+    undertrained = sum(bad for bad, _ in found)
+    return [
+        KeyMeasure(key, len(found), undertrained, features, chance, measure)
+        for chance, null in (mean.nulls or {"": {}}).items()
+        for measure in estimate_measures(mean.found, null, "both")
+    ]
+
+
+def _curve(sample: Sample) -> Curve:
+    low, high = torch.quantile(sample.draws, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    return Curve(torch.tensor(THRESHOLDS), sample.mean, low, high)
+
+
+def _key_curve(key: str, features: str, mean: _Direction) -> KeyCurve:
+    nulls = {name: _curve(null[_CURVE]) for name, null in mean.nulls.items()}
+    return KeyCurve(key, features, _curve(mean.found[_CURVE]), nulls)

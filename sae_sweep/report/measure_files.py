@@ -1,0 +1,120 @@
+"""Measures of pairs of SAEs on disk: tables of pairs, of keys, and of threshold curves."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+
+from sae_sweep.analysis.measured import KeyCurve, Measured
+from sae_sweep.analysis.measures import Measure
+from sae_sweep.report.files import write_csv
+from sae_sweep.report.parquet import write_parquet
+
+_MEASURE = (
+    *(("chance", pyarrow.string()), ("measure", pyarrow.string()), ("direction", pyarrow.string())),
+    *(("value", pyarrow.float64()), ("low", pyarrow.float64()), ("high", pyarrow.float64())),
+    *(("null", pyarrow.float64()), ("null_low", pyarrow.float64()), ("null_high", pyarrow.float64())),
+    *(("difference", pyarrow.float64()), ("difference_low", pyarrow.float64())),
+    *(("difference_high", pyarrow.float64()), ("n", pyarrow.int64())),
+)
+_PAIR = (
+    *(("a", pyarrow.string()), ("b", pyarrow.string()), ("varied", pyarrow.string())),
+    *(("features", pyarrow.string()), ("undertrained", pyarrow.bool_())),
+)
+_KEY = (
+    *(("key", pyarrow.string()), ("features", pyarrow.string())),
+    *(("pairs", pyarrow.int64()), ("undertrained", pyarrow.int64())),
+)
+_CURVE = (
+    *(("key", pyarrow.string()), ("features", pyarrow.string()), ("chance", pyarrow.string())),
+    *(("threshold", pyarrow.float64()), ("share", pyarrow.float64())),
+    *(("low", pyarrow.float64()), ("high", pyarrow.float64())),
+)
+
+
+class MeasureFiles(NamedTuple):
+    """Files of the measures of pairs."""
+
+    pairs: Path
+    """Parquet, a row per pair, kind of features, null, measure and direction."""
+    keys: Path
+    """CSV, the same averaged over the pairs that differ in one key alone."""
+    curves: Path
+    """Parquet, a row per key, kind of features and threshold: share of features with a match. A row with
+    `chance` is of that null; without, of the SAEs."""
+
+
+def write_measures(folder: Path, found: Measured) -> MeasureFiles:
+    """Write what was measured into `folder`, the sweep's `analysis/matching/`.
+
+    Raises:
+        SaeSweepError: if a file cannot be written; none is left incomplete.
+    """
+    pairs = [
+        {
+            "a": one.a,
+            "b": one.b,
+            "varied": "+".join(one.varied),
+            "features": one.features,
+            "undertrained": one.undertrained,
+            **_numbers(one.chance, one.measure),
+        }
+        for one in found.pairs
+    ]
+    keys = [
+        {
+            "key": one.key,
+            "features": one.features,
+            "pairs": one.pairs,
+            "undertrained": one.undertrained,
+            **_numbers(one.chance, one.measure),
+        }
+        for one in found.keys
+    ]
+    curves = [row for one in found.curves for row in _curve_rows(one)]
+    return MeasureFiles(
+        write_parquet(folder / "measures.parquet", _table(pairs, _PAIR + _MEASURE)),
+        write_csv(folder / "measures_by_key.csv", _table(keys, _KEY + _MEASURE)),
+        write_parquet(folder / "curves.parquet", _table(curves, _CURVE)),
+    )
+
+
+def _table(rows: list[dict[str, Any]], columns: tuple[tuple[str, pyarrow.DataType], ...]) -> pyarrow.Table:
+    """Rows as a table in which NaN is null."""
+    plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]
+    return pyarrow.Table.from_pylist(plain, schema=pyarrow.schema(columns))
+
+
+def _numbers(chance: str, measure: Measure) -> dict[str, Any]:
+    found, null, difference = measure.found, measure.null, measure.difference
+    return {
+        "chance": chance,
+        "measure": measure.measure,
+        "direction": measure.direction,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "null": null.value,
+        "null_low": null.low,
+        "null_high": null.high,
+        "difference": difference.value,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "n": found.n,
+    }
+
+
+def _curve_rows(one: KeyCurve) -> Iterator[dict[str, Any]]:
+    for chance, curve in {"": one.found, **one.nulls}.items():
+        parts = zip(*(part.tolist() for part in curve), strict=True)
+        for threshold, share, low, high in parts:
+            yield {
+                "key": one.key,
+                "features": one.features,
+                "chance": chance,
+                "threshold": round(threshold, 2),
+                "share": share,
+                "low": low,
+                "high": high,
+            }

@@ -1,0 +1,130 @@
+"""What the runs of a sweep share, beyond one number a pair: measures beside nulls, and families of features."""
+
+import itertools
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from sae_sweep.analysis.family_results import FamilyResults, family_results
+from sae_sweep.analysis.measured import Measured, measure_pairs
+from sae_sweep.analysis.pairs import varied_keys
+from sae_sweep.config import CommandConfig, escaped
+from sae_sweep.progress import Progress
+from sae_sweep.report.family_files import FamilyFiles, write_families
+from sae_sweep.report.measure_files import MeasureFiles, write_measures
+from sae_sweep.signals import raise_if_requested
+from sae_sweep.store import SweepFolder, hold_sweep
+from sae_sweep.tasks.finished import Finished
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hook:
+    """The families of the runs that read one hook."""
+
+    label: str
+    """`L8`, or with the model's name where there are several; empty if it is the only hook."""
+    results: FamilyResults
+    files: FamilyFiles
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Measures of the pairs that differ in one key, and families by hook."""
+
+    measured: Measured
+    files: MeasureFiles
+    hooks: tuple[Hook, ...] = field(default=())
+    """The one with the most runs first."""
+
+
+def follow(
+    folder: SweepFolder, found: Sequence[Finished], command: CommandConfig, device: torch.device
+) -> Followed:
+    """Measure pairs of finished runs and follow their features through all of them; write both.
+
+    Raises:
+        SaeSweepError: if a file cannot be written, or an SAE has no features that can be compared.
+        Interrupted: if a signal asked to stop.
+    """
+    subjects = [one.subject for one in found]
+    alike = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(found)), 2)
+        if len(varied_keys(found[i].entry.keys, found[j].entry.keys)) == 1
+        and found[i].entry.decoder.shape[1] == found[j].entry.decoder.shape[1]
+    ]
+    with steps("measures", "pairs") as progress:
+        measured = measure_pairs(
+            subjects, alike, command.matching, device=device, between=raise_if_requested, progress=progress
+        )
+    for name, left_out in measured.left_out.items():
+        log.warning("%s: features left out of comparisons: %s", name, left_out)
+    with hold_sweep(folder):
+        files = write_measures(folder.matching, measured)
+        shutil.rmtree(folder.families, ignore_errors=True)  # of other runs, or another threshold
+    return Followed(measured, files, tuple(_families(folder, found, command, device)))
+
+
+def _families(
+    folder: SweepFolder, found: Sequence[Finished], command: CommandConfig, device: torch.device
+) -> Iterator[Hook]:
+    """Families of each hook that has two trained runs, the hook with the most runs first."""
+    for label, some in _by_hook(found).items():
+        entries = [one.entry for one in some]
+        trained = [one for one in entries if not one.init_match > command.matching.undertrained]
+        where = f" of {escaped(label)}" if label else ""
+        if len(trained) < 2:
+            log.info("no families%s: %d of its %d SAEs trained enough", where, len(trained), len(entries))
+            continue
+        with steps(f"families{where}", "pairs") as progress:
+            results = family_results(
+                entries, command.matching, device=device, between=raise_if_requested, progress=progress
+            )
+        with hold_sweep(folder):
+            files = write_families(folder.families / label, results, entries)
+        yield Hook(label, results, files)
+
+
+def _by_hook(found: Sequence[Finished]) -> Mapping[str, list[Finished]]:
+    """The runs of each hook, by its label."""
+    groups: dict[tuple[str, int], list[Finished]] = {}
+    for one in found:
+        groups.setdefault(one.hook, []).append(one)
+    if len(groups) == 1:
+        return {"": list(found)}
+    several = len({model for model, _ in groups}) > 1
+    labels = {
+        hook: f"{some[0].config.model.label}_L{hook[1]}" if several else f"L{hook[1]}"
+        for hook, some in groups.items()
+    }
+    repeated = {label for label, count in Counter(labels.values()).items() if count > 1}
+    named = {
+        f"{label}-{hook[0][:6]}" if label in repeated else label: groups[hook]
+        for hook, label in labels.items()
+    }
+    return dict(sorted(named.items(), key=lambda item: -len(item[1])))
+
+
+@contextmanager
+def steps(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that shows progress when it is called with steps done and in total, and obeys a stop."""
+    shown: list[Progress] = []
+
+    def advance(done: int, total: int) -> None:
+        raise_if_requested()
+        if not shown:
+            shown.append(Progress(label, total, unit=unit))
+        shown[0].show(done, {})
+
+    try:
+        yield advance
+    finally:
+        for one in shown:
+            one.close()
