@@ -101,9 +101,7 @@ def analyse(setting: Setting) -> None:
         theirs = sweeps.analysis("sweep", [*task, "device=cpu"])
         for run, (table, other) in {run: (ours[run], theirs[run]) for run in ours}.items():
             often = np.minimum(table["active"], other["active"]) >= 20
-            apart = {
-                name: float(np.abs(table[name] - other[name])[often].max()) for name in _STATISTICS
-            }
+            apart = {name: float(np.abs(table[name] - other[name])[often].max()) for name in _STATISTICS}
             setting.put({"analysed": run, "seconds": seconds, "apart": apart})
             if not max(apart.values()) < _APART:
                 raise CommandError(f"task=analyse of {run} differs on the device and on the CPU: {apart}")

@@ -211,13 +211,14 @@ def soft_match(
     best = kernel.amax(1)
     kernel.sub_(best[:, None]).div_(temperature).exp_()
     n_a, n_b = kernel.shape
+    tiny = torch.finfo(kernel.dtype).tiny  # of a row that is far from all others
     v, error, done = torch.ones(n_b), math.inf, 0
     while error > tolerance and done < iterations:
         between()
-        u = 1 / (n_a * (kernel @ v))
+        u = 1 / (n_a * (kernel @ v).clamp(min=tiny))
         sums = u @ kernel
         error = (sums * v - 1 / n_b).abs().sum().item() / 2
-        v, done = 1 / (n_b * sums), done + 1
+        v, done = 1 / (n_b * sums.clamp(min=tiny)), done + 1
     to_b = _sides(kernel, v, best[:, None], temperature)
     to_a = _sides(kernel.T, u, best, temperature)
     return SoftMatches(
@@ -240,7 +241,7 @@ def _sides(
     for start in range(0, len(kernel), size):
         rows = kernel[start : start + size]
         shares = rows * scale
-        shares /= shares.sum(1, keepdim=True)
+        shares /= shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
         weights, columns = shares.max(1)
         cosines = rows.log().mul_(temperature).add_(best if best.ndim == 1 else best[start : start + size])
         parts.append((columns, weights, shares.mul_(cosines).nan_to_num_(0).sum(1)))  # 0 at log 0

@@ -150,7 +150,7 @@ def measure_pairs(
     by_key: dict[tuple[str, str], list[tuple[bool, list[_Direction]]]] = {}
     for done, (i, j) in enumerate(pairs, start=1):
         a, b = subjects[i], subjects[j]
-        undertrained = max(a.entry.init_match, b.entry.init_match) > config.undertrained
+        undertrained = any(one.entry.init_match > config.undertrained for one in (a, b))
         varied = varied_keys(a.entry.keys, b.entry.keys)
         for features, directions in _both_kinds(a, b, (i, j), work).items():
             rows += _rows_of_pair(a, b, undertrained, features, directions)

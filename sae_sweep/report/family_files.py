@@ -27,17 +27,17 @@ class FamilyFiles(NamedTuple):
     members: Path
     """Parquet, a row per member: family, run, feature, density, mean_activation."""
     presence: Path
-    """Safetensors: `presence` [families, runs], whether each run has a member; runs by name in its metadata."""
+    """Safetensors: `presence` [families, runs], whether each run has a member; its metadata name the runs."""
     kinds: Path
     """CSV, a row per kind of families: the fields of `KeyRow`."""
     counts: Path
-    """CSV, a row per number of runs: features in exactly that many, and distinct ones in that many together."""
+    """CSV, a row per number of runs: features in exactly so many, and distinct ones in so many together."""
     stability: Path
     """Parquet, a row per feature of each SAE that has other seeds: the share of them that hold it."""
     subspaces: Path
     """CSV, a row per pair of seeds: how far the spans of the features that no other seed holds coincide."""
     runs: Path
-    """JSON: features of each run that could be matched, in families and in none; runs that are left out."""
+    """JSON: features of each run that could be matched, and those in no family; runs that are left out."""
 
 
 def write_families(folder: Path, results: FamilyResults, entries: Sequence[ComparisonEntry]) -> FamilyFiles:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from sae_sweep.config import (
     CommandConfig,
@@ -79,7 +80,38 @@ def selected(request: Request) -> Selection:
     command = request.command
     if command.sae is None:
         return _finished(find_sweep(command))
-    path = expanded(command.sae).absolute()
+    run = run_at(command.sae, "sae")
+    if run is not None:
+        return _finished(run.sweep, only=run.name)
+    return _other(command, command.sae, request.runs[0].config)
+
+
+class RunAt(NamedTuple):
+    """A run of a sweep on disk."""
+
+    sweep: SweepFolder
+    name: str
+
+    def planned(self) -> PlannedRun:
+        """The run, if it is finished.
+
+        Raises:
+            SaeSweepError: if it is not, or a file is damaged.
+        """
+        for record in read_plan(self.sweep)["runs"]:
+            folder = self.sweep.run(record["name"])
+            if record["name"] == self.name and read_shown_status(folder, record["id"]).state == "done":
+                return planned_run(record, self.sweep)
+        raise _unfinished(f"{self.sweep.root / self.name}: it")
+
+
+def run_at(named: str, key: str) -> RunAt | None:
+    """The run that a person names by its folder, or the `sae/` in it; None for an SAE of another origin.
+
+    Raises:
+        SaeSweepError: if it is a whole sweep, or cannot be looked into.
+    """
+    path = expanded(named).absolute()
     run = path.parent if path.name == "sae" else path
     sweep = SweepFolder(run.parent)
     try:
@@ -88,10 +120,13 @@ def selected(request: Request) -> Selection:
     except OSError as error:  # a folder that may not be looked into, a name that is too long
         raise unreadable(path, error) from error
     if is_sweep:
-        raise SaeSweepError(
-            f"{path} is a sweep: name one of its runs, or give {override('sweep', path.name)}"
-        )
-    return _finished(sweep, only=run.name) if is_run else _other(command, command.sae, request.runs[0].config)
+        instead = f", or give {override('sweep', path.name)}" if key == "sae" else f" as {key}"
+        raise SaeSweepError(f"{path} is a sweep: name one of its runs{instead}")
+    return RunAt(sweep, run.name) if is_run else None
+
+
+def _unfinished(which: str) -> SaeSweepError:
+    return SaeSweepError(f"{which} is finished yet; task=status shows how far it is")
 
 
 def _finished(sweep: SweepFolder, only: str | None = None) -> Selection:
@@ -107,7 +142,7 @@ def _finished(sweep: SweepFolder, only: str | None = None) -> Selection:
             found.left_out[record["name"]] = error
     if not found.saes and not found.left_out:
         which = f"{sweep.root}: no run" if only is None else f"{sweep.root / only}: it"
-        raise SaeSweepError(f"{which} is finished yet; task=status shows how far it is")
+        raise _unfinished(which)
     return found
 
 
@@ -132,7 +167,7 @@ def _other(command: CommandConfig, named: str, config: RunConfig) -> Selection:
             named,
             config.layer,
         )
-    if origin.model is not None and _plain_model(origin.model) not in _names(config.model):
+    if origin.model is not None and plain_model(origin.model) not in _names(config.model):
         log.warning(
             "%s: its files say model %s, and this is %s", named, escaped(origin.model), config.model.label
         )
@@ -142,22 +177,22 @@ def _other(command: CommandConfig, named: str, config: RunConfig) -> Selection:
         raise SaeSweepError(f"{named}, as its files say: {error}") from error
     sweep = SweepFolder(expanded(command.paths.output).absolute() / (command.sweep or _OTHERS))
     owner = tensors_checksum(dict(sae.state_dict()))
-    name = _free_name(sweep, _label(named), owner)
+    name = _free_name(sweep, label_of(named), owner)
     one = Analysed(name, owner, config, sweep.run(name), lambda: sae, trained=origin.context)
     return Selection(sweep, [one])
 
 
 def _names(model: ModelConfig) -> set[str]:
-    return {_plain_model(model.label), _plain_model(model.path)}
+    return {plain_model(model.label), plain_model(model.path)}
 
 
-def _plain_model(name: str) -> str:
+def plain_model(name: str) -> str:
     """A model's name as it is compared; the hub's `openai-community/gpt2` is SAELens's `gpt2-small`."""
     last = name.rsplit("/", 1)[-1].lower()
     return "gpt2-small" if last == "gpt2" else last
 
 
-def _label(named: str) -> str:
+def label_of(named: str) -> str:
     """A folder's name from the end of a path: its last two parts."""
     parts = [part for part in named.split("/") if part not in ("", ".", "..", "~")]
     parts = parts or [part for part in expanded(named).absolute().resolve().parts if part != "/"]

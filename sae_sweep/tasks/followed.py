@@ -1,4 +1,4 @@
-"""What the runs of a sweep share, beyond one number a pair: measures beside nulls, and families of features."""
+"""What the runs of a sweep share: measures of pairs beside their nulls, and families of features."""
 
 import itertools
 import logging

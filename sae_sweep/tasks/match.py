@@ -19,6 +19,7 @@ from sae_sweep.report import (
     write_comparison,
     write_runs,
 )
+from sae_sweep.report.family_text import families_text
 from sae_sweep.store import (
     DAMAGED,
     RunFolder,
@@ -33,7 +34,7 @@ from sae_sweep.store import (
     shown_state,
 )
 from sae_sweep.tasks.finished import Finished, read_finished, with_keys
-from sae_sweep.tasks.followed import follow, steps
+from sae_sweep.tasks.followed import Followed, follow, steps
 from sae_sweep.tasks.match_two import match_two
 from sae_sweep.tasks.tracked import track_comparison
 
@@ -90,13 +91,26 @@ def compare_finished(
         track_comparison(folder, command, comparison, written, lines)
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
-    opened = files_text(_worth_opening(folder, lines, written))
-    show(f"{terminal_summary(lines, comparison)}\n\n{opened}\n")
+    opened = files_text(_worth_opening(folder, lines, written, followed))
+    texts = [terminal_summary(lines, comparison), *_families_texts(followed), opened]
+    show("\n\n".join(texts) + "\n")
     return [line.status for line in lines].count(DAMAGED)
 
 
+def _families_texts(followed: Followed | None) -> list[str]:
+    """Families of the hook with the most runs, and which others were looked at."""
+    if followed is None or not followed.hooks:
+        return []
+    first, *others = followed.hooks
+    text = families_text(first.results.families, first.results.rows)
+    if others:
+        labels = ", ".join(hook.label for hook in others)
+        text = f"Hook {first.label} (the tables of {labels} are in analysis/families/)\n{text}"
+    return [text]
+
+
 def _worth_opening(
-    folder: SweepFolder, lines: Sequence[RunLine], written: ComparisonFiles | None
+    folder: SweepFolder, lines: Sequence[RunLine], written: ComparisonFiles | None, followed: Followed | None
 ) -> dict[str, Path]:
     """Files that a person opens next, by what they show."""
     files = {}
@@ -106,6 +120,9 @@ def _worth_opening(
             "by key": written.keys_csv,
             "pairs": written.pairs_csv,
         }
+    if followed is not None:
+        files |= {"measures": followed.files.keys}
+        files |= {f"families {hook.label}".strip(): hook.files.kinds for hook in followed.hooks[:1]}
     files["runs"] = folder.runs_table
     failed = [line.name for line in lines if line.status == "failed"]
     return {**files, "a failed run": folder.run(failed[0]).log} if failed else files

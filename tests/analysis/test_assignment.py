@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from sae_sweep.analysis import assignment
-from sae_sweep.analysis.assignment import assign, shared, soft_match
+from sae_sweep.analysis.assignment import COLDEST, assign, shared, soft_match
 from sae_sweep.analysis.dictionaries import random_rows, rotated_rows
 from sae_sweep.config import SaeSweepError
 
@@ -142,9 +142,13 @@ def test_soft_matches_of_a_low_temperature_are_the_assignment():
 
 
 def test_a_temperature_far_below_all_cosines_gives_no_nan():
-    found = soft_match(random_rows(7, 3, 0), random_rows(5, 3, 1), 1e-4, iterations=5)
+    found = soft_match(random_rows(7, 3, 0), random_rows(5, 3, 1), COLDEST, iterations=5)
     assert math.isfinite(found.mean)
     assert found.weight_a.isfinite().all()
+    far = torch.tensor([[1.0, 0.0], [0.99, 0.01]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert math.isfinite(soft_match(*far, COLDEST).mean)
+    with pytest.raises(SaeSweepError, match=r"temperature=0.001 must be at least 0.01"):
+        soft_match(*far, 0.001)
 
 
 def test_the_rule_of_a_rotated_copy_finds_nothing():
@@ -162,5 +166,5 @@ def test_refuses_what_does_not_fit_in_memory_and_dictionaries_that_differ():
         assign(a, torch.ones(2, 4))
     with pytest.raises(SaeSweepError, match="no features"):
         soft_match(a, torch.ones(0, 3))
-    with pytest.raises(SaeSweepError, match="temperature=0 must be above 0"):
+    with pytest.raises(SaeSweepError, match="temperature=0 must be at least 0.01"):
         soft_match(a, a, 0)

@@ -1,13 +1,10 @@
-import math
-
 import pytest
 import torch
 
 from sae_sweep.analysis.assignment import assign, shared, soft_match
-from sae_sweep.analysis.bootstrap import estimate_difference
-from sae_sweep.analysis.dictionaries import random_rows, rotated_rows
+from sae_sweep.analysis.dictionaries import random_rows
 from sae_sweep.analysis.matching import match
-from sae_sweep.analysis.measures import MEASURES, UnitRows, feature_values, measure_table
+from sae_sweep.analysis.measures import MEASURES, UnitRows, feature_values
 from sae_sweep.config import SaeSweepError
 
 
@@ -38,30 +35,8 @@ def test_each_measure_is_that_of_its_matcher():
     assert means["soft"] == pytest.approx((plan.cosines_a.mean().item(), plan.cosines_b.mean().item()))
 
 
-def test_a_null_stands_beside_each_direction():
-    found = feature_values(A, B, measures=["ratio", "mmcs", "mcc"])
-    turned_a, turned_b = UnitRows(rotated_rows(A.unit, 7)), UnitRows(rotated_rows(B.unit, 7))
-    nulls = [feature_values(*pair, measures=list(found)) for pair in ((turned_a, B), (A, turned_b))]
-    rows = {(row.measure, row.direction): row for row in measure_table(found, *nulls)}
-    assert list(rows) == [
-        *(("ratio", "a_in_b"), ("ratio", "b_in_a"), ("mmcs", "a_in_b"), ("mmcs", "b_in_a")),
-        ("mcc", "a_in_b"),
-    ]
-    ratio, mmcs = rows["ratio", "b_in_a"], rows["mmcs", "b_in_a"]
-    assert (ratio.found.value, ratio.null.value, ratio.found.n) == (20 / 32, 0, 32)
-    assert mmcs.null.value == pytest.approx(nulls[0]["mmcs"].b.mean().item())
-    assert rows["mmcs", "a_in_b"].null.value == pytest.approx(nulls[1]["mmcs"].a.mean().item())
-    assert mmcs.difference.value == pytest.approx(mmcs.found.value - mmcs.null.value)
-    assert mmcs.difference == estimate_difference(found["mmcs"].b, nulls[0]["mmcs"].b, paired=True, seed=1)
-    assert 0 < mmcs.difference.low < mmcs.difference.value < mmcs.difference.high
-
-
-def test_without_a_null_or_encoders_the_rest_is_measured():
-    found = feature_values(UnitRows(A.unit), B)
-    assert "shared" not in found
-    row = measure_table(found)[0]
-    assert math.isnan(row.null.value)
-    assert math.isnan(row.difference.low)
+def test_without_encoders_the_rest_is_measured():
+    assert "shared" not in feature_values(UnitRows(A.unit), B)
 
 
 def test_opposite_directions_are_alike_by_size():
