@@ -2,6 +2,7 @@
 
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 
 from sae_sweep.analysis.families import Families
@@ -87,9 +88,7 @@ def _width(width: int | None) -> int:
 
 def _shown(rows: Sequence[KeyRow]) -> list[KeyRow]:
     """Rows of the table; a key of many values has one for all of them together."""
-    counts = {
-        key: sum(row.key == key and bool(row.value) for row in rows) for key in {row.key for row in rows}
-    }
+    counts = Counter(row.key for row in rows if row.value)
     return [row for row in rows if not row.value or counts[row.key] <= _MOST_VALUES]
 
 
@@ -101,7 +100,7 @@ def _cells(row: KeyRow) -> list[str]:
         f"{row.families:,}",
         f"{row.share:.1%}",
         f"{100 * row.low:.1f} to {100 * row.high:.1f}",
-        f"{100 * row.null:.1f} ({100 * row.null_low:.1f} to {100 * row.null_high:.1f})",
+        f"{100 * row.null:.1f} ({100 * row.null_low:.1f} to {100 * row.null_high:.1f})" if row.key else "-",
     ]
 
 
@@ -114,7 +113,7 @@ def _telling(rows: Sequence[KeyRow]) -> list[KeyRow]:
 def _sentence(row: KeyRow) -> str:
     return (
         f"{row.share:.1%} of the families live in one {row.key} only, and {row.null:.1%} would by chance: "
-        f"{row.key} decides which of these features an SAE has."
+        f"these features depend on {row.key}."
     )
 
 

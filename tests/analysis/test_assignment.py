@@ -166,5 +166,5 @@ def test_refuses_what_does_not_fit_in_memory_and_dictionaries_that_differ():
         assign(a, torch.ones(2, 4))
     with pytest.raises(SaeSweepError, match="no features"):
         soft_match(a, torch.ones(0, 3))
-    with pytest.raises(SaeSweepError, match="temperature=0 must be at least 0.01"):
+    with pytest.raises(SaeSweepError, match=r"temperature=0 must be at least 0\.01"):
         soft_match(a, a, 0)
