@@ -13,8 +13,10 @@ import torch
 from sae_sweep.analysis.family_results import FamilyResults, family_results
 from sae_sweep.analysis.measured import Measured, measure_pairs
 from sae_sweep.analysis.pairs import varied_keys
-from sae_sweep.config import CommandConfig, escaped
+from sae_sweep.config import CommandConfig, SaeSweepError, escaped
 from sae_sweep.progress import Progress
+from sae_sweep.report.analysis_files import analysis_owner
+from sae_sweep.report.family_examples import Analysis, Examples, write_examples
 from sae_sweep.report.family_files import FamilyFiles, write_families
 from sae_sweep.report.measure_files import MeasureFiles, write_measures
 from sae_sweep.signals import raise_if_requested
@@ -32,6 +34,8 @@ class Hook:
     """`L8`, or with the model's name where there are several; empty if it is the only hook."""
     results: FamilyResults
     files: FamilyFiles
+    examples: Examples | None
+    """None if no run was analysed."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,21 @@ def _families(
             )
         with hold_sweep(folder):
             files = write_families(folder.families / label, results, entries)
-        yield Hook(label, results, files)
+            examples = write_examples(folder.families / label, results, _analyses(some))
+        yield Hook(label, results, files, examples)
+
+
+def _analyses(found: Sequence[Finished]) -> dict[str, Analysis]:
+    """Analyses of features by run; one that is damaged or of another run is left out."""
+    analyses = {}
+    for one in found:
+        features = one.run.folder.features
+        try:
+            if analysis_owner(features) == one.run.run_id:
+                analyses[one.run.name] = Analysis(features, one.run.run_id)
+        except SaeSweepError as error:
+            log.warning("%s: its contexts are left out: %s", one.run.name, error)
+    return analyses
 
 
 def _by_hook(found: Sequence[Finished]) -> Mapping[str, list[Finished]]:

@@ -122,7 +122,10 @@ def _worth_opening(
         }
     if followed is not None:
         files |= {"measures": followed.files.keys}
-        files |= {f"families {hook.label}".strip(): hook.files.kinds for hook in followed.hooks[:1]}
+        for hook in followed.hooks[:1]:
+            files[f"families {hook.label}".strip()] = hook.files.kinds
+            if hook.examples is not None:
+                files["examples"] = hook.examples.page
     files["runs"] = folder.runs_table
     failed = [line.name for line in lines if line.status == "failed"]
     return {**files, "a failed run": folder.run(failed[0]).log} if failed else files

@@ -9,7 +9,7 @@ from sae_sweep.config import EvaluationConfig, FilesDataset, RunConfig, SaeSweep
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.store import RunFolder
 from sae_sweep.store.config_file import write_config
-from sae_sweep.tasks.match import _config, _labelled
+from sae_sweep.tasks.finished import _config, _labelled
 
 CONFIG = RunConfig(architecture=TopKConfig(k=16))
 
