@@ -51,7 +51,10 @@ def write_run(folder: RunFolder, facts: RunFacts, config: RunConfig) -> None:
     metrics = {"init_match": 0.02, "init_match_threshold": 0.7, "explained_variance": variance}
     write_json(folder.metrics, metrics)
     folder.features.mkdir()
-    table = pyarrow.table({"density": torch.full((sae.d_sae,), 0.01).double().numpy()})
+    columns = {"density": 0.01, "mean_activation": 1.5}
+    table = pyarrow.table(
+        {name: torch.full((sae.d_sae,), value).double().numpy() for name, value in columns.items()}
+    )
     parquet.write_table(table, folder.features / "statistics.parquet")
     write_json(folder.status, {"state": "done", "run_id": folder.root.name, "tokens": config.tokens})
 
