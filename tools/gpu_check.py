@@ -48,7 +48,12 @@ class Part(NamedTuple):
 PARTS = (
     Part("kernels", 0.09, "every kernel against the reference, at odd and trained sizes", timed=False),
     Part("bits", 0.26, "weights of runs trained together, one by one and resumed: same bytes", timed=False),
-    Part("analyse", 0.06, "task=analyse on the device and on the CPU: the same statistics", timed=False),
+    Part(
+        "analyse",
+        0.06,
+        "task=analyse and task=match on the device and on the CPU: the same numbers",
+        timed=False,
+    ),
     Part("suite", 0.06, "the tests in tests/ops, where pytest and hypothesis are installed", timed=False),
     Part("steps", 0.15, "steps/s of a training step and of backend=reference, host waits, peak memory"),
     Part("lm", 0.06, "tokens/s of the language model"),
@@ -172,9 +177,9 @@ def describe(part: str, record: dict[str, Any]) -> str:
             f"{record['runs']} runs in {record['wall_s']:.0f} s from start to comparison: "
             f"{record['sae_tokens_per_s']:,.0f} SAE inputs/s, explained variance {variances}"
         )
-    if "analysed" in record:
+    if "apart_by_device" in record:
         apart = ", ".join(f"{name} {value:.1e}" for name, value in record["apart"].items())
-        return f"{record['analysed']}: at most {apart} apart, {record['seconds']:.0f} s"
+        return f"{record['apart_by_device']}: at most {apart} apart, {record['seconds']:.0f} s"
     return str(record.get("equal") or record.get("suite") or "")
 
 

@@ -25,7 +25,7 @@ BITS = [
     *("activations.buffer_tokens=16_384", "evaluation.tokens=2_048", "tracking.log_every=10"),
 ]
 _APART = 0.01
-"""Largest difference of a feature's statistics on the device and on the CPU."""
+"""Largest difference of a feature's statistics, or of a measure, on the device and on the CPU."""
 _STATISTICS = ("density", "mean", "position_share", "position_share_zero")
 TINY_SWEEP = ["tokens=2_048", "evaluation.tokens=512", "activations.buffer_tokens=4_096"]
 
@@ -89,7 +89,7 @@ def gpt2_small(setting: Setting) -> None:
 
 
 def analyse(setting: Setting) -> None:
-    """`task=analyse` finds the same on the device and on the CPU, with positions zeroed and shuffled too."""
+    """`task=analyse` and `task=match` find the same on the device and on the CPU."""
     with _sweeps(setting) as sweeps:
         words = [*BITS, "seed=42", "model.dtype=float32", "architecture=topk,jumprelu"]
         sweeps.train("sweep", [*words, f"tokens={2_048 if setting.tiny else 102_400}"])
@@ -101,10 +101,28 @@ def analyse(setting: Setting) -> None:
         theirs = sweeps.analysis("sweep", [*task, "device=cpu"])
         for run, (table, other) in {run: (ours[run], theirs[run]) for run in ours}.items():
             often = np.minimum(table["active"], other["active"]) >= 20
-            apart = {name: float(np.abs(table[name] - other[name])[often].max()) for name in _STATISTICS}
-            setting.put({"analysed": run, "seconds": seconds, "apart": apart})
-            if not max(apart.values()) < _APART:
-                raise CommandError(f"task=analyse of {run} differs on the device and on the CPU: {apart}")
+            _require_near(setting, f"analyse, {run}", seconds, table, other, _STATISTICS, often)
+        match = ["task=match", "matching.measures=all"]
+        began = time.perf_counter()
+        found = sweeps.measures("sweep", match)
+        seconds = time.perf_counter() - began
+        other = sweeps.measures("sweep", [*match, "device=cpu"])
+        _require_near(setting, "match", seconds, found, other, ("value", "null"), slice(None))
+
+
+def _require_near(
+    setting: Setting,
+    what: str,
+    seconds: float,
+    ours: dict[str, np.ndarray],
+    theirs: dict[str, np.ndarray],
+    names: Sequence[str],
+    rows: Any,
+) -> None:
+    apart = {name: float(np.abs(ours[name] - theirs[name])[rows].max()) for name in names}
+    setting.put({"apart_by_device": what, "seconds": seconds, "apart": apart})
+    if not max(apart.values()) < _APART:
+        raise CommandError(f"task={what} differs on the device and on the CPU: {apart}")
 
 
 def suite(setting: Setting) -> None:
@@ -194,7 +212,15 @@ class _Sweeps:
         if self._wait(process, sweep, words):
             raise CommandError(self._account(process.returncode, sweep, words))
         files = sorted((self.folder / "out" / sweep).glob("*/features/firing.parquet"))
-        return {file.parents[1].name: _columns(file) for file in files}
+        return {file.parents[1].name: _columns(file, ("active", *_STATISTICS)) for file in files}
+
+    def measures(self, sweep: str, words: Sequence[str]) -> dict[str, np.ndarray]:
+        """Run `task=match` on a sweep; returns the table of measures, as columns."""
+        process = self._start(sweep, words)
+        if self._wait(process, sweep, words):
+            raise CommandError(self._account(process.returncode, sweep, words))
+        folder = self.folder / "out" / sweep / "analysis" / "matching"
+        return _columns(folder / "measures.parquet", ("value", "null"))
 
     def _start(self, sweep: str, words: Sequence[str]) -> subprocess.Popen[bytes]:
         common = [f"device={self._device}", "tracking=none", f"paths.output={self.folder / 'out'}"]
@@ -226,8 +252,8 @@ def _sweeps(setting: Setting) -> Iterator[_Sweeps]:
         yield _Sweeps(Path(folder), setting.device.type)
 
 
-def _columns(file: Path) -> dict[str, np.ndarray]:
-    table = parquet.read_table(file, columns=["active", *_STATISTICS])
+def _columns(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    table = parquet.read_table(file, columns=list(names))
     return {name: table[name].to_numpy() for name in table.column_names}
 
 

@@ -216,7 +216,7 @@ def test_random_families_of_each_kind_are_shown_with_their_contexts(cli: Cli, sw
         "\x1b|",
     )
     page = (sweep.families / "examples.md").read_text()
-    assert f"2.00 \\<b\\>«t{first['feature']}»\\\\x1b\\|" in page
+    assert f"2.00 \\<b\\>«t{rows[0]['feature']}»\\\\x1b\\|" in page
 
 
 def write_analysis(run: RunFolder) -> None:
