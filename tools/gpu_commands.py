@@ -59,7 +59,7 @@ def random_gpt2(folder: Path, *, tiny: bool) -> RandomModel:
 
 def bits(setting: Setting) -> None:
     """Runs trained together, one by one, and resumed after a stop have the same weights."""
-    kinds, tokens = ("topk", 10_240) if setting.tiny else ("topk,batchtopk,jumprelu,relu", 40_960)
+    kinds, tokens = ("topk", 10_240) if setting.tiny else ("topk,jumprelu", 20_480)
     words = [*BITS, f"architecture={kinds}", f"tokens={tokens}"]
     with _sweeps(setting) as sweeps:
         fused = sweeps.train("fused", words)
@@ -94,7 +94,7 @@ def analyse(setting: Setting) -> None:
         words = [*BITS, "seed=42", "model.dtype=float32", "architecture=topk,jumprelu"]
         sweeps.train("sweep", [*words, f"tokens={2_048 if setting.tiny else 102_400}"])
         task = ["task=analyse", "analysis.positions=both", "figures=none"]
-        task += [f"analysis.tokens={1_000 if setting.tiny else 20_000}"]
+        task += [f"analysis.tokens={1_000 if setting.tiny else 10_000}"]
         began = time.perf_counter()
         ours = sweeps.analysis("sweep", task)
         seconds = time.perf_counter() - began
@@ -134,7 +134,7 @@ def suite(setting: Setting) -> None:
         setting.put({"skipped": f"{' and '.join(missing)} not installed; the part `kernels` does without"})
         return
     tiny = ["tests/ops/test_kernels.py", "-k", "test_topk_of_many_ties and reference"]
-    which = tiny if setting.tiny else ["tests/ops"]
+    which = tiny if setting.tiny else ["tests/ops/test_kernels.py", "tests/ops/test_triton.py"]
     if not setting.tiny and importlib.util.find_spec("xdist"):
         which += ["-n", "6"]
     command = [sys.executable, "-m", "pytest", "-v", "--durations=5", "-p", "no:cacheprovider"]

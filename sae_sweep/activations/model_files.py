@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from sae_sweep.config import ModelConfig, SaeSweepError, expanded, first_line
+from sae_sweep.config import SYNTHETIC, ModelConfig, SaeSweepError, expanded, first_line
 from sae_sweep.store import regular
 
 BUNDLED = "bundled:"
@@ -16,11 +16,13 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "voc
 
 
 def local_path(model: ModelConfig) -> Path | None:
-    """Return the folder or .gguf file that `model.path` names; None if it is a repository on the hub.
+    """Return the folder or .gguf file that `model.path` names; None if it is on the hub, or synthetic.
 
     Raises:
         SaeSweepError: if it is a path on this disk and nothing is there.
     """
+    if model.path == SYNTHETIC:
+        return None
     if model.path.startswith(BUNDLED):
         folder = ASSETS / model.path.removeprefix(BUNDLED)
         if folder.is_dir():

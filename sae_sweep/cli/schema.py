@@ -17,12 +17,18 @@ from sae_sweep.config import (
     JumpReLUConfig,
     ReLUConfig,
     RunConfig,
+    SyntheticDataset,
     TopKConfig,
 )
 from sae_sweep.config.checks import same_as
 from sae_sweep.tasks import TASKS, command_class
 
-DATASET_SCHEMAS = {"embedded": EmbeddedDataset, "hub": HubDataset, "files": FilesDataset}
+DATASET_SCHEMAS = {
+    "embedded": EmbeddedDataset,
+    "hub": HubDataset,
+    "files": FilesDataset,
+    "synthetic": SyntheticDataset,
+}
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,15 @@ from sae_sweep.config.command import (
     SlurmConfig,
 )
 from sae_sweep.config.data import (
+    SYNTHETIC,
+    SYNTHETIC_WIDTH,
     DatasetConfig,
     EmbeddedDataset,
     FilesDataset,
     HubDataset,
     ModelConfig,
     PackingConfig,
+    SyntheticDataset,
 )
 from sae_sweep.config.errors import ConfigError, SaeSweepError, first_line
 from sae_sweep.config.folders import expanded
@@ -50,6 +53,8 @@ __all__ = [
     "ARCHITECTURES",
     "KEPT_RESIDUALS_BYTES",
     "SPARSITY_KEYS",
+    "SYNTHETIC",
+    "SYNTHETIC_WIDTH",
     "ActivationsConfig",
     "ArchitectureConfig",
     "BatchTopKConfig",
@@ -73,6 +78,7 @@ __all__ = [
     "RunConfig",
     "SaeSweepError",
     "SlurmConfig",
+    "SyntheticDataset",
     "TopKConfig",
     "TrackingConfig",
     "artifact_name",

@@ -4,12 +4,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sae_sweep.config.checks import INT32, INT64, Limit, count, number, number_problems, one_of
+from sae_sweep.config.checks import (
+    INT32,
+    INT64,
+    Limit,
+    count,
+    fraction,
+    number,
+    number_problems,
+    one_of,
+    positive,
+    random_seed,
+)
 from sae_sweep.config.folders import expanded, known_home
 from sae_sweep.config.names import made_plain, plain_name, without_suffix
 from sae_sweep.config.shape import ModelShape, read_shape, shape_problem
 
 LM_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_SYNTHETIC_FEATURES = Limit(2**20, "at most 1048576 (features of a synthetic dictionary)")
+SYNTHETIC = "bundled:synthetic"
+"""`model.path` of what stands for a language model where a synthetic dataset describes the activations."""
+SYNTHETIC_WIDTH = 64
+"""Width of synthetic activations."""
 _RAREST_HELD_OUT = Limit(1_000_000, "at most 1000000 (rarer ones are missing in most texts)")
 
 
@@ -35,6 +51,7 @@ KNOWN_MODELS = {
         revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
     ),
     "bundled:gpt2-pico": KnownModel("gpt2-pico", 12, 128, 12 * 128**2, 256, 4096, revision=None),
+    SYNTHETIC: KnownModel("synthetic", 1, SYNTHETIC_WIDTH, 0, 2**20, 1024, revision=None),
     "HuggingFaceTB/SmolLM2-135M": KnownModel(
         *("smollm2-135m", 30, 576),
         # 9 heads of 64 share 3 keys and values; a gated MLP of 1,536
@@ -180,6 +197,38 @@ class FilesDataset(DatasetConfig):
 
 
 @dataclass(frozen=True)
+class SyntheticDataset(DatasetConfig):
+    """Activations from a known dictionary, through `model=synthetic`: what matching finds can be checked."""
+
+    name: str = "synthetic"
+    features: int = count(200, most=_SYNTHETIC_FEATURES)
+    """True features that all synthetic datasets of the same `world` share."""
+    own: int = number(0, least=0, most=_SYNTHETIC_FEATURES)
+    """Further features that only the datasets of this `variant` have."""
+    world: int = random_seed(0)
+    """Seed of the shared features."""
+    variant: int = random_seed(0)
+    """Seed of its own features and of its text."""
+    active: float = positive(8.0)
+    """Mean number of features that are active at a token."""
+    zipf: float = number(0.5, least=0, most=4)
+    """Frequencies fall with the rank of a feature to this power; 0: all alike."""
+    correlation: float = fraction(0.0)
+    """Probability that a feature follows its group of four, which fires together."""
+    noise: float = number(0.1, least=0, most=10)
+    """Standard deviation of the noise, relative to the signal's."""
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if not number_problems(self) and self.active > (self.features + self.own) / 2:
+            found.append(
+                f"dataset.active={self.active}: at most half of the {self.features + self.own} features "
+                "(dataset.features and own) can be active"
+            )
+        return found
+
+
+@dataclass(frozen=True)
 class PackingConfig:
     """Settings for packing documents into sequences of equal length."""
 
@@ -205,5 +254,5 @@ class PackingConfig:
 
 
 DATASETS: dict[str, type[DatasetConfig]] = {
-    cls.__name__: cls for cls in (DatasetConfig, EmbeddedDataset, HubDataset, FilesDataset)
+    cls.__name__: cls for cls in (DatasetConfig, EmbeddedDataset, HubDataset, FilesDataset, SyntheticDataset)
 }

@@ -17,7 +17,14 @@ from sae_sweep.config.checks import (
     one_of,
     random_seed,
 )
-from sae_sweep.config.data import DATASETS, DatasetConfig, ModelConfig, PackingConfig
+from sae_sweep.config.data import (
+    DATASETS,
+    SYNTHETIC,
+    DatasetConfig,
+    ModelConfig,
+    PackingConfig,
+    SyntheticDataset,
+)
 from sae_sweep.config.errors import ConfigError
 from sae_sweep.config.plain import digest
 from sae_sweep.config.training import (
@@ -98,6 +105,10 @@ class RunConfig:
         shape = self.model.shape
         if shape is not None and "layer" not in wrong and self.layer >= shape[0]:
             found.append(f"layer={self.layer}: {self.model.label} has layers 0 to {shape[0] - 1}")
+        synthetic = isinstance(self.dataset, SyntheticDataset)
+        if synthetic != (self.model.path == SYNTHETIC):
+            needed, given = ("model", "dataset") if synthetic else ("dataset", "model")
+            found.append(f"{given}=synthetic is of use with {needed}=synthetic only")
         context = self.model.context
         if context is not None and not number_problems(self.packing) and self.packing.seq_len > context:
             found.append(

@@ -2,16 +2,17 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel
+from sae_sweep.activations.synthetic import true_features
 from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, language_model_baselines
-from sae_sweep.analysis.matching import match_to_own_start
-from sae_sweep.config import RunConfig, SaeSweepError
+from sae_sweep.analysis.matching import match, match_to_own_start
+from sae_sweep.config import RunConfig, SaeSweepError, SyntheticDataset
 from sae_sweep.report import run_figures, write_features
 from sae_sweep.saes import SAE, load_sae, save_sae
 from sae_sweep.saes.disk import saved_by
@@ -111,7 +112,7 @@ class Finisher:
         """Evaluate the SAE, write features, figures and at last metrics, and log them."""
         evaluation = self._evaluate(sae, run.config)
         metrics = {
-            **evaluation.metrics,
+            **_measured(evaluation, sae, run.config, self._threshold),
             "init_match": match_to_own_start(sae.W_dec, run.config, run.run_id, self._threshold),
             "init_match_threshold": self._threshold,
             "trained_tokens": tokens,
@@ -128,10 +129,7 @@ class Finisher:
         for figure in figures:
             sink.image(figure.stem, figure)
         sink.summary({f"eval/{key}": float(value) for key, value in metrics.items()})
-        log.info(
-            "%s: explained variance %.3f, CE recovered %.3f, L0 %.1f",
-            *(run.name, metrics["explained_variance"], metrics["ce_recovered_zero"], metrics["l0"]),
-        )
+        log.info("%s: %s", run.name, ", ".join(_said(metrics)))
 
     def _evaluate(self, sae: SAE, config: RunConfig) -> Evaluation:
         wanted, layer = config.evaluation.tokens, config.layer
@@ -148,6 +146,22 @@ class Finisher:
         sae = sae.to(self._lm.device).eval()
         baselines = self._baselines[layer, wanted]
         return evaluate(sae, self._lm, tokens, layer, mask, config.evaluation, baselines=baselines)
+
+
+def _measured(evaluation: Evaluation, sae: SAE, config: RunConfig, threshold: float) -> dict[str, float]:
+    """The evaluation's metrics; on synthetic activations the truth's instead of a language model's losses."""
+    if not isinstance(config.dataset, SyntheticDataset):
+        return evaluation.metrics
+    found = match(sae.W_dec.detach().cpu(), true_features(config.dataset), threshold, indices=False)
+    rest = {key: value for key, value in evaluation.metrics.items() if not key.startswith("ce_")}
+    return {**rest, "truth_mmcs": found.mmcs_b_to_a, "truth_recovered": found.ratio_b_in_a}
+
+
+def _said(metrics: Mapping[str, float]) -> Iterator[str]:
+    labels = {"explained_variance": "explained variance", "ce_recovered_zero": "CE recovered"}
+    labels |= {"truth_recovered": "true features found"}
+    yield from (f"{label} {metrics[key]:.3f}" for key, label in labels.items() if key in metrics)
+    yield f"L0 {metrics['l0']:.1f}"
 
 
 def is_trained(run: PlannedRun) -> bool:

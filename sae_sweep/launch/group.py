@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.config import ConfigError, ModelConfig, RunConfig
+from sae_sweep.activations.synthetic import load_synthetic
+from sae_sweep.config import ConfigError, DatasetConfig, ModelConfig, RunConfig, SyntheticDataset
 from sae_sweep.launch.conditions import by_threads, conditions, cpu_threads, resolve
 from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.finish import Finisher, close, is_trained
@@ -185,14 +186,19 @@ class Models:
     """Caches the last loaded LM; consecutive groups often share it."""
 
     def __init__(self) -> None:
-        self._key: tuple[ModelConfig, str] | None = None
+        self._key: tuple[ModelConfig, DatasetConfig | None, str] | None = None
         self._loaded: LanguageModel | None = None
 
     def get(self, config: RunConfig) -> LanguageModel:
-        key = config.model, config.device
+        synthetic = config.dataset if isinstance(config.dataset, SyntheticDataset) else None
+        key = config.model, synthetic, config.device
         if self._loaded is None or self._key != key:
             self._loaded = None  # free its memory before loading the next
-            self._loaded = load_language_model(config.model, pick_device(config.device))
+            device = pick_device(config.device)
+            if synthetic is None:
+                self._loaded = load_language_model(config.model, device)
+            else:
+                self._loaded = load_synthetic(config, device)
             self._key = key
         return self._loaded
 

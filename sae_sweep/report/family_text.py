@@ -9,6 +9,7 @@ from sae_sweep.analysis.families import Families
 from sae_sweep.analysis.family_keys import KeyRow
 from sae_sweep.analysis.measured import Measured, PairMeasure
 from sae_sweep.analysis.measures import MEASURES
+from sae_sweep.analysis.recovery import Recovery
 from sae_sweep.report.formatting import TextTable
 
 _NARROWEST = 40
@@ -80,6 +81,37 @@ def measures_text(measured: Measured, *, width: int | None = None) -> str:
     title = f"Features of a = {rows[0].a} and b = {rows[0].b}"
     lines = table.lines(width, drop=(3,))
     return "\n".join([*textwrap.wrap(title, width), *lines, *_wrapped(notes, width)])
+
+
+def recovery_text(measured: Measured, rows: Sequence[Recovery], *, width: int | None = None) -> str:
+    """How many true features of synthetic activations the SAEs and their families found.
+
+    Args:
+        measured: each SAE against the truth.
+        rows: what the families recovered; empty if there are none.
+        width: as in `families_text`.
+    """
+    width = _width(width)
+    means: dict[str, dict[str, list[float]]] = {}
+    for row in measured.pairs:
+        if row.features == measured.pairs[0].features:
+            of_measure = means.setdefault(row.measure.measure, {"a_in_b": [], "b_in_a": []})
+            of_measure[row.measure.direction].append(row.measure.found.value)
+    table = TextTable(["measure", "true features found", "features that are true"], left={0})
+    for name, of_measure in means.items():
+        cells = (f"{sum(one) / len(one):.3f}" if one else "-" for one in of_measure.values())
+        its, true = cells
+        table.add([name, true, its])
+    parts = ["\n".join(["Truth (means over the SAEs)", *table.lines(width)])]
+    if rows:
+        families = TextTable(["families", "of", "number", "right", "precision", "recall"], left={0, 1})
+        for one in rows:
+            of = f"dataset {one.dataset}" if one.dataset else "all SAEs"
+            shares = (f"{one.precision:.3f}", f"{one.recall:.3f}")
+            families.add([one.kind, of, f"{one.families:,}", f"{one.right:,}", *shares])
+        note = "Recall: of the true features of that kind which every SAE found that could."
+        parts.append("\n".join([*families.lines(width), *_wrapped([note], width)]))
+    return "\n\n".join(parts)
 
 
 def _width(width: int | None) -> int:

@@ -33,6 +33,13 @@ _CURVE = (
 )
 
 
+_TRUTH = (
+    *(("run", pyarrow.string()), ("features", pyarrow.string()), ("measure", pyarrow.string())),
+    *(("of", pyarrow.string()), ("value", pyarrow.float64()), ("low", pyarrow.float64())),
+    *(("high", pyarrow.float64()), ("n", pyarrow.int64())),
+)
+
+
 class MeasureFiles(NamedTuple):
     """Files of the measures of pairs."""
 
@@ -78,6 +85,31 @@ def write_measures(folder: Path, found: Measured) -> MeasureFiles:
         write_csv(folder / "measures_by_key.csv", _table(keys, _KEY + _MEASURE)),
         write_parquet(folder / "curves.parquet", _table(curves, _CURVE)),
     )
+
+
+def write_truth(path: Path, found: Measured) -> Path:
+    """Write how SAEs match the true features of synthetic activations: a row per SAE, measure and side.
+
+    `of` is `true features` (the share of them that the SAE found) or `its features` (those that are true).
+
+    Raises:
+        SaeSweepError: if the file cannot be written; it is not left incomplete.
+    """
+    sides = {"a_in_b": "its features", "b_in_a": "true features"}
+    rows = [
+        {
+            "run": one.a,
+            "features": one.features,
+            "measure": one.measure.measure,
+            "of": sides[one.measure.direction],
+            "value": one.measure.found.value,
+            "low": one.measure.found.low,
+            "high": one.measure.found.high,
+            "n": one.measure.found.n,
+        }
+        for one in found.pairs
+    ]
+    return write_csv(path, _table(rows, _TRUTH))
 
 
 def _table(rows: list[dict[str, Any]], columns: tuple[tuple[str, pyarrow.DataType], ...]) -> pyarrow.Table:

@@ -22,6 +22,7 @@ from sae_sweep.report.measure_files import MeasureFiles, write_measures
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import SweepFolder, hold_sweep
 from sae_sweep.tasks.finished import Finished
+from sae_sweep.tasks.truth import check_against_truth
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Followed:
     files: MeasureFiles
     hooks: tuple[Hook, ...] = field(default=())
     """The one with the most runs first."""
+    truth: str = ""
+    """What was found of the true features of synthetic activations, for the terminal."""
 
 
 def follow(
@@ -73,7 +76,9 @@ def follow(
     with hold_sweep(folder):
         files = write_measures(folder.matching, measured)
         shutil.rmtree(folder.families, ignore_errors=True)  # of other runs, or another threshold
-    return Followed(measured, files, tuple(_families(folder, found, command, device)))
+    hooks = tuple(_families(folder, found, command, device))
+    first = hooks[0].results if len(hooks) == 1 else None
+    return Followed(measured, files, hooks, check_against_truth(folder, found, first, command.matching))
 
 
 def _families(

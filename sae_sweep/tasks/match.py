@@ -100,13 +100,13 @@ def compare_finished(
 def _families_texts(followed: Followed | None) -> list[str]:
     """Families of the hook with the most runs, and which others were looked at."""
     if followed is None or not followed.hooks:
-        return []
+        return [followed.truth] if followed is not None and followed.truth else []
     first, *others = followed.hooks
     text = families_text(first.results.families, first.results.rows)
     if others:
         labels = ", ".join(hook.label for hook in others)
         text = f"Hook {first.label} (the tables of {labels} are in analysis/families/)\n{text}"
-    return [text]
+    return [text, followed.truth] if followed.truth else [text]
 
 
 def _worth_opening(

@@ -3,11 +3,19 @@
 from pathlib import Path
 from typing import Any, Protocol
 
-from sae_sweep.config import DatasetConfig, EmbeddedDataset, FilesDataset, HubDataset, SaeSweepError
+from sae_sweep.config import (
+    DatasetConfig,
+    EmbeddedDataset,
+    FilesDataset,
+    HubDataset,
+    SaeSweepError,
+    SyntheticDataset,
+)
 from sae_sweep.text.embedded import EmbeddedText
 from sae_sweep.text.files import LocalFiles
 from sae_sweep.text.hub import HubText
 from sae_sweep.text.source import TextSource
+from sae_sweep.text.synthetic import SyntheticText
 
 
 class _SourceClass(Protocol):
@@ -22,6 +30,7 @@ _SOURCES: dict[type[DatasetConfig], _SourceClass] = {
     EmbeddedDataset: EmbeddedText,
     FilesDataset: LocalFiles,
     HubDataset: HubText,
+    SyntheticDataset: SyntheticText,
 }
 
 
