@@ -293,12 +293,12 @@ def _analyse_batch(
     for one in analyses:
         layer = one.subject.layer
         spliced = one.update(ids, keep, residuals[layer], first)
-        losses = lm.losses(ids, layer, _parts_of(spliced), residuals[layer])
+        losses = lm.losses(ids, layer, parts_of(spliced), residuals[layer])
         one.ce_clean.update(clean[keep[:, :-1]], predicts)
         one.ce_sae.update(losses[keep[:, :-1]], predicts)
 
 
-def _parts_of(whole: Float[Tensor, "b s d"]) -> Callable[[Tensor], Tensor]:
+def parts_of(whole: Float[Tensor, "b s d"]) -> Callable[[Tensor], Tensor]:
     """Give the rows of `whole` in turn: the LM may run a batch in consecutive parts."""
     done = 0
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_sweep.analysis.matching import unit_rows
+
 _LOGITS_AT_ONCE = 2**26
 """Features are taken in blocks of at most so many logits: 256 MB."""
 
@@ -59,3 +61,15 @@ def logit_effects(
         high, low = effects.topk(most), effects.topk(most, largest=False)
         parts.append((high.indices.cpu(), high.values.cpu(), low.indices.cpu(), low.values.cpu()))
     return LogitEffects(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def logit_norms(
+    W_dec: Float[Tensor, "d_sae d_in"], unembedding: Unembedding, between: Callable[[], None] = lambda: None
+) -> Float[Tensor, " d_sae"]:
+    """Norm of the effects of each feature, of length 1, on all logits: how much it says of the next token."""
+    parts = []
+    for block in unit_rows(W_dec.float()).split(max(1, _LOGITS_AT_ONCE // unembedding.vocabulary)):
+        between()
+        parts.append(unembedding.effects(block).norm(dim=1).cpu())
+    return torch.cat(parts)

@@ -11,32 +11,33 @@ from sae_sweep.analysis.measures import Measure
 from sae_sweep.report.files import write_csv
 from sae_sweep.report.parquet import write_parquet
 
+TEXT, NUMBER, WHOLE = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
 _MEASURE = (
-    *(("chance", pyarrow.string()), ("measure", pyarrow.string()), ("direction", pyarrow.string())),
-    *(("value", pyarrow.float64()), ("low", pyarrow.float64()), ("high", pyarrow.float64())),
-    *(("null", pyarrow.float64()), ("null_low", pyarrow.float64()), ("null_high", pyarrow.float64())),
-    *(("difference", pyarrow.float64()), ("difference_low", pyarrow.float64())),
-    *(("difference_high", pyarrow.float64()), ("n", pyarrow.int64())),
+    *(("chance", TEXT), ("measure", TEXT), ("direction", TEXT)),
+    *(("value", NUMBER), ("low", NUMBER), ("high", NUMBER)),
+    *(("null", NUMBER), ("null_low", NUMBER), ("null_high", NUMBER)),
+    *(("difference", NUMBER), ("difference_low", NUMBER)),
+    *(("difference_high", NUMBER), ("n", WHOLE)),
 )
 _PAIR = (
-    *(("a", pyarrow.string()), ("b", pyarrow.string()), ("varied", pyarrow.string())),
-    *(("features", pyarrow.string()), ("undertrained", pyarrow.bool_())),
+    *(("a", TEXT), ("b", TEXT), ("varied", TEXT)),
+    *(("features", TEXT), ("undertrained", pyarrow.bool_())),
 )
 _KEY = (
-    *(("key", pyarrow.string()), ("features", pyarrow.string())),
-    *(("pairs", pyarrow.int64()), ("undertrained", pyarrow.int64())),
+    *(("key", TEXT), ("features", TEXT)),
+    *(("pairs", WHOLE), ("undertrained", WHOLE)),
 )
 _CURVE = (
-    *(("key", pyarrow.string()), ("features", pyarrow.string()), ("chance", pyarrow.string())),
-    *(("threshold", pyarrow.float64()), ("share", pyarrow.float64())),
-    *(("low", pyarrow.float64()), ("high", pyarrow.float64())),
+    *(("key", TEXT), ("features", TEXT), ("chance", TEXT)),
+    *(("threshold", NUMBER), ("share", NUMBER)),
+    *(("low", NUMBER), ("high", NUMBER)),
 )
 
 
 _TRUTH = (
-    *(("run", pyarrow.string()), ("features", pyarrow.string()), ("measure", pyarrow.string())),
-    *(("of", pyarrow.string()), ("value", pyarrow.float64()), ("low", pyarrow.float64())),
-    *(("high", pyarrow.float64()), ("n", pyarrow.int64())),
+    *(("run", TEXT), ("features", TEXT), ("measure", TEXT)),
+    *(("of", TEXT), ("value", NUMBER), ("low", NUMBER)),
+    *(("high", NUMBER), ("n", WHOLE)),
 )
 
 
@@ -81,9 +82,9 @@ def write_measures(folder: Path, found: Measured) -> MeasureFiles:
     ]
     curves = [row for one in found.curves for row in _curve_rows(one)]
     return MeasureFiles(
-        write_parquet(folder / "measures.parquet", _table(pairs, _PAIR + _MEASURE)),
-        write_csv(folder / "measures_by_key.csv", _table(keys, _KEY + _MEASURE)),
-        write_parquet(folder / "curves.parquet", _table(curves, _CURVE)),
+        write_parquet(folder / "measures.parquet", table_of_rows(pairs, _PAIR + _MEASURE)),
+        write_csv(folder / "measures_by_key.csv", table_of_rows(keys, _KEY + _MEASURE)),
+        write_parquet(folder / "curves.parquet", table_of_rows(curves, _CURVE)),
     )
 
 
@@ -109,10 +110,12 @@ def write_truth(path: Path, found: Measured) -> Path:
         }
         for one in found.pairs
     ]
-    return write_csv(path, _table(rows, _TRUTH))
+    return write_csv(path, table_of_rows(rows, _TRUTH))
 
 
-def _table(rows: list[dict[str, Any]], columns: tuple[tuple[str, pyarrow.DataType], ...]) -> pyarrow.Table:
+def table_of_rows(
+    rows: list[dict[str, Any]], columns: tuple[tuple[str, pyarrow.DataType], ...]
+) -> pyarrow.Table:
     """Rows as a table in which NaN is null."""
     plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]
     return pyarrow.Table.from_pylist(plain, schema=pyarrow.schema(columns))

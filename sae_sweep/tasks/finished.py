@@ -9,8 +9,9 @@ from sae_sweep.analysis.measured import Subject
 from sae_sweep.config import RunConfig, digest, flatten
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.report import read_densities, read_mean_activations
-from sae_sweep.saes import init_seed, initial_decoder, load_sae
+from sae_sweep.saes import SAE, init_seed, initial_decoder, load_sae
 from sae_sweep.store import PlannedRun, RunFolder, read_config, read_metrics, read_shown_status, unreadable
+from sae_sweep.tasks.on_text import Reader
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,18 @@ class Finished:
         return self.run.fingerprints.get("model", self.config.model.label), self.config.layer
 
     @property
+    def reader(self) -> Reader:
+        return Reader(self.entry.name, self.config, self._load, self.run)
+
+    def _load(self) -> SAE:
+        return load_sae(self.run.folder.sae, self.run.run_id)
+
+    @property
     def subject(self) -> Subject:
         d_sae, d_in = self.entry.decoder.shape
         return Subject(
             self.entry,
-            lambda: load_sae(self.run.folder.sae, self.run.run_id),
+            self._load,
             lambda: initial_decoder(d_in, d_sae, init_seed(self.config, self.run.run_id)),
         )
 

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from sae_sweep.activations import pick_device
 from sae_sweep.analysis.family_results import FamilyResults, family_results
 from sae_sweep.analysis.measured import Measured, measure_pairs
 from sae_sweep.analysis.pairs import varied_keys
@@ -19,9 +22,12 @@ from sae_sweep.report.analysis_files import analysis_owner
 from sae_sweep.report.family_examples import Analysis, Examples, write_examples
 from sae_sweep.report.family_files import FamilyFiles, write_families
 from sae_sweep.report.measure_files import MeasureFiles, write_measures
+from sae_sweep.report.unmatched_files import write_ablations, write_unmatched
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import SweepFolder, hold_sweep
 from sae_sweep.tasks.finished import Finished
+from sae_sweep.tasks.on_text import Reading
+from sae_sweep.tasks.orphans import compare_orphans
 from sae_sweep.tasks.truth import check_against_truth
 
 log = logging.getLogger(__name__)
@@ -51,16 +57,20 @@ class Followed:
     """What was found of the true features of synthetic activations, for the terminal."""
 
 
-def follow(
-    folder: SweepFolder, found: Sequence[Finished], command: CommandConfig, device: torch.device
-) -> Followed:
+def follow(folder: SweepFolder, found: Sequence[Finished], command: CommandConfig, device: str) -> Followed:
     """Measure pairs of finished runs and follow their features through all of them; write both.
+
+    With `matching.tokens`, text is read for the null of random tokens and for the loss without features.
 
     Raises:
         SaeSweepError: if a file cannot be written, or an SAE has no features that can be compared.
         Interrupted: if a signal asked to stop.
     """
-    subjects = [one.subject for one in found]
+    on, subjects = pick_device(device), [one.subject for one in found]
+    reading = Reading(command, device) if command.matching.tokens is not None else None
+    residuals = None
+    if reading is not None and "tokens" in command.matching.nulls:
+        residuals = {one.entry.name: reading.inputs(one.reader) for one in found}
     alike = [
         (i, j)
         for i, j in itertools.combinations(range(len(found)), 2)
@@ -69,20 +79,35 @@ def follow(
     ]
     with steps("measures", "pairs") as progress:
         measured = measure_pairs(
-            subjects, alike, command.matching, device=device, between=raise_if_requested, progress=progress
+            subjects,
+            alike,
+            command.matching,
+            residuals=residuals,
+            device=on,
+            between=raise_if_requested,
+            progress=progress,
         )
     for name, left_out in measured.left_out.items():
         log.warning("%s: features left out of comparisons: %s", name, left_out)
     with hold_sweep(folder):
         files = write_measures(folder.matching, measured)
         shutil.rmtree(folder.families, ignore_errors=True)  # of other runs, or another threshold
-    hooks = tuple(_families(folder, found, command, device))
+    hooks = tuple(_families(folder, found, command, _On(on, reading, residuals)))
     first = hooks[0].results if len(hooks) == 1 else None
     return Followed(measured, files, hooks, check_against_truth(folder, found, first, command.matching))
 
 
+class _On(NamedTuple):
+    """Where the work is done, and what is read of text."""
+
+    device: torch.device
+    reading: Reading | None
+    residuals: Mapping[str, Tensor] | None
+    """SAE inputs at random tokens, by run."""
+
+
 def _families(
-    folder: SweepFolder, found: Sequence[Finished], command: CommandConfig, device: torch.device
+    folder: SweepFolder, found: Sequence[Finished], command: CommandConfig, on: "_On"
 ) -> Iterator[Hook]:
     """Families of each hook that has two trained runs, the hook with the most runs first."""
     for label, some in _by_hook(found).items():
@@ -94,10 +119,19 @@ def _families(
             continue
         with steps(f"families{where}", "pairs") as progress:
             results = family_results(
-                entries, command.matching, device=device, between=raise_if_requested, progress=progress
+                entries,
+                command.matching,
+                residuals=on.residuals,
+                device=on.device,
+                between=raise_if_requested,
+                progress=progress,
             )
+        properties, losses = compare_orphans(some, results.families, on.reading)
         with hold_sweep(folder):
             files = write_families(folder.families / label, results, entries)
+            write_unmatched(folder.families / label / "unmatched.csv", properties)
+            if losses:
+                write_ablations(folder.families / label / "ablations.csv", losses)
             examples = write_examples(folder.families / label, results, _analyses(some))
         yield Hook(label, results, files, examples)
 

@@ -87,7 +87,7 @@ def compare_finished(
             comparison = compare(entries, command.matching, device=on, progress=progress)
         with hold_sweep(folder):
             written = write_comparison(folder.matching, comparison)
-        followed = follow(folder, found, command, on)
+        followed = follow(folder, found, command, device)
         track_comparison(folder, command, comparison, written, lines)
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
