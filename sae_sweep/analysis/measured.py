@@ -3,14 +3,27 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.analysis.bootstrap import Sample
-from sae_sweep.analysis.dictionaries import HasBoth, halves, nulls, rotated_rows, rows_of, usable_rows
+from sae_sweep.analysis.dictionaries import HasBoth, Rows, halves, nulls, rotated_rows, rows_of, usable_rows
+from sae_sweep.analysis.key_measures import (
+    CURVE,
+    RATES,
+    Direction,
+    KeyCurve,
+    KeyMeasure,
+    KeyRates,
+    Nulls,
+    density_bins,
+    key_curve,
+    key_rates,
+    mean_of,
+    rows_of_key,
+)
 from sae_sweep.analysis.measures import (
     MEASURES,
     Measure,
@@ -19,18 +32,14 @@ from sae_sweep.analysis.measures import (
     estimate_measures,
     feature_values,
 )
-from sae_sweep.analysis.neighbours import THRESHOLDS, Curve
+from sae_sweep.analysis.neighbours import THRESHOLDS
 from sae_sweep.analysis.pairs import ComparisonEntry, varied_keys
 from sae_sweep.config import MatchingConfig, SaeSweepError
 
 NEIGHBOURS = ("ratio", "mmcs", "mutual")
 """Measures that one product of two dictionaries gives."""
-_CURVE = "curve"
-"""In the place of a measure: the ratio at each of `THRESHOLDS`."""
 _FAR = 1_000_003
 """Added to seeds of nulls, so that no dictionary that was drawn from a small seed is its own null."""
-Nulls = Mapping[str, Mapping[str, Sample]]
-"""Samples of each measure by null."""
 
 
 @dataclass(frozen=True)
@@ -61,46 +70,16 @@ class PairMeasure:
 
 
 @dataclass(frozen=True)
-class KeyMeasure:
-    """A measure averaged over the pairs that differ in one key alone, and over both directions."""
-
-    key: str
-    """Empty: the one pair that was compared."""
-    pairs: int
-    """Pairs that count: trained ones if there are any."""
-    undertrained: int
-    """Pairs with an undertrained SAE; they are left out unless all are."""
-    features: str
-    chance: str
-    measure: Measure
-
-
-@dataclass(frozen=True)
-class KeyCurve:
-    """Share of features with a match against the threshold, averaged as in `KeyMeasure`."""
-
-    key: str
-    features: str
-    found: Curve
-    nulls: Mapping[str, Curve]
-
-
-@dataclass(frozen=True)
 class Measured:
     """What was measured of pairs of SAEs."""
 
     pairs: tuple[PairMeasure, ...]
     keys: tuple[KeyMeasure, ...]
     curves: tuple[KeyCurve, ...]
+    rates: tuple[KeyRates, ...]
+    """One per key whose SAEs have densities."""
     left_out: Mapping[str, str]
     """Rows of each SAE that could not be compared, in words."""
-
-
-class _Direction(NamedTuple):
-    """What one direction of a pair gave."""
-
-    found: Mapping[str, Sample]
-    nulls: Nulls
 
 
 @dataclass
@@ -147,7 +126,7 @@ def measure_pairs(
     measures = _measures(config)
     work = _Work(config, measures, device, residuals or {}, between)
     rows: list[PairMeasure] = []
-    by_key: dict[tuple[str, str], list[tuple[bool, list[_Direction]]]] = {}
+    by_key: dict[tuple[str, str], list[tuple[bool, list[Direction]]]] = {}
     for done, (i, j) in enumerate(pairs, start=1):
         a, b = subjects[i], subjects[j]
         undertrained = any(one.entry.init_match > config.undertrained for one in (a, b))
@@ -158,16 +137,17 @@ def measure_pairs(
                 group = ("".join(varied), features)
                 by_key.setdefault(group, []).append((undertrained, directions))
         progress(done, len(pairs))
-    means = {group: _mean_of(found) for group, found in by_key.items()}
+    means = {group: mean_of(found) for group, found in by_key.items()}
     return Measured(
         tuple(rows),
-        tuple(row for group, found in by_key.items() for row in _rows_of_key(*group, found, means[group])),
-        tuple(_key_curve(*group, mean) for group, mean in means.items()),
+        tuple(row for group, found in by_key.items() for row in rows_of_key(*group, found, means[group])),
+        tuple(key_curve(*group, mean) for group, mean in means.items()),
+        tuple(key_rates(key, mean) for (key, _), mean in means.items() if RATES in mean.found),
         work.left_out,
     )
 
 
-def _both_kinds(a: Subject, b: Subject, seeds: tuple[int, int], work: _Work) -> dict[str, list[_Direction]]:
+def _both_kinds(a: Subject, b: Subject, seeds: tuple[int, int], work: _Work) -> dict[str, list[Direction]]:
     """Both directions, over all features and over live ones."""
     try:
         found = {"all": _directions(a, b, "all", seeds, work)}
@@ -182,16 +162,16 @@ def _both_kinds(a: Subject, b: Subject, seeds: tuple[int, int], work: _Work) -> 
 
 def _directions(
     a: Subject, b: Subject, features: str, seeds: tuple[int, int], work: _Work
-) -> list[_Direction]:
+) -> list[Direction]:
     ours, theirs = (_unit_rows(one, features, work) for one in (a, b))
     values = _values(ours, theirs, work)
     return [
-        _Direction(
-            _samples({name: value.a for name, value in values.items()}, seeds[0]),
+        Direction(
+            _samples({name: value.a for name, value in values.items()}, seeds[0], _bins(a, features, work)),
             _by_chance(a, ours, b, theirs, features, seeds[0], work),
         ),
-        _Direction(
-            _samples({name: value.b for name, value in values.items()}, seeds[1]),
+        Direction(
+            _samples({name: value.b for name, value in values.items()}, seeds[1], _bins(b, features, work)),
             _by_chance(b, theirs, a, ours, features, seeds[1], work),
         ),
     ]
@@ -206,20 +186,24 @@ def _measures(config: MatchingConfig) -> tuple[str, ...]:
 
 def _unit_rows(one: Subject, features: str, work: _Work) -> UnitRows:
     """The rows that are compared, on the device, with the encoder's where the shared rule needs them."""
-    config, entry, with_encoder = work.config, one.entry, "shared" in work.measures
-    densities = entry.densities if features == "live" else None
-    if with_encoder:
-        found = rows_of(one.load(), "both", "features", densities)
-    elif (config.matrix, config.side) == ("decoder", "features"):
-        found = usable_rows([entry.decoder], densities)
-    else:
-        found = rows_of(one.load(), config.matrix, config.side, densities)  # type: ignore[arg-type]
+    entry, with_encoder = one.entry, "shared" in work.measures
+    found = _rows(one, features, work)
     if not len(found.unit):
         raise SaeSweepError(f"matching: {entry.name} has no features to compare: {found.kept.left_out}")
     if features == "all" and found.kept.left_out:
         work.left_out[entry.name] = found.kept.left_out
     unit = found.unit.to(work.device)
     return UnitRows(*halves(unit)) if with_encoder else UnitRows(unit)
+
+
+def _rows(one: Subject, features: str, work: _Work) -> Rows:
+    config, entry = work.config, one.entry
+    densities = entry.densities if features == "live" else None
+    if "shared" in work.measures:
+        return rows_of(one.load(), "both", "features", densities)
+    if (config.matrix, config.side) == ("decoder", "features"):
+        return usable_rows([entry.decoder], densities)
+    return rows_of(one.load(), config.matrix, config.side, densities)  # type: ignore[arg-type]
 
 
 def _values(a: UnitRows, b: UnitRows, work: _Work) -> dict[str, Values]:
@@ -229,10 +213,22 @@ def _values(a: UnitRows, b: UnitRows, work: _Work) -> dict[str, Values]:
     )
 
 
-def _samples(values: Mapping[str, Tensor], seed: int) -> dict[str, Sample]:
-    """Means and draws of each measure, and of the curve; one draw of the features serves all."""
+def _bins(one: Subject, features: str, work: _Work) -> Float[Tensor, "n bins"] | None:
+    """In which bin of density each compared feature is; None if that is not known."""
+    densities = one.entry.densities
+    if densities is None or work.config.side != "features":
+        return None
+    return density_bins(densities.cpu()[_rows(one, features, work).kept.ids])
+
+
+def _samples(
+    values: Mapping[str, Tensor], seed: int, bins: Float[Tensor, "n bins"] | None = None
+) -> dict[str, Sample]:
+    """Means and draws of each measure, of the curve and of the rates; one draw of the features serves all."""
     columns = {name: value.float()[:, None] for name, value in values.items()}
-    columns[_CURVE] = (values["mmcs"][:, None] > torch.tensor(THRESHOLDS)).float()
+    if bins is not None:
+        columns[RATES] = torch.cat([bins, bins * columns["mutual"]], 1)
+    columns[CURVE] = (values["mmcs"][:, None] > torch.tensor(THRESHOLDS)).float()
     found: dict[str, Sample] = {}
     for n in {len(column) for column in columns.values()}:
         chosen = {name: column for name, column in columns.items() if len(column) == n}
@@ -282,7 +278,7 @@ def _made(unit: Callable[[], Tensor], encoder: Callable[[], Tensor] | None = Non
 
 
 def _rows_of_pair(
-    a: Subject, b: Subject, undertrained: bool, features: str, directions: Sequence[_Direction]
+    a: Subject, b: Subject, undertrained: bool, features: str, directions: Sequence[Direction]
 ) -> list[PairMeasure]:
     varied = varied_keys(a.entry.keys, b.entry.keys)
     return [
@@ -291,39 +287,3 @@ def _rows_of_pair(
         for chance, null in (one.nulls or {"": {}}).items()
         for measure in estimate_measures(one.found, null, name)
     ]
-
-
-def _mean_of(found: Sequence[tuple[bool, Sequence[_Direction]]]) -> _Direction:
-    """The mean over pairs and directions; of the trained pairs if there are any."""
-    some = [one for bad, directions in found if not bad for one in directions]
-    some = some or [one for _, directions in found for one in directions]
-    names = dict.fromkeys(name for one in some for name in one.nulls)
-    return _Direction(
-        _average([one.found for one in some]),
-        {name: _average([one.nulls[name] for one in some if name in one.nulls]) for name in names},
-    )
-
-
-def _average(samples: Sequence[Mapping[str, Sample]]) -> dict[str, Sample]:
-    return {name: Sample.average([one[name] for one in samples]) for name in samples[0]}
-
-
-def _rows_of_key(
-    key: str, features: str, found: Sequence[tuple[bool, Sequence[_Direction]]], mean: _Direction
-) -> list[KeyMeasure]:
-    undertrained = sum(bad for bad, _ in found)
-    return [
-        KeyMeasure(key, len(found), undertrained, features, chance, measure)
-        for chance, null in (mean.nulls or {"": {}}).items()
-        for measure in estimate_measures(mean.found, null, "both")
-    ]
-
-
-def _curve(sample: Sample) -> Curve:
-    low, high = torch.quantile(sample.draws, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-    return Curve(torch.tensor(THRESHOLDS), sample.mean, low, high)
-
-
-def _key_curve(key: str, features: str, mean: _Direction) -> KeyCurve:
-    nulls = {name: _curve(null[_CURVE]) for name, null in mean.nulls.items()}
-    return KeyCurve(key, features, _curve(mean.found[_CURVE]), nulls)

@@ -53,20 +53,18 @@ def drift(
 def balanced(
     orphan: Bool[Tensor, " n"], live: Bool[Tensor, " n"], densities: Float[Tensor, " n"], seed: int = 0
 ) -> dict[str, Bool[Tensor, " n"]]:
-    """Sets of features whose removal can be compared: orphans, and random shared ones like them.
+    """Sets of features whose removal can be compared.
 
-    `orphans`: all of them. `shared`: all others that are live. `shared, as many`: as many random ones.
-    `shared, as dense`: random ones in a random order until their densities add up to those of the orphans.
+    `orphans` and `shared`: all that are live. `orphans, equally dense` and `shared, equally dense`: random
+    ones of either until their densities add up to as much as those of the sparser set, at most.
     """
-    ours, others = orphan & live, live & ~orphan
+    sets = {"orphans": orphan & live, "shared": live & ~orphan}
+    least = min(densities[one].double().sum().item() for one in sets.values())
     generator = torch.Generator().manual_seed(seed)
-    order = others.nonzero()[:, 0][torch.randperm(int(others.sum()), generator=generator)]
-    total = densities[ours].double().sum()
-    dense = int((densities[order].double().cumsum(0) <= total).sum())
-    empty = torch.zeros_like(orphan)
-    return {
-        "orphans": ours,
-        "shared": others,
-        "shared, as many": empty.index_fill(0, order[: int(ours.sum())], True),
-        "shared, as dense": empty.index_fill(0, order[:dense], True),
-    }
+    found = dict(sets)
+    for name, one in sets.items():
+        order = one.nonzero()[:, 0][torch.randperm(int(one.sum()), generator=generator)]
+        count = int((densities[order].double().cumsum(0) <= least * (1 + 1e-9)).sum())
+        chosen = torch.zeros_like(orphan).index_fill(0, order[:count], True)
+        found[f"{name}, equally dense"] = chosen
+    return found

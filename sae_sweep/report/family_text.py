@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 
+from sae_sweep.analysis.correlation import Correlation
 from sae_sweep.analysis.families import Families
 from sae_sweep.analysis.family_keys import KeyRow
 from sae_sweep.analysis.measured import Measured, PairMeasure
@@ -14,6 +15,8 @@ from sae_sweep.report.formatting import TextTable
 
 _NARROWEST = 40
 """Characters of the narrowest terminal that the text is made for."""
+_TOGETHER = 0.7
+"""Correlation above which features are counted."""
 _MOST_VALUES = 6
 """Values of a key that have lines of their own."""
 
@@ -81,6 +84,22 @@ def measures_text(measured: Measured, *, width: int | None = None) -> str:
     title = f"Features of a = {rows[0].a} and b = {rows[0].b}"
     lines = table.lines(width, drop=(3,))
     return "\n".join([*textwrap.wrap(title, width), *lines, *_wrapped(notes, width)])
+
+
+def correlation_text(found: Correlation) -> str:
+    """How far the features of two SAEs have partners that fire on the same tokens.
+
+    Args:
+        found: what `correlate` found.
+    """
+    table = TextTable(["fire together", "of", "mean of the best", "above 0.7"], left={0, 1})
+    for name, best in (("Pearson", found.pearson), ("Jaccard", found.jaccard)):
+        for side, values in (("a", best.values_a), ("b", best.values_b)):
+            known = values[~values.isnan()]
+            mean, above = (f"{one.double().mean().item():.3f}" for one in (known, known > _TOGETHER))
+            table.add([name, side, mean, above])
+    note = f"Over {found.tokens:,} tokens of the held-out text of a, features that fire on them."
+    return "\n".join([*table.lines(_width(None)), note])
 
 
 def recovery_text(measured: Measured, rows: Sequence[Recovery], *, width: int | None = None) -> str:

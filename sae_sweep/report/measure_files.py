@@ -1,12 +1,13 @@
 """Measures of pairs of SAEs on disk: tables of pairs, of keys, and of threshold curves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow
 
-from sae_sweep.analysis.measured import KeyCurve, Measured
+from sae_sweep.analysis.key_measures import DENSITY_EDGES, KeyCurve, KeyRates
+from sae_sweep.analysis.measured import Measured
 from sae_sweep.analysis.measures import Measure
 from sae_sweep.report.files import write_csv
 from sae_sweep.report.parquet import write_parquet
@@ -34,6 +35,10 @@ _CURVE = (
 )
 
 
+_RATE = (
+    *(("key", TEXT), ("log10_density_from", NUMBER), ("log10_density_to", NUMBER)),
+    *(("features", NUMBER), ("matched", NUMBER), ("low", NUMBER), ("high", NUMBER)),
+)
 _TRUTH = (
     *(("run", TEXT), ("features", TEXT), ("measure", TEXT)),
     *(("of", TEXT), ("value", NUMBER), ("low", NUMBER)),
@@ -51,6 +56,9 @@ class MeasureFiles(NamedTuple):
     curves: Path
     """Parquet, a row per key, kind of features and threshold: share of features with a match. A row with
     `chance` is of that null; without, of the SAEs."""
+    rates: Path
+    """Parquet, a row per key and bin of log10 density: the share of features in it, and the share of those
+    that have a mutual match."""
 
 
 def write_measures(folder: Path, found: Measured) -> MeasureFiles:
@@ -85,6 +93,7 @@ def write_measures(folder: Path, found: Measured) -> MeasureFiles:
         write_parquet(folder / "measures.parquet", table_of_rows(pairs, _PAIR + _MEASURE)),
         write_csv(folder / "measures_by_key.csv", table_of_rows(keys, _KEY + _MEASURE)),
         write_parquet(folder / "curves.parquet", table_of_rows(curves, _CURVE)),
+        write_parquet(folder / "rates.parquet", table_of_rows(_rate_rows(found.rates), _RATE)),
     )
 
 
@@ -138,6 +147,27 @@ def _numbers(chance: str, measure: Measure) -> dict[str, Any]:
         "difference_high": difference.high,
         "n": found.n,
     }
+
+
+def _rate_rows(found: Sequence[KeyRates]) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": one.key,
+            "log10_density_from": start,
+            "log10_density_to": end,
+            "features": features,
+            "matched": matched,
+            "low": low,
+            "high": high,
+        }
+        for one in found
+        for start, end, features, matched, low, high in zip(
+            DENSITY_EDGES[:-1],
+            DENSITY_EDGES[1:],
+            *(part.tolist() for part in (one.features, one.matched, one.low, one.high)),
+            strict=True,
+        )
+    ]
 
 
 def _curve_rows(one: KeyCurve) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,119 @@
+"""Means of measures over the pairs of SAEs that differ in one key alone, and over both directions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_sweep.analysis.bootstrap import Sample
+from sae_sweep.analysis.measures import Measure, estimate_measures
+from sae_sweep.analysis.neighbours import THRESHOLDS, Curve
+
+CURVE, RATES = "curve", "rates"
+"""In the place of a measure: the ratio at each of `THRESHOLDS`; and by density, the share of features in each
+bin, then of those with a mutual match."""
+DENSITY_EDGES = tuple(-6 + step / 2 for step in range(13))
+"""Edges of the bins of log10 density."""
+Nulls = Mapping[str, Mapping[str, Sample]]
+"""Samples of each measure by null."""
+
+
+@dataclass(frozen=True)
+class KeyMeasure:
+    """A measure averaged over the pairs that differ in one key alone, and over both directions."""
+
+    key: str
+    """Empty: the one pair that was compared."""
+    pairs: int
+    """Pairs that differ in the key alone."""
+    undertrained: int
+    """Those with an undertrained SAE; they do not count unless all are."""
+    features: str
+    chance: str
+    measure: Measure
+
+
+@dataclass(frozen=True)
+class KeyCurve:
+    """Share of features with a match against the threshold, averaged as in `KeyMeasure`."""
+
+    key: str
+    features: str
+    found: Curve
+    nulls: Mapping[str, Curve]
+
+
+@dataclass(frozen=True)
+class KeyRates:
+    """Probability that a feature has a mutual match, against how often it fires; averaged over the pairs."""
+
+    key: str
+    features: Float[Tensor, " bins"]
+    """Share of the features whose log10 density is between two `DENSITY_EDGES`."""
+    matched: Float[Tensor, " bins"]
+    """Share of those that have a match; NaN where there are none."""
+    low: Float[Tensor, " bins"]
+    high: Float[Tensor, " bins"]
+
+
+class Direction(NamedTuple):
+    """What one direction of a pair gave."""
+
+    found: Mapping[str, Sample]
+    nulls: Nulls
+
+
+def mean_of(found: Sequence[tuple[bool, Sequence[Direction]]]) -> Direction:
+    """The mean over pairs and directions; of the trained pairs if there are any."""
+    some = [one for bad, directions in found if not bad for one in directions]
+    some = some or [one for _, directions in found for one in directions]
+    names = dict.fromkeys(name for one in some for name in one.nulls)
+    return Direction(
+        _average([one.found for one in some]),
+        {name: _average([one.nulls[name] for one in some if name in one.nulls]) for name in names},
+    )
+
+
+def _average(samples: Sequence[Mapping[str, Sample]]) -> dict[str, Sample]:
+    names = dict.fromkeys(name for one in samples for name in one)
+    return {name: Sample.average([one[name] for one in samples if name in one]) for name in names}
+
+
+def rows_of_key(
+    key: str, features: str, found: Sequence[tuple[bool, Sequence[Direction]]], mean: Direction
+) -> list[KeyMeasure]:
+    undertrained = sum(bad for bad, _ in found)
+    return [
+        KeyMeasure(key, len(found), undertrained, features, chance, measure)
+        for chance, null in (mean.nulls or {"": {}}).items()
+        for measure in estimate_measures(mean.found, null, "both")
+    ]
+
+
+def key_rates(key: str, mean: Direction) -> KeyRates:
+    sample, count = mean.found[RATES], len(DENSITY_EDGES) - 1
+    there, matched = sample.draws.split(count, 1)
+    low, high = torch.nanquantile(matched / there, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    features = sample.mean[:count]
+    return KeyRates(key, features, sample.mean[count:] / features, low, high)
+
+
+def _curve(sample: Sample) -> Curve:
+    low, high = torch.quantile(sample.draws, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    return Curve(torch.tensor(THRESHOLDS), sample.mean, low, high)
+
+
+def key_curve(key: str, features: str, mean: Direction) -> KeyCurve:
+    nulls = {name: _curve(null[CURVE]) for name, null in mean.nulls.items()}
+    return KeyCurve(key, features, _curve(mean.found[CURVE]), nulls)
+
+
+def density_bins(densities: Float[Tensor, " n"]) -> Float[Tensor, "n bins"]:
+    """1 where a feature's log10 density lies in a bin; those outside are in the first or the last."""
+    edges = torch.tensor(DENSITY_EDGES, dtype=torch.float64)
+    place = torch.bucketize(densities.double().log10(), edges, right=True)
+    count = len(DENSITY_EDGES) - 1
+    return torch.nn.functional.one_hot(place.clamp(1, count) - 1, count).float()
