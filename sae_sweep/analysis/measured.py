@@ -142,7 +142,11 @@ def measure_pairs(
         tuple(rows),
         tuple(row for group, found in by_key.items() for row in rows_of_key(*group, found, means[group])),
         tuple(key_curve(*group, mean) for group, mean in means.items()),
-        tuple(key_rates(key, mean) for (key, _), mean in means.items() if RATES in mean.found),
+        tuple(
+            key_rates(key, mean)
+            for (key, kind), mean in means.items()
+            if kind == "live" and RATES in mean.found
+        ),
         work.left_out,
     )
 

@@ -2,7 +2,8 @@
 
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from sae_sweep.analysis import COSINE_EDGES, SEVERAL, Comparison, KeySummary
+from sae_sweep.analysis.ordering import cluster_order
 from sae_sweep.report.formatting import marked, mixed_note, short_labels
 from sae_sweep.report.style import (
     FAINT,
@@ -35,6 +37,24 @@ _MOST_WITH_TEXT = 30
 _NOTE_CHARACTERS = 72
 """Width of a note below a figure."""
 _TILTED: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+
+
+def clustered(comparison: Comparison) -> Comparison:
+    """The comparison with its SAEs in an order in which those that share the most stand beside each other."""
+    order = cluster_order(comparison.ratios)
+
+    def sort(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(values[i] for i in order)
+
+    return replace(
+        comparison,
+        names=sort(comparison.names),
+        sizes=sort(comparison.sizes),
+        init_matches=sort(comparison.init_matches),
+        mixed=sort(comparison.mixed),
+        keys=sort(comparison.keys),
+        ratios=comparison.ratios[np.ix_(order, order)],
+    )
 
 
 def matrix_figure(comparison: Comparison) -> Figure:

@@ -10,7 +10,7 @@ import pyarrow
 from pyarrow import csv
 
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
-from sae_sweep.report.comparison_figures import cosine_figure, matrix_figure
+from sae_sweep.report.comparison_figures import clustered, cosine_figure, matrix_figure
 from sae_sweep.report.heat_map import write_heat_map
 from sae_sweep.report.parquet import plain_column, write_parquet
 from sae_sweep.report.style import save
@@ -45,9 +45,10 @@ class ComparisonFiles(NamedTuple):
     contrasts_csv: Path
     """One row for every two swept keys: the fields of `KeyContrast`."""
     matrix_figure: Path
+    """The matrix, SAEs that share the most beside each other."""
     cosine_figure: Path
     matrix_page: Path
-    """The matrix as a page of HTML."""
+    """The same as a page of HTML."""
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
@@ -56,7 +57,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
     Raises:
         SaeSweepError: if a file cannot be written; none is left incomplete.
     """
-    pairs = _pairs_table(comparison)
+    pairs, ordered = _pairs_table(comparison), clustered(comparison)
     matrix = _matrix_table(comparison)
     return ComparisonFiles(
         pairs_csv=write_csv(folder / "pairs.csv", pairs),
@@ -65,9 +66,9 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
         matrix_parquet=write_parquet(folder / "matrix.parquet", matrix),
         keys_csv=write_csv(folder / "keys.csv", table_of(KeySummary, comparison.summaries, {"histogram"})),
         contrasts_csv=write_csv(folder / "contrasts.csv", table_of(KeyContrast, comparison.contrasts)),
-        matrix_figure=save(matrix_figure(comparison), folder / "matrix.png"),
+        matrix_figure=save(matrix_figure(ordered), folder / "matrix.png"),
         cosine_figure=save(cosine_figure(comparison), folder / "cosines.png"),
-        matrix_page=write_heat_map(folder / "matrix.html", comparison),
+        matrix_page=write_heat_map(folder / "matrix.html", ordered),
     )
 
 

@@ -20,8 +20,11 @@ from sae_sweep.config import CommandConfig, SaeSweepError, escaped
 from sae_sweep.progress import Progress
 from sae_sweep.report.analysis_files import analysis_owner
 from sae_sweep.report.family_examples import Analysis, Examples, write_examples
+from sae_sweep.report.family_figures import counts_figure, kinds_figure, presence_figure
 from sae_sweep.report.family_files import FamilyFiles, write_families
+from sae_sweep.report.measure_figures import curves_figure, measures_figure, rates_figure, undertrained_keys
 from sae_sweep.report.measure_files import MeasureFiles, write_measures
+from sae_sweep.report.panels import Drawn, write_drawn
 from sae_sweep.report.unmatched_files import write_ablations, write_unmatched
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import SweepFolder, hold_sweep
@@ -91,6 +94,8 @@ def follow(folder: SweepFolder, found: Sequence[Finished], command: CommandConfi
         log.warning("%s: features left out of comparisons: %s", name, left_out)
     with hold_sweep(folder):
         files = write_measures(folder.matching, measured)
+        for name, drawn in measure_figures(measured, command.matching.threshold):
+            write_drawn(folder.matching, name, drawn)
         shutil.rmtree(folder.families, ignore_errors=True)  # of other runs, or another threshold
     hooks = tuple(_families(folder, found, command, _On(on, reading, residuals)))
     first = hooks[0].results if len(hooks) == 1 else None
@@ -129,11 +134,32 @@ def _families(
         properties, losses = compare_orphans(some, results.families, on.reading)
         with hold_sweep(folder):
             files = write_families(folder.families / label, results, entries)
+            for name, drawn in _family_figures(results):
+                write_drawn(folder.families / label, name, drawn)
             write_unmatched(folder.families / label / "unmatched.csv", properties)
             if losses:
                 write_ablations(folder.families / label / "ablations.csv", losses)
             examples = write_examples(folder.families / label, results, _analyses(some))
         yield Hook(label, results, files, examples)
+
+
+def _family_figures(results: FamilyResults) -> Iterator[tuple[str, Drawn]]:
+    if len(results.families.sizes):
+        yield "by_key", kinds_figure(results.families, results.rows)
+        yield "presence", presence_figure(results.families)
+    yield "by_number_of_saes", counts_figure(results.families)
+
+
+def measure_figures(measured: Measured, threshold: float) -> Iterator[tuple[str, Drawn]]:
+    """Figures of what was measured, by name; of all features, or of live ones where those are known."""
+    if not measured.keys:
+        return
+    kind = "live" if any(row.features == "live" for row in measured.keys) else "all"
+    yield "measures", measures_figure(measured.keys, kind)
+    undertrained = undertrained_keys(measured.keys)
+    yield "curves", curves_figure(measured.curves, threshold, kind, undertrained)
+    if measured.rates:
+        yield "firing_rate", rates_figure(measured.rates, undertrained)
 
 
 def _analyses(found: Sequence[Finished]) -> dict[str, Analysis]:
