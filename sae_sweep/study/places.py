@@ -19,6 +19,8 @@ class Place(NamedTuple):
     """What it shows, and how ours differs."""
     drawn: Sequence[str]
     """Names of our figures."""
+    matched: Sequence[str] = ()
+    """Names of figures of the comparison."""
 
 
 PLACES = (
@@ -39,6 +41,13 @@ PLACES = (
         "Figure 10",
         "Deciles of each feature's activations; the study's labels are one decile too low",
         ("deciles", "separation"),
+    ),
+    Place(
+        "Figure 11",
+        "Cosines of the nearest to the fourth-nearest rows, by encoder and decoder, of features and of "
+        "neurons, for another seed, another dataset, and both; drawn by every comparison",
+        (),
+        ("top_cosines",),
     ),
     Place("Figure 14", "Mean and deviation of the activations at each position", ("token_spread",)),
     Place("Figure 15", "Cross-entropy of the language model by position", ("language_model_loss",)),
@@ -75,18 +84,19 @@ def write_places(folder: SweepFolder) -> Path:
     for place in PLACES:
         lines += [f"## {place.heading}", "", f"{inline(place.shows)}.", ""]
         for one in sets:
-            lines += _images(one, place)
+            lines += _images(one, place.drawn)
+        lines += _images(folder.matching, place.matched)
     page = folder.tables / "figures.md"
     write_text(page, "\n".join(lines).rstrip() + "\n")
     return page
 
 
-def _images(drawn: Path, place: Place) -> list[str]:
-    """A line per figure of a set of SAEs that is on disk."""
+def _images(drawn: Path, names: Sequence[str]) -> list[str]:
+    """A line per figure that is in a folder below `analysis/`."""
     lines = []
-    for name in place.drawn:
+    for name in names:
         file = drawn / f"{name}.png"
         if file.exists():
-            path = quote(f"../features/{drawn.name}/{name}.png")
+            path = quote("/".join(["..", *file.parts[file.parts.index("analysis") + 1 :]]))
             lines += [f"![{inline(drawn.name)}: {name.replace('_', ' ')}]({path})", ""]
     return lines

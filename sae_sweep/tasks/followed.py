@@ -4,9 +4,10 @@ import itertools
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ from sae_sweep.store import SweepFolder, hold_sweep
 from sae_sweep.tasks.finished import Finished
 from sae_sweep.tasks.on_text import Reading
 from sae_sweep.tasks.orphans import compare_orphans
+from sae_sweep.tasks.top_cosines import draw_top_cosines
 from sae_sweep.tasks.truth import check_against_truth
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class Hook:
     files: FamilyFiles
     examples: Examples | None
     """None if no run was analysed."""
+    figures: Mapping[str, Path]
+    """By name."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Followed:
     files: MeasureFiles
     hooks: tuple[Hook, ...] = field(default=())
     """The one with the most runs first."""
+    figures: Mapping[str, Path] = field(default_factory=dict)
+    """Of the measures, by name."""
     truth: str = ""
     """What was found of the true features of synthetic activations, for the terminal."""
 
@@ -94,12 +100,15 @@ def follow(folder: SweepFolder, found: Sequence[Finished], command: CommandConfi
         log.warning("%s: features left out of comparisons: %s", name, left_out)
     with hold_sweep(folder):
         files = write_measures(folder.matching, measured)
-        for name, drawn in measure_figures(measured, command.matching.threshold):
-            write_drawn(folder.matching, name, drawn)
+        figures = _written(folder.matching, measure_figures(measured, command.matching.threshold))
+        nearest_rows = draw_top_cosines(found, command.matching.undertrained, on)
+        if nearest_rows is not None:
+            figures |= _written(folder.matching, [("top_cosines", nearest_rows)])
         shutil.rmtree(folder.families, ignore_errors=True)  # of other runs, or another threshold
     hooks = tuple(_families(folder, found, command, _On(on, reading, residuals)))
     first = hooks[0].results if len(hooks) == 1 else None
-    return Followed(measured, files, hooks, check_against_truth(folder, found, first, command.matching))
+    truth = check_against_truth(folder, found, first, command.matching)
+    return Followed(measured, files, hooks, figures, truth)
 
 
 class _On(NamedTuple):
@@ -134,13 +143,17 @@ def _families(
         properties, losses = compare_orphans(some, results.families, on.reading)
         with hold_sweep(folder):
             files = write_families(folder.families / label, results, entries)
-            for name, drawn in _family_figures(results):
-                write_drawn(folder.families / label, name, drawn)
+            figures = _written(folder.families / label, _family_figures(results))
             write_unmatched(folder.families / label / "unmatched.csv", properties)
             if losses:
                 write_ablations(folder.families / label / "ablations.csv", losses)
             examples = write_examples(folder.families / label, results, _analyses(some))
-        yield Hook(label, results, files, examples)
+        yield Hook(label, results, files, examples, figures)
+
+
+def _written(folder: Path, figures: Iterable[tuple[str, Drawn]]) -> dict[str, Path]:
+    """Write figures; returns their PNGs by name."""
+    return {name: write_drawn(folder, name, drawn).png for name, drawn in figures}
 
 
 def _family_figures(results: FamilyResults) -> Iterator[tuple[str, Drawn]]:
@@ -155,9 +168,9 @@ def measure_figures(measured: Measured, threshold: float) -> Iterator[tuple[str,
     if not measured.keys:
         return
     kind = "live" if any(row.features == "live" for row in measured.keys) else "all"
-    yield "measures", measures_figure(measured.keys, kind)
+    yield "measures_by_key", measures_figure(measured.keys, kind)
     undertrained = undertrained_keys(measured.keys)
-    yield "curves", curves_figure(measured.curves, threshold, kind, undertrained)
+    yield "threshold_curves", curves_figure(measured.curves, threshold, kind, undertrained)
     if measured.rates:
         yield "firing_rate", rates_figure(measured.rates, undertrained)
 

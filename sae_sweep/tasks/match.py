@@ -88,7 +88,7 @@ def compare_finished(
         with hold_sweep(folder):
             written = write_comparison(folder.matching, comparison)
         followed = follow(folder, found, command, device)
-        track_comparison(folder, command, comparison, written, lines)
+        track_comparison(folder, command, comparison, written, lines, followed)
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
     opened = files_text(_worth_opening(folder, lines, written, followed))

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_sweep.analysis import COSINE_EDGES, Comparison, PairRow
+from sae_sweep.analysis.family_keys import KeyRow
 from sae_sweep.config import CommandConfig
 from sae_sweep.report import ComparisonFiles, RunLine
 from sae_sweep.report.formatting import short_labels
 from sae_sweep.store import SweepFolder
-from sae_sweep.tracking import open_comparison_sink, wandb_key
+from sae_sweep.tasks.followed import Followed
+from sae_sweep.tracking import ComparisonSink, open_comparison_sink, wandb_key
 
 _HEADS = ("run", "name", "state")
 
@@ -20,8 +22,9 @@ def track_comparison(
     comparison: Comparison,
     files: ComparisonFiles,
     lines: Sequence[RunLine],
+    followed: Followed | None = None,
 ) -> None:
-    """Send tables of runs, pairs and the matrix, the figures, and how many features match by key."""
+    """Send tables of runs, pairs, the matrix, measures and families, the figures, and numbers by key."""
     names = comparison.names
     sink = open_comparison_sink(folder, command, names, swept=comparison.keys)
     sink.table("runs/metrics", *_runs(comparison, lines))
@@ -36,7 +39,38 @@ def track_comparison(
     sink.image("matching/cosines", files.cosine_figure)
     sink.histogram("matching/top1_cosine", comparison.histogram, list(COSINE_EDGES))
     sink.summary({f"matched/{wandb_key(one.key)}": one.ratio for one in comparison.summaries if one.trained})
+    if followed is not None:
+        _send_followed(sink, followed)
     sink.finish()
+
+
+def _send_followed(sink: ComparisonSink, followed: Followed) -> None:
+    """Measures by key, and families of each hook: tables, figures, and the share that one value has alone."""
+    rows = [(row.key, row.pairs, row.features, row.chance, row.measure) for row in followed.measured.keys]
+    columns = ["key", "pairs", "features", "null is", "measure", "value", "low", "high", "null"]
+    cells = []
+    for *head, one in rows:
+        numbers = (one.found.value, one.found.low, one.found.high, one.null.value)
+        cells.append([*head, one.measure, *map(_share, numbers)])
+    sink.table("matching/measures", columns, cells)
+    for name, path in followed.figures.items():
+        sink.image(f"matching/{name}", path)
+    names = [field.name for field in dataclasses.fields(KeyRow)]
+    for hook in followed.hooks:
+        part = f"families/{hook.label}".rstrip("/")
+        kinds = [[_known(getattr(row, name)) for name in names] for row in hook.results.rows]
+        sink.table(f"{part}/kinds", names, kinds)
+        for name, path in hook.figures.items():
+            sink.image(f"{part}/{name}", path)
+        only = {row.key: row for row in hook.results.rows if row.kind == "only" and not row.value}
+        universal = next(row.share for row in hook.results.rows if row.kind == "universal")
+        shares = {f"{part}/only one {wandb_key(key)}": row.share for key, row in only.items()}
+        shares[f"{part}/universal"] = universal
+        sink.summary({name: share for name, share in shares.items() if share == share})
+
+
+def _known(value: Any) -> Any:
+    return None if value != value else value  # NaN
 
 
 def _runs(comparison: Comparison, lines: Sequence[RunLine]) -> tuple[list[str], list[list[Any]]]:
