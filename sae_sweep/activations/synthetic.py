@@ -75,8 +75,12 @@ def _directions(count: int, world: int, variant: int) -> Float[Tensor, "count d_
     return nn.functional.normalize(rows - rows.mean(1, keepdim=True), dim=1)
 
 
-def _mixed(world: int, variant: int) -> int:
-    return int(_hash(torch.tensor([world * 2**32 + variant]))[0]) & (2**53 - 1)
+def _mixed(*seeds: int) -> int:
+    """One seed below 2^53 from several."""
+    mixed = torch.zeros(1, dtype=torch.int64)
+    for seed in seeds:
+        mixed = _hash(mixed + seed)
+    return int(mixed[0]) & (2**53 - 1)
 
 
 class _Synthetic:

@@ -31,6 +31,8 @@ class Recovery:
     """`right` as a share of the families; NaN without families."""
     recall: float
     """Share of those features that a family of that kind stands for; NaN if there are none."""
+    of_all: int
+    """True features of that kind, found or not."""
 
 
 def recovery(
@@ -40,6 +42,8 @@ def recovery(
     own: Mapping[str, Float[Tensor, "features d_in"]],
 ) -> list[Recovery]:
     """Compare universal families with shared true features, and those of one dataset with its own.
+
+    A dataset of fewer than two SAEs is left out, for one SAE alone has no families.
 
     Args:
         results: families of SAEs that differ in `dataset` and in other keys.
@@ -62,6 +66,8 @@ def recovery(
         of_kind = torch.tensor([one == name for one in names])
         right = chosen & (family_cosines > found.threshold) & of_kind[family_truth]
         able = [entry for entry in used if not name or str(entry.keys.get("dataset")) == name]
+        if len(able) < 2:
+            continue  # one SAE has no family of its own
         there = of_kind & _found_by_all(truth, able, found.threshold)
         stood_for = torch.zeros(len(truth), dtype=torch.bool).index_fill(0, family_truth[right], True)
         rows.append(
@@ -73,6 +79,7 @@ def recovery(
                 features=int(there.sum()),
                 precision=divide(int(right.sum()), int(chosen.sum())),
                 recall=divide(int((there & stood_for).sum()), int(there.sum())),
+                of_all=int(of_kind.sum()),
             )
         )
     return rows

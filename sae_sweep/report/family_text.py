@@ -123,12 +123,15 @@ def recovery_text(measured: Measured, rows: Sequence[Recovery], *, width: int | 
         table.add([name, true, its])
     parts = ["\n".join(["Truth (means over the SAEs)", *table.lines(width)])]
     if rows:
-        families = TextTable(["families", "of", "number", "right", "precision", "recall"], left={0, 1})
+        families = TextTable(
+            ["families", "of", "number", "right", "precision", "true", "found by all", "recall"], left={0, 1}
+        )
         for one in rows:
             of = f"dataset {one.dataset}" if one.dataset else "all SAEs"
-            shares = (f"{one.precision:.3f}", f"{one.recall:.3f}")
-            families.add([one.kind, of, f"{one.families:,}", f"{one.right:,}", *shares])
-        note = "Recall: of the true features of that kind which every SAE found that could."
+            counts = (f"{count:,}" for count in (one.families, one.right))
+            known = (f"{one.of_all:,}", f"{one.features:,}")
+            families.add([one.kind, of, *counts, f"{one.precision:.3f}", *known, f"{one.recall:.3f}"])
+        note = "Recall: of the true features of that kind that every SAE found which could (found by all)."
         parts.append("\n".join([*families.lines(width), *_wrapped([note], width)]))
     return "\n\n".join(parts)
 
