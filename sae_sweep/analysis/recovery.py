@@ -39,7 +39,7 @@ def recovery(
     results: FamilyResults,
     entries: Sequence[ComparisonEntry],
     shared: Float[Tensor, "features d_in"],
-    own: Mapping[str, Float[Tensor, "features d_in"]],
+    own: Mapping[str, Float[Tensor, "_ d_in"]],
 ) -> list[Recovery]:
     """Compare universal families with shared true features, and those of one dataset with its own.
 
