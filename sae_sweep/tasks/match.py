@@ -79,6 +79,8 @@ def compare_finished(
     with hold_sweep(folder):
         write_runs(folder)
     comparison, written, followed = None, None, None
+    if len(found) < 2 and command.task == "match":
+        log.warning("%s: %d finished SAE, and a comparison needs two", folder.root, len(found))
     if len(found) > 1:
         found = with_keys(found)
         on = pick_device(device)

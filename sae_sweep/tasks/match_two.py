@@ -73,6 +73,8 @@ def match_two(request: Request) -> int:
     )
     for name, left_out in measured.left_out.items():
         log.warning("%s: features left out of the comparison: %s", escaped(name), left_out)
+    for null in sorted(set(settings.nulls) - {row.chance for row in measured.pairs}):
+        log.info("the null %s is left out: it is not known of these SAEs", null)
     a, b = (subject.entry for subject in subjects)
     folder = _folder(command, a.name, b.name)
     with hold(folder):
