@@ -1,7 +1,7 @@
 """Percentile bootstrap over features and over seeds, seeded and vectorised."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,14 +89,13 @@ class Sample(NamedTuple):
         """The sample of no features: NaN."""
         return cls(torch.full((columns,), math.nan).double(), torch.full((1, columns), math.nan).double(), 0)
 
-    @classmethod
-    def average(cls, samples: Sequence["Sample"]) -> "Sample":
-        """The mean of several, such as the two directions of a pair, or the pairs of a key."""
-        known = [one for one in samples if one.n]
-        if not known:
-            return cls.nothing()
-        means, draws = (torch.stack(parts).mean(0) for parts in list(zip(*known, strict=True))[:2])
-        return cls(means, draws, sum(one.n for one in known))
+    def __add__(self, other: "Sample") -> "Sample":  # type: ignore[override]
+        """The sums of both, such as of the two directions of a pair."""
+        return Sample(self.mean + other.mean, self.draws + other.draws, self.n + other.n)
+
+    def divided(self, count: int) -> "Sample":
+        """The mean of so many that were added."""
+        return Sample(self.mean / count, self.draws / count, self.n)
 
     def __sub__(self, other: "Sample") -> "Sample":
         if not (self.n and other.n):

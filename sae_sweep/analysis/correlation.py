@@ -11,12 +11,12 @@ from torch import Tensor
 from sae_sweep.analysis.codes import Codes
 from sae_sweep.config import SaeSweepError
 
-_PAIRS_AT_ONCE = 2**23
+_PAIRS_AT_ONCE = 2**22
 """Pairs of features in a block: 200 MB with their sums and counts."""
 
 
 class Best(NamedTuple):
-    """The best partner of each feature in the other SAE; -1 and NaN where it fires with none."""
+    """The best partner of each feature in the other SAE; -1 and NaN where none has a value above 0."""
 
     index_a: Int[Tensor, " n_a"]
     """Feature of b."""
@@ -33,7 +33,7 @@ class Correlation(NamedTuple):
     jaccard: Best
     """By the tokens on which both fire, as a share of those on which either does."""
     pairs_pearson: Float[Tensor, " pairs"]
-    """Of the pairs that were asked for."""
+    """Of the pairs that were asked for; below 0 where one fires when the other does not."""
     pairs_jaccard: Float[Tensor, " pairs"]
     tokens: int
 
@@ -106,13 +106,13 @@ class _Sparse(NamedTuple):
 
 
 def _block(a: _Sparse, b: _Sparse, start: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pearson and Jaccard of a block of a's features with all of b's; 0 where they never fire together."""
+    """Pearson and Jaccard of a block of a's features with all of b's; 0 for a feature that is constant."""
     rows = slice(start, start + size)
     products = (a.values[:, rows].T @ b.values).toarray() / max(a.tokens, 1)  # type: ignore[index]
     joint = (a.fires[:, rows].T @ b.fires).toarray()  # type: ignore[index]
     spread = a.deviation[rows, None] * b.deviation
     covariance = products - a.mean[rows, None] * b.mean
-    pearson = np.divide(covariance, spread, out=np.zeros_like(covariance), where=(spread > 0) & (joint > 0))
+    pearson = np.divide(covariance, spread, out=np.zeros_like(covariance), where=spread > 0)
     either = a.counts[rows, None] + b.counts - joint
     return pearson, joint / np.maximum(either, 1)
 

@@ -1,5 +1,6 @@
 """Means of measures over the pairs of SAEs that differ in one key alone, and over both directions."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -66,28 +67,45 @@ class Direction(NamedTuple):
     nulls: Nulls
 
 
-def mean_of(found: Sequence[tuple[bool, Sequence[Direction]]]) -> Direction:
-    """The mean over pairs and directions; of the trained pairs if there are any."""
-    some = [one for bad, directions in found if not bad for one in directions]
-    some = some or [one for _, directions in found for one in directions]
-    names = dict.fromkeys(name for one in some for name in one.nulls)
-    return Direction(
-        _average([one.found for one in some]),
-        {name: _average([one.nulls[name] for one in some if name in one.nulls]) for name in names},
-    )
+class KeyMean:
+    """Running mean over the pairs that differ in one key, and over both directions.
+
+    Only sums are held. Pairs with an undertrained SAE are kept apart, and count only if there are no others.
+    """
+
+    def __init__(self) -> None:
+        self.pairs = 0
+        self.undertrained = 0
+        self._sums: dict[bool, dict[tuple[str, str], Sample]] = {False: {}, True: {}}
+        self._counts: dict[bool, Counter[tuple[str, str]]] = {False: Counter(), True: Counter()}
+
+    def add(self, directions: Sequence[Direction], *, undertrained: bool) -> None:
+        """Add a pair."""
+        self.pairs += 1
+        self.undertrained += undertrained
+        sums, counts = self._sums[undertrained], self._counts[undertrained]
+        for one in directions:
+            for chance, samples in {"": one.found, **one.nulls}.items():
+                for name, sample in samples.items():
+                    if sample.n:
+                        known = sums.get((chance, name))
+                        sums[chance, name] = sample if known is None else known + sample
+                        counts[chance, name] += 1
+
+    @property
+    def mean(self) -> Direction:
+        bad = self.undertrained == self.pairs
+        found: dict[str, dict[str, Sample]] = {"": {}}
+        for (chance, name), total in self._sums[bad].items():
+            found.setdefault(chance, {})[name] = total.divided(self._counts[bad][chance, name])
+        return Direction(found.pop(""), found)
 
 
-def _average(samples: Sequence[Mapping[str, Sample]]) -> dict[str, Sample]:
-    names = dict.fromkeys(name for one in samples for name in one)
-    return {name: Sample.average([one[name] for one in samples if name in one]) for name in names}
-
-
-def rows_of_key(
-    key: str, features: str, found: Sequence[tuple[bool, Sequence[Direction]]], mean: Direction
-) -> list[KeyMeasure]:
-    undertrained = sum(bad for bad, _ in found)
+def rows_of_key(key: str, features: str, found: KeyMean) -> list[KeyMeasure]:
+    """The measures of a key, each beside each null."""
+    mean = found.mean
     return [
-        KeyMeasure(key, len(found), undertrained, features, chance, measure)
+        KeyMeasure(key, found.pairs, found.undertrained, features, chance, measure)
         for chance, null in (mean.nulls or {"": {}}).items()
         for measure in estimate_measures(mean.found, null, "both")
     ]

@@ -9,19 +9,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.analysis.bootstrap import Sample
-from sae_sweep.analysis.dictionaries import HasBoth, Rows, halves, nulls, rotated_rows, rows_of, usable_rows
+from sae_sweep.analysis.dictionaries import (
+    HasBoth,
+    Rows,
+    halves,
+    nulls,
+    random_rows,
+    rotated_rows,
+    rows_of,
+    usable_rows,
+)
 from sae_sweep.analysis.key_measures import (
     CURVE,
     RATES,
     Direction,
     KeyCurve,
+    KeyMean,
     KeyMeasure,
     KeyRates,
     Nulls,
     density_bins,
     key_curve,
     key_rates,
-    mean_of,
     rows_of_key,
 )
 from sae_sweep.analysis.measures import (
@@ -126,7 +135,7 @@ def measure_pairs(
     measures = _measures(config)
     work = _Work(config, measures, device, residuals or {}, between)
     rows: list[PairMeasure] = []
-    by_key: dict[tuple[str, str], list[tuple[bool, list[Direction]]]] = {}
+    by_key: dict[tuple[str, str], KeyMean] = {}
     for done, (i, j) in enumerate(pairs, start=1):
         a, b = subjects[i], subjects[j]
         undertrained = any(one.entry.init_match > config.undertrained for one in (a, b))
@@ -135,12 +144,12 @@ def measure_pairs(
             rows += _rows_of_pair(a, b, undertrained, features, directions)
             if len(varied) <= 1:
                 group = ("".join(varied), features)
-                by_key.setdefault(group, []).append((undertrained, directions))
+                by_key.setdefault(group, KeyMean()).add(directions, undertrained=undertrained)
         progress(done, len(pairs))
-    means = {group: mean_of(found) for group, found in by_key.items()}
+    means = {group: found.mean for group, found in by_key.items()}
     return Measured(
         tuple(rows),
-        tuple(row for group, found in by_key.items() for row in rows_of_key(*group, found, means[group])),
+        tuple(row for group, found in by_key.items() for row in rows_of_key(*group, found)),
         tuple(key_curve(*group, mean) for group, mean in means.items()),
         tuple(
             key_rates(key, mean)
@@ -250,8 +259,10 @@ def _by_chance(
     """What a's features would give if b were replaced by each null."""
     made = _nulls_of(b, theirs, _FAR + seed, work)
     found: dict[str, Mapping[str, Sample]] = {}
+    size = len(b.entry.decoder) if work.config.side == "features" else len(theirs.unit)
+    made["random"] = partial(_random, theirs, size, _FAR + seed)
     for name in work.config.nulls:
-        known = (a.entry.name, features, len(theirs.unit))
+        known = (a.entry.name, features, size)
         if name == "random" and known in work.by_chance:
             found[name] = work.by_chance[known]
         elif name in made:
@@ -260,6 +271,14 @@ def _by_chance(
             if name == "random":
                 work.by_chance[known] = found[name]
     return found
+
+
+def _random(like: UnitRows, count: int, seed: int) -> UnitRows:
+    """As many random rows as an SAE has, dead ones included, so that one draw serves all of its size."""
+    unit = random_rows(count, like.unit.shape[1], seed).to(like.unit)
+    if like.encoder is None:
+        return UnitRows(unit)
+    return UnitRows(unit, random_rows(count, like.encoder.shape[1], seed + 1).to(like.encoder))
 
 
 def _nulls_of(b: Subject, rows: UnitRows, seed: int, work: _Work) -> dict[str, Callable[[], UnitRows]]:

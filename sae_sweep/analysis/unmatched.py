@@ -53,10 +53,10 @@ def drift(
 def balanced(
     orphan: Bool[Tensor, " n"], live: Bool[Tensor, " n"], densities: Float[Tensor, " n"], seed: int = 0
 ) -> dict[str, Bool[Tensor, " n"]]:
-    """Sets of features whose removal can be compared.
+    """Sets of features whose removal can be compared; without those that would be empty.
 
     `orphans` and `shared`: all that are live. `orphans, equally dense` and `shared, equally dense`: random
-    ones of either until their densities add up to as much as those of the sparser set, at most.
+    ones of either, taken as long as their densities add up to no more than those of the sparser set.
     """
     sets = {"orphans": orphan & live, "shared": live & ~orphan}
     least = min(densities[one].double().sum().item() for one in sets.values())
@@ -64,7 +64,11 @@ def balanced(
     found = dict(sets)
     for name, one in sets.items():
         order = one.nonzero()[:, 0][torch.randperm(int(one.sum()), generator=generator)]
-        count = int((densities[order].double().cumsum(0) <= least * (1 + 1e-9)).sum())
-        chosen = torch.zeros_like(orphan).index_fill(0, order[:count], True)
-        found[f"{name}, equally dense"] = chosen
-    return found
+        chosen, left = [], least * (1 + 1e-9)
+        for feature, density in zip(order.tolist(), densities[order].tolist(), strict=True):
+            if density <= left:
+                chosen.append(feature)
+                left -= density
+        places = torch.tensor(chosen, dtype=torch.int64)
+        found[f"{name}, equally dense"] = torch.zeros_like(orphan).index_fill(0, places, True)
+    return {name: one for name, one in found.items() if one.any()}

@@ -28,7 +28,7 @@ class MatchingConfig:
     """features: d_in entries each. neurons: dimensions of the residual stream, d_sae entries each."""
     absolute: bool = False
     """true: opposite directions are alike. The shared rule and soft matching take the sign all the same."""
-    nulls: list[str] = field(default_factory=lambda: ["random", "initial"])
+    nulls: list[str] = field(default_factory=lambda: ["random"])
     """Dictionaries in whose place a measure would be chance: random, rotated (a turned copy), initial (the
     run's own start), tokens (inputs of the SAE at random tokens; needs `matching.tokens`)."""
     tokens: int | None = count(None, most=INT32)

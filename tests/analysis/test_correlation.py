@@ -25,16 +25,15 @@ def latents(tokens, features, seed, share=0.3):
 
 
 def naive(a, b):
-    """Pearson and Jaccard of all pairs, 0 where two never fire together."""
+    """Pearson and Jaccard of all pairs, 0 where a feature is constant."""
     a, b = a.double().numpy(), b.double().numpy()
     pearson, jaccard = np.zeros((a.shape[1], b.shape[1])), np.zeros((a.shape[1], b.shape[1]))
     for i in range(a.shape[1]):
         for j in range(b.shape[1]):
             joint = ((a[:, i] > 0) & (b[:, j] > 0)).sum()
-            if joint:
-                jaccard[i, j] = joint / ((a[:, i] > 0) | (b[:, j] > 0)).sum()
-                if a[:, i].std() > 0 and b[:, j].std() > 0:
-                    pearson[i, j] = np.corrcoef(a[:, i], b[:, j])[0, 1]
+            jaccard[i, j] = joint / max(1, ((a[:, i] > 0) | (b[:, j] > 0)).sum())
+            if a[:, i].std() > 0 and b[:, j].std() > 0:
+                pearson[i, j] = np.corrcoef(a[:, i], b[:, j])[0, 1]
     return pearson, jaccard
 
 

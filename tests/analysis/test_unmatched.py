@@ -40,3 +40,15 @@ def test_sets_for_ablation_are_whole_and_equally_dense():
     assert not (sets["orphans, equally dense"] & ~sets["orphans"]).any()
     again = balanced(ORPHAN, LIVE, densities)
     assert torch.equal(again["orphans, equally dense"], sets["orphans, equally dense"])
+
+
+def test_one_dense_feature_does_not_empty_a_set_of_equal_density():
+    densities = torch.tensor([0.001] * 200)
+    densities[150] = 0.5
+    orphan = torch.arange(200) < 100
+    for seed in range(5):
+        sets = balanced(orphan, torch.ones(200, dtype=torch.bool), densities, seed)
+        assert int(sets["shared, equally dense"].sum()) == 99
+        assert int(sets["orphans, equally dense"].sum()) == 100
+    none = balanced(torch.zeros(200, dtype=torch.bool), torch.ones(200, dtype=torch.bool), densities)
+    assert list(none) == ["shared"]
