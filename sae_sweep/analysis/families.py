@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -42,6 +42,8 @@ class Families:
     """Numbers of the members in their dictionaries."""
     mean_cosine: Float[Tensor, " families"]
     """Mean cosine of all pairs of members, whether or not they are mutual nearest neighbours."""
+    candidates: tuple["Candidates", ...]
+    """For each run, the nearest feature of any other run to each feature that could be matched."""
 
     @property
     def sizes(self) -> Int[Tensor, " families"]:
@@ -60,6 +62,19 @@ class Families:
         """Features of each run that are in no family."""
         members = torch.bincount(self.member_runs, minlength=len(self.runs)).tolist()
         return tuple(n - count for n, count in zip(self.nodes, members, strict=True))
+
+
+class Candidates(NamedTuple):
+    """The nearest feature in any other run to each of a run's features, mutual or not."""
+
+    features: Int[Tensor, " nodes"]
+    """The run's features that could be matched."""
+    cosines: Float[Tensor, " nodes"]
+    """-1 where no other run has features."""
+    runs: Int[Tensor, " nodes"]
+    """Numbers of the runs that the nearest are in; -1 without one."""
+    nearest: Int[Tensor, " nodes"]
+    """Their numbers in those runs' dictionaries."""
 
 
 def find_families(
@@ -92,7 +107,8 @@ def find_families(
     _check(entries, used)
     kept = [find_usable([entry.decoder], entry.densities) for entry in used]
     starts = torch.tensor([0, *itertools.accumulate(len(one.ids) for one in kept)])
-    edges = _edges(used, kept, starts, threshold, device, progress)
+    candidates = [_no_candidates(one) for one in kept]
+    edges = _edges(used, kept, starts, candidates, threshold, device, progress)
     roots = _grow(*edges, starts)
     offsets, nodes = _components(roots)
     runs = torch.searchsorted(starts, nodes, right=True) - 1
@@ -111,7 +127,27 @@ def find_families(
         member_runs=runs[members],
         member_features=features[members],
         mean_cosine=means[order],
+        candidates=tuple(candidates),
     )
+
+
+def _no_candidates(kept: Kept) -> Candidates:
+    nothing = torch.full_like(kept.ids, -1)
+    return Candidates(kept.ids, torch.full((len(kept.ids),), -1.0), nothing, nothing.clone())
+
+
+def _update_candidates(
+    ours: Candidates,
+    theirs: Candidates,
+    run: int,
+    cosines: Float[Tensor, "nodes best"],
+    rows: Int[Tensor, "nodes best"],
+) -> None:
+    """Take the nearest rows of another run where they are nearer than what is known."""
+    best, index = cosines[:, 0].cpu(), rows[:, 0].cpu()
+    nearer = best > ours.cosines
+    ours.cosines[nearer], ours.runs[nearer] = best[nearer], run
+    ours.nearest[nearer] = theirs.features[index[nearer]]
 
 
 def _check(entries: Sequence[ComparisonEntry], used: Sequence[ComparisonEntry]) -> None:
@@ -132,11 +168,12 @@ def _edges(
     entries: Sequence[ComparisonEntry],
     kept: Sequence[Kept],
     starts: Int[Tensor, " runs_and_end"],
+    candidates: Sequence[Candidates],
     threshold: float,
     device: torch.device | None,
     progress: Callable[[int, int], None],
 ) -> tuple[Int[Tensor, " edges"], Int[Tensor, " edges"]]:
-    """Nodes that each edge joins, the strongest edge first.
+    """Nodes that each edge joins, the strongest edge first; fills `candidates`.
 
     Rows are scaled anew for each pair, which takes far less time than their product and no memory.
     """
@@ -147,7 +184,10 @@ def _edges(
         for j in range(i + 1, len(entries)):
             theirs = _unit(entries[j], kept[j], device)
             if len(ours) and len(theirs):
-                found = mutual(nearest(ours, theirs))
+                best = nearest(ours, theirs)
+                _update_candidates(candidates[i], candidates[j], j, best.cosines_a, best.index_a)
+                _update_candidates(candidates[j], candidates[i], i, best.cosines_b, best.index_b)
+                found = mutual(best)
                 above = (found.cosines > threshold).nonzero()[:, 0]
                 sources.append((found.a[above].cpu() + starts[i]).int())
                 targets.append((found.b[above].cpu() + starts[j]).int())

@@ -34,6 +34,9 @@ class FamilyFiles(NamedTuple):
     """CSV, a row per number of runs: features in exactly so many, and distinct ones in so many together."""
     stability: Path
     """Parquet, a row per feature of each SAE that has other seeds: the share of them that hold it."""
+    orphans: Path
+    """Parquet, a row per feature in no family: run, feature, density, and the nearest feature of any other
+    run (nearest_run, nearest_feature, cosine)."""
     subspaces: Path
     """CSV, a row per pair of seeds: how far the spans of the features that no other seed holds coincide."""
     runs: Path
@@ -55,6 +58,7 @@ def write_families(folder: Path, results: FamilyResults, entries: Sequence[Compa
         kinds=write_csv(folder / "kinds.csv", table_of(KeyRow, results.rows)),
         counts=write_csv(folder / "counts.csv", _counts(found)),
         stability=write_parquet(folder / "stability.parquet", _stability(results)),
+        orphans=write_parquet(folder / "orphans.parquet", _orphans(found, entries)),
         subspaces=write_csv(folder / "subspaces.csv", _subspaces(results)),
         runs=_write_runs(folder / "runs.json", found),
     )
@@ -160,6 +164,28 @@ def _stability(results: FamilyResults) -> pyarrow.Table:
         for one in results.stability
     ]
     return pyarrow.concat_tables([schema.empty_table(), *parts])
+
+
+def _orphans(found: Families, entries: Sequence[ComparisonEntry]) -> pyarrow.Table:
+    densities = {entry.name: entry.densities for entry in entries}
+    runs = pyarrow.array(found.runs, pyarrow.string())
+    parts = []
+    for number, (name, one) in enumerate(zip(found.runs, found.candidates, strict=True)):
+        members = found.member_features[found.member_runs == number]
+        alone = ~torch.isin(one.features, members)
+        features, known = one.features[alone], densities[name]
+        density = torch.full((len(features),), torch.nan) if known is None else known.cpu()[features]
+        there = (one.runs[alone] >= 0).numpy()
+        columns = {
+            "run": pyarrow.array([name] * len(features), pyarrow.string()),
+            "feature": features.numpy().astype(np.int32),
+            "density": pyarrow.array(density.double().numpy(), from_pandas=True),
+            "nearest_run": runs.take(pyarrow.array(one.runs[alone].numpy(), mask=~there)),
+            "nearest_feature": pyarrow.array(one.nearest[alone].numpy().astype(np.int32), mask=~there),
+            "cosine": pyarrow.array(one.cosines[alone].numpy(), mask=~there),
+        }
+        parts.append(pyarrow.table(columns))
+    return pyarrow.concat_tables(parts)
 
 
 def _subspaces(results: FamilyResults) -> pyarrow.Table:

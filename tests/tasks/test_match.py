@@ -73,6 +73,14 @@ def test_planted_features_are_families_of_their_kind(cli: Cli, sweep: SweepFolde
     assert presence.sum(1).tolist() == [one["runs"] for one in families]
     runs = json.loads((sweep.families / "runs.json").read_text())["runs"]
     assert [one["in_no_family"] for one in runs.values()] == pytest.approx([NONE] * 6, abs=1)
+    orphans = pq.read_table(sweep.families / "orphans.parquet").to_pylist()
+    assert len(orphans) == sum(one["in_no_family"] for one in runs.values())
+    for row in orphans[:3]:
+        ours, theirs = (load_sae(sweep.run(row[key]).sae).W_dec for key in ("run", "nearest_run"))
+        unit = torch.nn.functional.normalize(theirs, dim=1)
+        cosines = unit @ torch.nn.functional.normalize(ours[row["feature"]], dim=0)
+        assert cosines.argmax().item() == row["nearest_feature"]
+        assert cosines.max().item() == pytest.approx(row["cosine"], abs=1e-6)
     stability = pq.read_table(sweep.families / "stability.parquet").to_pydict()
     assert set(stability["seeds"]) == {2}
     assert sum(share == 1 for share in stability["share"]) == 6 * (UNIVERSAL + DATASET)
