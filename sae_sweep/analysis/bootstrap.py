@@ -1,7 +1,7 @@
 """Percentile bootstrap over features and over seeds, seeded and vectorised."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -150,27 +150,29 @@ def estimate_difference(
 
 
 def estimate_over_seeds(
-    pairs: Mapping[tuple[int, int], float], *, seed: int = 0, resamples: int = RESAMPLES
+    pairs: Sequence[tuple[str, str]], values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Estimate:
-    """Mean over the pairs of different seeds, with its interval over seeds.
+    """Mean over pairs of SAEs, with its interval over their seeds.
 
     Args:
-        pairs: a value per pair of seeds, each pair once.
+        pairs: the seeds of the two SAEs of each pair.
+        values: a value per pair.
         seed: of the draws.
         resamples: number of draws.
 
-    Seeds are drawn with replacement, and a pair counts as often as both of its seeds were drawn together; a
-    seed is not paired with itself. With fewer than three seeds there is no interval (NaN).
+    Seeds are drawn with replacement. A pair of one seed counts as often as it was drawn, a pair of two as
+    often as both were drawn together. With fewer than three seeds there is no interval (NaN).
     """
-    seeds = sorted({one for pair in pairs for one in pair})
     if not pairs:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    values = torch.tensor(list(pairs.values()), dtype=torch.float64)
-    mean = values.mean().item()
+    seeds = sorted({one for pair in pairs for one in pair})
+    known = torch.tensor(values, dtype=torch.float64)
+    mean = known.mean().item()
     if len(seeds) < 3:
         return Estimate(mean, math.nan, math.nan, len(seeds))
     places = torch.tensor([[seeds.index(a), seeds.index(b)] for a, b in pairs])
     drawn = _draws(len(seeds), resamples, torch.Generator().manual_seed(seed)).double()
-    weights = drawn[:, places[:, 0]] * drawn[:, places[:, 1]]
-    means = (weights @ values) / weights.sum(1)
+    first, second = drawn[:, places[:, 0]], drawn[:, places[:, 1]]
+    weights = torch.where(places[:, 0] == places[:, 1], first, first * second)
+    means = (weights @ known) / weights.sum(1)
     return Estimate(mean, *percentile_interval(means[~means.isnan()]), len(seeds))

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_sweep.analysis.bootstrap import Sample
-from sae_sweep.analysis.measures import Measure, estimate_measures
+from sae_sweep.analysis.bootstrap import Estimate, Sample, estimate_over_seeds
+from sae_sweep.analysis.measures import MEASURES, Measure, estimate_measures
 from sae_sweep.analysis.neighbours import THRESHOLDS, Curve
 
 CURVE, RATES = "curve", "rates"
@@ -35,6 +35,8 @@ class KeyMeasure:
     features: str
     chance: str
     measure: Measure
+    over_seeds: Estimate
+    """The value with its interval over seeds; NaN where the pairs have fewer than three."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,22 @@ class KeyMean:
         self.undertrained = 0
         self._sums: dict[bool, dict[tuple[str, str], Sample]] = {False: {}, True: {}}
         self._counts: dict[bool, Counter[tuple[str, str]]] = {False: Counter(), True: Counter()}
+        self._by_seeds: dict[bool, list[tuple[tuple[str, str], dict[str, float]]]] = {False: [], True: []}
 
-    def add(self, directions: Sequence[Direction], *, undertrained: bool) -> None:
-        """Add a pair."""
+    def add(
+        self, directions: Sequence[Direction], *, undertrained: bool, seeds: tuple[str, str] | None = None
+    ) -> None:
+        """Add a pair, with the seeds of its SAEs if they are known."""
         self.pairs += 1
         self.undertrained += undertrained
         sums, counts = self._sums[undertrained], self._counts[undertrained]
+        if seeds is not None:
+            means = {
+                name: sum(one.found[name].mean[0].item() for one in directions) / len(directions)
+                for name in MEASURES
+                if name in directions[0].found
+            }
+            self._by_seeds[undertrained].append((seeds, means))
         for one in directions:
             for chance, samples in {"": one.found, **one.nulls}.items():
                 for name, sample in samples.items():
@@ -100,12 +112,20 @@ class KeyMean:
             found.setdefault(chance, {})[name] = total.divided(self._counts[bad][chance, name])
         return Direction(found.pop(""), found)
 
+    def over_seeds(self, measure: str) -> Estimate:
+        """A measure with its interval over seeds."""
+        pairs = self._by_seeds[self.undertrained == self.pairs]
+        return estimate_over_seeds([seeds for seeds, _ in pairs], [means[measure] for _, means in pairs])
+
 
 def rows_of_key(key: str, features: str, found: KeyMean) -> list[KeyMeasure]:
     """The measures of a key, each beside each null."""
     mean = found.mean
     return [
-        KeyMeasure(key, found.pairs, found.undertrained, features, chance, measure)
+        KeyMeasure(
+            *(key, found.pairs, found.undertrained, features, chance, measure),
+            found.over_seeds(measure.measure),
+        )
         for chance, null in (mean.nulls or {"": {}}).items()
         for measure in estimate_measures(mean.found, null, "both")
     ]

@@ -144,7 +144,8 @@ def measure_pairs(
             rows += _rows_of_pair(a, b, undertrained, features, directions)
             if len(varied) <= 1:
                 group = ("".join(varied), features)
-                by_key.setdefault(group, KeyMean()).add(directions, undertrained=undertrained)
+                found = by_key.setdefault(group, KeyMean())
+                found.add(directions, undertrained=undertrained, seeds=_seeds(a, b))
         progress(done, len(pairs))
     means = {group: found.mean for group, found in by_key.items()}
     return Measured(
@@ -158,6 +159,13 @@ def measure_pairs(
         ),
         work.left_out,
     )
+
+
+def _seeds(a: Subject, b: Subject) -> tuple[str, str] | None:
+    """The seeds of two runs, if they are swept."""
+    if not all("seed" in one.entry.keys for one in (a, b)):
+        return None
+    return str(a.entry.keys["seed"]), str(b.entry.keys["seed"])
 
 
 def _both_kinds(a: Subject, b: Subject, seeds: tuple[int, int], work: _Work) -> dict[str, list[Direction]]:

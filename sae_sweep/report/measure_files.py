@@ -28,6 +28,7 @@ _KEY = (
     *(("key", TEXT), ("features", TEXT)),
     *(("pairs", WHOLE), ("undertrained", WHOLE)),
 )
+_SEEDS = (("seed_low", NUMBER), ("seed_high", NUMBER))
 _CURVE = (
     *(("key", TEXT), ("features", TEXT), ("chance", TEXT)),
     *(("threshold", NUMBER), ("share", NUMBER)),
@@ -85,13 +86,15 @@ def write_measures(folder: Path, found: Measured) -> MeasureFiles:
             "pairs": one.pairs,
             "undertrained": one.undertrained,
             **_numbers(one.chance, one.measure),
+            "seed_low": one.over_seeds.low,
+            "seed_high": one.over_seeds.high,
         }
         for one in found.keys
     ]
     curves = [row for one in found.curves for row in _curve_rows(one)]
     return MeasureFiles(
         write_parquet(folder / "measures.parquet", table_of_rows(pairs, _PAIR + _MEASURE)),
-        write_csv(folder / "measures_by_key.csv", table_of_rows(keys, _KEY + _MEASURE)),
+        write_csv(folder / "measures_by_key.csv", table_of_rows(keys, _KEY + _MEASURE + _SEEDS)),
         write_parquet(folder / "curves.parquet", table_of_rows(curves, _CURVE)),
         write_parquet(folder / "rates.parquet", table_of_rows(_rate_rows(found.rates), _RATE)),
     )

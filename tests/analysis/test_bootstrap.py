@@ -78,12 +78,19 @@ def test_a_difference_of_other_features_is_wider_than_one_of_the_same():
 
 
 def test_an_interval_over_seeds_takes_pairs_of_drawn_seeds():
-    pairs = {(1, 2): 0.4, (1, 3): 0.5, (2, 3): 0.9}
-    found = estimate_over_seeds(pairs)
+    found = estimate_over_seeds([("1", "2"), ("1", "3"), ("2", "3")], [0.4, 0.5, 0.9])
     assert (found.value, found.n) == (pytest.approx(0.6), 3)
     # two of three seeds may be drawn alone, so that each pair is a resample of its own
     assert (found.low, found.high) == pytest.approx((0.4, 0.9))
-    two = estimate_over_seeds({(1, 2): 0.4})
+    two = estimate_over_seeds([("1", "2")], [0.4])
     assert (two.value, two.n) == (0.4, 2)
     assert math.isnan(two.low)
-    assert estimate_over_seeds({}).n == 0
+    assert estimate_over_seeds([], []).n == 0
+
+
+def test_pairs_of_one_seed_count_as_often_as_it_is_drawn():
+    pairs, values = [(seed, seed) for seed in "abcd"], [0.1, 0.2, 0.3, 0.8]
+    found = estimate_over_seeds(pairs, values)
+    plain = estimate(torch.tensor(values))
+    assert (found.value, found.n) == (pytest.approx(0.35), 4)
+    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=0.03)

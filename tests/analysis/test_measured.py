@@ -84,6 +84,17 @@ def test_a_key_is_the_mean_of_its_trained_pairs_and_both_directions():
     assert curve.nulls["random"].share[-1] == 0
 
 
+def test_with_three_seeds_a_key_has_an_interval_over_them():
+    third = subject("third", noisy(COMMON, 0.6, 907), seed=3, dataset="x")
+    rows = measure_pairs([A, B, third], [(0, 1), (0, 2), (1, 2)], MatchingConfig()).keys
+    (seed,) = (row for row in rows if row.key == "seed" and row.measure.measure == "mmcs")
+    assert seed.over_seeds.n == 3
+    assert seed.over_seeds.value == pytest.approx(seed.measure.found.value)
+    assert seed.over_seeds.low < seed.over_seeds.value < seed.over_seeds.high
+    two = measure_pairs([A, B], [(0, 1)], MatchingConfig()).keys
+    assert math.isnan(two[0].over_seeds.low)
+
+
 def test_dead_features_are_left_out_a_second_time():
     densities = torch.ones(30)
     densities[20:] = 0
