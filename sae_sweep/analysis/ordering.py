@@ -11,7 +11,7 @@ def cluster_order(ratios: Float[np.ndarray, "k k"]) -> list[int]:
         ratios: [i, j]: share of the features of SAE i that SAE j has; NaN where the two were not compared,
             which counts as nothing shared. The diagonal does not matter.
 
-    Equal shares keep the order in which the SAEs are given.
+    Where all shares are equal, the SAEs stay in the order in which they are given.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
@@ -23,5 +23,7 @@ def cluster_order(ratios: Float[np.ndarray, "k k"]) -> list[int]:
     apart = 1 - (shares + shares.T) / 2
     np.fill_diagonal(apart, 0)
     distances = squareform(np.clip(apart, 0, None), checks=False)
+    if np.ptp(distances) == 0:
+        return list(range(count))
     order = leaves_list(optimal_leaf_ordering(linkage(distances, "average"), distances)).tolist()
     return order if order[0] <= order[-1] else order[::-1]

@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from sae_sweep.analysis.families import Families
 from sae_sweep.analysis.family_keys import KeyRow, accumulation, by_number_of_runs
 from sae_sweep.analysis.ordering import cluster_order
+from sae_sweep.config import escaped
 from sae_sweep.report.formatting import short_labels
 from sae_sweep.report.panels import Drawn, label_figure
 from sae_sweep.report.style import FAINT, INK, MUTED, SERIES, log_scale, new_figure, tidy
@@ -136,11 +138,12 @@ def _strips(axes: Axes, found: Families, keys: Sequence[str], order: Sequence[in
     legend, image = [], np.zeros((len(order), max(1, len(keys)), 3))
     for column, key in enumerate(keys):
         values = list(dict.fromkeys(str(own.get(key)) for own in found.keys))
+        colours = _colours(len(values))
         for row, run in enumerate(order):
-            image[row, column] = _rgb(values.index(str(found.keys[run].get(key))))
+            image[row, column] = colours[values.index(str(found.keys[run].get(key)))]
         legend += [
-            Patch(facecolor=SERIES[i % len(SERIES)], label=f"{key} {value}")
-            for i, value in enumerate(values[: len(SERIES)])
+            Patch(facecolor=colour, label=escaped(f"{key} {value}"))
+            for value, colour in zip(values, colours, strict=True)
         ]
     axes.imshow(image, aspect="auto", interpolation="nearest")
     axes.set_xticks(range(len(keys)), keys, rotation=90, fontsize=7)
@@ -150,6 +153,8 @@ def _strips(axes: Axes, found: Families, keys: Sequence[str], order: Sequence[in
     return legend
 
 
-def _rgb(number: int) -> list[float]:
-    colour = SERIES[number % len(SERIES)].lstrip("#")
-    return [int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+def _colours(count: int) -> list[tuple[float, float, float]]:
+    """Distinct colours; many are shades of one scale."""
+    if count <= len(SERIES):
+        return [to_rgb(colour) for colour in SERIES[:count]]
+    return [to_rgb(colormaps["viridis"](place)) for place in np.linspace(0, 1, count)]

@@ -49,7 +49,7 @@ def measures_figure(rows: Sequence[KeyMeasure], features: str = "all") -> Drawn:
         axes.plot(row.measure.null.value, y, "|", color=MUTED, markersize=7)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=min(0.0, *axes.get_xlim()))
     tidy(axes)
     handles = [
         Line2D([], [], color=SERIES[i % len(SERIES)], marker="o", markersize=4, label=_label(key, bad))

@@ -21,3 +21,8 @@ def test_pairs_that_were_not_compared_share_nothing():
 def test_one_or_two_stay_as_they_are():
     assert cluster_order(np.full((1, 1), np.nan)) == [0]
     assert cluster_order(np.full((2, 2), 0.3)) == [0, 1]
+
+
+def test_nothing_is_moved_where_all_shares_are_equal():
+    assert cluster_order(np.full((6, 6), 0.3)) == list(range(6))
+    assert cluster_order(np.full((4, 4), np.nan)) == list(range(4))
