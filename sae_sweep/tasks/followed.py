@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sae_sweep.activations import pick_device
+from sae_sweep.analysis.dictionaries import find_usable
 from sae_sweep.analysis.family_results import FamilyResults, family_results
 from sae_sweep.analysis.measured import Measured, measure_pairs
 from sae_sweep.analysis.pairs import varied_keys
@@ -75,6 +76,7 @@ def follow(folder: SweepFolder, found: Sequence[Finished], command: CommandConfi
         SaeSweepError: if a file cannot be written, or an SAE has no features that can be compared.
         Interrupted: if a signal asked to stop.
     """
+    found = [one for one in found if _has_features(one)]
     on, subjects = pick_device(device), [one.subject for one in found]
     reading = Reading(command, device) if command.matching.tokens is not None else None
     residuals = None
@@ -84,7 +86,7 @@ def follow(folder: SweepFolder, found: Sequence[Finished], command: CommandConfi
         (i, j)
         for i, j in itertools.combinations(range(len(found)), 2)
         if len(varied_keys(found[i].entry.keys, found[j].entry.keys)) == 1
-        and found[i].entry.decoder.shape[1] == found[j].entry.decoder.shape[1]
+        and _comparable(found[i], found[j], command.matching.side)
     ]
     with steps("measures", "pairs") as progress:
         measured = measure_pairs(
@@ -109,6 +111,20 @@ def follow(folder: SweepFolder, found: Sequence[Finished], command: CommandConfi
     first = hooks[0].results if len(hooks) == 1 else None
     truth = check_against_truth(folder, found, first, command.matching)
     return Followed(measured, files, hooks, figures, truth)
+
+
+def _has_features(one: Finished) -> bool:
+    """Whether an SAE has a feature that can be followed; says so if not."""
+    kept = find_usable([one.entry.decoder], one.entry.densities)
+    if not len(kept.ids):
+        log.warning("%s: none of its features can be followed: %s", one.entry.name, kept.left_out)
+    return len(kept.ids) > 0
+
+
+def _comparable(a: Finished, b: Finished, side: str) -> bool:
+    """Whether rows have as many entries: of features d_in, of neurons d_sae."""
+    ours, theirs = a.entry.decoder.shape, b.entry.decoder.shape
+    return ours[1] == theirs[1] and (side == "features" or ours[0] == theirs[0])
 
 
 class _On(NamedTuple):

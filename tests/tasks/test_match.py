@@ -158,6 +158,29 @@ def test_rows_of_no_use_are_counted_and_the_rest_compared(cli: Cli, sweep: Sweep
     assert f"{run.root.name}: features left out of comparisons: 2 all zero" in result.err
 
 
+def test_an_sae_without_features_is_left_out_and_the_others_compared(cli: Cli, sweep: SweepFolder) -> None:
+    run = RunFolder(sorted(path.parent for path in sweep.root.glob("*/metrics.json"))[0])
+    sae = load_sae(run.sae)
+    with torch.no_grad():
+        sae.W_dec.zero_()
+    save_sae(sae, run.sae, metadata={})
+    result = cli("task=match", "sweep=planted", *OWN)
+    assert result.code == 0, result.err
+    assert f"{run.root.name}: none of its features can be followed: 96 all zero" in result.err
+    runs = json.loads((sweep.families / "runs.json").read_text())["runs"]
+    assert len(runs) == 5
+    assert run.root.name not in runs
+
+
+def test_neurons_are_compared_where_the_sizes_are_equal(cli: Cli, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, dictionary=[4, 8], seed=[1, 2])
+    result = cli("task=match", "sweep=planted", "matching.side=neurons", *OWN)
+    assert result.code == 0, result.err
+    by_key = read_csv(sweep.matching / "measures_by_key.csv")
+    assert {row["key"] for row in by_key} == {"seed"}
+    assert {row["n"] for row in by_key} == {"96"}  # 24 neurons, two directions, two pairs
+
+
 def test_two_saes_are_compared_by_every_measure(cli: Cli, sweep: SweepFolder) -> None:
     a, b = (str(path.parent) for path in sorted(sweep.root.glob("*/metrics.json"))[:2])
     result = cli("task=match", f"a={a}", f"b={b}/sae", *OWN)
