@@ -151,7 +151,8 @@ def token_rows(residuals: Float[Tensor, "tokens width"], n: int, seed: int) -> F
     usable = (residuals.isfinite().all(1) & (residuals != 0).any(1)).nonzero()[:, 0].cpu()
     if len(usable) < n:
         raise SaeSweepError(
-            f"matching: a null of {n:,} rows needs as many tokens, and there are {len(usable):,}"
+            f"matching: a null of {n:,} rows needs as many tokens, and there are {len(usable):,}: raise "
+            "matching.tokens, or leave tokens out of matching.nulls"
         )
     chosen = usable[torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed))[:n]]
     return unit_rows(residuals[chosen.to(residuals.device)].float())

@@ -43,7 +43,7 @@ class KeyRow:
     """Lower end of the 95 % interval of `share`, over families."""
     high: float
     seed_low: float
-    """Lower end of its 95 % interval over seeds; NaN with fewer than three seeds, and for the seed itself."""
+    """Lower end of its 95 % interval over seeds (jackknife); NaN with fewer than three, and for the seed."""
     seed_high: float
     null: float
     """Mean of `share` when presence is shuffled, with the sizes of families and of runs kept."""
@@ -128,7 +128,7 @@ def key_table(
     base = torch.stack([kind.counted for kind in observed], 1)
     hits = torch.stack([kind.families for kind in observed], 1)
     low, high = _over_families(hits, base, seed, resamples)
-    seed_low, seed_high = _over_seeds(presence, keys, seed_key, observed, seed, resamples)
+    seed_low, seed_high = _over_seeds(presence, keys, seed_key, observed)
     null, null_low, null_high = _chance(presence, keys, shuffles, seed, between)
     sizes = found.sizes.double()
     return [
@@ -167,28 +167,23 @@ def _over_seeds(
     keys: Sequence[Mapping[str, Any]],
     seed_key: str,
     observed: Sequence[Kind],
-    seed: int,
-    resamples: int,
 ) -> tuple[list[float], list[float]]:
-    """Intervals over seeds, of the shares among all families that a draw of at least two seeds has."""
+    """Jackknife intervals: 1.96 standard errors of the shares when each seed is left out in turn.
+
+    A bootstrap would not do: a draw with a seed twice has fewer distinct SAEs, in which a family is more
+    easily universal.
+    """
     names = [str(own.get(seed_key)) for own in keys]
     seeds = sorted({name for name, own in zip(names, keys, strict=True) if seed_key in own})
     nothing = [math.nan] * len(observed)
     if len(seeds) < 3 or not all(seed_key in own for own in keys) or not len(presence):
         return nothing, nothing
-    places = torch.tensor([seeds.index(name) for name in names])
-    generator, known, shares = torch.Generator().manual_seed(seed), {}, []
-    for _ in range(resamples):
-        drawn = torch.bincount(
-            torch.randint(len(seeds), (len(seeds),), generator=generator), minlength=len(seeds)
-        )
-        if (drawn > 0).sum() < 2:
-            continue  # one seed against itself has no families
-        key = tuple(drawn.tolist())
-        if key not in known:
-            known[key] = _shares(presence, keys, drawn[places].float(), observed, seed_key)
-        shares.append(known[key])
-    return _ranges(torch.stack(shares))
+    weights = [torch.tensor([name != left_out for name in names]).float() for left_out in seeds]
+    shares = torch.stack([_shares(presence, keys, each, observed, seed_key) for each in weights]).double()
+    spread = (shares - shares.mean(0)).square().mean(0) * (len(seeds) - 1)
+    reach = 1.96 * spread.sqrt()
+    values = torch.tensor([_share(kind) for kind in observed], dtype=torch.float64)
+    return (values - reach).clamp(min=0).tolist(), (values + reach).clamp(max=1).tolist()
 
 
 def _shares(
@@ -198,11 +193,11 @@ def _shares(
     observed: Sequence[Kind],
     seed_key: str,
 ) -> Float[Tensor, " kinds"]:
-    """Shares with runs counted `weights` times; NaN for the seed itself and for values not drawn."""
+    """Shares with runs counted `weights` times; NaN for the seed, and where a value has no run left."""
     drawn = presence & (weights > 0)
     found = []
     for kind, again in zip(observed, _kinds(drawn.float(), keys, weights), strict=True):
-        missing = kind.key == seed_key or not _drawn(kind, keys, weights)
+        missing = kind.key == seed_key or not _all_left(kind.key, keys, weights)
         found.append(math.nan if missing else _share(again))
     return torch.tensor(found)
 
@@ -211,10 +206,12 @@ def _share(kind: Kind) -> float:
     return divide(kind.families.sum().item(), kind.counted.sum().item())
 
 
-def _drawn(kind: Kind, keys: Sequence[Mapping[str, Any]], weights: Float[Tensor, " runs"]) -> bool:
-    """Whether every value of the kind's key that counts has a run that was drawn."""
-    values = [str(own.get(kind.key)) for own, runs in zip(keys, kind.runs, strict=True) if runs]
-    return set(values) == {value for value, weight in zip(values, weights[kind.runs], strict=True) if weight}
+def _all_left(key: str, keys: Sequence[Mapping[str, Any]], weights: Float[Tensor, " runs"]) -> bool:
+    """Whether every value of a key has a run that counts."""
+    pairs = [
+        (str(own[key]), weight) for own, weight in zip(keys, weights.tolist(), strict=True) if key in own
+    ]
+    return {value for value, _ in pairs} == {value for value, weight in pairs if weight}
 
 
 def _chance(

@@ -96,13 +96,10 @@ class KeyMean:
                 if name in directions[0].found
             }
             self._by_seeds[undertrained].append((seeds, means))
-        for one in directions:
-            for chance, samples in {"": one.found, **one.nulls}.items():
-                for name, sample in samples.items():
-                    if sample.n:
-                        known = sums.get((chance, name))
-                        sums[chance, name] = sample if known is None else known + sample
-                        counts[chance, name] += 1
+        for (chance, name), sample in _of_pair(directions).items():
+            known = sums.get((chance, name))
+            sums[chance, name] = sample if known is None else known + sample
+            counts[chance, name] += 1
 
     @property
     def mean(self) -> Direction:
@@ -116,6 +113,27 @@ class KeyMean:
         """A measure with its interval over seeds."""
         pairs = self._by_seeds[self.undertrained == self.pairs]
         return estimate_over_seeds([seeds for seeds, _ in pairs], [means[measure] for _, means in pairs])
+
+
+def _of_pair(directions: Sequence[Direction]) -> dict[tuple[str, str], Sample]:
+    """The mean of both directions, by null and measure, with the spread of the wider one.
+
+    The two directions hold the same matches. Taken as independent draws, their mean would vary too little.
+    """
+    found: dict[tuple[str, str], list[Sample]] = {}
+    for one in directions:
+        for chance, samples in {"": one.found, **one.nulls}.items():
+            for name, sample in samples.items():
+                if sample.n:
+                    found.setdefault((chance, name), []).append(sample)
+    return {key: _with_widest(samples) for key, samples in found.items()}
+
+
+def _with_widest(samples: Sequence[Sample]) -> Sample:
+    """The mean of samples whose features correspond, drawn as the one that varies most."""
+    mean = torch.stack([one.mean for one in samples]).mean(0)
+    widest = max(samples, key=lambda one: one.draws.std(0).nan_to_num().sum().item())
+    return Sample(mean, mean + (widest.draws - widest.mean), min(one.n for one in samples))
 
 
 def rows_of_key(key: str, features: str, found: KeyMean) -> list[KeyMeasure]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_sweep.analysis.bootstrap import Sample
@@ -47,6 +47,10 @@ from sae_sweep.config import MatchingConfig, SaeSweepError
 
 NEIGHBOURS = ("ratio", "mmcs", "mutual")
 """Measures that one product of two dictionaries gives."""
+_ROOM = 2**30
+"""Bytes of weights that are kept for other pairs."""
+_SIZES = 32
+"""Numbers of random rows between 0 and an SAE's size that stand for all between them."""
 _FAR = 1_000_003
 """Added to seeds of nulls, so that no dictionary that was drawn from a small seed is its own null."""
 
@@ -103,6 +107,16 @@ class _Work:
     by_chance: dict[tuple[str, str, int], Mapping[str, Sample]] = field(default_factory=dict)
     """Samples against random rows, by SAE, kind of features and number of rows."""
     left_out: dict[str, str] = field(default_factory=dict)
+    loaded: dict[int, HasBoth] = field(default_factory=dict)
+    """The weights that were used last, by the SAE's place in memory."""
+
+    def weights(self, one: Subject) -> HasBoth:
+        """An SAE's weights, kept for other pairs as long as there is room."""
+        found = self.loaded.pop(id(one), None) or one.load()
+        self.loaded[id(one)] = found
+        while len(self.loaded) > 2 and sum(2 * sae.W_dec.nbytes for sae in self.loaded.values()) > _ROOM:
+            del self.loaded[next(iter(self.loaded))]
+        return found
 
 
 def measure_pairs(
@@ -184,15 +198,15 @@ def _both_kinds(a: Subject, b: Subject, seeds: tuple[int, int], work: _Work) -> 
 def _directions(
     a: Subject, b: Subject, features: str, seeds: tuple[int, int], work: _Work
 ) -> list[Direction]:
-    ours, theirs = (_unit_rows(one, features, work) for one in (a, b))
+    (ours, our_ids), (theirs, their_ids) = (_unit_rows(one, features, work) for one in (a, b))
     values = _values(ours, theirs, work)
     return [
         Direction(
-            _samples({name: value.a for name, value in values.items()}, seeds[0], _bins(a, features, work)),
+            _samples({name: value.a for name, value in values.items()}, seeds[0], _bins(a, our_ids, work)),
             _by_chance(a, ours, b, theirs, features, seeds[0], work),
         ),
         Direction(
-            _samples({name: value.b for name, value in values.items()}, seeds[1], _bins(b, features, work)),
+            _samples({name: value.b for name, value in values.items()}, seeds[1], _bins(b, their_ids, work)),
             _by_chance(b, theirs, a, ours, features, seeds[1], work),
         ),
     ]
@@ -205,8 +219,11 @@ def _measures(config: MatchingConfig) -> tuple[str, ...]:
     return asked if by_feature else tuple(name for name in asked if name != "shared")
 
 
-def _unit_rows(one: Subject, features: str, work: _Work) -> UnitRows:
-    """The rows that are compared, on the device, with the encoder's where the shared rule needs them."""
+def _unit_rows(one: Subject, features: str, work: _Work) -> tuple[UnitRows, Int[Tensor, " n"]]:
+    """The rows that are compared, on the device, and their numbers.
+
+    With the encoder's where the shared rule needs them.
+    """
     entry, with_encoder = one.entry, "shared" in work.measures
     found = _rows(one, features, work)
     if not len(found.unit):
@@ -214,17 +231,17 @@ def _unit_rows(one: Subject, features: str, work: _Work) -> UnitRows:
     if features == "all" and found.kept.left_out:
         work.left_out[entry.name] = found.kept.left_out
     unit = found.unit.to(work.device)
-    return UnitRows(*halves(unit)) if with_encoder else UnitRows(unit)
+    return (UnitRows(*halves(unit)) if with_encoder else UnitRows(unit)), found.kept.ids
 
 
 def _rows(one: Subject, features: str, work: _Work) -> Rows:
     config, entry = work.config, one.entry
     densities = entry.densities if features == "live" else None
     if "shared" in work.measures:
-        return rows_of(one.load(), "both", "features", densities)
+        return rows_of(work.weights(one), "both", "features", densities)
     if (config.matrix, config.side) == ("decoder", "features"):
         return usable_rows([entry.decoder], densities)
-    return rows_of(one.load(), config.matrix, config.side, densities)  # type: ignore[arg-type]
+    return rows_of(work.weights(one), config.matrix, config.side, densities)  # type: ignore[arg-type]
 
 
 def _values(a: UnitRows, b: UnitRows, work: _Work) -> dict[str, Values]:
@@ -234,12 +251,12 @@ def _values(a: UnitRows, b: UnitRows, work: _Work) -> dict[str, Values]:
     )
 
 
-def _bins(one: Subject, features: str, work: _Work) -> Float[Tensor, "n bins"] | None:
+def _bins(one: Subject, ids: Int[Tensor, " n"], work: _Work) -> Float[Tensor, "n bins"] | None:
     """In which bin of density each compared feature is; None if that is not known."""
     densities = one.entry.densities
     if densities is None or work.config.side != "features":
         return None
-    return density_bins(densities.cpu()[_rows(one, features, work).kept.ids])
+    return density_bins(densities.cpu()[ids])
 
 
 def _samples(
@@ -267,7 +284,8 @@ def _by_chance(
     """What a's features would give if b were replaced by each null."""
     made = _nulls_of(b, theirs, _FAR + seed, work)
     found: dict[str, Mapping[str, Sample]] = {}
-    size = len(b.entry.decoder) if work.config.side == "features" else len(theirs.unit)
+    step = -(-len(b.entry.decoder) // _SIZES)
+    size = -(-len(theirs.unit) // step) * step  # sizes that differ little share a null
     made["random"] = partial(_random, theirs, size, _FAR + seed)
     for name in work.config.nulls:
         known = (a.entry.name, features, size)
@@ -282,7 +300,7 @@ def _by_chance(
 
 
 def _random(like: UnitRows, count: int, seed: int) -> UnitRows:
-    """As many random rows as an SAE has, dead ones included, so that one draw serves all of its size."""
+    """So many random rows in the place of an SAE's, for its encoder too where that is compared."""
     unit = random_rows(count, like.unit.shape[1], seed).to(like.unit)
     if like.encoder is None:
         return UnitRows(unit)
@@ -291,11 +309,13 @@ def _random(like: UnitRows, count: int, seed: int) -> UnitRows:
 
 def _nulls_of(b: Subject, rows: UnitRows, seed: int, work: _Work) -> dict[str, Callable[[], UnitRows]]:
     """The nulls that can take b's place; the encoder's rows are drawn likewise."""
-    residuals = work.residuals.get(b.entry.name)
     by_feature = work.config.side == "features"
+    residuals = work.residuals.get(b.entry.name) if by_feature else None
     initial = b.initial() if b.initial and by_feature and "initial" in work.config.nulls else None
-    if initial is not None and work.config.matrix == "both":
-        initial = torch.cat([initial, initial], 1)  # an encoder starts with its decoder's directions
+    if work.config.matrix == "both":  # an encoder starts with its decoder's directions
+        initial, residuals = (
+            None if one is None else torch.cat([one, one], 1) for one in (initial, residuals)
+        )
     unit = nulls(rows.unit, seed, residuals=residuals, initial=initial)
     if rows.encoder is None:
         return {name: _made(make) for name, make in unit.items()}

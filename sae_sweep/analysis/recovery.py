@@ -57,8 +57,10 @@ def recovery(
     sets = {"": shared, **own}
     truth = torch.cat(list(sets.values()))
     names = [name for name, rows in sets.items() for _ in range(len(rows))]
-    best = nearest(usable_rows([truth]).unit, centres, 1)
-    family_cosines, family_truth = best.cosines_b[:, 0], best.index_b[:, 0]
+    family_cosines, family_truth = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    if len(centres):
+        best = nearest(usable_rows([truth]).unit, centres, 1)
+        family_cosines, family_truth = best.cosines_b[:, 0], best.index_b[:, 0]
     rows = []
     for name in sets:
         kind = "only" if name else "universal"

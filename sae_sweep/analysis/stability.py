@@ -57,7 +57,7 @@ class Overlap:
     """2.5th percentile of it among random subspaces."""
     random_high: float
     tokens: float
-    """Its value for spans of as many residuals of random tokens; NaN without residuals."""
+    """Its value for spans of as many residuals of random tokens; NaN without so many."""
     a_in_b: float
     """Share of the energy of a's rows that lies in b's span: what b's span explains of a."""
     b_in_a: float
@@ -186,7 +186,7 @@ def _random_range(width: int, rank_a: int, rank_b: int, draws: int, seed: int) -
 
 
 def _token_overlap(residuals: Tensor | None, n_a: int, n_b: int, energy: float, seed: int) -> float:
-    if residuals is None:
+    if residuals is None or len(residuals) < n_a + n_b:
         return math.nan
     rows = token_rows(residuals, n_a + n_b, seed)
     return _overlap(span(rows[:n_a], energy), span(rows[n_a:], energy))

@@ -104,7 +104,8 @@ class RunConfig:
             found.append(f"tokens={self.tokens} is below batch={self.batch}: not even one step")
         shape = self.model.shape
         if shape is not None and "layer" not in wrong and self.layer >= shape[0]:
-            found.append(f"layer={self.layer}: {self.model.label} has layers 0 to {shape[0] - 1}")
+            there = f"layers 0 to {shape[0] - 1}" if shape[0] > 1 else "layer 0 alone"
+            found.append(f"layer={self.layer}: {self.model.label} has {there}")
         synthetic = isinstance(self.dataset, SyntheticDataset)
         if synthetic != (self.model.path == SYNTHETIC):
             needed, given = ("model", "dataset") if synthetic else ("dataset", "model")

@@ -18,7 +18,7 @@ from sae_sweep.report.style import FAINT, INK, MUTED, SERIES, new_figure, power_
 _BINS = 100
 _FEWEST = 0.002
 """Share of the features below which a bin of densities is not drawn."""
-_STYLES: Sequence[Any] = (":", "--", "-.")
+_STYLES: Sequence[Any] = (":", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 """Lines of the nulls."""
 _RANKS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00")
 """Colours of the nearest, second, third and fourth."""
@@ -59,7 +59,7 @@ def measures_figure(rows: Sequence[KeyMeasure], features: str = "all") -> Drawn:
         handles.append(Line2D([], [], linestyle="", marker="|", color=MUTED, label=f"null: {chance}"))
     label_figure(
         figure,
-        f"How much two SAEs share that differ in one key alone ({features} features)",
+        f"What SAEs share that differ in one key alone ({features} features)",
         "value of the measure, both directions averaged",
         "",
         notes=["Lines: 95% intervals over features."],
@@ -160,7 +160,9 @@ def rates_figure(rates: Sequence[KeyRates], undertrained: Collection[str] = ()) 
         rows += [{"key": one.key, **dict(zip(names, part, strict=True))} for part in parts]
     axes.set_ylim(0, 100)
     axes.set_xticks(range(-6, 1), [power_of_ten(power) for power in range(-6, 1)])
-    axes.set_xlim(-6, 0)
+    shown_at = [one.features > _FEWEST for one in rates]
+    least = min((float(centres[where.numpy()].min()) for where in shown_at if where.any()), default=-6.0)
+    axes.set_xlim(np.floor(least), 0)
     tidy(axes)
     label_figure(
         figure,
@@ -205,6 +207,8 @@ def top_cosines_figure(pairs: Sequence[TopCosines], title: str) -> Drawn:
                 axes.stairs(counts, edges, color=_RANKS[rank], linewidth=0.9)
                 tables.append(_histogram_numbers(pair.label, kind, rank, edges, counts))
             axes.axvline(pair.random[kind], color=MUTED, linewidth=0.8, linestyle=":")
+            widest = max(float(one.found[kind].cosines_a.max()) for one in pairs)
+            axes.set_xlim(edges[0], max(0.2, min(1.0, 1.1 * widest)))
             if row == 0:
                 axes.set_title(pair.label, fontsize=8, color=INK)
             if column == 0:

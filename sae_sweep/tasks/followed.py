@@ -38,6 +38,10 @@ from sae_sweep.tasks.truth import check_against_truth
 
 log = logging.getLogger(__name__)
 
+_FIGURES = ("measures_by_key", "threshold_curves", "firing_rate", "top_cosines", "truth")
+"""Names of figures and tables in `analysis/matching/` that not every comparison has."""
+_KINDS = ("png", "svg", "parquet", "csv")
+
 
 @dataclass(frozen=True)
 class Hook:
@@ -101,6 +105,8 @@ def follow(folder: SweepFolder, found: Sequence[Finished], command: CommandConfi
     for name, left_out in measured.left_out.items():
         log.warning("%s: features left out of comparisons: %s", name, left_out)
     with hold_sweep(folder):
+        for stale in (folder.matching / f"{name}.{kind}" for name in _FIGURES for kind in _KINDS):
+            stale.unlink(missing_ok=True)
         files = write_measures(folder.matching, measured)
         figures = _written(folder.matching, measure_figures(measured, command.matching.threshold))
         nearest_rows = draw_top_cosines(found, command.matching.undertrained, on)

@@ -80,7 +80,8 @@ def compare_finished(
         write_runs(folder)
     comparison, written, followed = None, None, None
     if len(found) < 2 and command.task == "match":
-        log.warning("%s: %d finished SAE, and a comparison needs two", folder.root, len(found))
+        old = "; what is in analysis/ is of an earlier comparison" if folder.matching.exists() else ""
+        log.warning("%s: %d finished SAE, and a comparison needs two%s", folder.root, len(found), old)
     if len(found) > 1:
         found = with_keys(found)
         on = pick_device(device)

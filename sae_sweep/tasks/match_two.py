@@ -62,10 +62,15 @@ def match_two(request: Request) -> int:
     device = pick_device(config.device)
     sides = [_side(key, str(getattr(command, key)), command.matching.threshold, config) for key in ("a", "b")]
     _check(sides)
+    if sides[0].subject.entry.name == sides[1].subject.entry.name:
+        sides = [_renamed(side) for side in sides]
     settings = replace(command.matching, measures=command.matching.measures or "all")
     subjects = [side.subject for side in sides]
     reading = Reading(command, config.device) if settings.tokens is not None else None
     residuals = None
+    if reading is not None:
+        for side in sides:
+            reading.check(side.reader)
     if reading is not None and "tokens" in settings.nulls:
         residuals = {side.subject.entry.name: reading.inputs(side.reader) for side in sides}
     measured = measure_pairs(
@@ -138,6 +143,13 @@ def _side(key: str, named: str, threshold: float, config: RunConfig) -> _Side:
     reads = config if origin.layer is None else replace(config, layer=origin.layer)
     reader = Reader(entry.name, reads, lambda: sae)
     return _Side(key, Subject(entry, lambda: sae), origin.model, origin.layer, reader)
+
+
+def _renamed(side: _Side) -> _Side:
+    """The side with `a_` or `b_` before its name, where both have one name."""
+    name = f"{side.key}_{side.subject.entry.name}"
+    subject = replace(side.subject, entry=replace(side.subject.entry, name=name))
+    return replace(side, subject=subject, reader=replace(side.reader, name=name))
 
 
 def _check(sides: Sequence[_Side]) -> None:

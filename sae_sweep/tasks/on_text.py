@@ -45,6 +45,14 @@ class Reading:
     """As in a run's config."""
     _models: Models = field(default_factory=Models)
 
+    def check(self, one: Reader) -> None:
+        """Open text and model, and see that they fit the SAE.
+
+        Raises:
+            SaeSweepError: one line that says what does not.
+        """
+        self._open(one)
+
     def inputs(self, one: Reader, seed: int = 0) -> Float[Tensor, "tokens d_in"]:
         """What the SAE is given at random tokens, in SAE-input space."""
         lm, text, subject = self._open(one)
@@ -83,6 +91,12 @@ class Reading:
         return logit_norms(subject.sae.W_dec.detach(), unembedding, between=raise_if_requested)
 
     def _open(self, one: Reader) -> tuple[LanguageModel, Text, Subject]:
+        sae, shape = one.load(), one.config.model.shape
+        if shape is not None and sae.d_in != shape[1]:
+            raise SaeSweepError(
+                f"{one.name} reads residuals of width {sae.d_in}, and those of {one.config.model.label} have "
+                f"{shape[1]}: give the model, layer and dataset that it was trained on"
+            )
         lm = self._models.get(replace(one.config, device=self.device))
         if one.run is not None:
             refuse_other_content(one.run, cache_folder(self.command.paths.cache))
@@ -91,7 +105,6 @@ class Reading:
         tokens = held_out_sequences(source, config.packing, lm.tokenizer, wanted)
         mask = token_mask(tokens, lm.tokenizer.special_ids, config.packing)
         lm.check([config.layer], config.packing.seq_len)
-        sae = one.load()
         if sae.d_in != lm.d_model:
             raise SaeSweepError(
                 f"{one.name} reads residuals of width {sae.d_in}, and those of {lm.name} have {lm.d_model}: "

@@ -33,7 +33,9 @@ def check_against_truth(
     known: list[SyntheticDataset] = [one for one in datasets if isinstance(one, SyntheticDataset)]
     truths = [_truth_of(one, dataset) for one, dataset in zip(found, known, strict=True)]
     pairs = [(i, len(found) + i) for i in range(len(found))]
-    every = replace(config, measures="all", nulls=[])
+    every = replace(
+        config, measures="all", matrix="decoder", side="features", absolute=False, nulls=[], tokens=None
+    )
     subjects = [*(one.subject for one in found), *truths]
     measured = measure_pairs(subjects, pairs, every, between=raise_if_requested)
     rows: list[Recovery] = []

@@ -35,7 +35,9 @@ def test_the_fingerprint_of_a_hub_model_is_its_revision():
 
 def test_every_model_of_the_package_is_pinned_to_a_commit():
     for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"):
-        path = yaml.safe_load(file.read_text())["path"]
+        path = yaml.safe_load(file.read_text()).get("path")
+        if path is None:
+            continue  # synthetic: no files
         commit = weights_fingerprint(ModelConfig(path=path)).removeprefix(f"{path}@")
         assert re.fullmatch("[0-9a-f]{40}" if local_path(ModelConfig(path=path)) is None else ".{16}", commit)
 

@@ -133,7 +133,7 @@ def test_it_goes_with_its_own_model_only():
         config_of(dataset=EmbeddedDataset())
     with pytest.raises(ConfigError, match="at most half of the 4 features"):
         config_of(dataset=SyntheticDataset(features=4, active=3.0))
-    with pytest.raises(ConfigError, match="layer=1: synthetic has layers 0 to 0"):
+    with pytest.raises(ConfigError, match="layer=1: synthetic has layer 0 alone"):
         config_of(layer=1)
 
 

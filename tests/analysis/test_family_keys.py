@@ -74,8 +74,8 @@ def test_planted_families_are_told_apart():
 def test_intervals_over_seeds_need_three_of_them_and_leave_the_seed_out():
     rows = rows_by_kind(planted(), shuffles=1)
     universal = rows["", "universal", ""]
-    # draws of a single seed, in which its own families would be universal, do not count
-    assert (universal.seed_low, universal.seed_high) == pytest.approx((10 / 26, 10 / 24), abs=0.01)
+    # each seed left out: its two own families go, and of 24 families 10 are universal
+    assert (universal.seed_low, universal.seed_high) == pytest.approx((10 / 26, 10 / 26), abs=1e-6)
     assert universal.seed_low - 1e-6 <= universal.share <= universal.seed_high
     assert math.isnan(rows["seed", "only", ""].seed_low)
     two = rows_by_kind(planted([own for own in GRID if own["seed"] != 3]), shuffles=1)

@@ -166,7 +166,7 @@ def test_every_problem_is_reported_at_once(cli: Cli) -> None:
         "sae_sweep: seed=x: must be a whole number, written in digits",
         "sae_sweep: +foo=2: keys cannot be added; unknown key foo: see --help for all keys",
         "sae_sweep: dataset=owl: not one of files, library_code, library_docs, owt, pile, redpajama, "
-        "stdlib_code, stdlib_docs, tinystories (did you mean owt?)",
+        "stdlib_code, stdlib_docs, synthetic, tinystories (did you mean owt?)",
         "sae_sweep: ~k: no key can be deleted; give it a value, or null",
     ]
 

@@ -214,7 +214,10 @@ def test_the_shell_completes(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: st
         ),
         (
             "# @package _global_\ndefaults:\n  - override /model: gpt3\n",
-            ["In 'config': Could not find 'model/gpt3'; 'model' has gpt2-pico, gpt2-small, smollm2-135m"],
+            [
+                "In 'config': Could not find 'model/gpt3'; 'model' has gpt2-pico, gpt2-small, smollm2-135m, "
+                "synthetic"
+            ],
         ),
         (
             "# @package _global_\ndefaults:\n  - override model: gpt2-pico\n",

@@ -49,7 +49,7 @@ ABOVE_0 = "above 0 (in float32: at least 1.2e-38)"
         ),
         (f"k={'x' * 5000}", f"k={'x' * 57}...: must be {DIGITS}"),
         (f"seed={'9' * 5000}", f"seed={'9' * 52}...: too many digits"),
-        ("model=null", "model=null: not one of gpt2-pico, gpt2-small, smollm2-135m"),
+        ("model=null", "model=null: not one of gpt2-pico, gpt2-small, smollm2-135m, synthetic"),
         (f"seed={'[' * 3000}{']' * 3000}", f"seed={'[' * 52}...: nested too deeply"),
         (
             f"optimizer.lr={'9' * 400}",

@@ -22,6 +22,7 @@ from sae_sweep.config import (
     PlanConfig,
     RunConfig,
     SlurmConfig,
+    SyntheticDataset,
     TopKConfig,
     TrackingConfig,
 )
@@ -39,6 +40,7 @@ PARTS: list[tuple[str, Any]] = [
     ("packing.", PackingConfig()),
     ("dataset.", HubDataset(**DATASET)),  # type: ignore[arg-type]
     ("dataset.", FilesDataset(path="p")),
+    ("dataset.", SyntheticDataset()),
     ("matching.", MatchingConfig()),
     ("tracking.", TrackingConfig()),
     ("launcher.", LauncherConfig()),

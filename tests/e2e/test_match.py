@@ -32,7 +32,7 @@ def test_text_shows_what_fires_together_and_what_is_missed_without_it(cli: Cli, 
     for run in runs:
         of_run = {row["removed"]: row for row in losses if row["run"] == run.name}
         assert float(of_run["nothing"]["increase"]) == 0
-        active = float(of_run["orphans"]["density"]) + float(of_run["shared"]["density"])
+        active = sum(float(of_run[name]["density"]) for name in ("orphans", "shared") if name in of_run)
         assert active == pytest.approx(16, abs=0.01)  # k
     properties = {row["property"] for row in rows(sweep / "analysis/families/unmatched.csv")}
     assert {"density", "mean activation", "drift from the start", "direct logit effect"} <= properties
@@ -49,7 +49,9 @@ def test_text_shows_what_fires_together_and_what_is_missed_without_it(cli: Cli, 
     (itself,) = Path("multirun/same").iterdir()
     for row in pq.read_table(itself / "correlation.parquet").to_pylist():
         assert row["jaccard"] is None or row["jaccard"] == 1
-    assert rows(itself / "ablations.csv")[1]["features"] == "0"
+    losses = rows(itself / "ablations.csv")
+    assert {row["run"] for row in losses} == {f"{side}_{runs[0].name}" for side in "ab"}
+    assert {row["removed"] for row in losses} == {"nothing", "shared"}
 
 
 @pytest.mark.slow(reason="four SAEs are trained on synthetic activations, from a cache")

@@ -178,7 +178,7 @@ def test_neurons_are_compared_where_the_sizes_are_equal(cli: Cli, tmp_path: Path
     assert result.code == 0, result.err
     by_key = read_csv(sweep.matching / "measures_by_key.csv")
     assert {row["key"] for row in by_key} == {"seed"}
-    assert {row["n"] for row in by_key} == {"96"}  # 24 neurons, two directions, two pairs
+    assert {row["n"] for row in by_key} == {"48"}  # 24 neurons, two pairs
 
 
 def test_two_saes_are_compared_by_every_measure(cli: Cli, sweep: SweepFolder) -> None:
