@@ -153,3 +153,35 @@ def test_samples_of_equal_seeds_draw_the_same_features():
     assert gap.draws.std() < 1e-6
     assert (first + second).divided(2).mean == pytest.approx(values.double().mean(0) + 0.5)
     assert math.isnan((first - Sample.nothing(3)).estimate().value)
+
+
+def with_densities(one, densities):
+    return dataclasses.replace(one, entry=dataclasses.replace(one.entry, densities=densities))
+
+
+def test_rates_add_up_to_the_mutual_matches_of_live_features():
+    a = with_densities(A, torch.logspace(-4, -1, 30))
+    b = with_densities(B, torch.logspace(-3, -2, 26))
+    found = measure_pairs([a, b], [(0, 1)], MatchingConfig())
+    (rates,) = found.rates
+    (mutual,) = (r for r in found.keys if r.measure.measure == "mutual" and r.features == "live")
+    assert rates.features.sum().item() == pytest.approx(1)
+    assert (rates.features * rates.matched).nansum().item() == pytest.approx(mutual.measure.found.value)
+    assert (rates.low <= rates.matched).logical_or(rates.matched.isnan()).all()
+
+
+def test_each_kind_of_features_has_a_null_of_its_own():
+    densities = torch.ones(30)
+    densities[:20] = 0
+    found = measure_pairs([with_densities(A, densities), with_densities(C, torch.ones(30))], [(0, 1)], ALL)
+    everything, live = (values(found.pairs, chance="random", features=kind) for kind in ("all", "live"))
+    assert everything["mmcs", "a_in_b"].null.n == 30
+    assert live["mmcs", "a_in_b"].null.n == 10
+    assert everything["mmcs", "b_in_a"].null.value > live["mmcs", "b_in_a"].null.value  # 10 rows for 30
+
+
+def test_an_encoder_starts_with_the_decoders_directions():
+    b = dataclasses.replace(subject("b", COMMON), initial=lambda: COMMON)
+    settings = MatchingConfig(matrix="both", nulls=["initial"])
+    found = values(measure_pairs([subject("a", COMMON), b], [(0, 1)], settings).pairs, chance="initial")
+    assert found["mmcs", "a_in_b"].null.value == pytest.approx(1)
