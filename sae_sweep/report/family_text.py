@@ -175,7 +175,7 @@ def _nothing_told(rows: Sequence[KeyRow]) -> list[str]:
     keys = [row.key for row in rows if row.kind == "only" and not row.value]
     if not keys:
         return []
-    return [f"No more families live in one {' or one '.join(keys)} alone than by chance."]
+    return [f"Families that live in one {' or one '.join(keys)} alone cannot be told from chance."]
 
 
 def _wrapped(notes: Sequence[str], width: int) -> list[str]:
