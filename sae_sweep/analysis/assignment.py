@@ -232,7 +232,7 @@ def soft_match(
 def _sides(
     kernel: Float[Tensor, "n m"], scale: Float[Tensor, " m"], best: Float[Tensor, "..."], temperature: float
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Where each row's mass goes: to which column most, what share of it, and at what mean cosine.
+    """For each row: the column that gets the most of its mass, the share that it gets, and the mean cosine.
 
     `best` is the cosine at which the kernel is 1, for each row or column.
     """

@@ -33,7 +33,7 @@ class Correlation(NamedTuple):
     jaccard: Best
     """By the tokens on which both fire, as a share of those on which either does."""
     pairs_pearson: Float[Tensor, " pairs"]
-    """Of the pairs that were asked for; below 0 where one fires when the other does not."""
+    """Correlation of each pair that was asked for; below 0 where one fires when the other does not."""
     pairs_jaccard: Float[Tensor, " pairs"]
     tokens: int
 

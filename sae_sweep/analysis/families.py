@@ -35,7 +35,7 @@ class Families:
     """What was left out of each run, in words; empty if nothing was."""
     threshold: float
     offsets: Int[Tensor, " families_and_end"]
-    """Where the members of each family begin."""
+    """Index of each family's first member, and at the end the number of all."""
     member_runs: Int[Tensor, " members"]
     """Numbers of the members' runs, in `runs`."""
     member_features: Int[Tensor, " members"]

@@ -1,13 +1,12 @@
 """The nearest features of two dictionaries in both directions, from one product of their rows in blocks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_sweep.analysis.bootstrap import bootstrap_means
 from sae_sweep.config import SaeSweepError
 
 THRESHOLDS = tuple(round(0.3 + i * 0.01, 2) for i in range(70))
@@ -121,17 +120,6 @@ def mutual(found: Nearest) -> Mutual:
     rows = torch.arange(len(index_a), device=index_a.device)
     chosen = (index_b[index_a] == rows).nonzero()[:, 0]
     return Mutual(chosen, index_a[chosen], found.cosines_a[chosen, 0])
-
-
-def threshold_curve(
-    cosines: Float[Tensor, " n"], thresholds: Sequence[float] = THRESHOLDS, *, seed: int = 0
-) -> Curve:
-    """Share of features whose best cosine is strictly above each threshold."""
-    levels = torch.tensor(thresholds)
-    above = cosines.cpu()[:, None] > levels
-    resampled = bootstrap_means(above.float(), seed=seed).double()
-    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-    return Curve(levels, above.double().mean(0), low, high)
 
 
 def _block_rows(n_a: int, n_b: int) -> int:

@@ -34,7 +34,7 @@ _SCHEMA = pyarrow.schema(
 
 
 class Analysis(NamedTuple):
-    """Where the analysis of a run's features is."""
+    """A run's `features/`, with the contexts that `task=analyse` found."""
 
     folder: Path
     run_id: str

@@ -98,8 +98,14 @@ def correlation_text(found: Correlation) -> str:
             known = values[~values.isnan()]
             mean, above = (f"{one.double().mean().item():.3f}" for one in (known, known > _TOGETHER))
             table.add([name, side, mean, above])
-    note = f"Over {found.tokens:,} tokens of the held-out text of a, features that fire on them."
-    return "\n".join([*table.lines(_width(None)), note])
+    notes = [f"Over {found.tokens:,} tokens of the held-out text of a, features that fire on them."]
+    if count := len(found.pairs_pearson):
+        pearson, jaccard = (one.double().mean() for one in (found.pairs_pearson, found.pairs_jaccard))
+        notes.append(
+            f"The {count:,} pairs that are mutual nearest neighbours by decoder above the threshold: mean "
+            f"Pearson {pearson:.3f}, mean Jaccard {jaccard:.3f}."
+        )
+    return "\n".join([*table.lines(_width(None)), *_wrapped(notes, _width(None))])
 
 
 def recovery_text(measured: Measured, rows: Sequence[Recovery], *, width: int | None = None) -> str:

@@ -66,7 +66,7 @@ class Followed:
     hooks: tuple[Hook, ...] = field(default=())
     """The one with the most runs first."""
     figures: Mapping[str, Path] = field(default_factory=dict)
-    """Of the measures, by name."""
+    """Figures of the measures, by name."""
     truth: str = ""
     """What was found of the true features of synthetic activations, for the terminal."""
 
@@ -134,7 +134,7 @@ def _comparable(a: Finished, b: Finished, side: str) -> bool:
 
 
 class _On(NamedTuple):
-    """Where the work is done, and what is read of text."""
+    """The device of a comparison, and what it reads of text."""
 
     device: torch.device
     reading: Reading | None

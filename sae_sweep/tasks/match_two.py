@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sae_sweep.activations import pick_device
@@ -99,11 +99,12 @@ def _on_text(
     """Which features fire together, and the loss without those that have no match; returns the files."""
     a, b = (side.reader for side in sides)
     codes = reading.codes(a, b)
-    together = correlate(*codes, between=raise_if_requested)
+    matched = _matched(sides, threshold)
+    together = correlate(*codes, matched, between=raise_if_requested)
     show(f"{correlation_text(together)}\n\n")
     losses = {
         side.reader.name: reading.ablations(side.reader, sets)
-        for side, sets in zip(sides, _unmatched(sides, codes, threshold), strict=True)
+        for side, sets in zip(sides, _unmatched(matched, codes), strict=True)
     }
     with hold(folder):
         return {
@@ -112,17 +113,22 @@ def _on_text(
         }
 
 
-def _unmatched(
-    sides: Sequence[_Side], codes: Sequence[Codes], threshold: float
-) -> list[dict[str, Bool[Tensor, " d_sae"]]]:
-    """Features of either SAE that have no mutual match in the other, and sets to compare them with."""
+def _matched(sides: Sequence[_Side], threshold: float) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Features of a and of b that are each other's nearest by decoder, above the threshold."""
     rows = [usable_rows([side.subject.entry.decoder]) for side in sides]
     pairs = mutual(nearest(rows[0].unit, rows[1].unit))
     above = pairs.cosines > threshold
+    return rows[0].kept.ids[pairs.a[above]], rows[1].kept.ids[pairs.b[above]]
+
+
+def _unmatched(
+    matched: Sequence[Int[Tensor, " n"]], codes: Sequence[Codes]
+) -> list[dict[str, Bool[Tensor, " d_sae"]]]:
+    """Features of either SAE that have no mutual match in the other, and sets to compare them with."""
     found = []
-    for one, matched, code in zip(rows, (pairs.a[above], pairs.b[above]), codes, strict=True):
+    for ids, code in zip(matched, codes, strict=True):
         densities = torch.bincount(code.features, minlength=code.d_sae) / max(1, len(code.positions))
-        orphan = torch.ones(code.d_sae, dtype=torch.bool).index_fill(0, one.kept.ids[matched], False)
+        orphan = torch.ones(code.d_sae, dtype=torch.bool).index_fill(0, ids, False)
         found.append(balanced(orphan, densities > 0, densities))
     return found
 

@@ -8,6 +8,7 @@ from sae_sweep.analysis.bootstrap import Sample, bootstrap_interval
 from sae_sweep.analysis.dictionaries import random_rows
 from sae_sweep.analysis.measured import Subject, measure_pairs
 from sae_sweep.analysis.measures import MEASURES, UnitRows, feature_values
+from sae_sweep.analysis.neighbours import THRESHOLDS
 from sae_sweep.analysis.pairs import ComparisonEntry
 from sae_sweep.config import MatchingConfig, SaeSweepError
 
@@ -185,3 +186,18 @@ def test_an_encoder_starts_with_the_decoders_directions():
     settings = MatchingConfig(matrix="both", nulls=["initial"])
     found = values(measure_pairs([subject("a", COMMON), b], [(0, 1)], settings).pairs, chance="initial")
     assert found["mmcs", "a_in_b"].null.value == pytest.approx(1)
+
+
+def test_a_curve_is_the_share_strictly_above_each_threshold():
+    half = torch.zeros(4, 4)
+    half[:, 0] = torch.tensor([1.0, 0.5, 0.745, 0.28])
+    half[:, 1] = (1 - half[:, 0].square()).sqrt()
+    axis = torch.eye(4)[:1]
+    found = measure_pairs([subject("a", half), subject("b", axis)], [(0, 1)], MatchingConfig(nulls=[]))
+    (curve,) = found.curves
+    best = torch.tensor([[1.0, 0.5, 0.745, 0.28]])
+    expected = ((torch.tensor(THRESHOLDS) < best.T).double().mean(0) + 1) / 2  # the axis is always found
+    assert (len(THRESHOLDS), THRESHOLDS[0], THRESHOLDS[-1]) == (70, 0.3, 0.99)
+    assert curve.found.share.numpy() == pytest.approx(expected.numpy())
+    assert (curve.found.low <= curve.found.share + 1e-9).all()
+    assert (curve.found.share <= curve.found.high + 1e-9).all()

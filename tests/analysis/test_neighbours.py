@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sae_sweep.analysis import match, neighbours
 from sae_sweep.analysis.dictionaries import random_rows
-from sae_sweep.analysis.neighbours import THRESHOLDS, mutual, nearest, threshold_curve
+from sae_sweep.analysis.neighbours import mutual, nearest
 from sae_sweep.config import SaeSweepError
 
 
@@ -68,22 +68,6 @@ def test_opposite_directions_match_by_the_size_of_their_cosine():
     assert found.index_a[:, 0].tolist() == list(range(5))
     torch.testing.assert_close(found.cosines_a[:, 0], torch.ones(5))
     assert nearest(a, -a).cosines_a.max() < 0.99
-
-
-def test_a_curve_is_the_share_strictly_above_each_threshold():
-    curve = threshold_curve(torch.tensor([0.29, 0.5, 0.75, 0.995]))
-    assert (curve.thresholds[0].item(), curve.thresholds[-1].item()) == pytest.approx((0.3, 0.99))
-    assert len(THRESHOLDS) == 70
-    shares = dict(zip(THRESHOLDS, curve.share.tolist(), strict=True))
-    assert (shares[0.3], shares[0.5], shares[0.74], shares[0.75], shares[0.99]) == (
-        0.75,
-        0.5,
-        0.5,
-        0.25,
-        0.25,
-    )
-    assert (curve.low <= curve.share).all()
-    assert (curve.share <= curve.high).all()
 
 
 def test_a_stop_is_obeyed_between_blocks(monkeypatch):

@@ -46,6 +46,7 @@ def test_text_shows_what_fires_together_and_what_is_missed_without_it(cli: Cli, 
     assert all(row["pearson"] is None or -1e-6 <= row["pearson"] <= 1 + 1e-6 for row in partners)
     same = cli("task=match", f"a={runs[0]}", f"b={runs[0]}", *text, "sweep=same")
     assert same.code == 0, same.err
+    assert "pairs that are mutual nearest neighbours by decoder" in " ".join(same.out.split())
     (itself,) = Path("multirun/same").iterdir()
     for row in pq.read_table(itself / "correlation.parquet").to_pylist():
         assert row["jaccard"] is None or row["jaccard"] == 1

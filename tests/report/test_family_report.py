@@ -97,6 +97,11 @@ def test_the_truth_table_and_the_features_that_fire_together():
     together = correlation_text(correlate(codes_of(f), codes_of(f)))
     assert ["Pearson", "a", "1.000", "1.000"] in [line.split() for line in together.splitlines()]
     assert "Over 60 tokens" in together
+    assert "pairs that are mutual" not in together
+    first = torch.arange(2)
+    some = correlation_text(correlate(codes_of(f), codes_of(f), (first, first))).replace("\n", " ")
+    assert "The 2 pairs that are mutual nearest" in some
+    assert "mean Pearson 1.000, mean Jaccard 1.000." in some
 
 
 def test_figures_draw_the_numbers_that_they_say(tmp_path):
