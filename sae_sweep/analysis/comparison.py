@@ -17,6 +17,7 @@ from jaxtyping import Float
 from sae_sweep.analysis.matching import MatchResult
 from sae_sweep.analysis.pairs import (
     ComparisonEntry,
+    Nearest,
     Pair,
     PairRow,
     make_row,
@@ -50,6 +51,8 @@ class Comparison:
     """One for every two of those keys."""
     histogram: tuple[int, ...]
     """Counts of the top-1 cosines of all pairs, both directions, between `COSINE_EDGES`."""
+    nearest: Mapping[tuple[str, str], Nearest]
+    """[a, b]: the nearest feature of the SAE named b for each feature of a."""
     threshold: float
     undertrained_above: float
 
@@ -93,6 +96,7 @@ def compare(
         summaries=summaries,
         contrasts=contrasts,
         histogram=total_histogram(store.histograms.values()),
+        nearest={(entries[i].name, entries[j].name): one for (i, j), one in store.nearest.items()},
         threshold=config.threshold,
         undertrained_above=config.undertrained,
     )

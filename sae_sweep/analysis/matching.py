@@ -40,6 +40,10 @@ class MatchResult(NamedTuple):
     """Best cosine of each of a's features among b's rows, on the CPU."""
     top1_b: Float[Tensor, " n_b"]
     """Best cosine of each of b's features among a's rows, on the CPU."""
+    index_a: Int[Tensor, " n_a"]
+    """Row of b that each of a's features is nearest to, on the CPU, whether or not it is a match."""
+    index_b: Int[Tensor, " n_b"]
+    """Row of a that each of b's features is nearest to."""
     n_a: int
     n_b: int
     threshold: float
@@ -51,11 +55,6 @@ class MatchResult(NamedTuple):
     live_top1_a: Float[Tensor, " n_live_a"] | None = None
     """Best cosine of each of a's live features among b's live ones, on the CPU; None without densities."""
     live_top1_b: Float[Tensor, " n_live_b"] | None = None
-    index_a: Int[Tensor, " n_a"] | None = None
-    """Row of b that each of a's features is nearest to, on the CPU, whether or not it is a match."""
-    index_b: Int[Tensor, " n_b"] | None = None
-    """Row of a that each of b's features is nearest to."""
-
 
 def match(
     a: HasDecoder | Tensor,
@@ -64,7 +63,6 @@ def match(
     *,
     densities_a: Float[Tensor, " n_a"] | None = None,
     densities_b: Float[Tensor, " n_b"] | None = None,
-    indices: bool = True,
 ) -> MatchResult:
     """Compare two dictionaries by the cosine of their decoder rows, in both directions.
 
@@ -75,7 +73,6 @@ def match(
         densities_a: share of tokens on which each of a's features fires; one of 0 is dead.
             The live ratios need the densities of both.
         densities_b: likewise.
-        indices: whether the result says which row is nearest; without, a comparison takes less time.
 
     The cosine with an all-zero row counts as 0, so that such a row never matches and never gives NaN.
 
@@ -86,17 +83,11 @@ def match(
     rows_b = _decoder(b, "b").to(rows_a.device)
     _check_comparable(rows_a, rows_b, threshold)
     unit_a, unit_b = unit_rows(rows_a), unit_rows(rows_b)
-    nearest = _nearest(unit_a, unit_b) if indices else None
     if densities_a is None or densities_b is None:
-        tops = (nearest.top1_a, nearest.top1_b) if nearest else top1_cosines(unit_a, unit_b)
-        result = _result(*tops, threshold)
-    else:
-        result = _result_with_live(
-            *(unit_a, unit_b, threshold), _live(densities_a, unit_a, "a"), _live(densities_b, unit_b, "b")
-        )
-    if nearest is None:
-        return result
-    return result._replace(index_a=nearest.index_a.cpu(), index_b=nearest.index_b.cpu())
+        return _result(_nearest(unit_a, unit_b), threshold)
+    return _result_with_live(
+        *(unit_a, unit_b, threshold), _live(densities_a, unit_a, "a"), _live(densities_b, unit_b, "b")
+    )
 
 
 def match_to_init(
@@ -109,7 +100,7 @@ def match_to_init(
     SAEs that start from the same dictionary match for that reason alone until training has moved them away
     from it, so this number stands beside every comparison.
     """
-    return match(initial, decoder, threshold, indices=False).ratio_b_in_a
+    return match(initial, decoder, threshold).ratio_b_in_a
 
 
 def match_to_own_start(
@@ -132,25 +123,6 @@ def unit_rows(rows: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
     return scaled / torch.where(norm > 0, norm, 1)
 
 
-def top1_cosines(
-    unit_a: Float[Tensor, "n_a d_in"], unit_b: Float[Tensor, "n_b d_in"]
-) -> tuple[Float[Tensor, " n_a"], Float[Tensor, " n_b"]]:
-    """Best cosine of every row in the other matrix, both directions from one pass over row chunks.
-
-    If the other matrix has no rows, the best cosine is -1.
-    """
-    best_a = torch.full((len(unit_a),), -1.0, device=unit_a.device)
-    best_b = torch.full((len(unit_b),), -1.0, device=unit_b.device)
-    if len(unit_a) == 0 or len(unit_b) == 0:
-        return best_a, best_b
-    size = max(1, CHUNK_ELEMENTS // len(unit_b))
-    for start in range(0, len(unit_a), size):
-        cosines = unit_a[start : start + size] @ unit_b.T
-        best_a[start : start + size] = cosines.amax(dim=1)
-        best_b = torch.maximum(best_b, cosines.amax(dim=0))
-    return best_a.clamp(-1, 1), best_b.clamp(-1, 1)
-
-
 class _Nearest(NamedTuple):
     """The best cosine of every row in the other matrix, and the index of the row that has it."""
 
@@ -161,9 +133,14 @@ class _Nearest(NamedTuple):
 
 
 def _nearest(unit_a: Float[Tensor, "n_a d_in"], unit_b: Float[Tensor, "n_b d_in"]) -> _Nearest:
-    """Like `top1_cosines`, with indices; it takes a tenth longer."""
-    top_a, index_a = unit_a.new_empty(len(unit_a)), unit_a.new_empty(len(unit_a), dtype=torch.long)
+    """Find the nearest row of the other matrix for every row, both directions from one pass over row chunks.
+
+    If the other matrix has no rows, the best cosine is -1 and the index 0.
+    """
+    top_a, index_a = unit_a.new_full((len(unit_a),), -1.0), unit_a.new_zeros(len(unit_a), dtype=torch.long)
     top_b, index_b = unit_b.new_full((len(unit_b),), -1.0), unit_b.new_zeros(len(unit_b), dtype=torch.long)
+    if len(unit_a) == 0 or len(unit_b) == 0:
+        return _Nearest(top_a, top_b, index_a, index_b)
     size = max(1, CHUNK_ELEMENTS // len(unit_b))
     for start in range(0, len(unit_a), size):
         cosines = unit_a[start : start + size] @ unit_b.T
@@ -186,8 +163,8 @@ def _result_with_live(
     live_a: Bool[Tensor, " n_a"],
     live_b: Bool[Tensor, " n_b"],
 ) -> MatchResult:
-    (top_a, top_b), (live_top_a, live_top_b) = _top1_with_live(unit_a, unit_b, live_a, live_b)
-    return _result(top_a, top_b, threshold)._replace(
+    found, live_top_a, live_top_b = _nearest_with_live(unit_a, unit_b, live_a, live_b)
+    return _result(found, threshold)._replace(
         live_ratio_b_in_a=share_above(live_top_b, threshold),
         live_ratio_a_in_b=share_above(live_top_a, threshold),
         n_live_a=len(live_top_a),
@@ -197,32 +174,46 @@ def _result_with_live(
     )
 
 
-def _top1_with_live(
+def _nearest_with_live(
     unit_a: Tensor, unit_b: Tensor, live_a: Bool[Tensor, " n_a"], live_b: Bool[Tensor, " n_b"]
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Top-1 cosines among all features and among live ones; every cosine is computed once."""
-    lives_a, lives_b = unit_a[live_a], unit_b[live_b]
-    deads_a, deads_b = unit_a[~live_a], unit_b[~live_b]
-    live_live_a, live_live_b = top1_cosines(lives_a, lives_b)
-    live_dead_a, live_dead_b = top1_cosines(lives_a, deads_b)
-    dead_a, all_b = top1_cosines(deads_a, torch.cat([lives_b, deads_b]))
-    top_a, top_b = unit_a.new_empty(len(unit_a)), unit_b.new_empty(len(unit_b))
-    top_a[live_a], top_a[~live_a] = torch.maximum(live_live_a, live_dead_a), dead_a
-    top_b[live_b] = torch.maximum(live_live_b, all_b[: len(lives_b)])
-    top_b[~live_b] = torch.maximum(live_dead_b, all_b[len(lives_b) :])
-    return (top_a, top_b), (live_live_a, live_live_b)
+) -> tuple[_Nearest, Tensor, Tensor]:
+    """The nearest among all rows, and the best cosines among live ones; every cosine is computed once."""
+    rows_a, rows_b = _live_first(live_a), _live_first(live_b)
+    count_a, count_b = int(live_a.sum()), int(live_b.sum())
+    sorted_a, sorted_b = unit_a[rows_a], unit_b[rows_b]
+    live = _nearest(sorted_a[:count_a], sorted_b[:count_b])
+    dead_b = _nearest(sorted_a[:count_a], sorted_b[count_b:])
+    dead_a = _nearest(sorted_a[count_a:], sorted_b)
+    closer_a = dead_b.top1_a > live.top1_a
+    top_a = torch.cat([torch.maximum(live.top1_a, dead_b.top1_a), dead_a.top1_a])
+    index_a = torch.cat([torch.where(closer_a, dead_b.index_a + count_b, live.index_a), dead_a.index_a])
+    of_live_b = torch.cat([live.top1_b, dead_b.top1_b])
+    top_b = torch.maximum(of_live_b, dead_a.top1_b)
+    index_b = torch.where(
+        dead_a.top1_b > of_live_b, dead_a.index_b + count_a, torch.cat([live.index_b, dead_b.index_b])
+    )
+    back_a, back_b = rows_a.argsort(), rows_b.argsort()
+    found = _Nearest(top_a[back_a], top_b[back_b], rows_b[index_a][back_a], rows_a[index_b][back_b])
+    return found, live.top1_a, live.top1_b
 
 
-def _result(top_a: Tensor, top_b: Tensor, threshold: float) -> MatchResult:
+def _live_first(live: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Row numbers, those of live features before those of dead ones."""
+    return torch.cat([live.nonzero()[:, 0], (~live).nonzero()[:, 0]])
+
+
+def _result(found: _Nearest, threshold: float) -> MatchResult:
     return MatchResult(
-        ratio_b_in_a=share_above(top_b, threshold),
-        ratio_a_in_b=share_above(top_a, threshold),
-        mmcs_a_to_b=top_a.mean().item(),
-        mmcs_b_to_a=top_b.mean().item(),
-        top1_a=top_a.cpu(),
-        top1_b=top_b.cpu(),
-        n_a=len(top_a),
-        n_b=len(top_b),
+        ratio_b_in_a=share_above(found.top1_b, threshold),
+        ratio_a_in_b=share_above(found.top1_a, threshold),
+        mmcs_a_to_b=found.top1_a.mean().item(),
+        mmcs_b_to_a=found.top1_b.mean().item(),
+        top1_a=found.top1_a.cpu(),
+        top1_b=found.top1_b.cpu(),
+        index_a=found.index_a.cpu(),
+        index_b=found.index_b.cpu(),
+        n_a=len(found.top1_a),
+        n_b=len(found.top1_b),
         threshold=threshold,
     )
 

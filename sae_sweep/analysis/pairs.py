@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,22 +73,35 @@ class PairRow:
     """Part of either SAE was trained with other numerics."""
 
 
+class Nearest(NamedTuple):
+    """The nearest feature of another SAE for each feature of an SAE, kept small: 6 bytes per feature."""
+
+    feature: Int[np.ndarray, " n"]
+    """Row of the other SAE's decoder, int32."""
+    cosine: Float[np.ndarray, " n"]
+    """Float16: where it is compared with a threshold, `histogram` is exact."""
+    histogram: Int[np.ndarray, " bins"]
+    """Counts of the cosines between `COSINE_EDGES`."""
+
+
 class PairStore:
-    """Keeps per pair its ratios, one bit per feature and a histogram, but not the cosines."""
+    """Keeps per pair its ratios, one bit per feature, and which features are nearest."""
 
     def __init__(self, entries: Sequence[ComparisonEntry]) -> None:
         self.results: dict[Pair, MatchResult] = {}
         self.histograms: dict[Pair, Int[np.ndarray, " bins"]] = {}
+        self.nearest: dict[Pair, Nearest] = {}
         self._matched: list[dict[int, Tensor]] = [{} for _ in entries]
 
     def add(self, i: int, j: int, result: MatchResult) -> None:
         self._matched[i][j] = result.top1_a > result.threshold
         self._matched[j][i] = result.top1_b > result.threshold
-        cosines = np.concatenate([result.top1_a.numpy(), result.top1_b.numpy()])
-        self.histograms[i, j] = np.histogram(cosines, COSINE_EDGES)[0]
-        nothing = torch.empty(0)
+        self.nearest[i, j] = _nearest(result.index_a, result.top1_a)
+        self.nearest[j, i] = _nearest(result.index_b, result.top1_b)
+        self.histograms[i, j] = self.nearest[i, j].histogram + self.nearest[j, i].histogram
+        none, no_rows = torch.empty(0), torch.empty(0, dtype=torch.long)
         self.results[i, j] = result._replace(
-            top1_a=nothing, top1_b=nothing, live_top1_a=None, live_top1_b=None
+            top1_a=none, top1_b=none, live_top1_a=None, live_top1_b=None, index_a=no_rows, index_b=no_rows
         )
 
     def resampled(self, seed: int) -> dict[Pair, Float[Tensor, " resamples"]]:
@@ -99,6 +112,12 @@ class PairStore:
                 means = bootstrap_means(torch.stack(list(matched.values()), 1).float(), seed=seed + i)
                 ratios.update({(i, j): means[:, column] for column, j in enumerate(matched)})
         return ratios
+
+
+def _nearest(rows: Int[Tensor, " n"], cosines: Float[Tensor, " n"]) -> Nearest:
+    values = cosines.numpy()
+    histogram = np.histogram(values, COSINE_EDGES)[0]
+    return Nearest(rows.numpy().astype(np.int32), values.astype(np.float16), histogram)
 
 
 def match_pairs(
@@ -129,7 +148,6 @@ def _match_entries(
             *(a.decoder.to(device), b.decoder, threshold),
             densities_a=a.densities,
             densities_b=b.densities,
-            indices=False,
         )
     except SaeSweepError as error:
         raise SaeSweepError(f"{error} (a is {a.name}, b is {b.name})") from error

@@ -128,7 +128,7 @@ def unshared_rows(
 def _unshared(early: AnalysedSAE, late: AnalysedSAE, threshold: float, seed: int) -> UnsharedRow:
     live = early.test.live
     ours, theirs = (one.decoder[one.test.live.to(one.decoder.device)] for one in (early, late))
-    cosines = match(ours, theirs, threshold, indices=False).top1_a
+    cosines = match(ours, theirs, threshold).top1_a
     unmatched, passes = cosines <= threshold, early.test.passes[live]
     values = torch.stack([unmatched, passes, unmatched & passes], 1)
     n_unmatched, n_passes, n_both = values.sum(0).tolist()

@@ -152,7 +152,7 @@ def _measured(evaluation: Evaluation, sae: SAE, config: RunConfig, threshold: fl
     """The evaluation's metrics; on synthetic activations the truth's instead of a language model's losses."""
     if not isinstance(config.dataset, SyntheticDataset):
         return evaluation.metrics
-    found = match(sae.W_dec.detach().cpu(), true_features(config.dataset), threshold, indices=False)
+    found = match(sae.W_dec.detach().cpu(), true_features(config.dataset), threshold)
     rest = {key: value for key, value in evaluation.metrics.items() if not key.startswith("ce_")}
     return {**rest, "truth_mmcs": found.mmcs_b_to_a, "truth_recovered": found.ratio_b_in_a}
 

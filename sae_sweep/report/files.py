@@ -12,6 +12,7 @@ from pyarrow import csv
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
 from sae_sweep.report.comparison_figures import clustered, cosine_figure, matrix_figure
 from sae_sweep.report.heat_map import write_heat_map
+from sae_sweep.report.nearest_files import write_nearest
 from sae_sweep.report.parquet import plain_column, write_parquet
 from sae_sweep.report.style import save
 from sae_sweep.store import write_bytes
@@ -49,6 +50,8 @@ class ComparisonFiles(NamedTuple):
     cosine_figure: Path
     matrix_page: Path
     """The same as a page of HTML."""
+    nearest: Path
+    """Folder with a Parquet file per SAE: the nearest feature of each other SAE for each of its features."""
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
@@ -69,6 +72,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
         matrix_figure=save(matrix_figure(ordered), folder / "matrix.png"),
         cosine_figure=save(cosine_figure(comparison), folder / "cosines.png"),
         matrix_page=write_heat_map(folder / "matrix.html", ordered),
+        nearest=write_nearest(folder / "nearest", comparison),
     )
 
 

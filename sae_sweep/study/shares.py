@@ -134,7 +134,6 @@ class Shares:
                 self.config.threshold,
                 densities_a=a.densities(),
                 densities_b=b.densities(),
-                indices=False,
             )
         except SaeSweepError as error:
             raise SaeSweepError(f"{error} (a is {a.name}, b is {b.name})") from error

@@ -176,9 +176,9 @@ def test_the_result_says_which_row_is_nearest(monkeypatch, elements):
     generator = torch.Generator().manual_seed(3)
     a, b = torch.randn(13, 6, generator=generator), torch.randn(9, 6, generator=generator)
     cosines = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1)
-    densities = {"densities_a": torch.arange(13.0), "densities_b": torch.arange(9.0)}
-    for result in (match(a, b), match(a, b, **densities)):
+    some_dead = {"densities_a": torch.arange(13.0) % 3, "densities_b": torch.arange(9.0) % 2}
+    all_dead = {"densities_a": torch.zeros(13), "densities_b": torch.ones(9)}
+    for result in (match(a, b), match(a, b, **some_dead), match(a, b, **all_dead)):
         assert torch.equal(result.index_a, cosines.argmax(1))
         assert torch.equal(result.index_b, cosines.argmax(0))
         torch.testing.assert_close(cosines[torch.arange(13), result.index_a], result.top1_a)
-    assert match(a, b, indices=False).index_a is None
