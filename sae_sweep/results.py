@@ -13,14 +13,10 @@ from sae_sweep.report.parquet import read_parquet
 from sae_sweep.report.runs_table import runs_table
 from sae_sweep.report.shortened import short_names
 from sae_sweep.store import SweepFolder, read_plan, read_shown_status, shown_state, unreadable
-from sae_sweep.tracking.history import History
+from sae_sweep.tracking.history import HISTORY_REMEDY, curve_points
 
 if TYPE_CHECKING:
     from sae_sweep.saes import SAE
-
-_NO_POINTS = {"histogram", "summary", "image", "artifact", "table"}
-"""Keys of records of the history that are no points of curves."""
-
 
 def open_sweep(path: Path | str) -> "Sweep":
     """Open the folder of a sweep, also one that is still training.
@@ -95,18 +91,12 @@ class Sweep:
             SaeSweepError: if there is no such run, or its history is damaged.
         """
         path = self._folder.run(self._find(name)["name"]).history
-        points: dict[int, dict[str, Any]] = {}
+        points = curve_points(path)
+        columns = dict.fromkeys(key for point in points for key in point)
         try:
-            for record in History(path).read():
-                if not _NO_POINTS & record.keys():
-                    points.setdefault(record["tokens"], {}).update(record)
-            columns = dict.fromkeys(key for point in points.values() for key in point)
-            table = pyarrow.table({key: [one.get(key) for one in points.values()] for key in columns})
-        except OSError as error:
-            raise unreadable(path, error) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            why = f"a line is no record ({first_line(error)})"
-            raise unreadable(path, why, "the SAE and its metrics are whole without it") from error
+            table = pyarrow.table({key: [one.get(key) for one in points] for key in columns})
+        except (ValueError, TypeError) as error:  # a number in one line, a text in another
+            raise unreadable(path, first_line(error), HISTORY_REMEDY) from error
         return _shown(table)
 
     def _records(self) -> list[Mapping[str, Any]]:

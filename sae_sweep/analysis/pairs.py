@@ -74,14 +74,12 @@ class PairRow:
 
 
 class Nearest(NamedTuple):
-    """The nearest feature of another SAE for each feature of an SAE, kept small: 6 bytes per feature."""
+    """The nearest feature of another SAE for each feature of an SAE."""
 
     feature: Int[np.ndarray, " n"]
     """Row of the other SAE's decoder, int32."""
     cosine: Float[np.ndarray, " n"]
-    """Float16: where it is compared with a threshold, `histogram` is exact."""
-    histogram: Int[np.ndarray, " bins"]
-    """Counts of the cosines between `COSINE_EDGES`."""
+    """Float32; of the decoder rows."""
 
 
 class PairStore:
@@ -98,7 +96,8 @@ class PairStore:
         self._matched[j][i] = result.top1_b > result.threshold
         self.nearest[i, j] = _nearest(result.index_a, result.top1_a)
         self.nearest[j, i] = _nearest(result.index_b, result.top1_b)
-        self.histograms[i, j] = self.nearest[i, j].histogram + self.nearest[j, i].histogram
+        cosines = np.concatenate([self.nearest[i, j].cosine, self.nearest[j, i].cosine])
+        self.histograms[i, j] = np.histogram(cosines, COSINE_EDGES)[0]
         none, no_rows = torch.empty(0), torch.empty(0, dtype=torch.long)
         self.results[i, j] = result._replace(
             top1_a=none, top1_b=none, live_top1_a=None, live_top1_b=None, index_a=no_rows, index_b=no_rows
@@ -115,9 +114,7 @@ class PairStore:
 
 
 def _nearest(rows: Int[Tensor, " n"], cosines: Float[Tensor, " n"]) -> Nearest:
-    values = cosines.numpy()
-    histogram = np.histogram(values, COSINE_EDGES)[0]
-    return Nearest(rows.numpy().astype(np.int32), values.astype(np.float16), histogram)
+    return Nearest(rows.numpy().astype(np.int32), cosines.numpy())
 
 
 def match_pairs(

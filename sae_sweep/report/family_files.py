@@ -30,6 +30,7 @@ class FamilyFiles(NamedTuple):
     """Safetensors: `presence` [families, runs], whether each run has a member; its metadata name the runs."""
     kinds: Path
     """CSV, a row per kind of families: the fields of `KeyRow`."""
+    kinds_parquet: Path
     counts: Path
     """CSV, a row per number of runs: features in exactly so many, and distinct ones in so many together."""
     stability: Path
@@ -51,11 +52,13 @@ def write_families(folder: Path, results: FamilyResults, entries: Sequence[Compa
     """
     found = results.families
     members = _members(found, {entry.name: entry for entry in entries})
+    kinds = table_of(KeyRow, results.rows)
     return FamilyFiles(
         families=write_parquet(folder / "families.parquet", _families(found, results.kinds, members)),
         members=write_parquet(folder / "members.parquet", members),
         presence=_write_presence(folder / "presence.safetensors", found),
-        kinds=write_csv(folder / "kinds.csv", table_of(KeyRow, results.rows)),
+        kinds=write_csv(folder / "kinds.csv", kinds),
+        kinds_parquet=write_parquet(folder / "kinds.parquet", kinds),
         counts=write_csv(folder / "counts.csv", _counts(found)),
         stability=write_parquet(folder / "stability.parquet", _stability(results)),
         orphans=write_parquet(folder / "orphans.parquet", _orphans(found, entries)),

@@ -10,6 +10,7 @@ import pyarrow
 from pyarrow import csv
 
 from sae_sweep.analysis import Comparison, KeyContrast, KeySummary, PairRow
+from sae_sweep.report.answer import answer, write_answer
 from sae_sweep.report.comparison_figures import clustered, cosine_figure, matrix_figure
 from sae_sweep.report.heat_map import write_heat_map
 from sae_sweep.report.nearest_files import write_nearest
@@ -32,6 +33,8 @@ _TYPES = {
 class ComparisonFiles(NamedTuple):
     """Files of a comparison."""
 
+    answer: Path
+    """JSON: the SAEs that were compared, and what each swept key moves (`Answer`)."""
     pairs_csv: Path
     """One row per pair of SAEs: the fields of `PairRow`, then `KEY_a` and `KEY_b` for each swept key."""
     pairs_parquet: Path
@@ -63,6 +66,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> ComparisonFiles:
     pairs, ordered = _pairs_table(comparison), clustered(comparison)
     matrix = _matrix_table(comparison)
     return ComparisonFiles(
+        answer=write_answer(folder / "answer.json", answer(comparison)),
         pairs_csv=write_csv(folder / "pairs.csv", pairs),
         pairs_parquet=write_parquet(folder / "pairs.parquet", pairs),
         matrix_csv=write_csv(folder / "matrix.csv", matrix),

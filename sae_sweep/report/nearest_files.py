@@ -15,8 +15,7 @@ _SCHEMA = pyarrow.schema(
     [
         ("other", pyarrow.string()),
         ("feature", pyarrow.list_(pyarrow.int32())),
-        ("cosine", pyarrow.list_(pyarrow.float16())),
-        ("histogram", pyarrow.list_(pyarrow.int64())),
+        ("cosine", pyarrow.list_(pyarrow.float32())),
     ]
 )
 
@@ -33,7 +32,6 @@ def write_nearest(folder: Path, comparison: Comparison) -> Path:
             [b for b, _ in rows],
             [one.feature for _, one in rows],
             [one.cosine for _, one in rows],
-            [one.histogram for _, one in rows],
         ]
         write_parquet(folder / f"{name}.parquet", pyarrow.table(columns, schema=_SCHEMA))
     for file in folder.glob("*.parquet"):

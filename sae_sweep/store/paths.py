@@ -86,6 +86,16 @@ class SweepFolder:
         return self.root / "analysis" / "figures"
 
     @property
+    def report(self) -> Path:
+        """The page that shows everything the sweep found."""
+        return self.root / "report.html"
+
+    @property
+    def details(self) -> Path:
+        """What the page reads of all features, where it holds a sample of them."""
+        return self.root / "report_features"
+
+    @property
     def wandb(self) -> Path:
         return self.root
 

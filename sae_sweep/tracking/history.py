@@ -15,7 +15,7 @@ from typing import Any
 
 from xxhash import xxh3_128
 
-from sae_sweep.config import SaeSweepError, is_count
+from sae_sweep.config import SaeSweepError, first_line, is_count
 from sae_sweep.store import disk_error, disk_errors, regular, unreadable
 
 HistoryRecord = Mapping[str, Any]
@@ -24,6 +24,10 @@ HistoryMark = Mapping[str, Any]
 """JSON values that name a beginning of the history: its `bytes`, their `checksum`, and its last `tokens`."""
 
 _REMEDY = "put it back as it was, or delete the run's folder to train it again"
+HISTORY_REMEDY = "the SAE and its metrics are whole without it"
+"""What to know of a damaged history whose run is done."""
+_NO_POINTS = {"histogram", "summary", "image", "artifact", "table"}
+"""Keys of records that are no points of curves."""
 _TAIL_BYTES = 2**16
 _LONGEST_LINE = 2**24
 """Bytes; the longest record is a histogram, of some kB."""
@@ -171,6 +175,25 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(inner) for inner in value]
     return value
+
+
+def curve_points(path: Path) -> list[dict[str, Any]]:
+    """The numbers of a whole history: one record per number of tokens.
+
+    Raises:
+        SaeSweepError: if it cannot be read, or a line is no record.
+    """
+    points: dict[int, dict[str, Any]] = {}
+    try:
+        for record in History(path).read():
+            if not _NO_POINTS & record.keys():
+                points.setdefault(record["tokens"], {}).update(record)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"a line is no record ({first_line(error)})"
+        raise unreadable(path, why, HISTORY_REMEDY) from error
+    return list(points.values())
 
 
 def latest_points(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,77 @@
+"""Sections of the page that other parts of the package write: a title, tables and figures, as a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sae_sweep.config import ConfigError, SaeSweepError, build
+from sae_sweep.report.page.figures import image
+from sae_sweep.report.page.runs import Runs
+from sae_sweep.store import read_record, unreadable, write_record
+
+_FILE = "section.json"
+_REMEDY = "write it again with task=report"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a section."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | bool | float | None, ...], ...]
+    """Text, or numbers, which are aligned to the right; None is an empty cell."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page."""
+
+    title: str
+    text: str
+    runs: tuple[str, ...]
+    """Ids of the runs that it is about; it is shown only while all of them are in the sweep, and finished."""
+    tables: tuple[Table, ...] = ()
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """Captions by file name, relative to the folder of the section."""
+
+
+def write_section(folder: Path, section: Section) -> Path:
+    """Write a section into a folder below the sweep's `analysis/`, for every later `report.html`.
+
+    Raises:
+        SaeSweepError: if it cannot be written; it is not left incomplete.
+    """
+    path = folder / _FILE
+    write_record(path, asdict(section))
+    return path
+
+
+def read_sections(runs: Runs, problems: list[str]) -> list[dict[str, Any]]:
+    """Read the sections of a sweep; a damaged one is named among `problems`."""
+    done = {runs.ids[place] for place in runs.done()}
+    found = []
+    for path in sorted(runs.folder.root.glob(f"analysis/*/{_FILE}")):
+        try:
+            section: Section = build(Section, read_record(path, _REMEDY))
+            if not set(section.runs) <= done:
+                problems.append(f"{path} is of other runs: {_REMEDY}")
+                continue
+            found.append(asdict(section) | {"figures": _images(path.parent, section.figures, problems)})
+        except ConfigError as error:
+            problems.append(str(unreadable(path, error, _REMEDY)))
+        except SaeSweepError as error:
+            problems.append(str(error))
+    return found
+
+
+def _images(folder: Path, figures: Mapping[str, str], problems: list[str]) -> Sequence[Mapping[str, Any]]:
+    images = []
+    for name, caption in figures.items():
+        try:
+            images.append(image(folder / name, caption))
+        except OSError as error:
+            problems.append(str(unreadable(folder / name, error, _REMEDY)))
+    return images
