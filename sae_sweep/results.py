@@ -18,6 +18,7 @@ from sae_sweep.tracking.history import HISTORY_REMEDY, curve_points
 if TYPE_CHECKING:
     from sae_sweep.saes import SAE
 
+
 def open_sweep(path: Path | str) -> "Sweep":
     """Open the folder of a sweep, also one that is still training.
 

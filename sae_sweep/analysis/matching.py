@@ -56,6 +56,7 @@ class MatchResult(NamedTuple):
     """Best cosine of each of a's live features among b's live ones, on the CPU; None without densities."""
     live_top1_b: Float[Tensor, " n_live_b"] | None = None
 
+
 def match(
     a: HasDecoder | Tensor,
     b: HasDecoder | Tensor,

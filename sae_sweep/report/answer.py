@@ -56,8 +56,8 @@ class Answer:
     def _nothing(self, lost: Sequence[str]) -> str:
         if lost:
             return (
-                f"Nothing can be concluded about {_listed(lost)}: the runs are undertrained, and may match only "
-                "because of the dictionary that they started from. Raise tokens or optimizer.lr."
+                f"Nothing can be concluded about {_listed(lost)}: the runs are undertrained, and may match "
+                "only because of the dictionary that they started from. Raise tokens or optimizer.lr."
             )
         if self.summaries:
             return "No key's effect can be told: any two of the SAEs differ in more than one key."

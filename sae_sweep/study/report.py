@@ -1,27 +1,29 @@
-"""`task=report sweep=NAME`: the study's tables from the finished runs of a sweep."""
+"""`task=report sweep=NAME`: the page of a sweep, with the study's tables where the sweep has their cells."""
 
 import logging
+import shutil
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from sae_sweep.activations import pick_device
 from sae_sweep.config import CommandConfig, SaeSweepError
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
-from sae_sweep.report import files_text
+from sae_sweep.report.formatting import TextTable
+from sae_sweep.report.page.sections import write_section
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
 from sae_sweep.study.answers import OWN_STARTS, SHARED_STARTS, Answer, dataset_or_seed
 from sae_sweep.study.config import StudyCommand
 from sae_sweep.study.files import StudyFiles, cell_record, write_answers, write_study_tables
 from sae_sweep.study.finished_runs import FinishedRuns, finished_runs
-from sae_sweep.study.labels import StudySetup
-from sae_sweep.study.markdown import answers_markdown, table1_markdown, table2_markdown
+from sae_sweep.study.labels import StudySetup, marks
 from sae_sweep.study.places import write_places
 from sae_sweep.study.runs import StudyRun
+from sae_sweep.study.section import study_section
 from sae_sweep.study.shares import Shares
 from sae_sweep.study.tables import StudyTables, study_tables
+from sae_sweep.tasks.report import show_report
 from sae_sweep.tracking import open_comparison_sink
 
 log = logging.getLogger(__name__)
@@ -32,36 +34,38 @@ _FOLDERS = {SHARED_STARTS: "shared", OWN_STARTS: "own"}
 
 
 def report(request: Request) -> int:
-    """Write tables and figures below `analysis/` and print them; returns how many runs are damaged.
+    """Write `report.html`, and the study's tables and figures if the sweep has any of its cells.
+
+    Returns how many runs are damaged.
 
     Raises:
-        SaeSweepError: if there is no such sweep, or no run of it is finished.
+        SaeSweepError: if there is no such sweep, or its plan is damaged.
     """
     command, device = cast(StudyCommand, request.command), request.runs[0].config.device
     folder = find_sweep(command)
     found = finished_runs(folder, command.matching.threshold, command.study)
-    if not found.runs:
-        raise SaeSweepError(
-            f"{folder.root}: none of its {found.planned} runs is finished and readable; "
-            "launch the sweep again"
-        )
     log.info("%s: %d of %d runs are finished", folder.root, len(found.runs), found.planned)
     shares = _shares(command, device)
-    with hold_sweep(folder):
-        parts = [
-            _write_part(folder, found, runs, starts, shares)
-            for starts, runs in _by_starts(found.runs).items()
-        ]
-        answers = _answers(folder, command, found, shares, _shares(command, device))
-        write_answers(folder.tables, answers, parts[0].tables)
-        places = write_places(folder)
-    _track(folder, command, found, parts, answers)
-    show(_summary(folder, found, parts, answers, places))
+    by_starts = _by_starts(found.runs)
+    tables = {starts: study_tables(runs, shares) for starts, runs in by_starts.items()}
+    parts: list[_Part] = []
+    if any(result.measured for one in tables.values() for result in one.cells):
+        with hold_sweep(folder):
+            parts = [
+                _write_part(folder, found, by_starts[starts], starts, one) for starts, one in tables.items()
+            ]
+            answers = _answers(folder, command, found, shares, _shares(command, device))
+            write_answers(folder.tables, answers, parts[0].tables)
+            write_places(folder)
+            section = study_section(folder.tables, found, parts, answers)
+            write_section(folder.tables, section)
+        _track(folder, command, found, parts, answers)
+        show(f"{_summary(found, answers)}\n\n")
+    show_report(folder, {"study's tables": folder.tables} if parts else {})
     return len(found.damaged)
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """The tables of all runs that start alike."""
 
     tables: StudyTables
@@ -86,9 +90,8 @@ def _by_starts(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
 
 
 def _write_part(
-    folder: SweepFolder, found: FinishedRuns, runs: Sequence[StudyRun], starts: str, shares: Shares
+    folder: SweepFolder, found: FinishedRuns, runs: Sequence[StudyRun], starts: str, tables: StudyTables
 ) -> _Part:
-    tables = study_tables(runs, shares)
     for note in tables.notes:
         log.warning("%s", note)
     setup = StudySetup(
@@ -132,31 +135,20 @@ def _paper_runs(paper: SweepFolder, threshold: float) -> tuple[StudyRun, ...]:
         return ()
 
 
-def _summary(
-    folder: SweepFolder,
-    found: FinishedRuns,
-    parts: Sequence[_Part],
-    answers: Sequence[Answer],
-    places: Path,
-) -> str:
-    """Text for standard output."""
-    texts = [
-        text
-        for part in parts
-        for text in (table1_markdown(part.tables, part.setup), table2_markdown(part.tables, part.setup))
-    ]
-    texts.append(answers_markdown(answers, parts[0].tables))
-    files = {
-        "tables": folder.tables,
-        "figures": folder.figures,
-        "table 1": parts[0].files.table1_figure,
-        "features": places,
-    }
-    texts.append("\n".join([*_weakest(found.runs), "", files_text(files), ""]))
-    return "\n".join(texts)
+def _summary(found: FinishedRuns, answers: Sequence[Answer]) -> str:
+    """The study's question, answered in each way, for standard output."""
+    table = TextTable(["runs", "way", "dataset", "seed", "so"], left={0, 1, 4})
+    for one in answers:
+        shares = ("-" if ratio is None else f"{ratio:.1%}" for ratio in (one.dataset.ratio, one.seed.ratio))
+        table.add([one.where, one.way, *shares, one.larger + marks(one, " ")])
+    width = shutil.get_terminal_size(fallback=(100, 24)).columns
+    lines = ["Does the dataset matter more than the seed? (share of features that have a match)"]
+    return "\n".join(
+        [*textwrap.wrap(lines[0], width), *table.lines(width, drop=(1,)), *_weakest(found.runs, width)]
+    )
 
 
-def _weakest(runs: Sequence[StudyRun]) -> list[str]:
+def _weakest(runs: Sequence[StudyRun], width: int) -> list[str]:
     """Lowest explained variance: a comparison is worth no more than its weaker SAE."""
     known = [(run.explained_variance, run) for run in runs if run.explained_variance is not None]
     lines = []
@@ -167,7 +159,7 @@ def _weakest(runs: Sequence[StudyRun]) -> list[str]:
         )
     if len(known) < len(runs):
         lines.append(f"Without explained variance: {len(runs) - len(known)} of {len(runs)} finished runs")
-    return lines
+    return [part for line in lines for part in textwrap.wrap(line, width)]
 
 
 def _track(

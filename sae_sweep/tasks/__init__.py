@@ -35,7 +35,7 @@ TASKS = {
     ),
     "report": Task(
         "sae_sweep.study.report:report",
-        "write the study's tables",
+        "write report.html, with the study's tables where the sweep has them",
         False,
         "sae_sweep.study.config:StudyCommand",
     ),

@@ -36,6 +36,7 @@ from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import cache_folder, hold
 from sae_sweep.tasks.analysed import Analysed, selected
 from sae_sweep.tasks.feature_figures import Written, in_layers, write_features
+from sae_sweep.tasks.report import write_report
 from sae_sweep.text import held_out_sequences, open_text, token_mask
 from sae_sweep.training import free_bytes
 
@@ -81,6 +82,8 @@ def analyse(request: Request) -> int:
             files |= found.files
             if found.positions:
                 show(f"{position_text(found.positions)}\n\n")
+        if selection.sweep.plan.exists():
+            files = write_report(selection.sweep) | files
         show(f"{files_text(files)}\n")
     return len(selection.left_out)
 

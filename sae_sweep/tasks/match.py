@@ -36,6 +36,7 @@ from sae_sweep.store import (
 from sae_sweep.tasks.finished import Finished, read_finished, with_keys
 from sae_sweep.tasks.followed import Followed, follow, steps
 from sae_sweep.tasks.match_two import match_two
+from sae_sweep.tasks.report import write_report
 from sae_sweep.tasks.tracked import track_comparison
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def compare_finished(
         track_comparison(folder, command, comparison, written, lines, followed)
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
-    opened = files_text(_worth_opening(folder, lines, written, followed))
+    opened = files_text(write_report(folder) | _worth_opening(folder, lines, written, followed))
     texts = [terminal_summary(lines, comparison), *_families_texts(followed), opened]
     show("\n\n".join(texts) + "\n")
     return [line.status for line in lines].count(DAMAGED)

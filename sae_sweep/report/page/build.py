@@ -37,7 +37,7 @@ class Page(NamedTuple):
 
     path: Path
     details: Path | None
-    """Folder with the contexts of all features; None where those inside the page are all, or none are known."""
+    """Folder with the contexts of all features; None where the page itself holds all that are known."""
     problems: list[str]
     """What is left out of the page because a file is damaged, a line each."""
 
@@ -52,7 +52,7 @@ def write_page(folder: SweepFolder) -> Page:
     found = runs.read_runs(folder)
     compared = matching.read_compared(found, problems)
     of_hooks = families.read_families(found, problems)
-    core = {
+    core: dict[str, Any] = {
         "sweep": folder.root.name,
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
@@ -70,7 +70,7 @@ def write_page(folder: SweepFolder) -> Page:
     }
     blocks = {} if compared is None else {"pairs": encoded(matching.pairs_block(found, compared))}
     details, more = _features(folder, found, compared, families.members(found, of_hooks), problems)
-    core["features"], core["problems"] = more.pop("about"), [escaped(one) for one in problems]
+    core |= {"features": more.pop("about"), "problems": [escaped(one) for one in problems]}
     write_text(folder.report, _html(core, blocks | more))
     return Page(folder.report, details, problems)
 
@@ -114,7 +114,7 @@ def _features(
 def _write_details(
     folder: Path, key: str, texts: Mapping[int, contexts.Texts], nearest: Callable[[int], contexts.Nearests]
 ) -> Path:
-    """Write the details of all features; a script per chunk, since a page opened as a file reads no others."""
+    """Write the details of all features as scripts: a page opened as a file can read nothing else."""
     written = set()
     for place, one in texts.items():
         for number, block in contexts.chunks(one, place, nearest):

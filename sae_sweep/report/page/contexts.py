@@ -20,7 +20,9 @@ from sae_sweep.report.page.pack import columns, shares, smallest
 from sae_sweep.report.page.runs import Runs
 
 INSIDE = 8192
-"""Features whose details are inside the page."""
+"""Features whose details are inside the page, with 600 to 900 bytes each."""
+_LONG_LIST = 250_000
+"""Features above which half as many details are inside, since the list takes the room."""
 CHUNK = 256
 """Features of a file of the folder."""
 _TOP, _OF_DECILE = 8, 1
@@ -51,7 +53,9 @@ class Nearests(NamedTuple):
     """[features, runs]; NaN for the run itself and for runs that it was not compared with."""
 
 
-def nearest_of(runs: Runs, compared: Compared | None, size: Callable[[int], int]) -> Callable[[int], Nearests]:
+def nearest_of(
+    runs: Runs, compared: Compared | None, size: Callable[[int], int]
+) -> Callable[[int], Nearests]:
     """A function that gives the nearest features for those of a run; `size` gives how many a run has."""
 
     def find(place: int) -> Nearests:
@@ -80,6 +84,7 @@ def chosen(
         for place, one in analysed.items()
         if one.firing.num_rows == len(listing.density[listing.rows(place)])
     }
+    most = most if len(listing.density) <= _LONG_LIST else most // 2
     if sum(map(len, live.values())) <= most:
         return live
     picked = {place: [features[:0]] for place, features in live.items()}
@@ -144,8 +149,8 @@ def block(
             arrays.setdefault(name, []).append(values)
     whole = {name: np.concatenate(values) for name, values in arrays.items()}
     packed = {name: one if one.dtype == np.float32 else smallest(one) for name, one in whole.items()}
-    others = nearest(parts[0][0]).runs if parts else []
-    meta = {"tokens_per_list": _TOKENS, "steps": _STEPS, "deciles": len(DECILES), "others": others}
+    compared = nearest(parts[0][0]).runs if parts else []
+    meta = {"tokens_per_list": _TOKENS, "steps": _STEPS, "deciles": len(DECILES), "others": compared}
     return columns(packed, meta)
 
 
@@ -191,9 +196,8 @@ def _of_contexts(one: Texts, numbers: np.ndarray) -> dict[str, np.ndarray]:
         "contexts": counts,
         "decile": np.where(top, 0, table["decile"].to_numpy()),
         "at": table["at"].to_numpy(),
-        "activation": table["activation"].to_numpy().astype(np.float32),
         "highest": largest,
         "lengths": lengths,
         "words": one.analysed.vocabulary[tokens],
-        "around": np.round(_STEPS * relative.clip(0, 1)),
+        "around": np.round(_STEPS * relative.clip(0, 1)).astype(np.uint8),
     }

@@ -73,7 +73,8 @@ def section(families: list[Family], problems: list[str]) -> list[dict[str, Any]]
 def members(runs: Runs, families: list[Family]) -> Members:
     """The members of all families; those of runs that are not in the sweep any more are left out."""
     places = {name: place for place, name in enumerate(runs.names)}
-    of, run, feature, kinds = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0, int)], []
+    of, run, feature = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0, int)]
+    kinds: list[list[str]] = []
     stability: dict[int, np.ndarray] = {}
     for one in families:
         table = one.tables["members"]

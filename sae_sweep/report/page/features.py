@@ -18,7 +18,9 @@ from sae_sweep.report.page.runs import Runs
 NEVER = 2**16 - 1
 """Stored density of a feature that never fires."""
 LOG_STEPS = 9000
-"""Steps per power of ten of a stored density, which counts down from 1."""
+"""Steps per power of ten of a stored density or activation, which counts down from the largest."""
+_LARGEST = 1e4
+"""Largest activation that can be stored."""
 _TOKENS = 5
 """Tokens per feature in the list."""
 
@@ -113,7 +115,7 @@ def listing(
     arrays = {
         "starts": starts.astype(np.uint32),
         "density": _stored(density),
-        "largest": np.nan_to_num(largest).astype(np.float32),
+        "largest": _stored(largest / _LARGEST),
         "stable": shares(stable),
         "position": shares(position),
         "tokens": smallest(tokens.ravel()),
@@ -126,6 +128,7 @@ def listing(
         "kinds": smallest(np.concatenate([np.zeros(0, int), *kinds])),
     }
     meta = {"kind_words": kind_words.texts, "width": _TOKENS, "log_steps": LOG_STEPS, "never": NEVER}
+    meta["most"] = _LARGEST
     return Listing(starts, density, columns(arrays, meta))
 
 
@@ -139,7 +142,9 @@ class _Matches:
 
     def fill(self, runs: Runs, compared: Compared, place: int, rows: slice) -> None:
         found = compared.nearest[compared.places.index(place)]
-        others = [(other, found[runs.names[other]]) for other in compared.places if runs.names[other] in found]
+        others = [
+            (other, found[runs.names[other]]) for other in compared.places if runs.names[other] in found
+        ]
         if not others or any(len(one.cosine) != rows.stop - rows.start for _, one in others):
             return
         cosines = np.stack([one.cosine for _, one in others])
@@ -152,7 +157,7 @@ class _Matches:
     def arrays(self) -> dict[str, np.ndarray]:
         return {
             "match": shares(self._share),
-            "cosine": self._cosine.astype(np.float32),
+            "cosine": shares(self._cosine),
             "nearest_run": smallest(self._run),
             "nearest_feature": smallest(self._feature),
         }
@@ -179,8 +184,8 @@ def _statistics(runs: Runs, problems: list[str]) -> dict[int, pyarrow.Table]:
     return found
 
 
-def _stored(density: np.ndarray) -> np.ndarray:
-    """Densities as steps below 1 on a log scale, of `LOG_STEPS` per power of ten; `NEVER` for 0 and NaN."""
-    fires = density > 0
-    steps = -np.log10(np.where(fires, density, 1)) * LOG_STEPS
+def _stored(values: np.ndarray) -> np.ndarray:
+    """Values up to 1 as steps below it, `LOG_STEPS` per power of ten; `NEVER` for 0 and NaN."""
+    fires = values > 0
+    steps = -np.log10(np.where(fires, values, 1)) * LOG_STEPS
     return np.where(fires, np.round(steps).clip(0, NEVER - 1), NEVER).astype(np.uint16)

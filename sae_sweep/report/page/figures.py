@@ -11,16 +11,15 @@ from PIL import Image
 from sae_sweep.report.page.runs import Runs
 from sae_sweep.store import regular, unreadable
 
-_WIDEST = 1400
+_WIDEST = 1200
 """Pixels; a figure is made for paper, at twice what a screen shows."""
-_QUALITY = 80
+_QUALITY = 70
 _REMEDY = "write it again with task=match or task=analyse"
 _CAPTIONS = {
     "top_cosines": "Cosines of the nearest to the fourth-nearest rows of the decoder and the encoder",
     "firing_rate": "Share of features that have a match, by how often they fire",
     "truth": "How the SAEs match the true features of synthetic activations",
     "recovery": "Families beside the true features of synthetic activations",
-    "by_number_of_saes": "Families by the number of SAEs that they are in",
     "presence": "Which family is in which SAE",
     "density": "How often features fire",
     "deciles": "Deciles of each feature's activations",
@@ -70,7 +69,7 @@ def image(file: Path, caption: str = "") -> dict[str, Any]:
     if shown.width > _WIDEST:
         shown = shown.resize((_WIDEST, round(shown.height * _WIDEST / shown.width)), Image.Resampling.LANCZOS)
     content = BytesIO()
-    shown.save(content, "WEBP", quality=_QUALITY, method=4)
+    shown.save(content, "WEBP", quality=_QUALITY, method=2)
     return {
         "caption": caption or _CAPTIONS.get(file.stem, file.stem.replace("_", " ")),
         "width": shown.width,
@@ -81,11 +80,11 @@ def image(file: Path, caption: str = "") -> dict[str, Any]:
 
 def _groups(runs: Runs) -> Iterator[tuple[str, list[Path]]]:
     folder = runs.folder
-    names = ("firing_rate", "top_cosines", "truth")
+    names: tuple[str, ...] = ("firing_rate", "top_cosines", "truth")
     yield "Matching", [path for path in (folder.matching / f"{name}.png" for name in names) if path.exists()]
     for below in (folder.families, *sorted(path for path in folder.families.glob("*/"))):
         label = "Families" if below == folder.families else f"Families {below.name}"
-        names = ("by_number_of_saes", "presence", "recovery")
+        names = ("presence", "recovery")
         yield label, [path for path in (below / f"{name}.png" for name in names) if path.exists()]
     for drawn in sorted(path for path in folder.features.glob("*/")):
         yield f"What features do: {drawn.name}", sorted(drawn.glob("*.png"))

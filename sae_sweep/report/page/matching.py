@@ -17,12 +17,13 @@ from sae_sweep.report.nearest_files import read_nearest
 from sae_sweep.report.page.pack import columns, smallest
 from sae_sweep.report.page.runs import Runs
 from sae_sweep.report.parquet import read_parquet
-from sae_sweep.store import is_present
+from sae_sweep.store import SweepFolder, is_present
 
 BINS = 100
 """Bins of a pair's histogram of best cosines, from 0 to 1; what is below 0 is in the first."""
 _EXAMPLES = 8
 """Shared features, and features without a match, that are shown of each direction of a pair."""
+_NOTHING = "Nothing can be told yet: the SAEs of this sweep were not compared."
 _REMEDY = "compare the SAEs again with task=match"
 
 
@@ -51,19 +52,27 @@ def read_compared(runs: Runs, problems: list[str]) -> Compared | None:
         return None
     try:
         answer = read_answer(folder / "answer.json")
-        places = runs.index(answer.names)
+        places = runs.places(answer.names)
         return Compared(answer, places, [read_nearest(folder / "nearest", runs.names[at]) for at in places])
     except SaeSweepError as error:
         problems.append(str(error))
         return None
 
 
+def sentence(folder: SweepFolder) -> str:
+    """The answer of a sweep's last comparison, in one sentence.
+
+    Raises:
+        SaeSweepError: if the comparison is damaged.
+    """
+    path = folder.matching / "answer.json"
+    return read_answer(path).sentence if is_present(path) else _NOTHING
+
+
 def answer_section(runs: Runs, compared: Compared | None, problems: list[str]) -> dict[str, Any]:
     """The answer in a sentence, the numbers of each key, and what the comparison leaves out."""
     if compared is None:
-        finished = len(runs.done())
-        why = "no two of its SAEs are finished yet" if finished < 2 else "its SAEs were not compared yet"
-        return {"sentence": f"Nothing can be told: {why}.", "keys": [], "notes": []}
+        return {"sentence": _NOTHING, "keys": [], "notes": []}
     answer = compared.answer
     nulls = _nulls(runs, answer.summaries, problems)
     newer = [runs.shorts[place] for place in runs.done() if place not in compared.places]
@@ -71,8 +80,8 @@ def answer_section(runs: Runs, compared: Compared | None, problems: list[str]) -
     if any(one.undertrained for one in answer.summaries):
         limit = f"{answer.undertrained_above:.0%}"
         notes.append(
-            f"Undertrained: more than {limit} of an SAE's features still match the dictionary that it started "
-            "from. Pairs with such an SAE are left out wherever a key has others."
+            f"Undertrained: more than {limit} of an SAE's features still match the dictionary that it "
+            "started from. Pairs with such an SAE are left out wherever a key has others."
         )
     return {
         "sentence": answer.sentence,

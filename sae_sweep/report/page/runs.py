@@ -55,10 +55,10 @@ class Runs(NamedTuple):
     """Columns of `runs.parquet`."""
     folder: SweepFolder
 
-    def index(self, names: Iterable[str]) -> list[int]:
+    def places(self, names: Iterable[str]) -> list[int]:
         """Positions of runs by name; those that are not of this sweep any more are left out."""
-        places = {name: place for place, name in enumerate(self.names)}
-        return [places[name] for name in names if name in places]
+        known = {name: place for place, name in enumerate(self.names)}
+        return [known[name] for name in names if name in known]
 
     def folder_of(self, run: int) -> RunFolder:
         return self.folder.run(self.names[run])
@@ -87,7 +87,7 @@ def read_runs(folder: SweepFolder) -> Runs:
 def table(runs: Runs) -> dict[str, Any]:
     """The table of runs: what differs between them, and their final metrics."""
     swept = dict.fromkeys(key for keys in swept_keys(list(runs.configs.values())) for key in keys)
-    columns = [
+    columns: list[dict[str, Any]] = [
         {"id": key, "label": key, "title": f"Swept key {key}"} for key in swept if key in runs.table
     ]
     columns += [
@@ -128,7 +128,9 @@ def layers(runs: Runs, compared: Sequence[int]) -> list[dict[str, Any]]:
     for place in compared:
         if place in keys and "layer" in keys[place]:
             rest = {key: value for key, value in keys[place].items() if key != "layer"}
-            groups.setdefault(tuple(sorted((key, str(value)) for key, value in rest.items())), []).append(place)
+            groups.setdefault(tuple(sorted((key, str(value)) for key, value in rest.items())), []).append(
+                place
+            )
     found = []
     for rest_keys, places in groups.items():
         if len(places) > 1:
@@ -142,7 +144,9 @@ def methods(runs: Runs) -> dict[str, Any]:
     """Provenance: keys that all runs share, versions, machines, what `auto` became, and content."""
     flat = [named_keys(config) for config in runs.configs.values()]
     shared = {
-        key: flat[0][key] for key in (flat[0] if flat else {}) if all(one.get(key) == flat[0][key] for one in flat)
+        key: flat[0][key]
+        for key in (flat[0] if flat else {})
+        if all(one.get(key) == flat[0][key] for one in flat)
     }
     statuses = list(_statuses(runs))
     return {

@@ -14,13 +14,16 @@ _FILE = "section.json"
 _REMEDY = "write it again with task=report"
 
 
+Cell = str | bool | float | None
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of a section."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | bool | float | None, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     """Text, or numbers, which are aligned to the right; None is an empty cell."""
     note: str = ""
 
@@ -32,7 +35,7 @@ class Section:
     title: str
     text: str
     runs: tuple[str, ...]
-    """Ids of the runs that it is about; it is shown only while all of them are in the sweep, and finished."""
+    """Names of the runs that it is about; it is shown only while all of them are in the sweep and done."""
     tables: tuple[Table, ...] = ()
     figures: Mapping[str, str] = field(default_factory=dict)
     """Captions by file name, relative to the folder of the section."""
@@ -51,7 +54,7 @@ def write_section(folder: Path, section: Section) -> Path:
 
 def read_sections(runs: Runs, problems: list[str]) -> list[dict[str, Any]]:
     """Read the sections of a sweep; a damaged one is named among `problems`."""
-    done = {runs.ids[place] for place in runs.done()}
+    done = {runs.names[place] for place in runs.done()}
     found = []
     for path in sorted(runs.folder.root.glob(f"analysis/*/{_FILE}")):
         try:

@@ -12,16 +12,17 @@ const features = once(async () => {
   const kindStarts = [0];
   for (const count of counts) kindStarts.push(kindStarts.at(-1) + count);
   const share = (value) => (value === 255 ? null : value / 254);
+  const stored = (value) => (value === block.never ? 0 : 10 ** (-value / block.log_steps));
   const c = block.columns;
   return {
     ...block, runOf,
     fires: (at) => c.density[at] !== block.never,
-    density: (at) => (c.density[at] === block.never ? 0 : 10 ** (-c.density[at] / block.log_steps)),
+    density: (at) => stored(c.density[at]),
     match: (at) => share(c.match[at]),
     stable: (at) => share(c.stable[at]),
     position: (at) => share(c.position[at]),
-    cosine: (at) => (Number.isNaN(c.cosine[at]) ? null : c.cosine[at]),
-    largest: (at) => c.largest[at],
+    cosine: (at) => share(c.cosine[at]),
+    largest: (at) => block.most * stored(c.largest[at]),
     tokens: (at) => Array.from(c.tokens.subarray(at * block.width, (at + 1) * block.width)).filter((word) => word > 0),
     familySize: (at) => (c.family[at] < 0 ? 0 : families[c.family[at] + 1] - families[c.family[at]]),
     kindsOf: (family) => Array.from(kinds.subarray(kindStarts[family], kindStarts[family + 1]), (kind) => block.kind_words[kind]),
@@ -113,7 +114,7 @@ async function listView(core, state, refresh) {
     { label: "density", number: true, title: "Share of held-out tokens on which it fires" },
     { label: "largest", number: true, digits: 2, title: "Largest activation, SAE-input scale" },
     { label: "match", number: true, title: "Share of the other SAEs that have a feature above the cosine threshold" },
-    { label: "nearest", number: true, digits: 3, title: "Cosine of the nearest feature of all other SAEs" },
+    { label: "nearest", number: true, title: "Cosine of the nearest feature of all other SAEs" },
     { label: "stability", number: true, title: "Share of the other seeds that hold it" },
     { label: "position", number: true, title: "Share of the activation's variance that the position explains (omega squared)" },
     { label: "family", number: true, title: "SAEs that have its family; 0: in none" },
@@ -124,7 +125,7 @@ async function listView(core, state, refresh) {
     const feature = at - list.columns.starts[run];
     const cells = [
       visible(core.runs.shorts[run]), ...(core.features.analysed.length ? [tokenList(list.tokens(at).map((word) => texts[word]))] : []),
-      significant(list.density(at)), number(list.largest(at), 2), percent(list.match(at), 0), number(list.cosine(at), 3),
+      significant(list.density(at)), number(list.largest(at), 2), percent(list.match(at), 0), number(list.cosine(at), 2),
       percent(list.stable(at), 0), percent(list.position(at), 0), String(list.familySize(at)),
     ];
     return el("tr", {}, el("th", { scope: "row" }, featureLink(run, feature)),
@@ -197,8 +198,9 @@ async function featureCard(core, run, feature) {
     el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })])),
     familyOf(core, list, at),
     densityChart(list, run, at),
-    ...(found ? detailNodes(found, texts) : [el("p", { class: "note", text: missing(core, list, run, at) })]),
-  ];
+    ...(found ? detailNodes(found, texts) : []),
+    found && list.fires(at) ? null : el("p", { class: "note", text: missing(core, list, run, at) }),
+  ].filter(Boolean);
 }
 
 function missing(core, list, run, at) {
@@ -239,15 +241,17 @@ function detailNodes(found, texts) {
     return shown.map((place) => el("li", {}, el("bdi", { text: visibleToken(texts[c[name][place]]) }), el("span", { text: c[values][place].toFixed(digits) })));
   };
   const lists = [
-    ["Fires most on", "mean activation of the token", list("tokens_by_mean", "token_means", 2)],
-    ["Promotes", "direct effect on the logit", list("promoted", "promoted_effects", 2)],
-    ["Suppresses", "direct effect on the logit", list("suppressed", "suppressed_effects", 2)],
+    ["Fires most on", "mean activation", list("tokens_by_mean", "token_means", 2)],
+    ["Promotes", "logit effect", list("promoted", "promoted_effects", 2)],
+    ["Suppresses", "logit effect", list("suppressed", "suppressed_effects", 2)],
   ].filter(([, , items]) => items.length);
   return [
-    el("div", { class: "three" }, ...lists.map(([title, unit, items]) => el("div", {}, el("h4", { text: title, title: unit }), el("ol", { class: "tokenlist" }, ...items)))),
-    activationChart(block, row),
-    el("h4", { text: "Contexts: the highest activations, then one of each tenth" }),
-    el("div", { class: "contexts" }, ...contextLines(found, texts)),
+    el("div", { class: "three" }, ...lists.map(([title, unit, items]) => el("div", {}, el("h4", {}, title, el("small", { text: unit })), el("ol", { class: "tokenlist" }, ...items)))),
+    ...(c.contexts[row] === 0 ? [] : [
+      activationChart(block, row),
+      el("h4", { text: "Contexts: the highest activations, then one of each tenth" }),
+      el("div", { class: "contexts" }, ...contextLines(found, texts)),
+    ]),
   ];
 }
 
@@ -268,16 +272,17 @@ function contextLines({ block, row, context, word }, texts) {
   const c = block.columns;
   let start = word;
   return d3.range(context, context + c.contexts[row]).map((at) => {
+    const ranked = ((c.around[start + c.at[at]] / block.steps) * c.highest[at]).toFixed(2);
     const tokens = d3.range(start, start + c.lengths[at]).map((place, number_) => {
-      const strength = c.around[place] / block.steps;
-      const value = (strength * c.highest[at]).toFixed(2);
-      const node = el(number_ === c.at[at] ? "mark" : "bdi", { style: "--a:" + strength.toFixed(3), title: visibleToken(texts[c.words[place]]) + "  " + value });
+      const value = (c.around[place] / block.steps) * c.highest[at];
+      const strength = Math.min(1, value / c.largest[row]);
+      const node = el(number_ === c.at[at] ? "mark" : "bdi", { style: "--a:" + strength.toFixed(3), title: visibleToken(texts[c.words[place]]) + "  " + value.toFixed(2) });
       node.append(...spaced(texts[c.words[place]]));
       return number_ === c.at[at] ? el("bdi", {}, node) : node;
     });
     start += c.lengths[at];
     const kind = c.decile[at] === 0 ? "top" : "tenth " + c.decile[at];
-    return el("p", {}, el("span", { class: "rank", title: "activation " + c.activation[at].toFixed(3) }, kind + " · " + c.activation[at].toFixed(2)), ...tokens);
+    return el("p", {}, el("span", { class: "rank" }, kind + " · " + ranked), el("span", {}, ...tokens));
   });
 }
 

@@ -15,7 +15,7 @@ function chart(label, draw, caption) {
     const plot = options && Plot.plot({ width, style: { background: "none", fontSize: "12px", overflow: "visible" }, ...options });
     host.replaceChildren(...(plot ? [plot] : []));
   };
-  new ResizeObserver(again).observe(host);
+  new ResizeObserver(() => requestAnimationFrame(again)).observe(host);
   const figure = el("figure", {}, host, caption ? el("figcaption", {}, ...[caption].flat()) : null);
   figure.redraw = () => {
     drawn = 0;
@@ -69,22 +69,26 @@ function answerChart(answer) {
   ]);
 }
 
+/** Distinct colours; many of them follow each other from dark to light. */
+const coloursFor = (count) => (count <= SERIES.length ? SERIES : d3.quantize((at) => d3.interpolateViridis(0.1 + 0.8 * at), count));
+
 /** Training curves of all runs: one metric at a time, coloured by a swept key. */
 function curvesSection(core) {
   const { metrics, runs } = core.curves;
   const keys = core.table.columns.filter((column) => !("digits" in column));
   let metric = Object.keys(metrics).includes("explained_variance") ? "explained_variance" : Object.keys(metrics)[0];
-  let by = keys.length ? keys[0].id : null;
+  const valuesOf = (key) => new Set(core.table.rows.map((row) => String(row[core.table.columns.indexOf(key)])));
+  let by = (keys.find((key) => valuesOf(key).size <= SERIES.length) ?? keys[0])?.id ?? null;
   const valueOf = (run) => (by === null ? "run" : visible(core.table.rows[run][core.table.columns.findIndex((one) => one.id === by)] ?? "–"));
   const figure = chart("Training curves", (width) => {
     const points = runs.flatMap((one) => (one.values[metric] ?? []).map((value, at) => ({
       tokens: one.tokens[at], value, run: core.runs.shorts[one.run], of: valueOf(one.run) })).filter((point) => point.value !== null));
-    const groups = [...new Set(points.map((point) => point.of))];
+    const groups = [...new Set(points.map((point) => point.of))].sort(d3.ascending);
     return {
       height: 320, marginLeft: 56, marginBottom: 38,
       x: { label: "SAE inputs (tokens)", labelAnchor: "center", labelArrow: "none", tickFormat: "~s", ticks: Math.min(8, width / 70) },
       y: { label: metrics[metric], labelArrow: "none", grid: true, zero: metric === "dead", tickFormat: "~g" },
-      color: { type: "categorical", domain: groups, range: SERIES, legend: by !== null && groups.length <= 14 },
+      color: { type: "categorical", domain: groups, range: coloursFor(groups.length), legend: by !== null && groups.length <= 14 },
       marks: [
         Plot.line(points, { x: "tokens", y: "value", z: "run", stroke: "of", strokeWidth: runs.length > 20 ? 0.8 : 1.4, strokeOpacity: runs.length > 20 ? 0.7 : 1 }),
         Plot.tip(points, Plot.pointer({ x: "tokens", y: "value", title: (point) => point.run + "\n" + number(point.tokens) + " tokens\n" + significant(point.value), fill: "var(--paper)" })),
@@ -93,7 +97,7 @@ function curvesSection(core) {
   }, "One line per run, as it was logged while it trained.");
   const controls = el("p", { class: "controls" },
     select("Show", [[metric, metrics[metric]], ...Object.entries(metrics).filter(([name]) => name !== metric)], (value) => { metric = value; figure.redraw(); }),
-    keys.length ? select("coloured by", keys.map((key) => [key.id, key.label]), (value) => { by = value; figure.redraw(); }) : null);
+    keys.length ? select("coloured by", d3.sort(keys, (key) => key.id !== by).map((key) => [key.id, key.label]), (value) => { by = value; figure.redraw(); }) : null);
   return [controls, figure];
 }
 
@@ -108,13 +112,13 @@ function thresholdChart(core) {
   return chart("Share of features with a match against the threshold, by key", (width) => ({
     height: 300, marginBottom: 38,
     x: { label: "cosine threshold", labelAnchor: "center", labelArrow: "none", ticks: Math.min(8, width / 60) },
-    y: { label: "features that have a match (%)", labelArrow: "none", grid: true, domain: [0, 100] },
+    y: { label: "features that have a match (%)", labelArrow: "none", grid: true, domain: [0, 100], ticks: 5 },
     color: { type: "categorical", domain: [...new Set(found.map((row) => row.key))], range: SERIES, legend: true },
     marks: [
       Plot.ruleX([core.answer.threshold], { stroke: "var(--muted)", strokeDasharray: "3,3" }),
       Plot.areaY(found, { x: "threshold", y1: "low", y2: "high", z: "key", fill: "key", fillOpacity: 0.2 }),
       Plot.lineY(found, { x: "threshold", y: "share", z: "key", stroke: "key", strokeWidth: 1.8 }),
-      Plot.lineY(rows.filter((row) => row.chance === "random"), { x: "threshold", y: "share", z: "key", stroke: "var(--muted)", strokeDasharray: "2,3" }),
+      Plot.lineY(rows.filter((row) => row.chance === "random"), { x: "threshold", y: "share", z: "key", stroke: "var(--muted)", strokeDasharray: "1,3" }),
     ],
   }), "Mean over the pairs that differ in the key alone, with the 95 % interval over features" +
     (features === "live" ? "; dead features are left out" : "") + ". Dashed: the threshold in use. Dotted: a random dictionary in the other's place.");

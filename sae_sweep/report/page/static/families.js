@@ -2,14 +2,22 @@
 /* Families: features that several SAEs share, and what they depend on. */
 
 function familiesSection(core) {
-  return core.families.flatMap((hook) => [
-    hook.label ? el("h3", { text: "Hook " + visible(hook.label) }) : null,
+  const [first, ...others] = d3.sort(core.families, (hook) => -hook.members);
+  if (first === undefined) return [];
+  return [first.label ? el("h3", { text: hookTitle(first) }) : null, ...hookNodes(first),
+    ...others.map((hook) => el("details", {}, el("summary", { text: hookTitle(hook) }), ...hookNodes(hook).filter(Boolean)))];
+}
+
+const hookTitle = (hook) => "Hook " + visible(hook.label);
+
+function hookNodes(hook) {
+  return [
     el("p", {}, number(hook.families) + " families hold " + number(hook.members) + " features; " + number(hook.alone) +
       " features (" + percent(hook.alone / Math.max(1, hook.alone + hook.members)) + ") are in none."),
     hook.kinds.length ? kindsChart(hook.kinds) : null,
     hook.counts.length ? countsChart(hook.counts) : null,
     hook.kinds.length ? kindsTable(hook.kinds) : null,
-  ]);
+  ];
 }
 
 /** By key: families of one value only, and families common to all values, beside chance. */
@@ -24,11 +32,13 @@ function kindsChart(kinds) {
   return chart("Families by key: " + rows.map((row) => row.key + " " + row.kind + " " + row.share.toFixed(1) + " %").join(", "), (width) => {
     const narrow = width < 560;
     return {
-      height: (narrow ? 2 : 1) * (40 + 30 * keys.length) + 60, marginLeft: marginFor(keys, width), marginRight: narrow ? 20 : 50, marginBottom: 38,
+      height: (narrow ? 2 : 1) * (50 + 30 * keys.length) + 60, marginLeft: marginFor(keys, width), marginRight: 20, marginBottom: 38,
       x: { label: "share of the families (%)", labelAnchor: "center", labelArrow: "none", grid: true, zero: true, nice: true },
-      y: { label: null, domain: keys, padding: 0.5, axis: "left" }, [narrow ? "fy" : "fx"]: { label: null, domain: Object.values(words) },
+      y: { label: null, domain: keys, padding: 0.5, axis: "left" }, [narrow ? "fy" : "fx"]: { label: null, axis: null, domain: Object.values(words) },
       facet: { data: rows, [narrow ? "y" : "x"]: "kind" },
+      marginTop: 24,
       marks: [
+        Plot.text(Object.values(words), { [narrow ? "fy" : "fx"]: (kind) => kind, text: (kind) => kind, frameAnchor: "top-left", dy: -12, fontWeight: 600 }),
         Plot.link(rows, { x1: "null_low", x2: "null_high", y1: "key", y2: "key", stroke: "var(--faint)", strokeWidth: 11 }),
         Plot.tickX(rows, { x: "null", y: "key", stroke: "var(--muted)", strokeWidth: 2 }),
         Plot.link(rows, { x1: "low", x2: "high", y1: "key", y2: "key", stroke: "var(--s0)", strokeWidth: 2.5 }),
@@ -45,9 +55,9 @@ function countsChart(counts) {
   if (rows.length === 0) return null;
   return chart("Families by the number of SAEs that they are in", (width) => ({
     height: 220, marginBottom: 38,
-    x: { label: "SAEs that have the family", labelAnchor: "center", labelArrow: "none", ticks: Math.min(rows.length, width / 40), interval: 1, tickFormat: "d" },
+    x: { label: "SAEs that have the family", labelAnchor: "center", labelArrow: "none", type: "band", tickFormat: (saes) => (saes % Math.ceil(rows.length / (width / 30)) ? "" : String(saes)) },
     y: { label: "families", labelArrow: "none", grid: true },
-    marks: [Plot.rectY(rows, { x1: (row) => row.saes - 0.42, x2: (row) => row.saes + 0.42, y: "features_in_exactly", fill: "var(--s0)" }), Plot.ruleY([0])],
+    marks: [Plot.barY(rows, { x: "saes", y: "features_in_exactly", fill: "var(--s0)" }), Plot.ruleY([0])],
   }), "In how many SAEs each family is. Features in no family, which one SAE alone has, are not drawn.");
 }
 

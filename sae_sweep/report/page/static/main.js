@@ -9,7 +9,7 @@ function section(id, title, ...nodes) {
 }
 
 function runsTable(core) {
-  const columns = core.table.columns.map((column) => ({ ...column, number: core.table.rows.every((row) => typeof row[core.table.columns.indexOf(column)] !== "string") }));
+  const columns = core.table.columns.map((column) => ({ ...column, show: "digits" in column ? undefined : (value) => visible(value ?? "–"), number: core.table.rows.every((row) => typeof row[core.table.columns.indexOf(column)] !== "string") }));
   const folder = (name, run) => el("a", { href: encodeURIComponent(core.runs.names[run]) + "/", title: visible(name) }, visible(core.runs.shorts[run]));
   const state = (value, run) => el("span", { title: visible(core.table.error[run] ?? "") }, visible(value) + (core.table.mixed[run] ? " †" : ""));
   const rows = core.table.rows.map((row, run) => [core.runs.names[run], core.table.states[run], ...row]);
@@ -38,6 +38,8 @@ function figuresSection(groups) {
     el("div", { class: "images" }, ...group.images.map(imageFigure))));
 }
 
+const digitsOf = (values) => (values.every((value) => value === null || Number.isInteger(value)) ? 0 : 1);
+
 const imageFigure = (image) => el("figure", {},
   el("img", { src: image.source, alt: visible(image.caption), width: image.width, height: image.height, loading: "lazy" }),
   el("figcaption", { text: visible(image.caption) }));
@@ -45,7 +47,7 @@ const imageFigure = (image) => el("figure", {},
 function writtenSection(core, one, at) {
   const tables = one.tables.map((table) => {
     const numbers = table.columns.map((_, place) => table.rows.every((row) => typeof row[place] !== "string"));
-    return [sortable(visible(table.title), table.columns.map((label, place) => ({ label: visible(label), number: numbers[place], digits: 1 })), table.rows),
+    return [sortable(visible(table.title), table.columns.map((label, place) => ({ label: visible(label), number: numbers[place], digits: digitsOf(table.rows.map((row) => row[place])) })), table.rows),
       table.note ? el("p", { class: "note", text: visible(table.note) }) : null];
   });
   section("section-" + at, visible(one.title), el("p", { text: visible(one.text) }), ...tables.flat(), one.figures.length ? el("div", { class: "images" }, ...one.figures.map(imageFigure)) : null);

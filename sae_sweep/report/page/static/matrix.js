@@ -90,7 +90,7 @@ function layerSections(core, openPair) {
 
 /** What the two SAEs of a pair share: histograms, threshold curve, examples of both directions. */
 async function pairView(core, a, b) {
-  const block = await pairsBlock();
+  const [block, list, texts] = [await pairsBlock(), await features(), await words()];
   const sides = [[a, b], [b, a]].map(([from, to]) => ({ from, to, row: block.rowOf(from, to) })).filter((side) => side.row !== undefined);
   const label = (run) => visible(core.runs.shorts[run]);
   const counts = sides.map((side) => block.columns.histogram.subarray(side.row * block.bins, (side.row + 1) * block.bins));
@@ -107,7 +107,7 @@ async function pairView(core, a, b) {
     y: { label: "features that have a match (%)", labelArrow: "none", grid: true, domain: [0, 100] },
     marks: [rule, Plot.lineY(points, { x: "from", y: "above", stroke: "side" })],
   }), "What the result would be at another threshold.");
-  return [el("div", { class: "two" }, histogram, curve), el("div", { class: "two" }, ...sides.map((side) => pairExamples(core, block, side, label)))];
+  return [el("div", { class: "two" }, histogram, curve), el("div", { class: "two" }, ...sides.map((side) => pairExamples(block, side, label, (run, feature) => firstToken(list, texts, run, feature))))];
 }
 
 /** Count of each bin, and the share (%) of the features at or above its lower edge. */
@@ -121,7 +121,7 @@ function histogramPoints(bins, side) {
   });
 }
 
-function pairExamples(core, block, side, label) {
+function pairExamples(block, side, label, token) {
   const list = (name, heading, none) => {
     const rows = [];
     for (let at = 0; at < block.examples; at++) {
@@ -129,13 +129,19 @@ function pairExamples(core, block, side, label) {
       const [own, other] = block.columns[name].subarray(place, place + 2);
       if (own === 0xffffffff) break;
       const cosine = block.columns[name + "_cosine"][side.row * block.examples + at];
-      rows.push(el("li", {}, featureLink(side.from, own), " and ", featureLink(side.to, other), " – cosine " + cosine.toFixed(3)));
+      rows.push(el("li", {}, featureLink(side.from, own), token(side.from, own), " and ", featureLink(side.to, other), token(side.to, other), " – cosine " + cosine.toFixed(3)));
     }
     return [el("h4", { text: heading }), rows.length ? el("ol", {}, ...rows) : el("p", { text: none })];
   };
   return el("div", {}, el("h3", { text: label(side.from) + " in " + label(side.to) }),
     ...list("shared", "Most alike", "No feature has a match."),
     ...list("alone", "Most active without a match, with their nearest", "Every feature that fires has a match."));
+}
+
+/** The token that a feature fires most on, if it is known. */
+function firstToken(list, texts, run, feature) {
+  const [word] = list.tokens(list.columns.starts[run] + feature);
+  return word === undefined ? "" : el("span", { class: "tokens first" }, el("bdi", { text: visibleToken(texts[word]) }));
 }
 
 const featureLink = (run, feature) => el("a", { href: "#feature/" + run + "/" + feature }, "#" + feature);

@@ -1,0 +1,53 @@
+"""Writes `report.html` of a sweep: after every comparison and analysis, and with `task=report sweep=NAME`."""
+
+import logging
+import shutil
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from sae_sweep.logs import show
+from sae_sweep.plan import Request
+from sae_sweep.report import files_text
+from sae_sweep.report.page.build import write_page
+from sae_sweep.report.page.matching import sentence
+from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
+
+log = logging.getLogger(__name__)
+
+
+def report(request: Request) -> int:
+    """Write the page and print the answer; returns 0.
+
+    Raises:
+        SaeSweepError: if there is no such sweep, or its plan is damaged.
+    """
+    show_report(find_sweep(request.command))
+    return 0
+
+
+def show_report(folder: SweepFolder, more: Mapping[str, Path] = MappingProxyType({})) -> None:
+    """Write the page of a sweep, and print its answer and the files worth opening, `more` of them at the end.
+
+    Raises:
+        SaeSweepError: as `write_report`.
+    """
+    files = {**write_report(folder), **more}
+    width = min(100, shutil.get_terminal_size(fallback=(100, 24)).columns)
+    show(f"{textwrap.fill(sentence(folder), width)}\n\n{files_text(files)}\n")
+
+
+def write_report(folder: SweepFolder) -> dict[str, Path]:
+    """Write the page of a sweep; returns the files that are worth opening, by what they show.
+
+    What the page leaves out because a file is damaged is logged.
+
+    Raises:
+        SaeSweepError: if the plan is damaged, or a file cannot be written.
+    """
+    with hold_sweep(folder):
+        page = write_page(folder)
+    for problem in page.problems:
+        log.warning("left out of report.html: %s", problem)
+    return {"report": page.path} | ({} if page.details is None else {"its details": page.details})
