@@ -97,7 +97,7 @@ class Sweep:
         try:
             table = pyarrow.table({key: [one.get(key) for one in points] for key in columns})
         except (ValueError, TypeError) as error:  # a number in one line, a text in another
-            raise unreadable(path, first_line(error), HISTORY_REMEDY) from error
+            raise unreadable(path, f"a line is no record ({first_line(error)})", HISTORY_REMEDY) from error
         return _shown(table)
 
     def _records(self) -> list[Mapping[str, Any]]:

@@ -28,6 +28,7 @@ class Browser:
         self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Page.bringToFront")
         for domain in ("Runtime", "Log", "Network", "Page"):
             self.call(f"{domain}.enable")
         offline = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
@@ -125,7 +126,7 @@ def browser() -> Iterator[Browser]:
             *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
         ]
         process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{from_us} 4>&{to_us}', "sh", CHROMIUM, *options],
+            ["bash", "-c", f'exec "$@" 3<&{from_us} 4>&{to_us}', "bash", CHROMIUM, *options],
             pass_fds=(from_us, to_us),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -75,13 +75,13 @@ def write_analysis(
     return files
 
 
-def read_analysis(path: Path, run_id: str) -> pyarrow.Table:
-    """Read a file of an analysis.
+def read_analysis(path: Path, run_id: str, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    """Read columns of a file of an analysis; None: all of them.
 
     Raises:
         SaeSweepError: one line with the file and the remedy, if it is missing, damaged, or another run's.
     """
-    table = read_parquet(path, None, _REMEDY)
+    table = read_parquet(path, columns, _REMEDY)
     if (owner := _owner(table)) != run_id:
         raise unreadable(path, f"it is of run {escaped(owner)}, not {run_id}", _REMEDY)
     return table

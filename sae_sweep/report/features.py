@@ -1,5 +1,6 @@
 """Per-feature statistics of a run on disk: one row per feature, and the two histograms."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,14 +67,14 @@ def read_mean_activations(folder: Path, run_id: str, d_sae: int) -> Float[Tensor
     return _read(folder, "mean_activation", run_id, d_sae)
 
 
-def read_statistics(folder: Path, run_id: str) -> pyarrow.Table:
-    """Read the table that `write_features` wrote: a row per feature.
+def read_statistics(folder: Path, run_id: str, columns: Sequence[str]) -> pyarrow.Table:
+    """Read columns of the table that `write_features` wrote: a row per feature.
 
     Raises:
         SaeSweepError: one line with the file and the remedy, if it is missing, damaged, or another run's.
     """
     path = folder / _STATISTICS
-    table = read_parquet(path, ["feature", "density", "mean_activation", "max_activation"], _REMEDY)
+    table = read_parquet(path, columns, _REMEDY)
     owner = (table.schema.metadata or {}).get(_RUN_ID, run_id.encode())  # earlier versions wrote none
     if owner != run_id.encode():
         raise unreadable(
@@ -83,7 +84,7 @@ def read_statistics(folder: Path, run_id: str) -> pyarrow.Table:
 
 
 def _read(folder: Path, name: str, run_id: str, d_sae: int) -> Float[Tensor, " d_sae"]:
-    path, column = folder / _STATISTICS, read_statistics(folder, run_id)[name]
+    path, column = folder / _STATISTICS, read_statistics(folder, run_id, [name])[name]
     if not pyarrow.types.is_floating(column.type) or column.null_count or len(column) != d_sae:
         raise unreadable(
             path, f"{len(column)} values {name} of type {column.type} for {d_sae} features", _REMEDY

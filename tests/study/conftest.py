@@ -10,6 +10,7 @@ import pytest
 from sae_sweep.config import PathsConfig, RunConfig, TopKConfig, TrackingConfig
 from sae_sweep.plan import Request, WantedRun
 from sae_sweep.study import files as study_files
+from sae_sweep.study import report as study_report
 from sae_sweep.study.config import StudyCommand
 from tests.bench.conftest import refused
 from tests.study.helpers import facts_of_table1, write_sweep
@@ -33,7 +34,8 @@ def sweep(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip drawing, which takes most of the time; other tests check the figures."""
+    """Skip drawing and the page, which take most of the time; other tests check them."""
+    monkeypatch.setattr(study_report, "show_report", lambda *_: None)
     for name in ("table1_figure", "table2_figure", "figure13", "figure1"):
         monkeypatch.setattr(study_files, name, lambda *_: None)
     monkeypatch.setattr(study_files, "save", lambda _, path: path)

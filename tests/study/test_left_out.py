@@ -102,11 +102,14 @@ def test_a_run_of_another_model_or_width_is_left_out_with_a_note(
     assert f"no run: {BASE}" in text
 
 
-def test_no_finished_run_is_one_clear_error(sweep: Path, command: Callable[..., Request]) -> None:
+def test_a_sweep_without_a_finished_run_has_a_page_that_says_so(
+    sweep: Path, command: Callable[..., Request], capsys: pytest.CaptureFixture[str]
+) -> None:
     for status in sweep.glob("*/status.json"):
         write_json(status, {"state": "pending", "run_id": status.parent.name})
-    with pytest.raises(SaeSweepError, match="none of its 51 runs is finished"):
-        report(command())
+    assert report(command()) == 0
+    assert (sweep / "report.html").exists()
+    assert "Nothing can be told yet" in capsys.readouterr().out
 
 
 def test_a_sweep_is_needed(command: Callable[..., Request], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from sae_sweep.analysis import match_to_init
 from sae_sweep.config import MatchingConfig
 from sae_sweep.plan import Request
+from sae_sweep.report.page.runs import read_runs
+from sae_sweep.report.page.sections import read_sections
 from sae_sweep.saes import init_seed, initial_decoder
-from sae_sweep.store import write_json
+from sae_sweep.store import SweepFolder, write_json
 from sae_sweep.study.config import StudyConfig
 from sae_sweep.study.finished_runs import merged
 from sae_sweep.study.published import RunFacts
@@ -35,14 +38,62 @@ def test_a_whole_sweep_fills_every_cell_of_table1(
     figures = {path.name for path in (sweep / "analysis" / "figures").iterdir()}
     assert figures == {"table1.png", "table2.png", "figure13.png", "figure1.png"}
     out = capsys.readouterr().out
-    assert "# Table 1" in out
-    assert "# Table 2" in out
-    assert "| published       | the study" in out
-    assert "Lowest explained variance of any finished run: 0.410 (gpt2-pico_L8_library_docs_topk_x8" in out
-    assert "100,000 tokens)" in out
+    assert max(map(len, out.partition("Files")[0].splitlines())) <= 100
+    assert re.search(r"^the study +published +17\.2% +55\.2% ", out, re.MULTILINE)
+    assert "Lowest explained variance of any finished run: 0.410\n" in out
     assert "Without explained variance" not in out
+    assert str(sweep / "report.html") in out
     assert str(sweep / "analysis" / "tables") in out
-    assert "OpenWebText is library_docs" in out
+    text = (sweep / "analysis" / "tables" / "table1.md").read_text()
+    assert "# Table 1" in text
+    assert "OpenWebText is library_docs" in text
+
+
+def test_the_page_has_the_tables_while_their_runs_are_in_the_sweep(
+    sweep: Path, command: Callable[..., Request]
+) -> None:
+    assert report(command()) == 0
+    found, problems = read_runs(SweepFolder(sweep)), []
+    (section,) = read_sections(found, problems)
+    assert section["title"] == "The study's tables"
+    question, table1, table2 = section["tables"]
+    assert question["rows"][0][:4] == (
+        "published",
+        "the study",
+        pytest.approx(17.17, abs=0.1),
+        pytest.approx(55.2, abs=0.1),
+    )
+    rows = read_csv(sweep / "analysis" / "tables" / "table1.csv")
+    assert [row[3] for row in table1["rows"]] == [
+        pytest.approx(float(row["measured_percent"])) for row in rows
+    ]
+    assert [row[6] for row in table1["rows"]] == [
+        pytest.approx(float(row["published_percent"])) for row in rows
+    ]
+    assert len(table2["rows"]) == len(read_csv(sweep / "analysis" / "tables" / "table2.csv"))
+    assert [figure["caption"][:8] for figure in section["figures"]] == [
+        "Figure 1",
+        "Table 1:",
+        "Table 2:",
+        "Figure 1",
+    ]
+    assert problems == []
+    write_json(sweep / found.names[0] / "status.json", {"state": "running", "run_id": found.ids[0]})
+    assert read_sections(read_runs(SweepFolder(sweep)), problems) == []
+    assert "section.json is of other runs: write it again with task=report" in problems[0]
+
+
+def test_a_sweep_without_cells_has_no_tables(
+    command: Callable[..., Request], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "multirun" / "small"
+    write_sweep(root, [BASE])
+    assert report(command(sweep="small")) == 0
+    assert not (root / "analysis").exists()
+    assert (root / "report.html").exists()
+    out = capsys.readouterr().out
+    assert "study" not in out
+    assert max(map(len, out.partition("Files")[0].splitlines())) <= 100
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -56,7 +107,8 @@ def test_the_lowest_explained_variance_is_of_all_finished_runs(
         write_json(sweep / unknown / "metrics.json", {"init_match": 0.02, "explained_variance": None})
     assert report(command()) == 0
     out = capsys.readouterr().out
-    assert f"Lowest explained variance of any finished run: -0.500 ({in_no_cell}, 100,000 tokens)" in out
+    lowest = f"Lowest explained variance of any finished run: -0.500 ({in_no_cell}, 100,000 tokens)"
+    assert lowest.split() == out[out.index("Lowest") : out.index("Without")].split()
     assert "Without explained variance: 2 of 51 finished runs" in out
 
 
@@ -76,6 +128,7 @@ def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
         "dataset_vs_seed.csv",
         "dataset_vs_seed.md",
         "figures.md",
+        "section.json",
     }
     assert (own / "analysis" / "figures" / "own" / "figure1.png").exists()
     rows = read_csv(tables / "own" / "table1.csv")
@@ -93,9 +146,7 @@ def test_both_kinds_of_starts_have_tables_of_their_own_and_paper_stands_beside(
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_mixed_run_marks_its_cells(
-    sweep: Path, command: Callable[..., Request], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mixed_run_marks_its_cells(sweep: Path, command: Callable[..., Request]) -> None:
     name = config_of(BASE).base_name()
     status = json.loads((sweep / name / "status.json").read_text())
     write_json(sweep / name / "status.json", {**status, "mixed": [{"step": 7, "kernels": ["triton", "cpu"]}]})
@@ -104,8 +155,9 @@ def test_a_mixed_run_marks_its_cells(
     assert any(row["mixed"] == "True" for row in rows)
     for row in rows:
         assert row["mixed"] == str(name in (row["counted_run"], row["sought_in_run"]))
-    out = capsys.readouterr().out
-    assert out.count("‡ mixed: part of the run was trained with other numerics") == 3
+    mark = "‡ mixed: part of the run was trained with other numerics"
+    for name in ("table1", "table2", "dataset_vs_seed"):
+        assert mark in (sweep / "analysis" / "tables" / f"{name}.md").read_text()
 
 
 @pytest.mark.usefixtures("without_figures")

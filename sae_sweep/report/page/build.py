@@ -86,7 +86,7 @@ def _features(
     strings = Strings()
     analysed = features.read_analysed(found, strings, problems)
     listed = features.listing(found, analysed, compared, members, problems)
-    inside = contexts.chosen(listed, analysed, members)
+    inside = contexts.chosen(listed, analysed, members, contexts.INSIDE)
     texts = {place: contexts.read_texts(found, place, one, problems) for place, one in analysed.items()}
     known = {place: one for place, one in texts.items() if one is not None}
     inside = {place: numbers for place, numbers in inside.items() if place in known}

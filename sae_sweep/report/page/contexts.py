@@ -29,6 +29,8 @@ _TOP, _OF_DECILE = 8, 1
 """Contexts per feature: of the highest activations, and of each decile."""
 _TOKENS = 10
 """Tokens per list: those a feature fires most on, promotes and suppresses."""
+_COLUMNS = ("feature", "kind", "rank", "at", "decile", "tokens", "activations")
+"""Columns of contexts that the page needs."""
 _STEPS = 254
 """Steps of a stored activation, as a share of the largest in its context."""
 
@@ -72,7 +74,7 @@ def nearest_of(
 
 
 def chosen(
-    listing: Listing, analysed: Mapping[int, Analysed], members: Members, most: int = INSIDE
+    listing: Listing, analysed: Mapping[int, Analysed], members: Members, most: int
 ) -> dict[int, np.ndarray]:
     """The features whose details are inside the page, by position of the run.
 
@@ -109,7 +111,7 @@ def read_texts(runs: Runs, place: int, one: Analysed, problems: list[str]) -> Te
     """Read the contexts of a run; None if they are damaged, which is named among `problems`."""
     path = analysis_files(runs.folder_of(place).features).contexts
     try:
-        table = read_analysis(path, runs.ids[place])
+        table = read_analysis(path, runs.ids[place], _COLUMNS)
     except SaeSweepError as error:
         problems.append(str(error))
         return None

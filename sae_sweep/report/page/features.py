@@ -14,6 +14,7 @@ from sae_sweep.report.page.families import Members
 from sae_sweep.report.page.matching import Compared
 from sae_sweep.report.page.pack import Strings, columns, shares, smallest
 from sae_sweep.report.page.runs import Runs
+from sae_sweep.store import unreadable
 
 NEVER = 2**16 - 1
 """Stored density of a feature that never fires."""
@@ -21,6 +22,13 @@ LOG_STEPS = 9000
 """Steps per power of ten of a stored density or activation, which counts down from the largest."""
 _LARGEST = 1e4
 """Largest activation that can be stored."""
+_LISTED = ("density", "max_activation")
+"""Columns of a run's statistics that are listed."""
+_FOUND = {
+    *("active", "mean", "max", "position_share", "tokens_by_mean", "token_means"),
+    *(f"decile_{tenth}" for tenth in range(1, 10)),
+}
+"""Columns of an analysis that the page needs."""
 _TOKENS = 5
 """Tokens per feature in the list."""
 
@@ -56,7 +64,10 @@ def read_analysed(runs: Runs, strings: Strings, problems: list[str]) -> dict[int
             key = b"".join(bytes(part) for part in table.buffers() if part is not None)
             if key not in known:
                 known[key] = strings.numbers(table.to_pylist())
-            found[place] = Analysed(read_analysis(files.features, run_id), known[key])
+            firing = read_analysis(files.features, run_id)
+            if missing := _FOUND - set(firing.column_names):
+                raise unreadable(files.features, f"it has no column {min(missing)}", "run task=analyse again")
+            found[place] = Analysed(firing, known[key])
         except SaeSweepError as error:
             problems.append(str(error))
     return found
@@ -178,7 +189,7 @@ def _statistics(runs: Runs, problems: list[str]) -> dict[int, pyarrow.Table]:
     found = {}
     for place in runs.done():
         try:
-            found[place] = read_statistics(runs.folder_of(place).features, runs.ids[place])
+            found[place] = read_statistics(runs.folder_of(place).features, runs.ids[place], _LISTED)
         except SaeSweepError as error:
             problems.append(str(error))
     return found

@@ -173,7 +173,7 @@ def _filled(values: np.ndarray, filler: float) -> np.ndarray:
 
 def _densities(runs: Runs, place: int) -> np.ndarray | None:
     try:
-        table = read_statistics(runs.folder_of(place).features, runs.ids[place])
+        table = read_statistics(runs.folder_of(place).features, runs.ids[place], ["density"])
     except SaeSweepError:
         return None
     return table["density"].to_numpy()

@@ -15,7 +15,7 @@ function runsTable(core) {
   const rows = core.table.rows.map((row, run) => [core.runs.names[run], core.table.states[run], ...row]);
   const failed = core.table.error.flatMap((error, run) => (error ? [el("li", { text: visible(core.runs.shorts[run]) + ": " + visible(error) })] : []));
   return [
-    sortable(core.runs.names.length + " runs; a name leads to the run's folder", [{ label: "run", show: folder }, { label: "state", show: state }, ...columns], rows, { filter: "filter runs, such as topk 42" }),
+    sortable(core.runs.names.length + " runs; a name leads to the run's folder", [{ label: "run", show: folder }, { label: "state", show: state }, ...columns], rows, { filter: "filter runs, such as topk 42", text: (run) => [core.runs.names[run], core.runs.shorts[run], core.table.states[run]].join(" ") }),
     failed.length ? el("ul", { class: "failed" }, ...failed) : null,
     core.table.mixed.some(Boolean) ? el("p", { class: "note", text: "† mixed: part of the run was trained with other numerics." }) : null,
   ];

@@ -3,7 +3,8 @@
 
 /**
  * A table. Columns: {label, title, digits, number: true for numbers, show: value -> node or text}.
- * Rows are arrays of values, of which null sorts last.
+ * Rows are arrays of values, of which null sorts last. Options: filter, the hint of a field that filters
+ * rows by the words of `text(index)`.
  */
 function sortable(caption, columns, rows, options = {}) {
   const body = el("tbody");
@@ -31,9 +32,9 @@ function sortable(caption, columns, rows, options = {}) {
     announce("Sorted by " + columns[place].label + (ascending ? ", ascending" : ", descending"));
   }
   let wanted = "";
-  const shownText = (row) => row.map((value) => String(value ?? "")).join(" ").toLowerCase();
+  const shownText = (index) => options.text(index).toLowerCase();
   function fill() {
-    const shown = order.filter((index) => wanted.split(/\s+/).every((word) => shownText(rows[index]).includes(word)));
+    const shown = order.filter((index) => wanted === "" || wanted.split(/\s+/).every((word) => shownText(index).includes(word)));
     body.replaceChildren(...shown.map((index) => line(index)));
     if (shown.length === 0) body.append(el("tr", {}, el("td", { colspan: columns.length, text: "Nothing matches." })));
   }
@@ -44,7 +45,7 @@ function sortable(caption, columns, rows, options = {}) {
       const kind = column.number ? "number" : null;
       return place === 0 ? el("th", { scope: "row", class: kind }, content) : el("td", { class: kind }, content);
     });
-    return el("tr", options.row ? options.row(index) : {}, ...cells);
+    return el("tr", {}, ...cells);
   }
   fill();
   const table = el("table", {}, el("caption", { text: caption }), el("thead", {}, el("tr", {}, ...heads)), body);

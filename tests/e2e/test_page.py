@@ -1,0 +1,177 @@
+"""`report.html` of real small sweeps, in a browser without a network."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow
+import pytest
+
+from sae_sweep.report.page import contexts
+from sae_sweep.report.page.build import write_page
+from sae_sweep.report.parquet import read_parquet, write_parquet
+from sae_sweep.store import SweepFolder
+from tests.browser import CHROMIUM, Browser, browser
+from tests.conftest import Cli
+
+NAME = "<img src=x onerror=document.title='owned'>"
+HOSTILE = (
+    "</script><script>document.title='owned'</script>",
+    '"><b onmouseover="document.title=1">',
+    "&lt;i&gt;",
+    "\u202eevil\u2066",
+    "\x00\x1b[31m\x7f",
+    "\u200b",
+    "\ud800".encode("utf-8", "replace").decode(),
+    "${document.title='owned'}`",
+    "\\u003cscript\\u003e",
+    "\u05d0\u05d1",
+)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture
+def sweep(cli: Cli, small: list[str], text_folder: Path, kept: Path, tmp_path: Path) -> Path:
+    """A sweep of two analysed SAEs, on a corpus with a name and tokens that mean harm."""
+    if not (kept / "x").exists():
+        words = [*small, "tracking=none", f'dataset.name="{NAME}"', "sweep=x"]
+        trained = cli(*words, "seed=42,49", "matching.measures=null")
+        assert trained.code == 0, trained.err
+        assert "  report    multirun/x/report.html\n" in trained.out
+        analysed = cli("task=analyse", "sweep=x", "analysis.tokens=2048", "analysis.permutations=5")
+        assert analysed.code == 0, analysed.err
+        for path in (tmp_path / "multirun" / "x").glob("*/features/tokens.parquet"):
+            _poison(path)
+        shutil.copytree(tmp_path / "multirun" / "x", kept / "x")
+    folder = tmp_path / "copy" / "x"
+    shutil.copytree(kept / "x", folder)
+    return folder
+
+
+def _poison(path: Path) -> None:
+    """Give the ids after the special one strings that mean harm, again and again."""
+    table = read_parquet(path, None, "")
+    strings = table["string"].to_pylist()
+    for at in range(1, len(strings)):
+        strings[at] = HOSTILE[at % len(HOSTILE)] + (str(at) if at % 3 else "")
+    poisoned = pyarrow.table({"token": table["token"], "string": strings})
+    owner = {"run_id": table.schema.metadata[b"run_id"].decode()}
+    write_parquet(path, poisoned.replace_schema_metadata(owner))
+
+
+def inert(tab: Browser) -> None:
+    assert tab.errors == []
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:", "about:"))] == []
+    assert tab.js("document.title") == "x"
+    assert tab.js("document.querySelectorAll('main img[src=x], main b, main script, iframe').length") == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.slow(reason="two SAEs are trained and analysed, and a browser is started")
+def test_the_page_in_a_browser_without_a_network(sweep: Path) -> None:
+    page = write_page(SweepFolder(sweep))
+    assert page.problems == []
+    assert page.details is None
+    with browser() as tab:
+        tab.open(page.path)
+        sorts(tab)
+        opens_a_pair(tab)
+        finds_a_feature(tab)
+        inert(tab)
+        for width, dark in ((390, False), (390, True), (1200, True)):
+            tab.open(page.path, width=width, dark=dark)
+            tab.wait("document.querySelector('.chart svg') !== null")
+            assert tab.js("document.documentElement.scrollWidth <= window.innerWidth"), (width, dark)
+        inert(tab)
+
+
+def sorts(tab: Browser) -> None:
+    first = "document.querySelector('#runs tbody tr').innerText"
+    tab.js("document.querySelectorAll('#runs thead button')[2].click()")
+    descending = tab.js(first)
+    tab.js("document.querySelectorAll('#runs thead button')[2].click()")
+    assert tab.js(first) != descending
+    assert tab.js("document.querySelectorAll('#runs th[aria-sort=ascending]').length") == 1
+    assert tab.js("document.querySelectorAll('#runs th[aria-sort=descending]').length") == 0
+    tab.js("document.querySelector('#runs input').value = '49'")
+    tab.js("document.querySelector('#runs input').dispatchEvent(new Event('input'))")
+    assert tab.js("document.querySelectorAll('#runs tbody tr').length") == 1
+
+
+def opens_a_pair(tab: Browser) -> None:
+    tab.js("document.querySelector('.grid td[data-share]').click()")
+    tab.wait("document.querySelectorAll('#pair .chart').length === 2")
+    tab.wait("[...document.querySelectorAll('#pair .chart')].every((one) => one.querySelector('svg'))")
+    assert "seed 42" in tab.js("document.querySelector('#pair h3').textContent")
+    assert tab.js("document.querySelectorAll('#pair li a').length") > 0
+    tab.js("document.querySelector('.grid td[data-share]').focus()")
+    event = "new KeyboardEvent('keydown', {key: 'ArrowDown', bubbles: true})"
+    tab.js(f"document.activeElement.dispatchEvent({event})")
+    assert tab.js("document.activeElement.dataset.share !== undefined")
+
+
+def finds_a_feature(tab: Browser) -> None:
+    """Search for a token, open the first feature that fires on it, and see it beside its nearest."""
+    tab.js("document.querySelector('#features').scrollIntoView()")
+    tab.wait("document.querySelectorAll('#features tbody tr').length > 0")
+    every = tab.js("document.querySelector('#features caption').textContent")
+    search = "document.querySelector('#features input[type=search]')"
+    tab.js(f"{search}.value = '</script>'")
+    tab.js(f"{search}.dispatchEvent(new Event('input'))")
+    tab.wait(f"document.querySelector('#features caption').textContent !== {json.dumps(every)}")
+    rows = "[...document.querySelectorAll('#features tbody tr')].map((row) => row.textContent)"
+    found = tab.js(rows)
+    assert found
+    assert all("</script>" in row for row in found)
+    tab.js("document.querySelector('#features tbody a').click()")
+    tab.wait("document.querySelectorAll('#feature .card h3').length === 2")
+    assert tab.js("document.querySelectorAll('#feature .contexts mark').length") > 2
+    text = tab.js(
+        "document.querySelector('#feature').textContent + document.querySelector('#features').textContent"
+    )
+    assert "⟨U+202E⟩evil⟨U+2066⟩" in text
+    assert "␀␛[31m␡" in text
+    assert not {"\u202e", "\u2066", "\x1b", "\u200b"} & set(text)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.slow(reason="two SAEs are trained and analysed, and a browser is started")
+def test_what_the_page_does_not_hold_is_in_the_folder_beside_it(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "INSIDE", 40)
+    monkeypatch.setattr(contexts, "CHUNK", 100)
+    page = write_page(SweepFolder(sweep))
+    assert page.details is not None
+    assert len(list(page.details.iterdir())) == 2 * 6  # 512 features each
+    inside = "insideDetails().then((found) => found.size)"
+    shown = "document.querySelector('#feature .card').textContent"
+    with browser() as tab:
+        tab.open(page.path)
+        assert 10 <= tab.js(inside) <= 40
+        missing = tab.js(
+            "features().then(async (list) => [...list.runOf.keys()].find((at) => list.runOf[at] === 1"
+            " && list.fires(at)) - list.columns.starts[1])"
+        )
+        tab.js(f"location.hash = 'feature/1/{missing}'")
+        tab.wait("document.querySelectorAll('#feature .contexts mark').length > 0")
+        inert(tab)
+        for script in page.details.iterdir():
+            script.write_text(script.read_text().replace('saeSweepDetails("', 'saeSweepDetails("other'))
+        tab.open(page.path)
+        tab.js("insideDetails().then((found) => found.clear())")
+        tab.js(f"location.hash = 'feature/1/{missing}'")
+        tab.wait(
+            f"document.querySelector('#feature .card') !== null && {shown}.includes('of another version')"
+        )
+        shutil.rmtree(page.details)
+        tab.open(page.path)
+        tab.js("insideDetails().then((found) => found.clear())")
+        tab.js(f"location.hash = 'feature/1/{missing}'")
+        tab.wait(
+            f"document.querySelector('#feature .card') !== null && {shown}.includes('which is not there')"
+        )
