@@ -42,11 +42,17 @@ SLOW_S = 5.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests say why; SLURM's go first, for they mostly wait."""
+    """Slow tests say why; SLURM's go first, for they mostly wait.
+
+    Coverage is what the short tests of each room reach. Whole sweeps run without its tracer, which doubles
+    their time and would count as covered what they pass by and nothing checks.
+    """
     for item in items:
         for marker in item.iter_markers("slow"):
             if marker.args or not marker.kwargs.get("reason"):
                 raise pytest.UsageError(f'{item.nodeid}: slow needs one argument, reason="why it must"')
+        if item.get_closest_marker("slow") or item.path.parent.name == "e2e":
+            item.add_marker("no_cover")
     items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(item.path.parent.name, 2))
 
 
