@@ -1,12 +1,13 @@
 """The config groups of a command: those of the package and those of the folders that the command adds."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
@@ -23,7 +24,7 @@ class Groups:
     """Looks config groups and their choices up on a command's search path."""
 
     def __init__(
-        self, loader: ConfigLoader, config_name: str = PRIMARY_CONFIG, overrides: Sequence[str] = ()
+        self, loader: ConfigLoaderImpl, config_name: str = PRIMARY_CONFIG, overrides: Sequence[str] = ()
     ) -> None:
         """Set where to look.
 
@@ -37,6 +38,14 @@ class Groups:
         self._overrides = list(overrides)
         self._known: dict[tuple[str, ObjectType], tuple[str, ...]] = {}
 
+    @functools.cached_property
+    def _repository(self) -> Any:
+        """Folders of the search path; `loader.get_group_options` would copy them for each group."""
+        _, repository = self._loader._parse_overrides_and_create_caching_repo(
+            self._config_name, self._overrides
+        )
+        return repository
+
     def choices(self, group: str) -> tuple[str, ...]:
         """The choices of a config group; empty if there is no such group."""
         return self._options(group, ObjectType.CONFIG) if group else ()
@@ -48,7 +57,7 @@ class Groups:
 
     def _options(self, group: str, kind: ObjectType) -> tuple[str, ...]:
         if (group, kind) not in self._known:
-            found = self._loader.get_group_options(group, kind, self._config_name, self._overrides)
+            found = self._repository.get_group_options(group, kind)
             self._known[group, kind] = tuple(name for name in found if not name.startswith("."))
         return self._known[group, kind]
 
@@ -58,7 +67,7 @@ class Groups:
         return "\n".join(f"{name}: {', '.join(self.choices(name))}" for name in names if self.choices(name))
 
 
-def groups_of(master: DictConfig, loader: ConfigLoader) -> Groups:
+def groups_of(master: DictConfig, loader: ConfigLoaderImpl) -> Groups:
     """The groups of a command that Hydra has composed."""
     return Groups(loader, master.hydra.job.config_name, list(master.hydra.overrides.hydra))
 
