@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra import version
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -44,9 +46,22 @@ def run() -> None:
         _read_overrides(arguments)
     if arguments.info:
         logging.getLogger().handlers.clear()  # Hydra shows it through a log handler of its own
-    arguments.prefer_multirun()
     version.setbase("1.3")
-    _run_hydra(arguments, parser, task_function, str(conf_folder()), PRIMARY_CONFIG)
+    if arguments.is_sweep:
+        _sweep(arguments)
+    else:
+        _run_hydra(arguments, parser, task_function, str(conf_folder()), PRIMARY_CONFIG)
+
+
+def _sweep(arguments: Arguments) -> None:
+    """Start a sweep with Hydra; `_run_hydra` would first compose all of it to look for `hydra.mode`."""
+    hydra = Hydra("sae_sweep", config_loader(arguments.config_path, arguments.config_dir))
+    overrides = [*arguments.overrides, "hydra.mode=MULTIRUN"]
+    GlobalHydra.instance().initialize(hydra)
+    try:
+        hydra.multirun(arguments.config_name or PRIMARY_CONFIG, task_function, overrides)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _prepare_completion() -> None:

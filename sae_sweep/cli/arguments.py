@@ -23,17 +23,15 @@ class Arguments(argparse.Namespace):
     cfg: str | None
     info: str | None
     shell_completion: bool
-    run: bool
-    multirun: bool
+    help: bool
+    hydra_help: bool
+    resolve: bool
 
-    def prefer_multirun(self) -> None:
-        """Say what Hydra would conclude from `hydra.mode` of the config, but not where composing that fails.
-
-        It would then refuse comma lists instead of naming the fault.
-        """
-        shows = self.cfg or self.info or self.shell_completion
-        if not shows and not any(key_of(word) == "hydra.mode" for word in self.overrides):
-            self.multirun, self.run = True, False
+    @property
+    def is_sweep(self) -> bool:
+        """Whether the command is a sweep: it asks Hydra neither to show something nor for another mode."""
+        shows = self.cfg or self.info or self.shell_completion or self.help or self.hydra_help or self.resolve
+        return not shows and not any(key_of(word) == "hydra.mode" for word in self.overrides)
 
 
 def read_arguments(words: Sequence[str]) -> tuple[Arguments, argparse.ArgumentParser]:

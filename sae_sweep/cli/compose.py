@@ -65,7 +65,7 @@ def compose(
     problems = [*problems, *wrong] or _unused_sparsity_keys(grids, command, everything, composed)
     if problems or keys is None:
         raise ConfigError(problems)
-    references = References(composer, of_grids, grids_are_typed=bool({"grids", "common"} & {*command.keys}))
+    references = References(composer, of_grids, {*command.keys})
     wanted = [
         WantedRun(run, references.of(one), one.point.grids) for run, one in zip(runs, composed, strict=True)
     ]

@@ -1,7 +1,7 @@
 """What a run's name is compared with: its experiment without the run's own values, or the defaults."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
@@ -22,10 +22,11 @@ _GROUPS = ("model", "dataset", "architecture", "numerics", "activations")
 class References:
     """Composes the references of the runs of one command, each combination of choices once."""
 
-    def __init__(self, composer: Composer, points: Sequence[Point], grids_are_typed: bool) -> None:
-        """Set the points of the experiment's grids, unless the command replaces them."""
+    def __init__(self, composer: Composer, points: Sequence[Point], typed: Set[str]) -> None:
+        """Set the points of the experiment's grids, unless the typed keys replace them."""
         self._composer = composer
-        self._fixed = {} if grids_are_typed else _equal_in_all(points)
+        self._fixed = _equal_in_all(points) if typed.isdisjoint(("grids", "common")) else {}
+        self._numerics_may_differ = "numerics" in typed or any("numerics" in point.values for point in points)
         self._known: dict[tuple[str, ...], RunConfig] = {}
 
     def of(self, run: Composed) -> RunConfig:
@@ -41,7 +42,8 @@ class References:
         key = (*experiment, *chosen)
         if key not in self._known:
             values = copy.deepcopy(self._composer.load(key)[0])
-            values.numerics = self._composer.load(experiment)[0].numerics
+            if experiment or self._numerics_may_differ:
+                values.numerics = self._composer.load(experiment)[0].numerics
             if experiment:
                 self._fix(values)
             self._known[key] = unchecked_run(values)

@@ -285,9 +285,8 @@ def test_composing_from_a_shared_start_is_what_hydra_composes(
     load = ConfigLoaderImpl.load_configuration
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
     fused = planned(TWO_GRIDS, "batch=512", "sweep=mine")
-    # Hydra itself loads the command twice; then a base and a reference for each of three choices, and the
-    # preset of numerics that runs have without a choice of their own
-    assert len(loads) == 2 + 2 * 3 + 1
+    # Hydra itself loads the command once; then a base and a reference for each of three choices
+    assert len(loads) == 1 + 2 * 3
     words = {
         "owt_topk_x4_k16": ["dataset=owt", "dictionary=4"],
         "tinystories_topk_x16_k32": ["dataset=tinystories", "k=32"],
