@@ -45,6 +45,21 @@ def test_every_item_optional_and_field_is_checked() -> None:
         first([torch.zeros(2), torch.zeros(3)])
 
 
+def test_arguments_are_checked_however_they_are_given() -> None:
+    @jaxtyped(typechecker=shapes.checked)
+    def call(one: Float[Tensor, " n"], *more: int, named: Float[Tensor, " n"] | None = None) -> None:
+        del one, more, named
+
+    call(torch.zeros(2), 1, 2, named=torch.zeros(2))
+    for arguments, keywords, name in (
+        ((torch.zeros(2, 2),), {}, "one"),
+        ((), {"one": torch.zeros(2, 2)}, "one"),
+        ((torch.zeros(2), 1, 2), {"named": torch.zeros(3)}, "named"),
+    ):
+        with pytest.raises(TypeCheckError, match=f"parameter '{name}'"):
+            call(*arguments, **keywords)
+
+
 def test_axis_names_hold_within_one_named_tuple() -> None:
     both(Pair(torch.zeros(2), torch.zeros(2)), Pair(torch.zeros(3), torch.zeros(3)))
     both(Pair(torch.zeros(2), torch.zeros(2)), None)
