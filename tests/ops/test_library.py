@@ -112,6 +112,17 @@ def test_a_library_is_compiled_once(cache: Path):
     assert not kept(cache).stat().st_mode & 0o022
 
 
+def test_one_of_the_users_folder_is_not_compiled_again_for_another(cache: Path):
+    assert loads(cache_folder(None))
+    assert loads(cache)
+    assert compilations(cache) == 1
+    assert not cache.exists()
+    cut(kept(cache_folder(None)))
+    assert loads(cache)
+    assert compilations(cache) == 2
+    assert is_whole(kept(cache))
+
+
 @pytest.mark.parametrize("damage", [cut, flip, empty, replace_by_link, replace_by_pipe, open_to_all])
 def test_a_damaged_library_is_compiled_again(cache: Path, damage):
     assert loads(cache)

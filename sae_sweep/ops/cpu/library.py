@@ -30,18 +30,22 @@ _START, _BUILD = ".sae_sweep-start-", ".sae_sweep-build-"
 def compiled_kernels(cache: Path) -> ctypes.CDLL:
     """The kernels compiled for this machine, kept in `cache`, else in the user's cache folder, else nowhere.
 
-    Processes that compile at the same time each write the whole file.
+    A library that either folder holds is not compiled again for the other. Processes that compile at the same
+    time each write the whole file.
 
     Raises:
         SaeSweepError: if there is no compiler, it fails, or what it wrote cannot be loaded.
     """
     compiler = find_compiler()
     key = compiler.key()
+    for place in _places(cache):
+        with suppress(NotOursError, OSError):
+            if library := _kept(check_folder(place / "kernels"), key):
+                return library
     reasons = []
     for place in _places(cache):
         try:
-            folder = _folder_of_ours(place)
-            return _kept(folder, key) or _compile_into(folder, compiler, key)
+            return _compile_into(_folder_of_ours(place), compiler, key)
         except (NotOursError, OSError) as error:
             reasons.append(_in_words(error))
     try:
