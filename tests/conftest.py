@@ -1,6 +1,7 @@
 """What all tests share: one thread, checked shapes, marks of slow tests, the command line in this process."""
 
 import functools
+import gc
 import logging
 import os
 import subprocess
@@ -43,7 +44,7 @@ SLOW_S = 5.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests say why; SLURM's go first, for they mostly wait.
+    """Slow tests say why; SLURM's go first, for they mostly wait, and files that take minutes before others.
 
     Coverage is what the short tests of each room reach. Whole sweeps run without its tracer, which doubles
     their time and would count as covered what they pass by and nothing checks.
@@ -54,7 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f'{item.nodeid}: slow needs one argument, reason="why it must"')
         if item.get_closest_marker("slow") or item.path.parent.name == "e2e":
             item.add_marker("no_cover")
-    items.sort(key=lambda item: {"slurm": 0, "e2e": 1}.get(item.path.parent.name, 2))
+    items.sort(key=lambda item: {"slurm": 0, "e2e": 1, "tools": 2}.get(item.path.parent.name, 3))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of garbage collections, which every group of runs asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,5 +1,6 @@
 """Commands of sae_sweep in a forked child, which has imported everything, or in a process of its own."""
 
+import gc
 import os
 import resource
 import signal
@@ -45,6 +46,7 @@ def import_everything() -> None:
 
     del lightning, matplotlib, sae_sweep
     torch.set_num_threads(1)
+    gc.freeze()  # children leave what is here out of garbage collections, and so copy none of its pages
 
 
 def forked(call: Callable[[], object], folder: Path, limit_s: float | None = None) -> Ended:
