@@ -4,8 +4,12 @@
 
 FOLDER has models/OWNER/NAME/... or models/NAME/..., and datasets/OWNER/NAME/.... Every revision is answered
 with the same files. Asked for the LIMIT-th part of a data set, it ends without an answer, as in a power cut.
+
+Models can be uploaded with the token `TOKEN`, weights by the LFS protocol. A commit that names an LFS object
+which did not come is refused whole.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -14,14 +18,24 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub.constants
+import pytest
+
 API = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<name>.+?)(?:/(?P<what>revision|tree|paths-info)/(?P<rev>[^/]+)(?P<path>/.*)?)?$"
 )
+WRITE = re.compile(r"/api/models/(?P<name>.+?)/(?P<what>preupload|commit)/(?P<rev>[^/]+)$")
+LFS = re.compile(r"/(?P<name>.+?)\.git/info/lfs/objects/batch$")
+OBJECT = re.compile(r"/lfs/(?P<oid>[0-9a-f]{64})$")
+TOKEN = "hf_standin"
+UPLOADS = pytest.mark.filterwarnings("ignore:Use 'content=<:DeprecationWarning")
+"""Mark of tests that upload: the hub library calls httpx in an old way."""
 FILE = re.compile(r"/(?P<kind>datasets/)?(?P<name>.+?)/resolve/(?P<rev>[^/]+)/(?P<path>.+)$")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -42,7 +56,92 @@ class Hub(BaseHTTPRequestHandler):
         else:
             self._send(404, b"{}")
 
-    do_HEAD = do_POST = do_GET  # noqa: N815  (names of the base class)
+    do_HEAD = do_GET  # noqa: N815  (names of the base class)
+
+    def do_POST(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if path == "/api/validate-yaml":
+            self._send_json({"errors": [], "warnings": []} if self._body() else {})
+        elif path == "/api/repos/create":
+            self._writes(self._create)
+        elif found := WRITE.match(path):
+            self._writes(getattr(self, f"_{found['what']}"), self.root / "models" / found["name"])
+        elif LFS.match(path):
+            self._writes(self._batch)
+        else:
+            self.do_GET()
+
+    def do_PUT(self) -> None:
+        found, content = OBJECT.match(urlsplit(self.path).path), self._body()
+        if not found or hashlib.sha256(content).hexdigest() != found["oid"]:
+            self._send(400, b"{}")
+            return
+        (self.root / "lfs").mkdir(exist_ok=True)
+        (self.root / "lfs" / found["oid"]).write_bytes(content)
+        self._send(200, b"")
+
+    def _writes(self, answer: Callable[..., None], *values: Any) -> None:
+        if self.headers.get("Authorization") == f"Bearer {TOKEN}":
+            answer(*values)
+        else:
+            self._body()
+            self._send(401, b'{"error": "Invalid username or password."}')
+
+    def _create(self) -> None:
+        asked = json.loads(self._body())
+        folder = self.root / "models" / asked["organization"] / asked["name"]
+        status = 409 if folder.is_dir() else 200
+        folder.mkdir(parents=True, exist_ok=True)
+        self._send_json(
+            {"url": f"http://{self.headers['Host']}/{asked['organization']}/{asked['name']}"}, status
+        )
+
+    def _preupload(self, _: Path) -> None:
+        modes = {True: "lfs", False: "regular"}
+        paths = [file["path"] for file in json.loads(self._body())["files"]]
+        self._send_json(
+            {
+                "files": [
+                    {"path": path, "uploadMode": modes[path.endswith(".safetensors")], "shouldIgnore": False}
+                    for path in paths
+                ]
+            }
+        )
+
+    def _batch(self) -> None:
+        wanted, host = json.loads(self._body())["objects"], self.headers["Host"]
+        objects = [
+            {**one, "actions": {"upload": {"href": f"http://{host}/lfs/{one['oid']}"}}} for one in wanted
+        ]
+        self._send_json({"transfer": "basic", "objects": objects})
+
+    def _commit(self, folder: Path) -> None:
+        lines = [json.loads(line) for line in self._body().splitlines()]
+        files: dict[str, bytes] = {}
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                if not (stored := self.root / "lfs" / value["oid"]).is_file():
+                    self._send(400, b'{"error": "an LFS object is missing"}')
+                    return
+                files[value["path"]] = stored.read_bytes()
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        address = f"http://{self.headers['Host']}/{folder.parent.name}/{folder.name}/commit/{COMMIT}"
+        self._send_json({"success": True, "commitUrl": address, "commitOid": COMMIT})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -51,8 +150,7 @@ class Hub(BaseHTTPRequestHandler):
         return self.root / kind / name
 
     def _describe(self, found: "re.Match[str]") -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        asked = self.rfile.read(length) if length else b""
+        asked = self._body()
         folder = self._folder(found["kind"], found["name"])
         if not folder.is_dir():
             self._missing("RepoNotFound")
@@ -96,8 +194,8 @@ class Hub(BaseHTTPRequestHandler):
     def _missing(self, code: str) -> None:
         self._send(404, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
 
-    def _send_json(self, value: Any) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _send_json(self, value: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -120,7 +218,7 @@ class Server:
     """The stand-in as a process, for as long as a `with` lasts."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -133,7 +231,7 @@ class Server:
         return self
 
     def __enter__(self) -> None:
-        command = [sys.executable, __file__, str(self._root), str(self._port)]
+        command = [sys.executable, __file__, str(self.root), str(self._port)]
         command += [] if self._limit is None else [str(self._limit)]
         self._limit = None
         self._process = subprocess.Popen(command)
@@ -147,6 +245,20 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+
+    def serves(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        """Point the hub library of this process to it, with a cache of its own and the right to write."""
+        constants = huggingface_hub.constants
+        address = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
+        for name, value in {
+            "HUGGINGFACE_CO_URL_TEMPLATE": address,
+            "ENDPOINT": self.url,
+            "HF_HUB_CACHE": str(cache),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
 
     def died(self) -> bool:
         return self._process.poll() is not None

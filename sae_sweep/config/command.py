@@ -147,7 +147,10 @@ class CommandConfig:
     """Cached stream that task=cache verifies, prunes or removes, as listed; null: all."""
     sae: str | None = None
     """SAE that task=analyse reads in place of a sweep's: a run's folder, a folder of SAELens, sparsify,
-    dictionary_learning or the study, or `RELEASE/NAME` on the hub."""
+    dictionary_learning or the study, or on the hub `hf:USER/REPO/FOLDER` or `RELEASE/NAME`. task=publish and
+    task=export take a run's folder."""
+    to: str | None = None
+    """Repository of task=publish on the Hugging Face Hub: `hf:USER/REPO`, or `hf:USER/REPO/FOLDER`."""
     a: str | None = None
     """First SAE of task=match in place of a sweep's; named as `sae` is."""
     b: str | None = None
@@ -189,6 +192,8 @@ class CommandConfig:
         if (self.a is None) != (self.b is None):
             missing, given = ("a", "b") if self.a is None else ("b", "a")
             found.append(f"{given}={getattr(self, given)} is compared with another SAE: give {missing} too")
+        if self.task == "publish" and self.to is None:
+            found.append("task=publish needs a repository on the Hugging Face Hub: to=hf:USER/REPO")
         for key in ("sweep", "experiment", "stream"):
             plain_name(found, key, getattr(self, key))
         for part in dataclasses.fields(self):

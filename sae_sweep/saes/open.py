@@ -54,14 +54,15 @@ def load_sae(path: Path | str, run_id: str | None = None) -> SAE:
 
     Args:
         path: a run folder, the `sae/` folder inside it, or a folder of SAELens, sparsify, dictionary_learning
-            or the study's trainer.
+            or the study's trainer; or, on the Hugging Face hub, `hf:USER/REPO/FOLDER` or `hf:RELEASE/NAME`.
         run_id: refuse an SAE that is not this run's.
 
     Raises:
         SaeSweepError: if a file is missing, damaged, or describes no SAE that can be read, or another run's.
     """
     if run_id is None:
-        return read_folder(expanded(str(path)))[0]
+        on_hub = str(path).startswith(hub.PREFIX)
+        return (_read_hub(hub.named(str(path))) if on_hub else read_folder(expanded(str(path))))[0]
     folder = _folder_of_run(expanded(str(path)))
     cfg = read_json(folder / CONFIG_FILE, REMEDY)
     if (owner := saved_by(folder)) not in (None, run_id):
@@ -74,14 +75,15 @@ def open_sae(text: str) -> tuple[SAE, Origin]:
 
     Args:
         text: a folder as for `load_sae`; if there is none, a name on the Hugging Face hub: `RELEASE/NAME` of
-            SAELens (`gpt2-small-res-jb/blocks.8.hook_resid_pre`), or `owner/repository/folder`.
+            SAELens (`gpt2-small-res-jb/blocks.8.hook_resid_pre`), or `owner/repository/folder`; with `hf:`
+            before it, no folder here is looked for.
 
     Raises:
         SaeSweepError: as `load_sae`; if there is no such name, or the hub cannot be reached; or if the SAE
             reads other activations than the residual stream between two blocks.
     """
-    path = expanded(text)
-    local = path.is_absolute() or text.startswith((".", "~")) or _is_there(path)
+    path, on_hub = expanded(text), text.startswith(hub.PREFIX)
+    local = not on_hub and (path.is_absolute() or text.startswith((".", "~")) or _is_there(path))
     sae, origin = read_folder(path) if local else _read_hub(hub.named(text))
     if origin.hook is not None and origin.layer is None:
         raise SaeSweepError(

@@ -33,6 +33,9 @@ TASKS = {
     "analyse": Task(
         "sae_sweep.tasks.analyse:analyse", "show what features of SAEs do (sweep= or sae=)", composes=False
     ),
+    "publish": Task(
+        "sae_sweep.tasks.publish:publish", "upload SAEs to the Hugging Face Hub (to=)", composes=False
+    ),
     "report": Task(
         "sae_sweep.study.report:report",
         "write report.html, with the study's tables where the sweep has them",

@@ -86,6 +86,22 @@ def selected(request: Request) -> Selection:
     return _other(command, command.sae, request.runs[0].config)
 
 
+def runs_selected(command: CommandConfig) -> Selection:
+    """Find the runs that the command names with `sae` or with `sweep`.
+
+    Raises:
+        SaeSweepError: if there are none, or `sae` is no run.
+    """
+    if command.sae is None:
+        return _finished(find_sweep(command))
+    run = run_at(command.sae, "sae")
+    if run is None:
+        raise SaeSweepError(
+            f"sae={command.sae}: task={command.task} takes runs: name the folder of one, or give sweep=NAME"
+        )
+    return _finished(run.sweep, only=run.name)
+
+
 class RunAt(NamedTuple):
     """A run of a sweep on disk."""
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from sae_sweep.config import SaeSweepError
-from sae_sweep.saes import open_sae
-from sae_sweep.saes.hub import HubSAE, named
-from tests.hub import Server
+from sae_sweep.saes import load_sae, open_sae
+from sae_sweep.saes.hub import HubSAE, destination, named, read_small, upload
+from tests.hub import UPLOADS, Server
 from tests.saes.foreign_files import DICTIONARY, STUDY, sparsify_folder
 from tests.saes.test_saelens import X, latents, tensors, write
 
@@ -45,13 +45,7 @@ def hub(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path, hub):
     monkeypatch.chdir(tmp_path)
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    before = constants.ENDPOINT
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    address = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(before, hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.serves(monkeypatch, tmp_path / "cache")
 
 
 def refused(text) -> str:
@@ -169,3 +163,46 @@ def test_weights_come_whole(hub):
     with hub:
         sae, origin = open_sae("EleutherAI/sae-pythia/layers.7")
     assert torch.equal(sae.W_dec, load_file(origin.folder / "sae.safetensors")["W_dec"])
+
+
+FILES = {"a b/cfg.json": b"{}", "a b/x.safetensors": b"weights", "README.md": b"# card"}
+
+
+@UPLOADS
+def test_what_is_uploaded_is_there_whole(hub, tmp_path):
+    local = tmp_path / "y.safetensors"
+    local.write_bytes(b"more weights")
+    with hub:
+        assert upload("me/new", {**FILES, "y.safetensors": local}, "two SAEs") == f"{hub.url}/me/new"
+        upload("me/new", {"README.md": b"# another"}, "its card")  # the repository is there by now
+        found = read_small("me/new", ["README.md", "x.safetensors"])
+        assert read_small("me/nobody", ["README.md"]) == {}
+    assert found == {"README.md": b"# another", "a b/x.safetensors": b"weights"}
+    assert (hub.root / "models/me/new/y.safetensors").read_bytes() == b"more weights"
+
+
+@UPLOADS
+def test_an_upload_that_is_refused_leaves_nothing(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    with hub, pytest.raises(SaeSweepError, match=r"cannot publish to me/mine .*401.*: log in with `hf auth"):
+        upload("me/mine", FILES, "x")
+    assert not (hub.root / "models/me/mine").exists()
+    with pytest.raises(SaeSweepError, match=r"cannot publish to me/mine .*: the same command tries again"):
+        upload("me/mine", FILES, "x")
+
+
+def test_names_that_are_never_a_folder_here(hub, tmp_path):
+    STUDY(tmp_path / "EleutherAI" / "sae-pythia" / "layers.7")
+    STUDY(tmp_path / "hf:me" / "study")
+    with hub:
+        assert open_sae("hf:EleutherAI/sae-pythia/layers.7")[1].layout == "sparsify"
+        sae = load_sae("hf:me/dictionaries/a [1]/trainer_0")
+        assert sae.architecture.kind == "foreign"
+        assert "; there are SAEs in a [1]/trainer_0" in refused("hf:me/dictionaries")
+    assert refused("hf:me").startswith("me: it is no name on the hub, as RELEASE/NAME")
+
+
+@pytest.mark.parametrize("text", ["me/x", "hf:me", "hf:me//x", "hf:"])
+def test_where_nothing_can_be_uploaded(text):
+    with pytest.raises(SaeSweepError, match=f"to={text}: name a repository on the hub"):
+        destination(text)

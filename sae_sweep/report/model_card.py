@@ -1,0 +1,166 @@
+"""The model card of a repository of SAEs on the Hugging Face Hub."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sae_sweep.config import SPARSITY_KEYS
+from sae_sweep.report.markdown import code, inline
+
+MARK = "<!-- written by sae_sweep: task=publish replaces this file -->"
+"""In every card; one without it was written by somebody else."""
+_UNKNOWN = "-"
+
+
+class Published(NamedTuple):
+    """An SAE in a repository, as its files there describe it; anybody may have written them."""
+
+    folder: str
+    cfg: Any
+    """Content of its `cfg.json`."""
+    metrics: Any
+    """Content of its `metrics.json`."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        return _object(self.cfg, "metadata")
+
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        """The architecture and its settings; empty for an SAE that this package did not write."""
+        return _object(_object(self.metadata, "sae_sweep"), "architecture")
+
+    def measured(self, key: str) -> float | None:
+        """A number of the evaluation; None if it is unknown."""
+        value = self.metrics.get(key) if isinstance(self.metrics, dict) else None
+        return value if isinstance(value, int | float) else None
+
+
+def _object(value: Any, key: str) -> Mapping[str, Any]:
+    """The JSON object under a key; an empty one in place of anything else."""
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def model_card(repo: str, saes: Sequence[Published], undertrained: float) -> str:
+    """Markdown of the card, with the metadata that the hub reads.
+
+    Args:
+        repo: `owner/name`.
+        saes: all SAEs of this package in the repository, at least one.
+        undertrained: share of features that match their start, above which an SAE is marked.
+    """
+    marked = {one.folder for one in saes if (one.measured("init_match") or 0) > undertrained}
+    folder: _Columns = {
+        "folder": lambda one: code(one.folder or "./") + (r" \*" if one.folder in marked else "")
+    }
+    models = _distinct(saes, "model_name")
+    parts = [
+        _front_matter(saes),
+        MARK,
+        f"# Sparse autoencoders of {', '.join(map(inline, models)) or 'a language model'}",
+        f"{len(saes)} sparse autoencoder{'s' if len(saes) > 1 else ''} (SAEs) of the residual stream, "
+        "trained with sae_sweep. Each has a folder in SAELens's layout: `cfg.json` and "
+        "`sae_weights.safetensors`.",
+        _loading(repo, saes[0]),
+        "## The SAEs",
+        _table(saes, folder | _DESCRIBED),
+        "## Evaluation",
+        "On held-out text. Explained variance is that of the normalised input. CE recovered: of the "
+        "cross-entropy that is lost when the residual stream is zeroed, the share that the reconstruction "
+        "wins back. Start: the share of features that still match the SAE's own initial dictionary.",
+        _table(saes, folder | _EVALUATED),
+        *([_limit(undertrained)] if marked else []),
+        "## How they were trained",
+        "`metadata` in each `cfg.json` has the hook, the text, the number of tokens, the trainer's preset "
+        "and the versions of all libraries. Each token is normalised over the residual's dimensions before "
+        "the encoder, and the reconstruction is scaled back (`normalize_activations: layer_norm`), so raw "
+        "residuals go in.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(saes: Sequence[Published]) -> str:
+    """YAML that the hub reads; JSON is YAML, and quotes what needs quotes."""
+    values: dict[str, Any] = {
+        "library_name": "saelens",
+        "tags": ["sparse-autoencoder", "sae", "saelens", "sae_sweep", "mechanistic-interpretability"],
+    }
+    if models := _distinct(saes, "base_model"):
+        values["base_model"] = models
+    if datasets := _distinct(saes, "hub_dataset"):
+        values["datasets"] = datasets
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in values.items()), "---"])
+
+
+def _loading(repo: str, first: Published) -> str:
+    return f"""## Use
+
+```python
+from sae_lens import SAE
+
+sae = SAE.from_pretrained({json.dumps(repo)}, {json.dumps(first.folder)})
+```
+
+or, with every measure of sae_sweep:
+
+```python
+import sae_sweep as ss
+
+sae = ss.load_sae({json.dumps(f"hf:{repo}/{first.folder}".rstrip("/"))})
+```"""
+
+
+def _limit(undertrained: float) -> str:
+    return (
+        rf"SAEs marked with \* are **undertrained**: more than {undertrained:.0%} of their features "
+        "still match the initial dictionary. No conclusion about features should be drawn from them."
+    )
+
+
+def _architecture(one: Published) -> str:
+    own = {key: value for key, value in one.architecture.items() if key in SPARSITY_KEYS}
+    shown = ", ".join(f"{key}={value}" for key, value in own.items())
+    kind = one.architecture.get("kind", _UNKNOWN)
+    return inline(f"{kind} ({shown})" if shown else kind)
+
+
+def _share(key: str) -> Callable[[Published], str]:
+    return lambda one: _number(one.measured(key), ".1%")
+
+
+def _said(key: str) -> Callable[[Published], str]:
+    return lambda one: inline(one.metadata.get(key) or _UNKNOWN)
+
+
+def _number(value: Any, form: str) -> str:
+    fits = type(value) is int or (type(value) is float and not form.endswith("d"))
+    return format(value, form) if fits else _UNKNOWN
+
+
+_Columns = dict[str, Callable[[Published], str]]
+_DESCRIBED: _Columns = {
+    "model": _said("model_name"),
+    "hook": _said("hook_name"),
+    "architecture": _architecture,
+    "d_sae": lambda one: _number(one.cfg.get("d_sae"), ",d"),
+    "text": _said("dataset_path"),
+    "tokens": lambda one: _number(one.metadata.get("training_tokens"), ",d"),
+}
+_EVALUATED: _Columns = {
+    "L0": lambda one: _number(one.measured("l0"), ".1f"),
+    "explained variance": _share("explained_variance"),
+    "CE recovered": _share("ce_recovered_zero"),
+    "alive": lambda one: _number(one.measured("alive"), ",.0f"),
+    "start": _share("init_match"),
+}
+
+
+def _table(saes: Sequence[Published], columns: _Columns) -> str:
+    rows = [[make(one) for make in columns.values()] for one in saes]
+    lines = [list(columns), ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _distinct(saes: Sequence[Published], key: str) -> list[str]:
+    return list(dict.fromkeys(str(one.metadata[key]) for one in saes if one.metadata.get(key)))
