@@ -20,6 +20,8 @@ from sae_sweep.config.matching import MatchingConfig
 from sae_sweep.config.names import plain_name
 from sae_sweep.config.tracking import TrackingConfig
 
+EXPORTS = ("neuronpedia", "delphi")
+"""Forms of task=export."""
 CACHE_ACTIONS = ("fill", "list", "verify", "prune", "remove")
 _SLURM_16_BIT = Limit(65_533, "at most 65533 (SLURM's 16 bits)")
 _DAY_S = Limit(86_400, "at most 86400 (a day)")
@@ -138,7 +140,8 @@ class CommandConfig:
     task: str = "train"
     """Task to run; `--help` lists them."""
     format: str = "text"
-    """Output format of plan and status: text, or json (with nothing else on standard output)."""
+    """Output format of plan and status: text, or json (with nothing else on standard output). Form of
+    task=export: neuronpedia, or delphi."""
     action: str = "fill"
     """Action of task=cache. fill: cache what the runs will read, without training. list: show cached streams.
     verify: check their checksums. prune: remove damaged, unfinished and outdated files. remove: delete
@@ -146,9 +149,9 @@ class CommandConfig:
     stream: str | None = None
     """Cached stream that task=cache verifies, prunes or removes, as listed; null: all."""
     sae: str | None = None
-    """SAE that task=analyse reads in place of a sweep's: a run's folder, a folder of SAELens, sparsify,
-    dictionary_learning or the study, or on the hub `hf:USER/REPO/FOLDER` or `RELEASE/NAME`. task=publish and
-    task=export take a run's folder."""
+    """SAE that task=analyse and task=export read in place of a sweep's: a run's folder, a folder of SAELens,
+    sparsify, dictionary_learning or the study, or on the hub `hf:USER/REPO/FOLDER` or `RELEASE/NAME`.
+    task=publish takes a run's folder."""
     to: str | None = None
     """Repository of task=publish on the Hugging Face Hub: `hf:USER/REPO`, or `hf:USER/REPO/FOLDER`."""
     a: str | None = None
@@ -182,7 +185,7 @@ class CommandConfig:
         one_of(found, "action", self.action, CACHE_ACTIONS)
         if self.task == "cache" and self.action == "remove" and self.stream is None:
             found.append("action=remove needs stream=NAME: task=cache action=list shows the names")
-        one_of(found, "format", self.format, ("text", "json"))
+        one_of(found, "format", self.format, EXPORTS if self.task == "export" else ("text", "json"))
         one_of(found, "figures", self.figures, FIGURES)
         for key in ("sae", "a", "b"):
             named = getattr(self, key)

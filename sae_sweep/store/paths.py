@@ -48,6 +48,11 @@ class RunFolder:
     def features(self) -> Path:
         return self.root / "features"
 
+    @property
+    def export(self) -> Path:
+        """The features in the forms of other tools; a folder per form."""
+        return self.root / "export"
+
 
 @dataclass(frozen=True)
 class SweepFolder:

@@ -33,6 +33,9 @@ TASKS = {
     "analyse": Task(
         "sae_sweep.tasks.analyse:analyse", "show what features of SAEs do (sweep= or sae=)", composes=False
     ),
+    "export": Task(
+        "sae_sweep.tasks.export:export", "write features for Neuronpedia or Delphi (format=)", composes=False
+    ),
     "publish": Task(
         "sae_sweep.tasks.publish:publish", "upload SAEs to the Hugging Face Hub (to=)", composes=False
     ),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -75,6 +76,12 @@ class Reading:
         lm.check([second.layer], text.seq_len)
         found = analyse_positions({"a": first, "b": second}, lm, text, between=raise_if_requested)
         return found["a"].codes, found["b"].codes
+
+    def text_codes(self, one: Reader) -> tuple[np.ndarray, Codes]:
+        """Token ids of the text, [sequences, length], and the SAE's sparse codes of it."""
+        lm, text, subject = self._open(one)
+        found = analyse_positions({"a": subject}, lm, text, between=raise_if_requested)
+        return text.tokens, found["a"].codes
 
     def ablations(self, one: Reader, sets: Mapping[str, Bool[Tensor, " d_sae"]]) -> list[Ablation]:
         """The model's loss without some sets of features."""
