@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools bench
 PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: quickstart paper-mini test check format oracle kill-test break-it gpu-check wheel-check clean
+.PHONY: quickstart paper-mini test check format oracle interop kill-test break-it gpu-check wheel-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart launcher=local
@@ -59,6 +59,34 @@ $(VENV)-foreign/.installed:
 	$(VENV)-foreign/bin/pip install --quiet eai-sparsify==1.3.3 dictionary-learning==0.1.0
 	touch $@
 
+# What SAELens, SAEBench, sae-probes and Delphi make of what is published and exported, each in its own environment
+interop: $(VENV)/.dev $(VENV)-saebench/.installed $(VENV)-saeprobes/.installed $(VENV)-delphi/.installed
+	SAEBENCH_PYTHON=$(CURDIR)/$(VENV)-saebench/bin/python SAEPROBES_PYTHON=$(CURDIR)/$(VENV)-saeprobes/bin/python \
+	  DELPHI_PYTHON=$(CURDIR)/$(VENV)-delphi/bin/python $(BIN)/pytest tests/e2e/test_interop_oracle.py
+
+# torchvision is among its requirements and never imported; beside a CPU build of torch it stops other imports
+$(VENV)-saebench/.installed:
+	$(PYTHON) -m venv $(VENV)-saebench
+	$(VENV)-saebench/bin/pip install --quiet torch==2.13.0
+	$(VENV)-saebench/bin/pip install --quiet torch==2.13.0 torchvision==0.28.0 sae-bench==0.6.0
+	$(VENV)-saebench/bin/pip uninstall --quiet --yes torchvision
+	touch $@
+
+$(VENV)-saeprobes/.installed:
+	$(PYTHON) -m venv $(VENV)-saeprobes
+	$(VENV)-saeprobes/bin/pip install --quiet torch==2.13.0
+	$(VENV)-saeprobes/bin/pip install --quiet torch==2.13.0 sae-probes==0.4.2
+	touch $@
+
+# Delphi without vllm and bitsandbytes, which run its explainers on GPUs
+$(VENV)-delphi/.installed:
+	$(PYTHON) -m venv $(VENV)-delphi
+	$(VENV)-delphi/bin/pip install --quiet torch==2.13.0
+	$(VENV)-delphi/bin/pip install --quiet torch==2.13.0 asyncer blobfile datasets faiss-cpu jaxtyping orjson \
+	  safetensors sentence_transformers simple_parsing transformers
+	$(VENV)-delphi/bin/pip install --quiet --no-deps eai-delphi==0.1.3
+	touch $@
+
 # Kill a sweep at 30 random moments and launch it again: weights must equal those of an undisturbed one
 kill-test: $(VENV)/.dev
 	$(BIN)/python tools/kill_test.py --kills 30
@@ -86,4 +114,4 @@ wheel-check: $(VENV)/.dev
 	rm -rf $(VENV)-wheel dist
 
 clean:
-	rm -rf $(VENV) $(VENV)-saelens $(VENV)-foreign $(VENV)-wheel dist
+	rm -rf $(VENV) $(VENV)-* dist

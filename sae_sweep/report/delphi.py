@@ -40,7 +40,9 @@ def write_delphi(folder: Path, read: Read, tokens: np.ndarray, codes: Codes) -> 
     """
     whole = _whole_sequences(tokens, codes)
     if not whole:
-        raise SaeSweepError("no sequence of the text has codes that fit into memory: lower analysis.seq_len")
+        raise SaeSweepError(
+            "the first sequence alone has more activations than are held: lower analysis.seq_len"
+        )
     locations, activations = _entries(codes, whole)
     place = folder / "latents" / read.hook
     config = place / "config.json"

@@ -61,9 +61,11 @@ def _neuronpedia(one: Analysed, sweep: SweepFolder) -> Path:
 def _delphi(one: Analysed, reading: Reading) -> Path:
     if one.config.model.path == SYNTHETIC:
         raise SaeSweepError("it reads synthetic activations, which have no text to explain")
-    tokens, codes = reading.text_codes(Reader(one.name, one.config, one.load, one.run))
-    tokenizer = str(local_path(one.config.model) or one.config.model.path)
-    read = Read(tokenizer, one.config.hook, one.config.dataset.name)
+    seq_len = reading.command.analysis.seq_len or one.config.packing.seq_len
+    config = replace(one.config, packing=replace(one.config.packing, seq_len=seq_len))
+    tokens, codes = reading.text_codes(Reader(one.name, config, one.load, one.run))
+    tokenizer = str(local_path(config.model) or config.model.path)
+    read = Read(tokenizer, config.hook, config.dataset.name)
     return write_delphi(one.folder.export / "delphi", read, tokens, codes)
 
 

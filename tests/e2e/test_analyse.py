@@ -1,6 +1,7 @@
 """`task=analyse` on real small sweeps: its numbers are those of the evaluation, and its text is the text."""
 
 import csv
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -77,6 +78,22 @@ def test_it_agrees_with_the_evaluation_and_shows_the_text(cli: Cli, trained: Tra
         assert set(changed["positions"]) == {"zero"}
         assert changed["ce_clean"][5] != unchanged["ce_clean"][5]
         assert features["position_feature"] != [None] * len(features["feature"])
+    exports_agree(cli, runs[0])
+
+
+def exports_agree(cli: Cli, run: Path) -> None:
+    """Other tools get what was analysed: Delphi every activation, Neuronpedia every context."""
+    for form in ("delphi", "neuronpedia"):
+        result = cli("task=export", f"format={form}", f"sae={run}", f"analysis.tokens={EVALUATED}")
+        assert result.code == 0, result.err
+        assert f"  {form}  multirun/x/{run.name}/export/{form}/" in result.out
+    features = table(run, "firing")
+    (cache,) = (run / "export/delphi/latents/blocks.2.hook_resid_pre").glob("*.safetensors")
+    latents = load_file(cache)["locations"][:, 2].long()
+    assert torch.bincount(latents, minlength=len(features["active"])).tolist() == features["active"]
+    (source,) = (run / "export/neuronpedia/gpt2-pico").iterdir()
+    lines = gzip.decompress((source / "activations/batch-0.jsonl.gz").read_bytes()).splitlines()
+    assert len(lines) == len(table(run, "contexts")["feature"])
 
 
 def mean(positions: dict, name: str) -> float:

@@ -139,6 +139,6 @@ def test_delphi_gets_every_activation_of_whole_sequences(
 
 def test_delphi_gets_nothing_where_no_sequence_fits(tmp_path: Path) -> None:
     codes = _codes(torch.ones(N, SEQ, D_SAE), most=D_SAE)
-    with pytest.raises(SaeSweepError, match="no sequence of the text has codes that fit into memory"):
+    with pytest.raises(SaeSweepError, match="the first sequence alone has more activations than are held"):
         write_delphi(tmp_path, Read("m", "h", "t"), np.zeros((N, SEQ), int), codes)
     assert not list(tmp_path.iterdir())
