@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import huggingface_hub.constants
-import pytest
+if TYPE_CHECKING:  # the process that serves starts without them
+    import pytest
 
 API = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<name>.+?)(?:/(?P<what>revision|tree|paths-info)/(?P<rev>[^/]+)(?P<path>/.*)?)?$"
@@ -34,8 +34,8 @@ WRITE = re.compile(r"/api/models/(?P<name>.+?)/(?P<what>preupload|commit)/(?P<re
 LFS = re.compile(r"/(?P<name>.+?)\.git/info/lfs/objects/batch$")
 OBJECT = re.compile(r"/lfs/(?P<oid>[0-9a-f]{64})$")
 TOKEN = "hf_standin"
-UPLOADS = pytest.mark.filterwarnings("ignore:Use 'content=<:DeprecationWarning")
-"""Mark of tests that upload: the hub library calls httpx in an old way."""
+UPLOADS = "ignore:Use 'content=<:DeprecationWarning"
+"""Warning in tests that upload: the hub library calls httpx in an old way."""
 FILE = re.compile(r"/(?P<kind>datasets/)?(?P<name>.+?)/resolve/(?P<rev>[^/]+)/(?P<path>.+)$")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -246,8 +246,10 @@ class Server:
         self._process.kill()
         self._process.wait()
 
-    def serves(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    def serves(self, monkeypatch: "pytest.MonkeyPatch", cache: Path) -> None:
         """Point the hub library of this process to it, with a cache of its own and the right to write."""
+        import huggingface_hub.constants
+
         constants = huggingface_hub.constants
         address = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
         for name, value in {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sae_sweep.config import HubDataset, RunConfig, SaeSweepError, escaped
-from sae_sweep.config.data import KNOWN_MODELS
+from sae_sweep.activations.model_files import BUNDLED, local_path
+from sae_sweep.config import HubDataset, ModelConfig, RunConfig, SaeSweepError, escaped
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report.model_card import MARK, Published, model_card
@@ -72,22 +72,27 @@ def _files(one: Analysed, folder: str) -> dict[str, Path | bytes]:
 
 
 def _without_this_machine(cfg: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
-    """`cfg.json` with the names that the hub knows in place of folders and of the machine's name."""
+    """`cfg.json` with labels in place of paths on this disk, and without the machine's name."""
     metadata = dict(cfg["metadata"])
-    known = config.model.path in KNOWN_MODELS
-    on_hub = isinstance(config.dataset, HubDataset)
     metadata["provenance"] = {
         key: value for key, value in metadata.get("provenance", {}).items() if key != "host"
     }
-    if not known:
-        metadata["model_path"] = config.model.label
-    if not on_hub:
-        metadata["dataset_path"] = config.dataset.name
-    if known and not config.model.path.startswith("bundled:"):
+    if _is_on_hub(config.model):
         metadata["base_model"] = config.model.path
-    if on_hub:
-        metadata["hub_dataset"] = metadata["dataset_path"]
+    elif not config.model.path.startswith(BUNDLED):
+        metadata["model_path"] = config.model.label
+    if isinstance(config.dataset, HubDataset):
+        metadata["hub_dataset"] = config.dataset.path
+    else:
+        metadata["dataset_path"] = config.dataset.name
     return {**cfg, "metadata": metadata}
+
+
+def _is_on_hub(model: ModelConfig) -> bool:
+    try:
+        return not model.path.startswith(BUNDLED) and local_path(model) is None
+    except SaeSweepError:  # a folder that is gone
+        return False
 
 
 def _published(files: Mapping[str, Path | bytes]) -> list[Published]:

@@ -39,6 +39,7 @@ def saebench(folder: str, text: str, out: str) -> None:
         eval_batch_size_prompts=8,
         compute_featurewise_density_statistics=True,
         compute_featurewise_weight_based_metrics=True,
+        exclude_special_tokens_from_reconstruction=True,
         dataset=text,
         output_folder=f"{out}.results",
         device="cpu",

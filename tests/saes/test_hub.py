@@ -168,7 +168,7 @@ def test_weights_come_whole(hub):
 FILES = {"a b/cfg.json": b"{}", "a b/x.safetensors": b"weights", "README.md": b"# card"}
 
 
-@UPLOADS
+@pytest.mark.filterwarnings(UPLOADS)
 def test_what_is_uploaded_is_there_whole(hub, tmp_path):
     local = tmp_path / "y.safetensors"
     local.write_bytes(b"more weights")
@@ -181,7 +181,7 @@ def test_what_is_uploaded_is_there_whole(hub, tmp_path):
     assert (hub.root / "models/me/new/y.safetensors").read_bytes() == b"more weights"
 
 
-@UPLOADS
+@pytest.mark.filterwarnings(UPLOADS)
 def test_an_upload_that_is_refused_leaves_nothing(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     with hub, pytest.raises(SaeSweepError, match=r"cannot publish to me/mine .*401.*: log in with `hf auth"):

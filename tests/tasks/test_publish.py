@@ -1,6 +1,7 @@
 """`task=publish` as a command, against a stand-in of the hub."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,20 @@ import yaml
 from markdown_it import MarkdownIt
 
 import sae_sweep as ss
+from sae_sweep.config import ModelConfig, RunConfig, TopKConfig
 from sae_sweep.launch.finish import _metadata
 from sae_sweep.plan import Plan
 from sae_sweep.saes import save_sae
 from sae_sweep.store import PlannedRun, set_state, write_metrics
+from sae_sweep.tasks.publish import _without_this_machine
 from tests.conftest import Cli
+from tests.e2e.test_hub import ASSETS
 from tests.hub import UPLOADS, Server
 from tests.launch.conftest import plan
 from tests.saes.helpers import architecture, fresh_sae
 
 __all__ = ["plan"]
-pytestmark = UPLOADS
+pytestmark = pytest.mark.filterwarnings(UPLOADS)
 
 
 @pytest.fixture
@@ -92,6 +96,25 @@ def test_a_damaged_sae_is_left_out(runs: list[PlannedRun], hub: Server, cli: Cli
     assert f"{runs[0].name} is left out: {file} is damaged" in result.err
     assert "published 1 SAE: " in result.out
     assert not (hub.root / "models/me/saes" / runs[0].name).exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "base"),
+    [
+        ("EleutherAI/pythia-70m", "EleutherAI/pythia-70m", "EleutherAI/pythia-70m"),
+        ("bundled:gpt2-pico", "bundled:gpt2-pico", None),
+        (str(ASSETS), "gpt2-pico", None),
+        ("/home/me/gone/my-model", "my-model", None),
+    ],
+)
+def test_paths_of_this_disk_are_not_published(path: str, said: str, base: str | None) -> None:
+    config = replace(RunConfig(architecture=TopKConfig()), model=ModelConfig(path=path))
+    cfg = {"d_in": 4, "metadata": {"model_path": path, "provenance": {"host": "mine", "run_id": "x"}}}
+    published = _without_this_machine(cfg, config)
+    assert published["metadata"]["model_path"] == said
+    assert published["metadata"].get("base_model") == base
+    assert published["metadata"]["provenance"] == {"run_id": "x"}
+    assert published["d_in"] == 4
 
 
 @pytest.mark.parametrize(
