@@ -52,12 +52,11 @@ def named(text: str) -> HubSAE:
         return HubSAE(known["repo"], known["folders"][name], known["changes"], scale)
     found = _folder_of_repository(text)
     if found is None:
-        neither = (
-            "it is no name on the hub" if never_here else "there is no such folder, and it is no name on"
-        )
-        neither += "" if never_here else " the hub either"
+        no_name = "no name on the hub" if never_here else "no name on the hub either"
+        no_folder = "" if never_here else "there is no such folder, and "
         raise SaeSweepError(
-            f"{text}: {neither}, as RELEASE/NAME of SAELens or owner/repository/folder{_similar(text)}"
+            f"{text}: {no_folder}it is {no_name}, as RELEASE/NAME of SAELens or owner/repository/folder"
+            f"{_similar(text)}"
         )
     return found
 
@@ -136,8 +135,8 @@ def upload(repo: str, files: Mapping[str, Path | bytes], message: str) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
-    operations = [CommitOperationAdd(path, content) for path, content in files.items()]
     with _explained_upload(repo):
+        operations = [CommitOperationAdd(path, content) for path, content in files.items()]
         address = api.create_repo(repo, exist_ok=True)
         api.create_commit(repo, operations, commit_message=message)
     return str(address)

@@ -182,13 +182,16 @@ def test_what_is_uploaded_is_there_whole(hub, tmp_path):
 
 
 @pytest.mark.filterwarnings(UPLOADS)
-def test_an_upload_that_is_refused_leaves_nothing(hub, monkeypatch):
+def test_an_upload_that_is_refused_leaves_nothing(hub, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     with hub, pytest.raises(SaeSweepError, match=r"cannot publish to me/mine .*401.*: log in with `hf auth"):
         upload("me/mine", FILES, "x")
     assert not (hub.root / "models/me/mine").exists()
-    with pytest.raises(SaeSweepError, match=r"cannot publish to me/mine .*: the same command tries again"):
-        upload("me/mine", FILES, "x")
+    for files in (FILES, {"y": tmp_path / "gone"}):
+        with pytest.raises(
+            SaeSweepError, match=r"cannot publish to me/mine .*: the same command tries again"
+        ):
+            upload("me/mine", files, "x")
 
 
 def test_names_that_are_never_a_folder_here(hub, tmp_path):
