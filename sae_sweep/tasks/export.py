@@ -9,6 +9,7 @@ from sae_sweep.config import SYNTHETIC, CommandConfig, SaeSweepError
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
+from sae_sweep.report.analysis_files import analysis_owner
 from sae_sweep.report.delphi import Read, write_delphi
 from sae_sweep.report.neuronpedia import Source, write_neuronpedia
 from sae_sweep.store import SweepFolder, hold
@@ -34,12 +35,10 @@ def export(request: Request) -> int:
     written: list[Path] = []
     for one in selection.saes:
         try:
-            with hold(one.folder):
-                written.append(
-                    _neuronpedia(one, selection.sweep)
-                    if command.format == "neuronpedia"
-                    else _delphi(one, reading)
-                )
+            if command.format == "neuronpedia":
+                written.append(_neuronpedia(one, selection.sweep))
+            else:
+                written.append(_delphi(one, reading))
         except SaeSweepError as error:
             selection.left_out[one.name] = error
     for name, why in selection.left_out.items():
@@ -53,9 +52,12 @@ def export(request: Request) -> int:
 def _neuronpedia(one: Analysed, sweep: SweepFolder) -> Path:
     config = one.config
     layers, _ = config.model.shape or (0, 0)
+    if analysis_owner(one.folder.features) is None:
+        raise SaeSweepError("its features are not analysed yet: run task=analyse first")
     names = (sweep.root.name, one.name, config.dataset.name)
     source = Source(config.model.label, layers, config.layer, *names)
-    return write_neuronpedia(one.folder.export / "neuronpedia", source, one.folder.features, one.owner)
+    with hold(one.folder):
+        return write_neuronpedia(one.folder.export / "neuronpedia", source, one.folder.features, one.owner)
 
 
 def _delphi(one: Analysed, reading: Reading) -> Path:
@@ -66,7 +68,8 @@ def _delphi(one: Analysed, reading: Reading) -> Path:
     tokens, codes = reading.text_codes(Reader(one.name, config, one.load, one.run))
     tokenizer = str(local_path(config.model) or config.model.path)
     read = Read(tokenizer, config.hook, config.dataset.name)
-    return write_delphi(one.folder.export / "delphi", read, tokens, codes)
+    with hold(one.folder):
+        return write_delphi(one.folder.export / "delphi", read, tokens, codes)
 
 
 def _on_analysed_text(command: CommandConfig) -> CommandConfig:
