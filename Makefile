@@ -1,12 +1,13 @@
 # make quickstart: install into .venv and train a small sweep offline. make test: the tests. make check: all checks.
+# make docs: the pages of docs/ as a site.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
-CODE := sae_sweep tests tools bench
+CODE := sae_sweep tests tools bench docs
 PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: quickstart paper-mini test check format oracle interop kill-test break-it gpu-check wheel-check clean
+.PHONY: quickstart paper-mini test check docs format oracle interop kill-test break-it gpu-check wheel-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart launcher=local
@@ -20,12 +21,16 @@ paper-mini: $(VENV)/.installed
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow"
 
-check: $(VENV)/.dev
+check: $(VENV)/.dev docs
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST) --cov --cov-report=term
+
+# The pages of docs/, in docs/_build/index.html; a broken link is an error
+docs: $(VENV)/.dev
+	PYTHONPATH=$(CURDIR) $(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(CODE)
