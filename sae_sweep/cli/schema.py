@@ -2,7 +2,7 @@
 
 import functools
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,12 @@ from omegaconf import AnyNode, DictConfig, IntegerNode, ListConfig, OmegaConf, S
 
 from sae_sweep.config import (
     ARCHITECTURES,
+    SPARSITY_KEYS,
     EmbeddedDataset,
     FilesDataset,
     HubDataset,
-    JumpReLUConfig,
-    ReLUConfig,
     RunConfig,
     SyntheticDataset,
-    TopKConfig,
 )
 from sae_sweep.config.checks import same_as
 from sae_sweep.tasks import TASKS, command_class
@@ -31,16 +29,20 @@ DATASET_SCHEMAS = {
 }
 
 
+def _short(key: str) -> tuple[str, Any, Any]:
+    """Declare the short name of a sparsity key, `k` for `architecture.k`."""
+    cls = next(cls for cls in ARCHITECTURES.values() if key in cls.uses)
+    return key, typing.get_type_hints(cls)[key], same_as(cls, key)
+
+
+ShortKeys: Any = make_dataclass("ShortKeys", map(_short, SPARSITY_KEYS), frozen=True)
+"""`SPARSITY_KEYS` as keys of the command line."""
+
+
 @dataclass(frozen=True)
-class GridKeys:
+class GridKeys(ShortKeys):
     """Keys that only the command line has: short names of sparsity keys, and the grids."""
 
-    k: int = same_as(TopKConfig, "k")
-    """Active features per token (topk, batchtopk): `architecture.k`."""
-    l0_coefficient: float = same_as(JumpReLUConfig, "l0_coefficient")
-    """Sparsity weight (jumprelu): `architecture.l0_coefficient`."""
-    l1_coefficient: float = same_as(ReLUConfig, "l1_coefficient")
-    """Sparsity weight (relu): `architecture.l1_coefficient`."""
     common: dict[str, Any] = field(default_factory=dict)
     """Keys, each with a value or a list of values, that are added to every grid."""
     grids: list[dict[str, Any]] = field(default_factory=list)

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from sae_sweep.config import RunConfig
+from sae_sweep.config import SPARSITY_KEYS, RunConfig
 from sae_sweep.config.names import LONGEST_NAME, made_plain, unquoted
 from sae_sweep.config.plain import compact, digest, flatten
 
 _IN_BASE_NAME = {
-    *("architecture.kind", "architecture.k", "architecture.l0_coefficient", "architecture.l1_coefficient"),
+    *(f"architecture.{key}" for key in ("kind", *SPARSITY_KEYS)),
     *("dictionary", "layer", "seed", "model.path", "dataset.name", "dataset.path"),
 }
 _DIGEST_BYTES = 13

@@ -19,6 +19,8 @@ def keep_top(z: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
 class TopK(SAE):
     """f = ReLU(TopK_k(z)) (Gao et al. 2024, arXiv 2406.04093)."""
 
+    saelens_architecture = "topk"
+
     def activate(self, z: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         return keep_top(z, cast(TopKConfig, self.architecture).k)
 
@@ -30,6 +32,7 @@ class BatchTopK(SAE):
     a token's latents do not depend on the other tokens; it is 0 until the first step.
     """
 
+    saelens_architecture = "jumprelu"
     threshold: Float[Tensor, ""]
 
     def __init__(self, architecture: ArchitectureConfig, d_in: int, d_sae: int, numerics: str) -> None:
@@ -46,6 +49,7 @@ class JumpReLU(SAE):
     Neither preset subtracts `b_dec` from the input, because the encoder has its own bias.
     """
 
+    saelens_architecture = "jumprelu"
     subtracts_b_dec = False
     biased_in_study = True
 
@@ -60,11 +64,8 @@ class JumpReLU(SAE):
 class ReLU(SAE):
     """f = ReLU(z) (Bricken et al. 2023)."""
 
+    saelens_architecture = "standard"
     biased_in_study = True
 
     def activate(self, z: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         return z.relu()
-
-
-SAES: dict[str, type[SAE]] = {"topk": TopK, "batchtopk": BatchTopK, "jumprelu": JumpReLU, "relu": ReLU}
-"""SAE classes by `ArchitectureConfig.kind`."""

@@ -41,6 +41,8 @@ class SAE(nn.Module):
     """Whether `b_dec` is subtracted from the input before encoding."""
     biased_in_study: ClassVar[bool] = False
     """Whether the encoder has a bias with `numerics=study`; with modern it always has."""
+    saelens_architecture: ClassVar[str | None] = None
+    """SAELens's name of what the SAE is at inference; None: it is not written in SAELens's layout."""
     normalisation: str = "layer_norm"
     """How `normalise` maps a token, by SAELens's name."""
 

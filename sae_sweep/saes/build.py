@@ -1,6 +1,7 @@
 """Builds an SAE's starting point from a seed and from data, and the objective that trains it."""
 
 import hashlib
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -8,14 +9,34 @@ from torch import Tensor, nn
 
 from sae_sweep.config import ArchitectureConfig, JumpReLUConfig, RunConfig
 from sae_sweep.ops import Kernels
-from sae_sweep.saes import modern, study
-from sae_sweep.saes.architectures import SAES
+from sae_sweep.saes.architectures import BatchTopK, JumpReLU, ReLU, TopK
 from sae_sweep.saes.base import SAE
-from sae_sweep.saes.objectives import Objective, Rules
+from sae_sweep.saes.batchtopk import BatchTopKObjective
+from sae_sweep.saes.modern import ModernJumpReLU, ModernRules
+from sae_sweep.saes.objectives import Objective, ReLUObjective, Rules, TopKObjective
+from sae_sweep.saes.study import StudyJumpReLU, StudyRules
 
-RULES: dict[str, Rules] = {"modern": modern.ModernRules(), "study": study.StudyRules()}
+RULES: dict[str, Rules] = {"modern": ModernRules(), "study": StudyRules()}
 """The presets of DESIGN.md §5, by `config.numerics`."""
-_OBJECTIVES = {"modern": modern.OBJECTIVES, "study": study.OBJECTIVES}
+
+
+class Classes(NamedTuple):
+    """The classes that compute and train an architecture."""
+
+    sae: type[SAE]
+    modern: type[Objective]
+    """Objective with `numerics=modern`."""
+    study: type[Objective]
+    """Objective with `numerics=study`."""
+
+
+CLASSES = {
+    "topk": Classes(TopK, TopKObjective, TopKObjective),
+    "batchtopk": Classes(BatchTopK, BatchTopKObjective, BatchTopKObjective),
+    "jumprelu": Classes(JumpReLU, ModernJumpReLU, StudyJumpReLU),
+    "relu": Classes(ReLU, ReLUObjective, ReLUObjective),
+}
+"""Classes by `ArchitectureConfig.kind`."""
 
 _WEISZFELD_STEPS = 100
 _WEISZFELD_TOLERANCE = 1e-5
@@ -30,7 +51,7 @@ def init_seed(config: RunConfig, run_id: str) -> int:
 
 def build_sae(architecture: ArchitectureConfig, d_in: int, d_sae: int, *, seed: int, numerics: str) -> SAE:
     """Build an untrained SAE; equal seeds and sizes give equal dictionaries (DESIGN.md §5)."""
-    sae = SAES[architecture.kind](architecture, d_in, d_sae, numerics)
+    sae = CLASSES[architecture.kind].sae(architecture, d_in, d_sae, numerics)
     with torch.no_grad():
         sae.W_enc.copy_(_initial_encoder(d_in, d_sae, seed))
         sae.W_dec.copy_(_decoder_of(sae.W_enc))
@@ -42,8 +63,9 @@ def build_sae(architecture: ArchitectureConfig, d_in: int, d_sae: int, *, seed: 
 
 def build_objective(sae: SAE, config: RunConfig, kernels: Kernels | None = None) -> Objective:
     """Build the training objective of `sae` under its preset, with `kernels` or by the dense formulas."""
-    kinds = _OBJECTIVES[sae.numerics]
-    return kinds[sae.architecture.kind](sae, config, RULES[sae.numerics], kernels)
+    classes = CLASSES[sae.architecture.kind]
+    objective = classes.study if sae.numerics == "study" else classes.modern
+    return objective(sae, config, RULES[sae.numerics], kernels)
 
 
 def initial_decoder(d_in: int, d_sae: int, seed: int) -> Float[Tensor, "d_sae d_in"]:

@@ -24,9 +24,9 @@ from sae_sweep.config import (
     TopKConfig,
     build,
 )
-from sae_sweep.saes.architectures import SAES, BatchTopK
+from sae_sweep.saes.architectures import BatchTopK
 from sae_sweep.saes.base import SAE
-from sae_sweep.saes.build import RULES
+from sae_sweep.saes.build import CLASSES, RULES
 from sae_sweep.saes.checksum import tensors_checksum
 from sae_sweep.saes.tensor_files import read_safetensors
 from sae_sweep.store import read_json, write_folder_atomic
@@ -41,7 +41,6 @@ _LARGEST = 2**31
 _FREE_KEYS = ("metadata", "device", "checksum")
 """Keys of cfg.json that do not affect what an SAE computes."""
 REMEDY = "delete its folder, and train or export the SAE again"
-_SAELENS_ARCHITECTURE = {"topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "relu": "standard"}
 
 
 def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
@@ -70,7 +69,7 @@ def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
 
 
 def _cfg(sae: SAE, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Any]:
-    if sae.architecture.kind not in _SAELENS_ARCHITECTURE:
+    if sae.saelens_architecture is None:
         raise SaeSweepError("an SAE of another library is not written again: copy its files")
     arch, cfg = sae.architecture, _saelens_cfg(sae)
     ours = {"architecture": {"kind": arch.kind, **dataclasses.asdict(arch)}, "numerics": sae.numerics}
@@ -81,8 +80,8 @@ def _cfg(sae: SAE, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -
 def _saelens_cfg(sae: SAE) -> dict[str, Any]:
     """The keys by which SAELens builds the SAE."""
     arch = sae.architecture
-    cfg = {
-        "architecture": _SAELENS_ARCHITECTURE[arch.kind],
+    cfg: dict[str, Any] = {
+        "architecture": sae.saelens_architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "dtype": "float32",
@@ -91,7 +90,9 @@ def _saelens_cfg(sae: SAE) -> dict[str, Any]:
         "normalize_activations": "layer_norm",
         "reshape_activations": "none",
     }
-    return {**cfg, "k": arch.k} if arch.kind == "topk" and isinstance(arch, TopKConfig) else cfg
+    if isinstance(arch, TopKConfig) and sae.saelens_architecture == "topk":
+        cfg["k"] = arch.k
+    return cfg
 
 
 def _checksum(weights: Mapping[str, Tensor], cfg: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
@@ -164,7 +165,7 @@ def _described(cfg: Any, file: Path, device: str) -> SAE:
         if problems := architecture.problems(cfg["d_sae"]):
             raise ValueError(problems[0])
         with torch.device(device):
-            sae = SAES[architecture.kind](architecture, cfg["d_in"], cfg["d_sae"], numerics)
+            sae = CLASSES[architecture.kind].sae(architecture, cfg["d_in"], cfg["d_sae"], numerics)
         _refuse_another_cfg(cfg, _saelens_cfg(sae))
         return sae
     except (ConfigError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:

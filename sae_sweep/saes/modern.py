@@ -10,15 +10,11 @@ from sae_sweep.config import JumpReLUConfig, RunConfig
 from sae_sweep.ops import Encoded, Kernels, mean_square, total_variance
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
-from sae_sweep.saes.batchtopk import BatchTopKObjective
 from sae_sweep.saes.layouts import Layout
 from sae_sweep.saes.objectives import (
     ForwardOutput,
-    Objective,
     PenalisedObjective,
-    ReLUObjective,
     Rules,
-    TopKObjective,
 )
 from sae_sweep.saes.straight_through import heaviside, jump
 
@@ -91,12 +87,3 @@ class ModernJumpReLU(PenalisedObjective):
     def after_step(self) -> None:
         """Keep thresholds from falling below 0, where JumpReLU would let negative latents through."""
         self.threshold.clamp_(min=0.0)
-
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "topk": TopKObjective,
-    "batchtopk": BatchTopKObjective,
-    "jumprelu": ModernJumpReLU,
-    "relu": ReLUObjective,
-}
-"""Objectives by `ArchitectureConfig.kind`."""

@@ -15,15 +15,11 @@ from sae_sweep.config import JumpReLUConfig, RunConfig
 from sae_sweep.ops import Encoded, Kernels, mean_square
 from sae_sweep.saes import architectures
 from sae_sweep.saes.base import SAE
-from sae_sweep.saes.batchtopk import BatchTopKObjective
 from sae_sweep.saes.layouts import Layout
 from sae_sweep.saes.objectives import (
     ForwardOutput,
-    Objective,
     PenalisedObjective,
-    ReLUObjective,
     Rules,
-    TopKObjective,
 )
 from sae_sweep.saes.straight_through import heaviside, jump
 
@@ -115,12 +111,3 @@ class _ExpWithoutChainRule(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         del ctx
         return grad
-
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "topk": TopKObjective,
-    "batchtopk": BatchTopKObjective,
-    "jumprelu": StudyJumpReLU,
-    "relu": ReLUObjective,
-}
-"""Objectives by `ArchitectureConfig.kind`."""

@@ -6,31 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_sweep.config import (
-    ArchitectureConfig,
-    BatchTopKConfig,
-    JumpReLUConfig,
-    OptimizerConfig,
-    ReLUConfig,
-    RunConfig,
-    TopKConfig,
-)
+from sae_sweep.config import ARCHITECTURES, ArchitectureConfig, OptimizerConfig, RunConfig
 from sae_sweep.saes import SAE, Learner, build_sae
 
 NUMERICS = ("modern", "study")
-KINDS = ("topk", "batchtopk", "jumprelu", "relu")
+KINDS = tuple(ARCHITECTURES)
 D_IN, D_SAE, BATCH = 16, 64, 128
 
 
 def architecture(kind: str, **changes: Any) -> ArchitectureConfig:
-    usual: dict[str, tuple[type[ArchitectureConfig], dict[str, Any]]] = {
-        "topk": (TopKConfig, {"k": 4}),
-        "batchtopk": (BatchTopKConfig, {"k": 4}),
-        "jumprelu": (JumpReLUConfig, {"l0_coefficient": 0.02}),
-        "relu": (ReLUConfig, {"l1_coefficient": 0.05}),
-    }
-    cls, values = usual[kind]
-    return cls(**{**values, **changes})
+    """A config whose sparsity fits the small SAEs; keys without a small value keep their default."""
+    small = {"k": 4, "l0_coefficient": 0.02, "l1_coefficient": 0.05}
+    cls = ARCHITECTURES[kind]
+    return cls(**{key: small[key] for key in cls.uses if key in small} | changes)
 
 
 STUDY_OPTIMIZER = OptimizerConfig(warmup_fraction=0.0, decay_fraction=0.0, clip_norm=1e5)
