@@ -16,7 +16,7 @@ def both_backends(kind: str, numerics: str, **changes) -> tuple[Learner, Learner
     for backend in ("reference", "cpu"):
         sae = fresh_sae(changes.get("arch") or architecture(kind), numerics, d_sae=WIDE)
         with torch.no_grad():
-            if sae.b_enc is not None and kind in ("relu", "jumprelu"):
+            if sae.b_enc is not None and "k" not in sae.architecture.uses:
                 sae.b_enc -= 0.8  # a fresh ReLU fires half of the time
         both.append(Learner(sae, config(sae.architecture, numerics, backend=backend), "cpu"))
     return both[0], both[1]
