@@ -1,4 +1,4 @@
-"""Reads the code blocks of README and of the pages of docs/, with the marks that a reader of the page does not see.
+"""Reads the code blocks of README and of the pages of docs/, with marks that the pages do not show.
 
 A comment of HTML directly above a block marks it: `<!-- key: value; key: value -->`.
 """

@@ -1,4 +1,4 @@
-"""The architecture that docs/adding-an-architecture.md adds: its code, in a copy of the package, passes the shared tests."""
+"""The code of docs/adding-an-architecture.md, in a copy of the package, passes the shared tests."""
 
 import os
 import shutil
@@ -12,13 +12,13 @@ from tests.docs.pages import ROOT, Block, blocks
 
 COPIED = ("sae_sweep", "conf", "tests", "pyproject.toml")
 TRAINED = (
-    "architecture=panneal lp_coefficient=0.004 model=synthetic dataset=synthetic layer=0 dictionary=4 batch=512 "
-    "tokens=5_120 activations.buffer_tokens=4096 evaluation.tokens=512 tracking=none sweep=annealed"
+    "architecture=panneal lp_coefficient=0.004 model=synthetic dataset=synthetic layer=0 dictionary=4 "
+    "batch=512 tokens=5_120 activations.buffer_tokens=4096 evaluation.tokens=512 tracking=none sweep=annealed"
 )
 
 
 def write(block: Block, root: Path) -> None:
-    """Change a copy of the repository as a block of the page says: a new file, lines above one, or lines replaced."""
+    """Change a copy of the repository as a block says: a new file, lines above one, or lines replaced."""
     path = root / block.marks["file"]
     if block.language == "diff":
         removed = [line[1:] for line in block.text.splitlines() if line.startswith("-")]
