@@ -1,12 +1,17 @@
 """How Sphinx builds the pages of this folder: `make docs`."""
 
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
+
 import sae_sweep
 
 project = "sae_sweep"
 author = "the authors of sae_sweep"
 release = version = sae_sweep.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"sae_sweep {release}"
@@ -18,3 +23,14 @@ default_role = "literal"
 """Docstrings mark code with single backticks."""
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+
+
+def read_sections(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Read the sections Args, Returns and Raises; napoleon alone would take `a: b` of a field for its type."""
+    if what not in ("attribute", "property"):
+        lines[:] = GoogleDocstring(lines, Config(), app, what, name, obj, options).lines()
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what this file adds to Sphinx."""
+    app.connect("autodoc-process-docstring", read_sections)
