@@ -26,7 +26,7 @@ autodoc_preserve_defaults = True
 
 
 def read_sections(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Read the sections Args, Returns and Raises; napoleon alone would take `a: b` of a field for its type."""
+    """Read the sections Args, Returns and Raises; napoleon would take `a: b` of a field for its type."""
     if what not in ("attribute", "property"):
         lines[:] = GoogleDocstring(lines, Config(), app, what, name, obj, options).lines()
 

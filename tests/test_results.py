@@ -1,4 +1,4 @@
-"""Results in hand: the package's own names, and the README's example on a real sweep."""
+"""Results in hand: the package's own names, and the tables of a sweep."""
 
 import json
 import re
@@ -10,19 +10,15 @@ from typing import Any
 import pandas
 import pyarrow
 import pytest
-import torch
-from pyarrow import parquet
 
 import sae_sweep as ss
 from sae_sweep.plan import Plan
 from sae_sweep.saes import save_sae
 from sae_sweep.store import hold, set_state, write_metrics
-from tests.conftest import Cli
-from tests.e2e.conftest import small, text_folder, without_figures
 from tests.launch.conftest import plan
 from tests.saes.helpers import architecture, fresh_sae
 
-__all__ = ["plan", "small", "text_folder", "without_figures"]
+__all__ = ["plan"]
 ROOT = Path(__file__).parent.parent
 
 
@@ -147,21 +143,3 @@ def test_the_package_is_light_until_a_name_is_used() -> None:
         "assert not hasattr(ss, 'other')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-@pytest.mark.slow(reason="trains and compares two SAEs")
-@pytest.mark.usefixtures("without_figures")
-def test_the_readmes_example_runs(cli: Cli, small: list[str]) -> None:
-    """Also: the sweep leaves `runs.parquet`, and its pairs have the swept keys as columns."""
-    result = cli(*small, "seed=42,49", "sweep=quickstart", "tracking=none", "evaluation.tokens=512")
-    assert result.code == 0, result.err
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(example, names)
-    assert 0 <= names["result"].ratio_b_in_a <= 1
-    torch.testing.assert_close(names["nearest"], names["b"].W_dec[names["result"].index_a[names["feature"]]])
-    pairs = names["sweep"].matches()
-    assert sorted([pairs["seed_a"].iloc[0], pairs["seed_b"].iloc[0]]) == [42, 49]
-    stored = parquet.read_table("multirun/quickstart/runs.parquet").to_pylist()
-    assert [row["state"] for row in stored] == ["done", "done"]
-    assert stored[0]["trained_tokens"] == 10_240

@@ -64,7 +64,7 @@ class SAE(nn.Module):
         raise NotImplementedError
 
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Normalised:
-        """Map raw residuals to SAE-input space: (x - mean) / (std + 1e-5) per token (DESIGN.md §5)."""
+        """Map raw residuals to SAE-input space: (x - mean) / (std + 1e-5) per token."""
         mean = x.mean(dim=-1, keepdim=True)
         centred = x - mean
         std = centred.std(dim=-1, keepdim=True)

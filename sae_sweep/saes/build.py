@@ -17,7 +17,7 @@ from sae_sweep.saes.objectives import Objective, ReLUObjective, Rules, TopKObjec
 from sae_sweep.saes.study import StudyJumpReLU, StudyRules
 
 RULES: dict[str, Rules] = {"modern": ModernRules(), "study": StudyRules()}
-"""The presets of DESIGN.md §5, by `config.numerics`."""
+"""The presets, by `config.numerics`."""
 
 
 class Classes(NamedTuple):
@@ -50,7 +50,7 @@ def init_seed(config: RunConfig, run_id: str) -> int:
 
 
 def build_sae(architecture: ArchitectureConfig, d_in: int, d_sae: int, *, seed: int, numerics: str) -> SAE:
-    """Build an untrained SAE; equal seeds and sizes give equal dictionaries (DESIGN.md §5)."""
+    """Build an untrained SAE; equal seeds and sizes give equal dictionaries."""
     sae = CLASSES[architecture.kind].sae(architecture, d_in, d_sae, numerics)
     with torch.no_grad():
         sae.W_enc.copy_(_initial_encoder(d_in, d_sae, seed))

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pyarrow import parquet
 
 from sae_sweep.cli import sweeper
 from tests.conftest import Cli
@@ -26,11 +28,17 @@ def ours(words: list[str]) -> list[str] | None:
 
 
 def commands() -> set[tuple[str, ...]]:
-    """Arguments of the commands of all pages, except an experiment's alone, which its own test composes."""
-    runnable = (
-        block for block in BLOCKS if block.language == "bash" and block.marks.get("needs") != "code above"
-    )
-    found = {tuple(ours(words) or ()) for block in runnable for words in block.commands}
+    """Arguments of the commands of all pages, those that differ in the sweep's name once.
+
+    An experiment alone is left out: its own test composes it.
+    """
+    shell = (block for block in BLOCKS if block.language == "bash")
+    runnable = (block for block in shell if block.marks.get("needs") != "code above")
+    found = {
+        tuple("sweep=x" if word.startswith("sweep=") else word for word in ours(words) or ())
+        for block in runnable
+        for words in block.commands
+    }
     return {words for words in found if len(words) > 1}
 
 
@@ -68,16 +76,23 @@ def test_every_command_composes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.slow(reason="trains and compares two SAEs")
 @pytest.mark.usefixtures("without_figures")
 def test_python_blocks_run_on_a_small_sweep(cli: Cli, small: list[str]) -> None:
-    """Blocks of a page share their names, as in a notebook."""
+    """Blocks of a page share their names. Also: a sweep's tables have its swept keys as columns."""
     result = cli(*small, "seed=42,49", "sweep=quickstart", "tracking=none", "evaluation.tokens=512")
     assert result.code == 0, result.err
-    names: dict[Path, dict[str, Any]] = {}
+    names: dict[str, dict[str, Any]] = {}
     for block in BLOCKS:
         if block.language == "python" and not {"needs", "file"} & block.marks.keys():
-            exec(compile(block.text, block.where, "exec"), names.setdefault(block.page, {}))
-    readme = names[ROOT / "README.md"]
+            exec(compile(block.text, block.where, "exec"), names.setdefault(block.page.name, {}))
+    readme, results = names["README.md"], names["results.md"]
     assert 0 <= readme["result"].ratio_b_in_a <= 1
-    assert len(names) > 1
+    expected = readme["b"].W_dec[readme["result"].index_a[readme["feature"]]]
+    torch.testing.assert_close(readme["nearest"], expected)
+    assert results["features"].shape == (10, results["sae"].d_sae)
+    assert sorted(results["pairs"][["seed_a", "seed_b"]].iloc[0]) == [42, 49]
+    assert results["exact"].index_a.shape == results["a"].W_dec.shape[:1]
+    stored = parquet.read_table("multirun/quickstart/runs.parquet").to_pylist()
+    assert [row["state"] for row in stored] == ["done", "done"]
+    assert stored[0]["trained_tokens"] == 10_240
 
 
 def test_links_of_the_readme_and_its_neighbours_lead_somewhere() -> None:
