@@ -28,7 +28,10 @@ autodoc_preserve_defaults = True
 def read_sections(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Read the sections Args, Returns and Raises; napoleon would take `a: b` of a field for its type."""
     if what not in ("attribute", "property"):
-        lines[:] = GoogleDocstring(lines, Config(), app, what, name, obj, options).lines()
+        config = Config(napoleon_use_rtype=False)
+        lines[:] = GoogleDocstring(lines, config, app, what, name, obj, options).lines()
+    elif lines[0].startswith("Alias for field number"):  # a named tuple's field without a docstring
+        lines.clear()
 
 
 def setup(app: Sphinx) -> None:
