@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from pyarrow import parquet
 
+import sae_sweep
 from sae_sweep.cli import sweeper
 from tests.conftest import Cli
 from tests.docs.pages import PAGES, ROOT, Block, all_blocks
@@ -18,7 +20,7 @@ __all__ = ["small", "text_folder", "without_figures"]
 
 BLOCKS = all_blocks()
 OURS = (["python", "-m", "sae_sweep"], ["sae-sweep"])
-NEEDS = {"code above", "docker", "gpu", "hub", "minutes", "slurm", "wandb"}
+NEEDS = {"another library", "code above", "docker", "gpu", "hub", "minutes", "slurm", "wandb"}
 """What a marked block needs that the tests do not have."""
 
 
@@ -107,3 +109,9 @@ def test_the_readme_is_short() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) < 120
     assert max(map(len, lines)) <= 130
+
+
+def test_the_citation_is_of_this_version_and_the_templates_are_forms() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == sae_sweep.__version__
+    forms = [path for path in (ROOT / ".github/ISSUE_TEMPLATE").iterdir() if path.name != "config.yml"]
+    assert all({"name", "description", "body"} <= yaml.safe_load(form.read_text()).keys() for form in forms)
