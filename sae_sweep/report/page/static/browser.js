@@ -197,8 +197,8 @@ async function featureCard(core, run, feature) {
     el("h3", {}, "Feature ", featureLink(run, feature), " of ", el("span", { text: visible(core.runs.shorts[run]) })),
     el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })])),
     familyOf(core, list, at),
-    densityChart(list, run, at),
     ...(found ? detailNodes(found, texts) : []),
+    densityChart(list, run, at),
     found && list.fires(at) ? null : el("p", { class: "note", text: missing(core, list, run, at) }),
   ].filter(Boolean);
 }
@@ -248,9 +248,9 @@ function detailNodes(found, texts) {
   return [
     el("div", { class: "three" }, ...lists.map(([title, unit, items]) => el("div", {}, el("h4", {}, title, el("small", { text: unit })), el("ol", { class: "tokenlist" }, ...items)))),
     ...(c.contexts[row] === 0 ? [] : [
-      activationChart(block, row),
       el("h4", { text: "Contexts: the highest activations, then one of each tenth" }),
       el("div", { class: "contexts" }, ...contextLines(found, texts)),
+      activationChart(block, row),
     ]),
   ];
 }
