@@ -1,4 +1,4 @@
-# make quickstart: install into .venv and train a small sweep offline. make test: the tests. make check: all checks.
+# make quickstart: install into .venv, train a small sweep offline, and show it on a page. make test: the tests. make check: all checks.
 # make docs: the pages of docs/ as a site.
 PYTHON ?= python3
 VENV := .venv
@@ -11,6 +11,7 @@ PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart launcher=local
+	$(BIN)/python -m sae_sweep task=analyse sweep=quickstart analysis.tokens=20_000
 
 # The study's 73 SAEs on the bundled model, then its tables and figures: about twenty minutes on 2 cores
 paper-mini: $(VENV)/.installed

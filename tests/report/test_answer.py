@@ -39,8 +39,8 @@ def found(*summaries: KeySummary, apart: bool = True) -> Answer:
 def test_the_key_that_moves_features_most_is_named_first() -> None:
     assert found(summary("dataset", 0.142), summary("k", 0.2), summary("seed", 0.25)).sentence == (
         "The dataset moves the feature set most: 14.2% [13.2, 15.2] of the features are found again when "
-        "only the dataset differs, 20.0% [19.0, 21.0] when only the k does and 25.0% [24.0, 26.0] when only the "
-        "seed does."
+        "only the dataset differs, 20.0% [19.0, 21.0] when only the k does and 25.0% [24.0, 26.0] when only "
+        "the seed does."
     )
 
 
