@@ -74,6 +74,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file, _, _ = nodeid.partition("::")
             if file in ("tests/cli/test_grids.py", "tests/e2e/test_experiments.py"):
                 return "experiment_plan"
+            if file == "tests/e2e/test_hub.py":  # all compare with one sweep
+                return file
             return {"slurm": "slurm", "e2e": nodeid}.get(Path(file).parent.name, file)
 
     return Scheduling(config, log)

@@ -21,6 +21,7 @@ def text_folder(tmp_path: Path) -> Path:
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip drawing, which is a quarter of a small sweep's time; other tests check the figures."""
     monkeypatch.setattr(Figure, "savefig", lambda self, file, **keys: file.write(b""))
+    monkeypatch.setattr(Figure, "findobj", lambda self, *_: [])  # lays axes out
 
 
 @pytest.fixture
