@@ -95,9 +95,9 @@ def compare_finished(
         track_comparison(folder, command, comparison, written, lines, followed)
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
-    opened = files_text(write_report(folder) | _worth_opening(folder, lines, written, followed))
-    texts = [terminal_summary(lines, comparison), *_families_texts(followed), opened]
-    show("\n\n".join(texts) + "\n")
+    show("\n\n".join([terminal_summary(lines, comparison), *_families_texts(followed)]) + "\n\n")
+    files = write_report(folder) | _worth_opening(folder, lines, written, followed)
+    show(files_text(files) + "\n")
     return [line.status for line in lines].count(DAMAGED)
 
 

@@ -4,15 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pytest
+import torch
 
+from sae_sweep.analysis import MatchResult, match
 from sae_sweep.report.page import contexts
 from sae_sweep.report.page.build import write_page
 from sae_sweep.report.parquet import read_parquet, write_parquet
+from sae_sweep.saes import load_sae
 from sae_sweep.store import SweepFolder
 from tests.browser import CHROMIUM, Browser, browser
 from tests.conftest import Cli
+from tests.report.page.reading import block, data
 
 NAME = "<img src=x onerror=document.title='owned'>"
 HOSTILE = (
@@ -136,6 +141,110 @@ def finds_a_feature(tab: Browser) -> None:
     assert "⟨U+202E⟩evil⟨U+2066⟩" in text
     assert "␀␛[31m␡" in text
     assert not {"\u202e", "\u2066", "\x1b", "\u200b"} & set(text)
+
+
+@pytest.mark.slow(reason="two SAEs are trained and analysed")
+def test_the_numbers_are_those_of_the_files(sweep: Path) -> None:
+    page = write_page(SweepFolder(sweep)).path
+    core = json.loads(data(page, "core"))
+    words = json.loads(data(page, "words"))
+    names = core["runs"]["names"]
+    decoders = [load_sae(sweep / name / "sae").W_dec.detach() for name in names]
+    pair = match(decoders[0], decoders[1])
+    assert core["matching"]["ratios"] == [[None, pair.ratio_a_in_b], [pair.ratio_b_in_a, None]]
+    listed(sweep, page, names, words, pair)
+    pairs(page, pair)
+    details(sweep, page, names, words, pair)
+
+
+def listed(sweep: Path, page: Path, names: list[str], words: list[str], pair: MatchResult) -> None:
+    """Every feature of both SAEs, in order."""
+    header, found = block(page, "features")
+    assert found["starts"].tolist() == [0, 512, 1024]
+    top1, index = torch.cat([pair.top1_a, pair.top1_b]), torch.cat([pair.index_a, pair.index_b])
+    np.testing.assert_allclose(found["cosine"] / 254, top1.clamp(0, 1), atol=0.5 / 254 + 1e-6)
+    np.testing.assert_array_equal(found["match"] == 254, top1 > 0.7)
+    assert found["nearest_feature"].tolist() == index.tolist()
+    assert found["nearest_run"].tolist() == [1] * 512 + [0] * 512
+    for run, name in enumerate(names):
+        rows = slice(512 * run, 512 * run + 512)
+        statistics, firing, strings = (
+            read_parquet(sweep / name / "features" / f"{file}.parquet", None, "")
+            for file in ("statistics", "firing", "tokens")
+        )
+        steps = {key: found[key][rows] / header["log_steps"] for key in ("density", "largest")}
+        density = np.where(found["density"][rows] == header["never"], 0, 10 ** -steps["density"])
+        np.testing.assert_allclose(density, statistics["density"], rtol=2e-4)
+        largest = header["most"] * 10 ** -steps["largest"]
+        fires = density > 0
+        np.testing.assert_allclose(largest[fires], statistics["max_activation"].to_numpy()[fires], rtol=2e-4)
+        position = firing["position_share"].to_numpy()
+        known = ~np.isnan(position)
+        np.testing.assert_array_equal(found["position"][rows] == 255, ~known)
+        shown = found["position"][rows][known] / 254
+        np.testing.assert_allclose(shown, position[known].clip(0, 1), atol=0.5 / 254 + 1e-6)
+        text = strings["string"].to_pylist()
+        tokens = found["tokens"].reshape(-1, header["width"])[rows]
+        for shown_tokens, ids in zip(tokens, firing["tokens_by_mean"].to_pylist(), strict=True):
+            assert [words[token] for token in shown_tokens if token] == [
+                text[i] for i in ids[: header["width"]]
+            ]
+
+
+def pairs(page: Path, pair: MatchResult) -> None:
+    header, found = block(page, "pairs")
+    for row, (top1, index) in enumerate(((pair.top1_a, pair.index_a), (pair.top1_b, pair.index_b))):
+        assert (found["a"][row], found["b"][row]) == (row, 1 - row)
+        counts = found["histogram"][row * header["bins"] : (row + 1) * header["bins"]]
+        assert counts.tolist() == np.histogram(top1.clamp(0, 1), header["bins"], (0, 1))[0].tolist()
+        for name in ("shared", "alone"):
+            rows = found[name].reshape(2, header["examples"], 2)[row].tolist()
+            cosines = found[f"{name}_cosine"].reshape(2, header["examples"])[row]
+            for (own, other), cosine in zip(rows, cosines, strict=True):
+                if own == 2**32 - 1:
+                    continue
+                assert other == index[own]
+                assert cosine == pytest.approx(top1[own].item())
+                assert (cosine > 0.7) == (name == "shared")
+
+
+def details(sweep: Path, page: Path, names: list[str], words: list[str], pair: MatchResult) -> None:
+    """The contexts of each feature are those of the file, their strengths relative to the largest."""
+    header, found = block(page, "details")
+    assert header["others"] == [0, 1]
+    other = found["other_feature"].reshape(-1, 2)
+    assert (found["other_cosine"].reshape(-1, 2)[found["run"] == 0, 0] == 255).all()
+    for run, nearest in ((0, pair.index_a), (1, pair.index_b)):
+        rows = found["run"] == run
+        assert other[rows, 1 - run].tolist() == nearest[found["feature"][rows]].tolist()
+    tables = [
+        read_parquet(sweep / name / "features/contexts.parquet", None, "").to_pylist() for name in names
+    ]
+    strings = [
+        read_parquet(sweep / name / "features/tokens.parquet", None, "")["string"].to_pylist()
+        for name in names
+    ]
+    context = word = 0
+    for row, (run, feature) in enumerate(zip(found["run"], found["feature"], strict=True)):
+        mine = [one for one in tables[run] if one["feature"] == feature]
+        top = sorted((one for one in mine if one["kind"] == "top"), key=lambda one: one["rank"])[:8]
+        each: dict[int, dict] = {}
+        for one in (one for one in mine if one["kind"] == "sample"):
+            if one["decile"] not in each or one["rank"] < each[one["decile"]]["rank"]:
+                each[one["decile"]] = one
+        expected = [*top, *(each[decile] for decile in sorted(each, reverse=True))]
+        assert found["contexts"][row] == len(expected) > 0
+        for one in expected:
+            length = int(found["lengths"][context])
+            assert [words[token] for token in found["words"][word : word + length]] == [
+                strings[run][token] for token in one["tokens"]
+            ]
+            assert found["at"][context] == one["at"]
+            assert found["decile"][context] == (0 if one["kind"] == "top" else one["decile"])
+            strength = found["around"][word : word + length] / header["steps"] * found["highest"][context]
+            np.testing.assert_allclose(strength, one["activations"], atol=found["highest"][context] / 250)
+            context, word = context + 1, word + length
+    assert (context, word) == (len(found["lengths"]), len(found["words"]))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 
 from sae_sweep.report.page.pack import Strings, columns, encoded, shares, smallest, text
-
-
-def unpacked(block: bytes) -> tuple[dict, dict]:
-    """What the page's script reads: the header's keys, and the columns."""
-    size = int.from_bytes(block[:4], "little")
-    header = json.loads(block[4 : 4 + size])
-    found = {
-        name: np.frombuffer(block, dtype, count, 4 + size + place)
-        for name, (dtype, place, count) in header.pop("columns").items()
-    }
-    return header, found
+from tests.report.page.reading import unpacked
 
 
 def test_columns_come_back_as_they_were_and_aligned() -> None:
