@@ -96,8 +96,8 @@ def compare_finished(
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
     show("\n\n".join([terminal_summary(lines, comparison), *_families_texts(followed)]) + "\n\n")
-    files = write_report(folder) | _worth_opening(folder, lines, written, followed)
-    show(files_text(files) + "\n")
+    opened = write_report(folder) | _worth_opening(folder, lines, written, followed)
+    show(files_text(opened) + "\n")
     return [line.status for line in lines].count(DAMAGED)
 
 
