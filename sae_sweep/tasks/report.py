@@ -10,8 +10,7 @@ from types import MappingProxyType
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
-from sae_sweep.report.page.build import write_page
-from sae_sweep.report.page.matching import sentence
+from sae_sweep.report.page.build import Page, write_page
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
 
 log = logging.getLogger(__name__)
@@ -33,9 +32,9 @@ def show_report(folder: SweepFolder, more: Mapping[str, Path] = MappingProxyType
     Raises:
         SaeSweepError: as `write_report`.
     """
-    files = {**write_report(folder), **more}
+    page = _write(folder)
     width = min(100, shutil.get_terminal_size(fallback=(100, 24)).columns)
-    show(f"{textwrap.fill(sentence(folder), width)}\n\n{files_text(files)}\n")
+    show(f"{textwrap.fill(page.sentence, width)}\n\n{files_text({**_files(page), **more})}\n")
 
 
 def write_report(folder: SweepFolder) -> dict[str, Path]:
@@ -46,8 +45,16 @@ def write_report(folder: SweepFolder) -> dict[str, Path]:
     Raises:
         SaeSweepError: if the plan is damaged, or a file cannot be written.
     """
+    return _files(_write(folder))
+
+
+def _write(folder: SweepFolder) -> Page:
     with hold_sweep(folder):
         page = write_page(folder)
     for problem in page.problems:
         log.warning("left out of report.html: %s", problem)
+    return page
+
+
+def _files(page: Page) -> dict[str, Path]:
     return {"report": page.path} | ({} if page.details is None else {"its details": page.details})

@@ -161,6 +161,7 @@ def listed(sweep: Path, page: Path, names: list[str], words: list[str], pair: Ma
     """Every feature of both SAEs, in order."""
     header, found = block(page, "features")
     assert found["starts"].tolist() == [0, 512, 1024]
+    assert found["numbers"].tolist() == [*range(512), *range(512)]
     top1, index = torch.cat([pair.top1_a, pair.top1_b]), torch.cat([pair.index_a, pair.index_b])
     np.testing.assert_allclose(found["cosine"] / 254, top1.clamp(0, 1), atol=0.5 / 254 + 1e-6)
     np.testing.assert_array_equal(found["match"] == 254, top1 > 0.7)
@@ -241,8 +242,9 @@ def details(sweep: Path, page: Path, names: list[str], words: list[str], pair: M
             ]
             assert found["at"][context] == one["at"]
             assert found["decile"][context] == (0 if one["kind"] == "top" else one["decile"])
-            strength = found["around"][word : word + length] / header["steps"] * found["highest"][context]
-            np.testing.assert_allclose(strength, one["activations"], atol=found["highest"][context] / 250)
+            assert found["activation"][context] == pytest.approx(one["activation"])
+            strength = found["around"][word : word + length] / header["steps"] * found["largest"][row]
+            np.testing.assert_allclose(strength, one["activations"], atol=found["largest"][row] / 250)
             context, word = context + 1, word + length
     assert (context, word) == (len(found["lengths"]), len(found["words"]))
 
@@ -263,8 +265,8 @@ def test_what_the_page_does_not_hold_is_in_the_folder_beside_it(
         tab.open(page.path)
         assert 10 <= tab.js(inside) <= 40
         missing = tab.js(
-            "features().then(async (list) => [...list.runOf.keys()].find((at) => list.runOf[at] === 1"
-            " && list.fires(at)) - list.columns.starts[1])"
+            "features().then((list) => list.columns.numbers[[...list.runOf.keys()].find((at) =>"
+            " list.runOf[at] === 1 && list.fires(at))])"
         )
         tab.js(f"location.hash = 'feature/1/{missing}'")
         tab.wait("document.querySelectorAll('#feature .contexts mark').length > 0")

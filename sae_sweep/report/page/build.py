@@ -2,15 +2,17 @@
 
 import hashlib
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_sweep import __version__
-from sae_sweep.config import escaped
+from sae_sweep.config import SaeSweepError, escaped
 from sae_sweep.report.page import contexts, families, features, figures, matching, runs, sections
+from sae_sweep.report.page.analysed import read_all_statistics, read_analysed
 from sae_sweep.report.page.pack import Strings, encoded, text
 from sae_sweep.store import SweepFolder, write_text
 
@@ -38,6 +40,8 @@ class Page(NamedTuple):
     path: Path
     details: Path | None
     """Folder with the contexts of all features; None where the page itself holds all that are known."""
+    sentence: str
+    """The answer."""
     problems: list[str]
     """What is left out of the page because a file is damaged, a line each."""
 
@@ -72,7 +76,7 @@ def write_page(folder: SweepFolder) -> Page:
     details, more = _features(folder, found, compared, families.members(found, of_hooks), problems)
     core |= {"features": more.pop("about"), "problems": [escaped(one) for one in problems]}
     write_text(folder.report, _html(core, blocks | more))
-    return Page(folder.report, details, problems)
+    return Page(folder.report, details, core["answer"]["sentence"], problems)
 
 
 def _features(
@@ -84,47 +88,68 @@ def _features(
 ) -> tuple[Path | None, dict[str, Any]]:
     """The blocks of the feature browser; writes the folder beside the page where they do not hold all."""
     strings = Strings()
-    analysed = features.read_analysed(found, strings, problems)
-    listed = features.listing(found, analysed, compared, members, problems)
-    inside = contexts.chosen(listed, analysed, members, contexts.INSIDE)
-    texts = {place: contexts.read_texts(found, place, one, problems) for place, one in analysed.items()}
-    known = {place: one for place, one in texts.items() if one is not None}
-    inside = {place: numbers for place, numbers in inside.items() if place in known}
-    nearest = contexts.nearest_of(found, compared, listed.size)
+    statistics = read_all_statistics(found, compared, problems)
+    known = read_analysed(found, statistics, strings, problems)
+    inside = contexts.chosen(statistics, known, members, contexts.INSIDE)
+    numbers = features.listed(statistics, inside, features.LISTED)
+    block = features.listing(found, statistics, numbers, known, compared, members)
     words = text(strings.texts)
-    key = hashlib.sha256(listed.block + words.encode()).hexdigest()[:16]
-    live = sum(int((listed.density[listed.rows(place)] > 0).sum()) for place in known)
-    whole = live == sum(map(len, inside.values()))
-    details = None if whole else _write_details(folder.details, key, known, nearest)
+    key = hashlib.sha256(block + words.encode()).hexdigest()[:16]
+    live = sum(len(statistics.live(place)) for place in known)
+    beside = _Beside(folder.details, key) if live > sum(map(len, inside.values())) else None
+    parts = {}
+    for place, one in known.items():
+        nearest = contexts.nearest_of(found, compared, place, statistics.size(place))
+        try:
+            texts = contexts.read_texts(one)
+        except SaeSweepError as error:
+            problems.append(str(error))
+            continue
+        parts[place] = contexts.part(place, texts, inside[place], nearest)
+        if beside is not None:
+            beside.write(place, contexts.chunks(place, texts, nearest))
+    _remove_old(folder.details, set() if beside is None else beside.written)
+    blocks = {"features": encoded(block)}
+    if parts:
+        compared_places = compared.places if compared is not None else []
+        details = contexts.block(list(parts.values()), compared_places)
+        blocks |= {"words": words, "details": encoded(details)}
     about = {
-        "count": int(listed.starts[-1]),
-        "analysed": sorted(known),
-        "inside": sum(map(len, inside.values())),
+        "count": int(statistics.starts[-1]),
+        "listed": sum(map(len, numbers)),
+        "analysed": sorted(parts),
+        "inside": sum(len(inside[place]) for place in parts),
         "live": live,
         "key": key,
         "chunk": contexts.CHUNK,
-        "folder": None if details is None else details.name,
+        "folder": None if beside is None else folder.details.name,
     }
-    blocks = {"features": encoded(listed.block)}
-    if known:
-        blocks |= {"words": words, "details": encoded(contexts.block(known, inside, nearest))}
-    return details, {"about": about, **blocks}
+    return None if beside is None else folder.details, {"about": about, **blocks}
 
 
-def _write_details(
-    folder: Path, key: str, texts: Mapping[int, contexts.Texts], nearest: Callable[[int], contexts.Nearests]
-) -> Path:
-    """Write the details of all features as scripts: a page opened as a file can read nothing else."""
-    written = set()
-    for place, one in texts.items():
-        for number, block in contexts.chunks(one, place, nearest):
-            path = folder / f"{place}-{number}.js"
-            write_text(path, f'saeSweepDetails("{key}", "{encoded(block)}");\n')
-            written.add(path.name)
-    for path in folder.glob("*-*.js"):
-        if path.name not in written:
-            path.unlink(missing_ok=True)
-    return folder
+class _Beside:
+    """Writes the details of all features as scripts: a page opened as a file can read nothing else."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder, self._key = folder, key
+        self.written: set[str] = set()
+        """Names of the files."""
+
+    def write(self, place: int, chunks: Iterable[tuple[int, bytes]]) -> None:
+        for number, block in chunks:
+            path = self._folder / f"{place}-{number}.js"
+            write_text(path, f'saeSweepDetails("{self._key}", "{encoded(block)}");\n')
+            self.written.add(path.name)
+
+
+def _remove_old(folder: Path, written: set[str]) -> None:
+    """Remove what an earlier page read, and the folder if it is empty then."""
+    with suppress(OSError):
+        for path in folder.glob("*-*.js"):
+            if path.name not in written:
+                path.unlink()
+        if not written:
+            folder.rmdir()
 
 
 def _html(core: Mapping[str, Any], blocks: Mapping[str, str]) -> str:

@@ -4,39 +4,37 @@ A sample of the features is inside the page; all of them are in files of a folde
 reads when it is there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow
 from pyarrow import compute
 
-from sae_sweep.config import SaeSweepError
-from sae_sweep.report.analysis_files import DECILES, analysis_files, read_analysis
+from sae_sweep.report.analysis_files import DECILES
+from sae_sweep.report.page.analysed import Analysed, Statistics, read_contexts
 from sae_sweep.report.page.families import Members
-from sae_sweep.report.page.features import Analysed, Listing, padded_lists
+from sae_sweep.report.page.features import LISTED, evenly
 from sae_sweep.report.page.matching import Compared
 from sae_sweep.report.page.pack import columns, shares, smallest
 from sae_sweep.report.page.runs import Runs
 
 INSIDE = 8192
-"""Features whose details are inside the page, with 600 to 900 bytes each."""
-_LONG_LIST = 250_000
-"""Features above which half as many details are inside, since the list takes the room."""
+"""Features whose details are inside the page, with 600 to 900 bytes each; half as many beside a full list."""
 CHUNK = 256
 """Features of a file of the folder."""
 _TOP, _OF_DECILE = 8, 1
 """Contexts per feature: of the highest activations, and of each decile."""
 _TOKENS = 10
 """Tokens per list: those a feature fires most on, promotes and suppresses."""
-_COLUMNS = ("feature", "kind", "rank", "at", "decile", "tokens", "activations")
-"""Columns of contexts that the page needs."""
 _STEPS = 254
-"""Steps of a stored activation, as a share of the largest in its context."""
+"""Steps of a stored activation, as a share of the feature's largest."""
+_LISTS = {"tokens_by_mean": "token_means", "promoted": "promoted_effects", "suppressed": "suppressed_effects"}
+"""Lists of tokens of a feature, with their values."""
 
 
 class Texts(NamedTuple):
-    """Contexts of a run: the highest of each feature, then one of each decile."""
+    """Contexts of a run that are shown: the highest of each feature, then one of each decile."""
 
     analysed: Analysed
     table: pyarrow.Table
@@ -55,41 +53,30 @@ class Nearests(NamedTuple):
     """[features, runs]; NaN for the run itself and for runs that it was not compared with."""
 
 
-def nearest_of(
-    runs: Runs, compared: Compared | None, size: Callable[[int], int]
-) -> Callable[[int], Nearests]:
-    """A function that gives the nearest features for those of a run; `size` gives how many a run has."""
-
-    def find(place: int) -> Nearests:
-        others = compared.places if compared is not None else []
-        count = size(place)
-        features, cosines = np.zeros((count, len(others)), int), np.full((count, len(others)), np.nan)
-        for column, other in enumerate(others):
-            found = compared.between(runs, place, other) if compared is not None else None
-            if found is not None and len(found.cosine) == count:
-                features[:, column], cosines[:, column] = found.feature, found.cosine.clip(0, 1)
-        return Nearests(others, features, cosines)
-
-    return find
+def nearest_of(runs: Runs, compared: Compared | None, place: int, size: int) -> Nearests:
+    """The nearest features of the other runs for the `size` features of a run."""
+    others = compared.places if compared is not None else []
+    features, cosines = np.zeros((size, len(others)), int), np.full((size, len(others)), np.nan)
+    for column, other in enumerate(others):
+        found = compared.between(runs, place, other) if compared is not None else None
+        if found is not None:
+            features[:, column], cosines[:, column] = found.feature, found.cosine.clip(0, 1)
+    return Nearests(others, features, cosines)
 
 
 def chosen(
-    listing: Listing, analysed: Mapping[int, Analysed], members: Members, most: int
+    statistics: Statistics, analysed: Mapping[int, Analysed], members: Members, most: int
 ) -> dict[int, np.ndarray]:
     """The features whose details are inside the page, by position of the run.
 
     All that fire, if they are not too many. Else half of them are the members of random families, so that
     one can be seen beside the others, and the rest are spread evenly over the firing rates of each SAE.
     """
-    live = {
-        place: np.flatnonzero(listing.density[listing.rows(place)] > 0)
-        for place, one in analysed.items()
-        if one.firing.num_rows == len(listing.density[listing.rows(place)])
-    }
-    most = most if len(listing.density) <= _LONG_LIST else most // 2
+    live = {place: statistics.live(place) for place in analysed}
+    most = most if statistics.starts[-1] <= LISTED else most // 2
     if sum(map(len, live.values())) <= most:
         return live
-    picked = {place: [features[:0]] for place, features in live.items()}
+    picked: dict[int, list[np.ndarray]] = {place: [] for place in live}
     left = most // 2
     for family in np.random.default_rng(0).permutation(len(members.kinds)):
         rows = slice(members.starts[family], members.starts[family + 1])
@@ -100,21 +87,19 @@ def chosen(
                 picked[place].append(np.array([feature]))
                 left -= 1
     share = (most // 2 + left) // len(live)
-    for place, features in live.items():
-        by_rate = features[np.argsort(-listing.density[listing.rows(place)][features], kind="stable")]
-        evenly = np.linspace(0, len(by_rate) - 1, min(share, len(by_rate))).round().astype(int)
-        picked[place].append(by_rate[evenly])
-    return {place: np.unique(np.concatenate(parts)) for place, parts in picked.items()}
+    return {
+        place: np.unique(np.concatenate([*parts, evenly(statistics, place, share)]))
+        for place, parts in picked.items()
+    }
 
 
-def read_texts(runs: Runs, place: int, one: Analysed, problems: list[str]) -> Texts | None:
-    """Read the contexts of a run; None if they are damaged, which is named among `problems`."""
-    path = analysis_files(runs.folder_of(place).features).contexts
-    try:
-        table = read_analysis(path, runs.ids[place], _COLUMNS)
-    except SaeSweepError as error:
-        problems.append(str(error))
-        return None
+def read_texts(one: Analysed) -> Texts:
+    """Read the contexts of a run, and choose those that are shown.
+
+    Raises:
+        SaeSweepError: one line with the file, if it is damaged or does not fit the others.
+    """
+    table = read_contexts(one)
     feature, rank, decile = (table[name].to_numpy().astype(int) for name in ("feature", "rank", "decile"))
     top = np.array(compute.equal(table["kind"], "top"))
     order = np.lexsort((rank, np.where(top, 0, 11 - decile), feature))
@@ -127,58 +112,49 @@ def read_texts(runs: Runs, place: int, one: Analysed, problems: list[str]) -> Te
     return Texts(one, table.take(pyarrow.array(kept)), starts)
 
 
-def block(
-    texts: Mapping[int, Texts], features: Mapping[int, np.ndarray], nearest: Callable[[int], Nearests]
-) -> bytes:
-    """The details of some features, by position of the run and number of the feature.
+Part = dict[str, np.ndarray]
+"""Columns of the details of some features of a run."""
 
-    Args:
-        texts: contexts of each run.
-        features: the features of each run.
-        nearest: finds the nearest features of other runs for those of a run.
-    """
-    parts = [(place, texts[place], numbers) for place, numbers in features.items() if place in texts]
-    arrays: dict[str, list[np.ndarray]] = {}
-    for place, one, numbers in parts:
-        others = nearest(place)
-        found = {
-            "run": np.full(len(numbers), place),
-            "feature": numbers,
-            "other_feature": others.features[numbers].ravel(),
-            "other_cosine": shares(others.cosines[numbers]).ravel(),
-        }
-        for name, values in (found | _of_features(one, numbers) | _of_contexts(one, numbers)).items():
-            arrays.setdefault(name, []).append(values)
-    whole = {name: np.concatenate(values) for name, values in arrays.items()}
+
+def part(place: int, one: Texts, numbers: np.ndarray, nearest: Nearests) -> Part:
+    """The details of some features of a run."""
+    found = {
+        "run": np.full(len(numbers), place),
+        "feature": numbers,
+        "other_feature": nearest.features[numbers].ravel(),
+        "other_cosine": shares(nearest.cosines[numbers]).ravel(),
+    }
+    return found | _of_features(one, numbers) | _of_contexts(one, numbers)
+
+
+def block(parts: Sequence[Part], compared: list[int]) -> bytes:
+    """The details of features, run by run; `compared` are the runs whose nearest features they name."""
+    names = dict.fromkeys(name for one in parts for name in one)
+    whole = {name: np.concatenate([one[name] for one in parts]) for name in names}
     packed = {name: one if one.dtype == np.float32 else smallest(one) for name, one in whole.items()}
-    compared = nearest(parts[0][0]).runs if parts else []
     meta = {"tokens_per_list": _TOKENS, "steps": _STEPS, "deciles": len(DECILES), "others": compared}
     return columns(packed, meta)
 
 
-def chunks(one: Texts, place: int, nearest: Callable[[int], Nearests]) -> Iterator[tuple[int, bytes]]:
+def chunks(place: int, one: Texts, nearest: Nearests) -> Iterator[tuple[int, bytes]]:
     """The details of all features of a run, as numbered blocks of `CHUNK` features."""
     for start in range(0, one.analysed.firing.num_rows, CHUNK):
         numbers = np.arange(start, min(start + CHUNK, one.analysed.firing.num_rows))
-        yield start // CHUNK, block({place: one}, {place: numbers}, nearest)
+        yield start // CHUNK, block([part(place, one, numbers, nearest)], nearest.runs)
 
 
 def _of_features(one: Texts, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    firing = one.analysed.firing.take(pyarrow.array(numbers))
-    rows = Analysed(firing, one.analysed.vocabulary)
-    deciles = np.stack([firing[f"decile_{tenth}"].to_numpy() for tenth in range(1, 10)], 1)
+    rows = one.analysed._replace(firing=one.analysed.firing.take(pyarrow.array(numbers)))
+    deciles = np.stack([rows.firing[f"decile_{tenth}"].to_numpy() for tenth in range(1, 10)], 1)
     found = {
-        "active": firing["active"].to_numpy(),
-        "mean": firing["mean"].to_numpy().astype(np.float32),
-        "largest": firing["max"].to_numpy().astype(np.float32),
+        "active": rows.firing["active"].to_numpy(),
+        "mean": rows.firing["mean"].to_numpy().astype(np.float32),
+        "largest": rows.firing["max"].to_numpy().astype(np.float32),
         "decile_edges": deciles.ravel().astype(np.float32),
     }
-    lists = {"tokens_by_mean": "token_means"}
-    if "promoted" in firing.column_names:
-        lists |= {"promoted": "promoted_effects", "suppressed": "suppressed_effects"}
-    for tokens, values in lists.items():
+    for tokens, values in _LISTS.items():
         found[tokens] = rows.token_lists(tokens, _TOKENS).ravel()
-        found[values] = padded_lists(firing[values], _TOKENS, np.nan).ravel().astype(np.float32)
+        found[values] = rows.numbers(values, _TOKENS).ravel()
     return found
 
 
@@ -189,16 +165,15 @@ def _of_contexts(one: Texts, numbers: np.ndarray) -> dict[str, np.ndarray]:
     lists = table["tokens"].combine_chunks()
     lengths, tokens = compute.list_value_length(lists).to_numpy(), lists.flatten().to_numpy()
     around = table["activations"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    largest = np.zeros(len(lengths), dtype=np.float32)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    np.maximum.at(largest, owner, around)
-    relative = around / np.where(largest > 0, largest, 1)[owner]
+    largest = one.analysed.firing["max"].to_numpy()[numbers]
+    relative = around / np.repeat(np.repeat(np.where(largest > 0, largest, 1), counts), lengths)
+    at = table["at"].to_numpy()
     top = np.array(compute.equal(table["kind"], "top"), dtype=bool)
     return {
         "contexts": counts,
         "decile": np.where(top, 0, table["decile"].to_numpy()),
-        "at": table["at"].to_numpy(),
-        "highest": largest,
+        "at": at,
+        "activation": around[np.cumsum(lengths) - lengths + at].astype(np.float32),
         "lengths": lengths,
         "words": one.analysed.vocabulary[tokens],
         "around": np.round(_STEPS * relative.clip(0, 1)).astype(np.uint8),

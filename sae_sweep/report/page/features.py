@@ -1,146 +1,109 @@
-"""The list of all features on the page: how often each fires, on what, and which other SAEs have it."""
+"""The list of features on the page: how often each fires, on what, and which other SAEs have it."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
-import pyarrow
-from pyarrow import compute
 
-from sae_sweep.config import SaeSweepError
-from sae_sweep.report.analysis_files import analysis_files, analysis_owner, read_analysis
-from sae_sweep.report.features import read_statistics
+from sae_sweep.report.page.analysed import Analysed, Statistics
 from sae_sweep.report.page.families import Members
 from sae_sweep.report.page.matching import Compared
 from sae_sweep.report.page.pack import Strings, columns, shares, smallest
 from sae_sweep.report.page.runs import Runs
-from sae_sweep.store import unreadable
 
-NEVER = 2**16 - 1
+LISTED = 120_000
+"""Features that are listed, with 15 to 25 bytes each; of more, a sample."""
+_NEVER = 2**16 - 1
 """Stored density of a feature that never fires."""
-LOG_STEPS = 9000
+_LOG_STEPS = 9000
 """Steps per power of ten of a stored density or activation, which counts down from the largest."""
-_LARGEST = 1e4
-"""Largest activation that can be stored."""
-_LISTED = ("density", "max_activation")
-"""Columns of a run's statistics that are listed."""
-_FOUND = {
-    *("active", "mean", "max", "position_share", "tokens_by_mean", "token_means"),
-    *(f"decile_{tenth}" for tenth in range(1, 10)),
-}
-"""Columns of an analysis that the page needs."""
 _TOKENS = 5
-"""Tokens per feature in the list."""
+"""Tokens per feature."""
 
 
-class Analysed(NamedTuple):
-    """What `task=analyse` found about the features of a run."""
+def listed(statistics: Statistics, inside: Mapping[int, np.ndarray], most: int) -> list[np.ndarray]:
+    """Numbers of the features of each run that are listed: all, if they are not too many.
 
-    firing: pyarrow.Table
-    vocabulary: np.ndarray
-    """Number of each token id's string."""
-
-    def token_lists(self, column: str, width: int) -> np.ndarray:
-        """[features, width]: numbers of the strings of a column of token lists; 0 where a list ends."""
-        padded = padded_lists(self.firing[column], width, -1).astype(int)
-        return np.where(padded < 0, 0, self.vocabulary[padded.clip(0)])
-
-
-def read_analysed(runs: Runs, strings: Strings, problems: list[str]) -> dict[int, Analysed]:
-    """Read what was found about features, by position of the run; those never analysed are left out.
-
-    The string of number 0 is empty and stands for no token.
+    Else those whose details are inside the page, and others that are spread evenly over the firing rates of
+    each SAE.
     """
-    strings.numbers([""])
-    known: dict[bytes, np.ndarray] = {}
-    found = {}
-    for place in runs.done():
-        folder, run_id = runs.folder_of(place).features, runs.ids[place]
-        try:
-            if analysis_owner(folder) != run_id:
-                continue
-            files = analysis_files(folder)
-            table = read_analysis(files.tokens, run_id)["string"].combine_chunks()
-            key = b"".join(bytes(part) for part in table.buffers() if part is not None)
-            if key not in known:
-                known[key] = strings.numbers(table.to_pylist())
-            firing = read_analysis(files.features, run_id)
-            if missing := _FOUND - set(firing.column_names):
-                raise unreadable(files.features, f"it has no column {min(missing)}", "run task=analyse again")
-            found[place] = Analysed(firing, known[key])
-        except SaeSweepError as error:
-            problems.append(str(error))
+    sizes = np.diff(statistics.starts)
+    if sizes.sum() <= most:
+        return [np.arange(size) for size in sizes]
+    left = most - sum(map(len, inside.values()))
+    found = []
+    for place, size in enumerate(sizes):
+        even = evenly(statistics, place, int(left * size / sizes.sum()))
+        found.append(np.union1d(inside.get(place, even[:0]), even))
     return found
 
 
-class Listing(NamedTuple):
-    """All features of the finished runs, one run after the other."""
-
-    starts: np.ndarray
-    """[runs + 1]: where the features of each run begin."""
-    density: np.ndarray
-    """[features]: share of held-out tokens on which each fires."""
-    block: bytes
-
-    def size(self, place: int) -> int:
-        """How many features a run has."""
-        return int(self.starts[place + 1] - self.starts[place])
-
-    def rows(self, place: int) -> slice:
-        return slice(int(self.starts[place]), int(self.starts[place + 1]))
+def evenly(statistics: Statistics, place: int, most: int) -> np.ndarray:
+    """Up to `most` live features of a run, spread evenly over their firing rates."""
+    live = statistics.live(place)
+    by_rate = live[np.argsort(-statistics.density[statistics.rows(place)][live], kind="stable")]
+    return by_rate[np.linspace(0, len(by_rate) - 1, min(most, len(by_rate))).round().astype(int)]
 
 
 def listing(
     runs: Runs,
+    statistics: Statistics,
+    numbers: list[np.ndarray],
     analysed: Mapping[int, Analysed],
     compared: Compared | None,
     members: Members,
-    problems: list[str],
-) -> Listing:
-    """Lists every feature of every finished run whose statistics can be read."""
-    tables = _statistics(runs, problems)
-    sizes = [tables[place].num_rows if place in tables else 0 for place in range(len(runs.names))]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    total = int(starts[-1])
-    density, largest, stable = (np.full(total, np.nan) for _ in range(3))
-    position, tokens = np.full(total, np.nan), np.zeros((total, _TOKENS), dtype=np.int64)
-    family = np.full(total, -1, dtype=np.int32)
+) -> bytes:
+    """The block of the list: `numbers` of each run, in order, with what is known of each feature."""
+    total = int(statistics.starts[-1])
+    stable, position = np.full(total, np.nan), np.full(total, np.nan)
+    tokens = np.zeros((total, _TOKENS), dtype=np.int64)
     match = _Matches(total)
-    for place, table in tables.items():
-        rows = slice(int(starts[place]), int(starts[place + 1]))
-        density[rows] = table["density"].to_numpy()
-        largest[rows] = table["max_activation"].to_numpy()
-        if place in members.stability and len(members.stability[place]) == sizes[place]:
+    for place in range(len(runs.names)):
+        rows, size = statistics.rows(place), statistics.size(place)
+        if size and len(members.stability.get(place, ())) == size:
             stable[rows] = members.stability[place]
-        one = analysed.get(place)
-        if one is not None and one.firing.num_rows == sizes[place]:
-            tokens[rows] = one.token_lists("tokens_by_mean", _TOKENS)
-            position[rows] = one.firing["position_share"].to_numpy()
-        if compared is not None and place in compared.places:
+        if place in analysed:
+            tokens[rows] = analysed[place].token_lists("tokens_by_mean", _TOKENS)
+            position[rows] = analysed[place].firing["position_share"].to_numpy()
+        if size and compared is not None and place in compared.places:
             match.fill(runs, compared, place, rows)
-    owner = np.repeat(np.arange(len(members.kinds)), np.diff(members.starts))
-    at = starts[members.runs] + members.features
-    family[at[at < total]] = owner[at < total]
-    kind_words = Strings()
-    kinds = [kind_words.numbers(kinds) for kinds in members.kinds]
+    chosen = np.concatenate([start + each for start, each in zip(statistics.starts, numbers, strict=False)])
+    most = float(np.max(statistics.largest, where=np.isfinite(statistics.largest), initial=1e-9))
     arrays = {
-        "starts": starts.astype(np.uint32),
-        "density": _stored(density),
-        "largest": _stored(largest / _LARGEST),
-        "stable": shares(stable),
-        "position": shares(position),
-        "tokens": smallest(tokens.ravel()),
-        "family": family,
-        **match.arrays(),
+        "starts": np.concatenate([[0], np.cumsum([len(each) for each in numbers])]).astype(np.uint32),
+        "numbers": smallest(np.concatenate(numbers)),
+        "density": _stored(statistics.density[chosen]),
+        "largest": _stored(statistics.largest[chosen].clip(max=most) / most),
+        "stable": shares(stable[chosen]),
+        "position": shares(position[chosen]),
+        "tokens": smallest(tokens[chosen].ravel()),
+        "family": _family(statistics, members)[chosen],
+        **match.arrays(chosen),
+    }
+    words, of_families = _families(members)
+    meta = {"kind_words": words, "width": _TOKENS, "log_steps": _LOG_STEPS, "never": _NEVER, "most": most}
+    return columns(arrays | of_families, meta)
+
+
+def _family(statistics: Statistics, members: Members) -> np.ndarray:
+    """[features]: the family that each is in; -1 for none."""
+    family = np.full(int(statistics.starts[-1]), -1, dtype=np.int32)
+    owner = np.repeat(np.arange(len(members.kinds)), np.diff(members.starts))
+    known = members.features < np.diff(statistics.starts)[members.runs]
+    family[(statistics.starts[members.runs] + members.features)[known]] = owner[known]
+    return family
+
+
+def _families(members: Members) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Words of kinds, and the columns that list the members and the kinds of each family."""
+    words = Strings()
+    kinds = [words.numbers(kinds) for kinds in members.kinds]
+    return words.texts, {
         "family_starts": members.starts.astype(np.uint32),
         "family_runs": smallest(members.runs),
         "family_features": smallest(members.features),
         "kind_counts": smallest(np.array([len(one) for one in kinds], dtype=int)),
         "kinds": smallest(np.concatenate([np.zeros(0, int), *kinds])),
     }
-    meta = {"kind_words": kind_words.texts, "width": _TOKENS, "log_steps": LOG_STEPS, "never": NEVER}
-    meta["most"] = _LARGEST
-    return Listing(starts, density, columns(arrays, meta))
 
 
 class _Matches:
@@ -165,38 +128,18 @@ class _Matches:
         self._run[rows] = np.array([other for other, _ in others])[best]
         self._feature[rows] = np.stack([one.feature for _, one in others])[best, each]
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of some features."""
         return {
-            "match": shares(self._share),
-            "cosine": shares(self._cosine),
-            "nearest_run": smallest(self._run),
-            "nearest_feature": smallest(self._feature),
+            "match": shares(self._share[chosen]),
+            "cosine": shares(self._cosine[chosen]),
+            "nearest_run": smallest(self._run[chosen]),
+            "nearest_feature": smallest(self._feature[chosen]),
         }
 
 
-def padded_lists(column: pyarrow.ChunkedArray, width: int, filler: float) -> np.ndarray:
-    """A column of lists of numbers as [rows, width], with the filler where a list ends."""
-    lists = column.combine_chunks()
-    lengths = compute.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
-    longest = max(width, int(lengths.max(initial=0)))
-    inside = np.arange(longest)[None] < lengths[:, None]
-    padded = np.full(inside.shape, filler, dtype=float)
-    padded[inside] = lists.flatten().to_numpy(zero_copy_only=False)
-    return padded[:, :width]
-
-
-def _statistics(runs: Runs, problems: list[str]) -> dict[int, pyarrow.Table]:
-    found = {}
-    for place in runs.done():
-        try:
-            found[place] = read_statistics(runs.folder_of(place).features, runs.ids[place], _LISTED)
-        except SaeSweepError as error:
-            problems.append(str(error))
-    return found
-
-
 def _stored(values: np.ndarray) -> np.ndarray:
-    """Values up to 1 as steps below it, `LOG_STEPS` per power of ten; `NEVER` for 0 and NaN."""
+    """Values up to 1 as steps below it, `_LOG_STEPS` per power of ten; `_NEVER` for 0 and NaN."""
     fires = values > 0
-    steps = -np.log10(np.where(fires, values, 1)) * LOG_STEPS
-    return np.where(fires, np.round(steps).clip(0, NEVER - 1), NEVER).astype(np.uint16)
+    steps = -np.log10(np.where(fires, values, 1)) * _LOG_STEPS
+    return np.where(fires, np.round(steps).clip(0, _NEVER - 1), _NEVER).astype(np.uint16)

@@ -14,6 +14,8 @@ from sae_sweep.store import regular, unreadable
 _WIDEST = 1200
 """Pixels; a figure is made for paper, at twice what a screen shows."""
 _QUALITY = 70
+_MOST_BYTES = 2_500_000
+"""Bytes of images inside the page."""
 _REMEDY = "write it again with task=match or task=analyse"
 _CAPTIONS = {
     "top_cosines": "Cosines of the nearest to the fourth-nearest rows of the decoder and the encoder",
@@ -41,13 +43,22 @@ _CAPTIONS = {
 
 
 def section(runs: Runs, problems: list[str]) -> list[dict[str, Any]]:
-    """The figures in groups, each with its caption and its image; a damaged one is among `problems`."""
-    found = []
+    """The figures in groups, each with its caption and its image; a damaged one is among `problems`.
+
+    Once the images have `_MOST_BYTES`, the others are named with their place beside the page.
+    """
+    found, size = [], 0
     for title, files in _groups(runs):
         images = []
         for file in files:
+            if size > _MOST_BYTES:
+                images.append(
+                    {"caption": _caption(file), "file": file.relative_to(runs.folder.root).as_posix()}
+                )
+                continue
             try:
                 images.append(image(file))
+                size += len(images[-1]["source"])
             except OSError as error:
                 problems.append(str(unreadable(file, error, _REMEDY)))
         if images:
@@ -71,11 +82,15 @@ def image(file: Path, caption: str = "") -> dict[str, Any]:
     content = BytesIO()
     shown.save(content, "WEBP", quality=_QUALITY, method=2)
     return {
-        "caption": caption or _CAPTIONS.get(file.stem, file.stem.replace("_", " ")),
+        "caption": caption or _caption(file),
         "width": shown.width,
         "height": shown.height,
         "source": "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode(),
     }
+
+
+def _caption(file: Path) -> str:
+    return _CAPTIONS.get(file.stem, file.stem.replace("_", " "))
 
 
 def _groups(runs: Runs) -> Iterator[tuple[str, list[Path]]]:

@@ -17,7 +17,7 @@ from sae_sweep.report.nearest_files import read_nearest
 from sae_sweep.report.page.pack import columns, smallest
 from sae_sweep.report.page.runs import Runs
 from sae_sweep.report.parquet import read_parquet
-from sae_sweep.store import SweepFolder, is_present
+from sae_sweep.store import is_present
 
 BINS = 100
 """Bins of a pair's histogram of best cosines, from 0 to 1; what is below 0 is in the first."""
@@ -34,13 +34,20 @@ class Compared(NamedTuple):
     places: list[int]
     """Positions among the runs of the SAEs that were compared and are still in the sweep."""
     nearest: list[Mapping[str, Nearest]]
-    """For each of them, the nearest features of each other, by its name."""
+    """For each of them, the nearest features of each other, by its name; empty where the file is damaged."""
+    pairs: Mapping[tuple[str, str], float]
+    """[a, b]: share of a's features that have a match in b."""
 
     def between(self, runs: Runs, a: int, b: int) -> Nearest | None:
         """The nearest feature of run b for each of run a; None if the two were not compared."""
         if a not in self.places:
             return None
         return self.nearest[self.places.index(a)].get(runs.names[b])
+
+    def size(self, a: int, default: int) -> int:
+        """How many features of run a were compared; `default` if that is not known."""
+        found = self.nearest[self.places.index(a)] if a in self.places else {}
+        return next((len(one.cosine) for one in found.values()), default)
 
 
 def read_compared(runs: Runs, problems: list[str]) -> Compared | None:
@@ -52,21 +59,23 @@ def read_compared(runs: Runs, problems: list[str]) -> Compared | None:
         return None
     try:
         answer = read_answer(folder / "answer.json")
-        places = runs.places(answer.names)
-        return Compared(answer, places, [read_nearest(folder / "nearest", runs.names[at]) for at in places])
+        rows = read_parquet(folder / "pairs.parquet", ["a", "b", "ratio_a_in_b", "ratio_b_in_a"], _REMEDY)
     except SaeSweepError as error:
         problems.append(str(error))
         return None
+    places = runs.places(answer.names)
+    pairs = {}
+    for row in rows.to_pylist():
+        pairs[row["a"], row["b"]], pairs[row["b"], row["a"]] = row["ratio_a_in_b"], row["ratio_b_in_a"]
+    return Compared(answer, places, [_nearest(runs, place, problems) for place in places], pairs)
 
 
-def sentence(folder: SweepFolder) -> str:
-    """The answer of a sweep's last comparison, in one sentence.
-
-    Raises:
-        SaeSweepError: if the comparison is damaged.
-    """
-    path = folder.matching / "answer.json"
-    return read_answer(path).sentence if is_present(path) else _NOTHING
+def _nearest(runs: Runs, place: int, problems: list[str]) -> Mapping[str, Nearest]:
+    try:
+        return read_nearest(runs.folder.matching / "nearest", runs.names[place])
+    except SaeSweepError as error:
+        problems.append(str(error))
+        return {}
 
 
 def answer_section(runs: Runs, compared: Compared | None, problems: list[str]) -> dict[str, Any]:
@@ -77,6 +86,8 @@ def answer_section(runs: Runs, compared: Compared | None, problems: list[str]) -
     nulls = _nulls(runs, answer.summaries, problems)
     newer = [runs.shorts[place] for place in runs.done() if place not in compared.places]
     notes = [f"Not compared yet: {', '.join(newer)}. Run task=match."] if newer else []
+    gone = [runs.shorts[place] for place in compared.places if runs.states[place] != "done"]
+    notes += [f"Compared, but not finished any more: {', '.join(gone)}."] if gone else []
     if any(one.undertrained for one in answer.summaries):
         limit = f"{answer.undertrained_above:.0%}"
         notes.append(
@@ -99,10 +110,9 @@ def matrix_section(runs: Runs, compared: Compared, problems: list[str]) -> dict[
     """
     places, count = compared.places, len(compared.places)
     ratios = np.full((count, count), np.nan)
-    for i, a in enumerate(compared.nearest):
-        for j, place in enumerate(places):
-            if (found := a.get(runs.names[place])) is not None:
-                ratios[i, j] = (found.cosine > compared.answer.threshold).mean()
+    for i, a in enumerate(places):
+        for j, b in enumerate(places):
+            ratios[i, j] = compared.pairs.get((runs.names[a], runs.names[b]), np.nan)
     starts = dict(zip(compared.answer.names, compared.answer.init_matches, strict=True))
     return {
         "runs": places,
@@ -143,6 +153,7 @@ _PAIR_COLUMNS = ("a", "b", "histogram", "shared", "shared_cosine", "alone", "alo
 
 def _direction(nearest: Nearest, densities: np.ndarray | None, threshold: float) -> dict[str, np.ndarray]:
     cosine, matched = nearest.cosine, nearest.cosine > threshold
+    densities = densities if densities is not None and len(densities) == len(cosine) else None
     live = np.ones(len(cosine), dtype=bool) if densities is None else densities > 0
     shared = np.flatnonzero(matched & live)
     shared = shared[np.argsort(-cosine[shared], kind="stable")][:_EXAMPLES]

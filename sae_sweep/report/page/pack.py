@@ -59,7 +59,7 @@ def shares(values: np.ndarray) -> np.ndarray:
 
 
 class Strings:
-    """Texts by number, each kept once."""
+    """Texts by number from 1 on, each kept once; 0 stands for no text."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -67,11 +67,12 @@ class Strings:
     def numbers(self, texts: Sequence[str]) -> np.ndarray:
         """The number of each text."""
         known = self._numbers
-        return np.array([known.setdefault(one, len(known)) for one in texts], dtype=np.int64)
+        return np.array([known.setdefault(one, len(known) + 1) for one in texts], dtype=np.int64)
 
     @property
     def texts(self) -> list[str]:
-        return list(self._numbers)
+        """The text of each number; that of 0 is empty."""
+        return ["", *self._numbers]
 
 
 def _plain(value: Any) -> Any:

@@ -51,6 +51,6 @@ def test_shares_keep_their_ends_and_nan() -> None:
 
 def test_strings_are_kept_once_in_the_order_in_which_they_came() -> None:
     strings = Strings()
-    assert strings.numbers(["", "a", ""]).tolist() == [0, 1, 0]
-    assert strings.numbers(["b", "a"]).tolist() == [2, 1]
-    assert strings.texts == ["", "a", "b"]
+    assert strings.numbers(["", "a", ""]).tolist() == [1, 2, 1]
+    assert strings.numbers(["b", "a"]).tolist() == [3, 2]
+    assert strings.texts == ["", "", "a", "b"]

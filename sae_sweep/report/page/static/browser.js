@@ -6,7 +6,7 @@ const AT_ONCE = 50;
 /** The list's block, with what is derived from it. */
 const features = once(async () => {
   const block = await featuresBlock();
-  const { starts, family_starts: families, kind_counts: counts, kinds } = block.columns;
+  const { starts, numbers, family_starts: families, kind_counts: counts, kinds } = block.columns;
   const runOf = new Uint16Array(starts[starts.length - 1]);
   for (let run = 0; run + 1 < starts.length; run++) runOf.fill(run, starts[run], starts[run + 1]);
   const kindStarts = [0];
@@ -16,6 +16,11 @@ const features = once(async () => {
   const c = block.columns;
   return {
     ...block, runOf,
+    /** Position in the list of a feature of a run; -1 if it is not listed. */
+    at: (run, feature) => {
+      const found = d3.bisectLeft(numbers, feature, starts[run], starts[run + 1]);
+      return found < starts[run + 1] && numbers[found] === feature ? found : -1;
+    },
     fires: (at) => c.density[at] !== block.never,
     density: (at) => stored(c.density[at]),
     match: (at) => share(c.match[at]),
@@ -41,9 +46,11 @@ function browserSection(core) {
   const results = el("div", { class: "results" });
   const view = el("div", { id: "feature", tabindex: -1 });
   const refresh = async () => results.replaceChildren(...(await listView(core, state, refresh)));
+  let waiting;
   const set = (key) => (value) => {
     Object.assign(state, { [key]: value, shown: AT_ONCE });
-    refresh();
+    clearTimeout(waiting);
+    waiting = setTimeout(refresh, key === "query" ? 200 : 0);
   };
   const search = el("input", { type: "search", placeholder: "token, such as def", "aria-label": "Search features by a token they fire on", oninput: (event) => set("query")(event.target.value) });
   const kind = select("in", [["", "any family or none"]], set("kind"));
@@ -59,7 +66,7 @@ function browserSection(core) {
     if (begun) return;
     begun = true;
     const { kind_words: kinds } = await features();
-    kind.querySelector("select").append(...["in a family", "in no family", ...kinds].map((one) => el("option", { value: one }, visible(one))));
+    kind.querySelector("select").append(...["in a family", "in no family", ...kinds.slice(1)].map((one) => el("option", { value: one }, visible(one))));
     refresh();
   };
   new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && begin(), { rootMargin: "400px" }).observe(results);
@@ -68,9 +75,10 @@ function browserSection(core) {
 
 function aboutFeatures(about) {
   if (about.analysed.length === 0) {
-    return [number(about.count) + " features. What text they fire on is not known yet: run ", el("code", { text: "task=analyse" }), " with this sweep, then this page shows it."];
+    return [number(about.listed) + " of " + number(about.count) + " features are listed. What text they fire on is not known yet: run ", el("code", { text: "task=analyse" }), " with this sweep, then this page shows it."];
   }
-  const all = number(about.count) + " features, each with how often it fires and which other SAEs have it. ";
+  const listed = about.listed < about.count ? number(about.listed) + " of " + number(about.count) + " features, spread evenly over firing rates" : number(about.count) + " features";
+  const all = listed + ", each with how often it fires and which other SAEs have it. ";
   if (about.folder === null) return [all + "The contexts of all " + number(about.live) + " that fire on the analysed SAEs' text are inside this page."];
   return [all + "Contexts of " + number(about.inside) + " are inside this page, those of all " + number(about.live) + " in the folder ",
     el("code", { text: about.folder }), " beside it."];
@@ -80,8 +88,13 @@ function aboutFeatures(about) {
 async function wanted(state) {
   const list = await features();
   const texts = await words();
-  const query = state.query.toLowerCase();
-  const has = query === "" ? null : new Set(texts.flatMap((text, word) => (text.toLowerCase().includes(query) ? [word] : [])));
+  const query = state.query.toLowerCase().replace(/[·↵⇥]/g, (sign) => ({ "·": " ", "↵": "\n", "⇥": "\t" })[sign]);
+  const has = query === "" ? null : Uint8Array.from(texts, (text, word) => word > 0 && text.toLowerCase().includes(query));
+  const { tokens } = list.columns;
+  const firesOn = (at) => {
+    for (let place = at * list.width; place < (at + 1) * list.width; place++) if (has[tokens[place]]) return true;
+    return false;
+  };
   const [from, to] = state.run === "" ? [0, list.runOf.length] : [list.columns.starts[state.run], list.columns.starts[Number(state.run) + 1]];
   const inKind = (at) => {
     const family = list.columns.family[at];
@@ -92,7 +105,7 @@ async function wanted(state) {
   for (let at = from; at < to; at++) {
     if (!state.dead && !list.fires(at)) continue;
     if (state.kind !== "" && !inKind(at)) continue;
-    if (has !== null && !list.tokens(at).some((word) => has.has(word))) continue;
+    if (has !== null && !firesOn(at)) continue;
     found.push(at);
   }
   const value = Float64Array.from(found, (at) => list[state.sort](at) ?? NaN);
@@ -122,7 +135,7 @@ async function listView(core, state, refresh) {
   const head = el("tr", {}, ...columns.map((column) => el("th", { scope: "col", title: column.title, class: column.number ? "number" : null }, column.label)));
   const rows = shown.map((at) => {
     const run = list.runOf[at];
-    const feature = at - list.columns.starts[run];
+    const feature = list.columns.numbers[at];
     const cells = [
       visible(core.runs.shorts[run]), ...(core.features.analysed.length ? [tokenList(list.tokens(at).map((word) => texts[word]))] : []),
       significant(list.density(at)), number(list.largest(at), 2), percent(list.match(at), 0), number(list.cosine(at), 2),
@@ -141,10 +154,8 @@ async function listView(core, state, refresh) {
 const tokenList = (tokens) => el("span", { class: "tokens" }, ...tokens.map((token) => el("bdi", { text: visibleToken(token) })));
 
 async function openFeature(core, view, run, feature) {
-  const list = await features();
-  const at = list.columns.starts[run] + feature;
-  if (!(run < core.runs.names.length && at < list.columns.starts[run + 1])) {
-    view.replaceChildren(el("p", { text: "This sweep has no feature #" + feature + " of that SAE." }));
+  if (!(run < core.runs.names.length && feature >= 0)) {
+    view.replaceChildren(el("p", { text: "This sweep has no such feature." }));
     return;
   }
   const beside = el("div", { class: "card" });
@@ -167,7 +178,7 @@ async function openFeature(core, view, run, feature) {
 /** The nearest feature of each other SAE, the most alike first; only the very nearest where no more is known. */
 async function nearestOf(core, run, feature) {
   const list = await features();
-  const at = list.columns.starts[run] + feature;
+  const at = list.at(run, feature);
   const found = await detailsOf(run, feature, core.features);
   if (found?.block.others?.length) {
     const { others, columns } = found.block;
@@ -176,36 +187,38 @@ async function nearestOf(core, run, feature) {
       .filter((one) => one.run !== run && columns.other_cosine[from + others.indexOf(one.run)] !== 255)
       .sort((a, b) => b.cosine - a.cosine);
   }
-  if (list.cosine(at) === null) return [];
+  if (at < 0 || list.cosine(at) === null) return [];
   return [{ run: list.columns.nearest_run[at], feature: list.columns.nearest_feature[at], cosine: list.cosine(at) }];
 }
 
 /** All that is known of one feature. */
 async function featureCard(core, run, feature) {
   const list = await features();
-  const at = list.columns.starts[run] + feature;
+  const at = list.at(run, feature);
   const found = await detailsOf(run, feature, core.features);
-  const facts = [
+  const facts = at < 0 ? [] : [
     ["Density", list.fires(at) ? significant(list.density(at)) + " of held-out tokens" : "never fires on the held-out text"],
     ["Largest activation", number(list.largest(at), 2)],
     ["Other SAEs that have it", percent(list.match(at), 0)],
     ["Other seeds that hold it", percent(list.stable(at), 0)],
-    ["Variance that the position explains", percent(list.position(at))],
+    ["Variance that the position explains", percent(list.position(at), 0)],
   ];
   const texts = await words();
   return [
     el("h3", {}, "Feature ", featureLink(run, feature), " of ", el("span", { text: visible(core.runs.shorts[run]) })),
     el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })])),
-    familyOf(core, list, at),
+    at < 0 ? null : familyOf(core, list, at),
     ...(found ? detailNodes(found, texts) : []),
-    densityChart(list, run, at),
-    found && list.fires(at) ? null : el("p", { class: "note", text: missing(core, list, run, at) }),
+    at < 0 ? null : densityChart(list, run, at),
+    found && (at < 0 || list.fires(at)) ? null : el("p", { class: "note", text: missing(core, list, run, at) }),
   ].filter(Boolean);
 }
 
 function missing(core, list, run, at) {
+  if (at < 0) return "It is not in the list of this page: the list is a sample, or the statistics of its SAE cannot be read.";
   if (!core.features.analysed.includes(run)) return "The text it fires on is not known: run task=analyse with this sweep.";
   if (!list.fires(at)) return "It never fires, so there is no text to show.";
+  if (core.features.folder === null) return "It does not fire on the text that was analysed.";
   return "Its contexts are in the folder " + core.features.folder + " beside this page, which is not there, or of another version of the page.";
 }
 
@@ -259,34 +272,47 @@ function detailNodes(found, texts) {
 function activationChart(block, row) {
   const edges = [...block.columns.decile_edges.subarray(row * block.deciles, (row + 1) * block.deciles), block.columns.largest[row]];
   if (edges.some(Number.isNaN)) return null;
-  const bars = edges.map((to, tenth) => ({ from: tenth === 0 ? 0 : edges[tenth - 1], to })).filter((bar) => bar.to > bar.from)
-    .map((bar) => ({ ...bar, height: 0.1 / (bar.to - bar.from) }));
+  const bars = barsOf(edges);
   return chart("Distribution of its activations", () => ({
     height: 130, marginBottom: 34, marginLeft: 44,
     x: { label: "activation, where not zero", labelAnchor: "center", labelArrow: "none" }, y: { label: "density", labelArrow: "none", ticks: 3 },
     marks: [Plot.rect(bars, { x1: "from", x2: "to", y1: 0, y2: "height", fill: "var(--s2)", fillOpacity: 0.6, stroke: "var(--s2)", strokeWidth: 0.5 })],
-  }), number(block.columns.active[row]) + " activations; each bar holds a tenth of them, the first from 0.");
+  }), number(block.columns.active[row]) + " activations; each bar holds a tenth of them, or more where some are equal; the first begins at 0.");
+}
+
+/** Bars from 0 between the edges, a tenth of the mass each; what lies between equal edges goes to its neighbour. */
+function barsOf(edges) {
+  const bars = [];
+  let [from, mass] = [0, 0];
+  for (const to of edges) {
+    mass += 0.1;
+    if (to > from) {
+      bars.push({ from, to, mass });
+      [from, mass] = [to, 0];
+    }
+  }
+  if (bars.length) bars.at(-1).mass += mass;
+  return bars.map((bar) => ({ ...bar, height: bar.mass / (bar.to - bar.from) }));
 }
 
 function contextLines({ block, row, context, word }, texts) {
   const c = block.columns;
   let start = word;
   return d3.range(context, context + c.contexts[row]).map((at) => {
-    const ranked = ((c.around[start + c.at[at]] / block.steps) * c.highest[at]).toFixed(2);
     const tokens = d3.range(start, start + c.lengths[at]).map((place, number_) => {
-      const value = (c.around[place] / block.steps) * c.highest[at];
-      const strength = Math.min(1, value / c.largest[row]);
-      const node = el(number_ === c.at[at] ? "mark" : "bdi", { style: "--a:" + strength.toFixed(3), title: visibleToken(texts[c.words[place]]) + "  " + value.toFixed(2) });
+      const strength = c.around[place] / block.steps;
+      const node = el(number_ === c.at[at] ? "mark" : "bdi", { style: "--a:" + strength.toFixed(3), title: visibleToken(texts[c.words[place]]) + "  about " + (strength * c.largest[row]).toFixed(1) });
       node.append(...spaced(texts[c.words[place]]));
       return number_ === c.at[at] ? el("bdi", {}, node) : node;
     });
     start += c.lengths[at];
     const kind = c.decile[at] === 0 ? "top" : "tenth " + c.decile[at];
-    return el("p", {}, el("span", { class: "rank" }, kind + " · " + ranked), el("span", {}, ...tokens));
+    return el("p", {}, el("span", { class: "rank" }, kind + " · " + c.activation[at].toFixed(2)), el("span", {}, ...tokens));
   });
 }
 
 /** A token's text, its spaces as faint dots. */
 function spaced(text) {
+  if (text === "") return ["∅"];
   return visible(text).split(/( +)/).filter(Boolean).map((part) => (part.startsWith(" ") ? el("i", { class: "space", text: "·".repeat(part.length) }) : part));
 }

@@ -41,7 +41,7 @@ function figuresSection(groups) {
 const digitsOf = (values) => (values.every((value) => value === null || Number.isInteger(value)) ? 0 : 1);
 
 const imageFigure = (image) => el("figure", {},
-  el("img", { src: image.source, alt: visible(image.caption), width: image.width, height: image.height, loading: "lazy" }),
+  image.file ? el("a", { href: image.file.split("/").map(encodeURIComponent).join("/") }, visible(image.file)) : el("img", { src: image.source, alt: visible(image.caption), width: image.width, height: image.height, loading: "lazy" }),
   el("figcaption", { text: visible(image.caption) }));
 
 function writtenSection(core, one, at) {

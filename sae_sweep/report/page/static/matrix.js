@@ -3,10 +3,12 @@
 
 const NUMBERS_UP_TO = 24;
 
-/** Text colour on a background: by its luminance. */
+/** Black or white, whichever has more contrast on a background (WCAG's relative luminance). */
 function inkOn(colour) {
   const { r, g, b } = d3.rgb(colour);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b < 140 ? "#fff" : "#111";
+  const [red, green, blue] = [r, g, b].map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+  const luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  return 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 ? "#fff" : "#000";
 }
 
 /**
@@ -110,15 +112,16 @@ async function pairView(core, a, b) {
   return [el("div", { class: "two" }, histogram, curve), el("div", { class: "two" }, ...sides.map((side) => pairExamples(block, side, label, (run, feature) => firstToken(list, texts, run, feature))))];
 }
 
-/** Count of each bin, and the share (%) of the features at or above its lower edge. */
+/** Count of each bin, and the share (%) of the features at or above its lower edge; the end closes the last bin. */
 function histogramPoints(bins, side) {
   const total = d3.sum(bins);
   let below = 0;
-  return Array.from(bins, (count, at) => {
+  const points = Array.from(bins, (count, at) => {
     const point = { from: at / bins.length, count, above: 100 * (1 - below / total), side };
     below += count;
     return point;
   });
+  return [...points, { from: 1, count: bins.at(-1), above: 0, side }];
 }
 
 function pairExamples(block, side, label, token) {
@@ -140,7 +143,8 @@ function pairExamples(block, side, label, token) {
 
 /** The token that a feature fires most on, if it is known. */
 function firstToken(list, texts, run, feature) {
-  const [word] = list.tokens(list.columns.starts[run] + feature);
+  const at = list.at(run, feature);
+  const [word] = at < 0 ? [] : list.tokens(at);
   return word === undefined ? "" : el("span", { class: "tokens first" }, el("bdi", { text: visibleToken(texts[word]) }));
 }
 

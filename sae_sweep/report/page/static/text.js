@@ -1,7 +1,7 @@
 "use strict";
 /* Text from outside: every string reaches the page as text, never as markup. */
 
-const INVISIBLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cn}\p{Cs}]|[^\S \n\t]/gu;
+const INVISIBLE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Co}\p{Cn}\p{Cs}\p{Default_Ignorable_Code_Point}\u2800]|[^\S \n\t]/gu;
 const NAMED = { "\n": "↵", "\t": "⇥", "\r": "␍" };
 
 /** A character that would not be seen, or would reorder what is beside it, as a sign of its own. */
