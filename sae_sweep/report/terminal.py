@@ -9,8 +9,9 @@ from pathlib import Path
 
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
 from sae_sweep.analysis.position_table import PositionRow
+from sae_sweep.config import MatchingConfig
 from sae_sweep.config.pasted import shown_path
-from sae_sweep.report.formatting import MIXED, TextTable, count, marked, mixed_note, short_labels, shorten
+from sae_sweep.report.formatting import MIXED, TextTable, count, marked, mixed_note, short_labels
 
 _NARROWEST = 40
 """Characters of the narrowest terminal that the text is made for."""
@@ -105,7 +106,7 @@ def files_text(files: Mapping[str, Path]) -> str:
 
 
 def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) -> str:
-    limit = comparison.undertrained_above if comparison is not None else math.inf
+    limit = comparison.undertrained_above if comparison is not None else MatchingConfig.undertrained
     table = TextTable(["run", "tokens", "expl.var", "CE rec.", "L0", "alive", "init", "status"], left={0, 7})
     for run in runs:
         table.add(_run_cells(run, run.name, limit))
@@ -157,7 +158,11 @@ def _summaries(comparison: Comparison, runs: Sequence[RunLine], width: int) -> s
             f"{MIXED} with mixed runs, which were trained with other numerics for a part of the time."
         )
     return "\n".join(
-        [shorten(title, width), *table.lines(width, drop=(len(heads) + live, 5, 4, 3)), *_notes(notes, width)]
+        [
+            *_notes([title], width),
+            *table.lines(width, drop=(len(heads) + live, 5, 4, 3)),
+            *_notes(notes, width),
+        ]
     )
 
 

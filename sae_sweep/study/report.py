@@ -61,7 +61,8 @@ def report(request: Request) -> int:
             write_section(folder.tables, section)
         _track(folder, command, found, parts, answers)
         show(f"{_summary(found, answers)}\n\n")
-    show_report(folder, {"study's tables": folder.tables} if parts else {})
+    damaged = [f"{name}: files of its SAE or its evaluation are damaged" for name in found.damaged]
+    show_report(folder, {"study's tables": folder.tables} if parts else {}, damaged)
     return len(found.damaged)
 
 

@@ -64,6 +64,7 @@ def compare_finished(
     `reported` were logged before.
     """
     lines: list[RunLine] = []
+    damaged: list[str] = []
     found: list[Finished] = []
     planned_runs = read_plan(folder)["runs"]
     for run in planned_runs:
@@ -77,6 +78,7 @@ def compare_finished(
             if name not in reported:
                 log.error("%s is left out: %s", name, error)
             lines.append(RunLine(name, DAMAGED))
+            damaged.append(f"{name} is left out of the comparison: {error}")
     with hold_sweep(folder):
         write_runs(folder)
     comparison, written, followed = None, None, None
@@ -96,7 +98,7 @@ def compare_finished(
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
     show("\n\n".join([terminal_summary(lines, comparison), *_families_texts(followed)]) + "\n\n")
-    opened = write_report(folder) | _worth_opening(folder, lines, written, followed)
+    opened = write_report(folder, damaged) | _worth_opening(folder, lines, written, followed)
     show(files_text(opened) + "\n")
     return [line.status for line in lines].count(DAMAGED)
 

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,31 +26,35 @@ def report(request: Request) -> int:
     return 0
 
 
-def show_report(folder: SweepFolder, more: Mapping[str, Path] = MappingProxyType({})) -> None:
-    """Write the page of a sweep, and print its answer and the files worth opening, `more` of them at the end.
+def show_report(
+    folder: SweepFolder, more: Mapping[str, Path] = MappingProxyType({}), left_out: Sequence[str] = ()
+) -> None:
+    """Write the page of a sweep, and print its answer and the files worth opening, `more` of them last.
+
+    `left_out` are lines about runs whose SAE is damaged, for the page.
 
     Raises:
         SaeSweepError: as `write_report`.
     """
-    page = _write(folder)
+    page = _write(folder, left_out)
     width = min(100, shutil.get_terminal_size(fallback=(100, 24)).columns)
     show(f"{textwrap.fill(page.sentence, width)}\n\n{files_text({**_files(page), **more})}\n")
 
 
-def write_report(folder: SweepFolder) -> dict[str, Path]:
+def write_report(folder: SweepFolder, left_out: Sequence[str] = ()) -> dict[str, Path]:
     """Write the page of a sweep; returns the files that are worth opening, by what they show.
 
-    What the page leaves out because a file is damaged is logged.
+    `left_out` are lines about runs whose SAE is damaged, for the page. What else the page leaves out because a file is damaged is logged.
 
     Raises:
         SaeSweepError: if the plan is damaged, or a file cannot be written.
     """
-    return _files(_write(folder))
+    return _files(_write(folder, left_out))
 
 
-def _write(folder: SweepFolder) -> Page:
+def _write(folder: SweepFolder, left_out: Sequence[str]) -> Page:
     with hold_sweep(folder):
-        page = write_page(folder)
+        page = write_page(folder, left_out)
     for problem in page.problems:
         log.warning("left out of report.html: %s", problem)
     return page

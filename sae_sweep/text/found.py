@@ -14,6 +14,7 @@ SUFFIXES = (".txt", ".jsonl", ".parquet", ".txt.gz", ".txt.zst", ".jsonl.gz", ".
 _KNOWN = ".txt, .jsonl, .parquet"
 _PACKED = ".txt and .jsonl also as .gz and .zst"
 
+_OTHER = "other files"
 EMPTY = "files without text"
 
 
@@ -63,15 +64,16 @@ def _find(pattern: str) -> Found:
         raise SaeSweepError(f"dataset.path={pattern}: {why}")
     found = _distinct([path for path in there if _is_text(path, left_out)], left_out)
     if not found:
+        hint = "; text under another ending is read once it is named .txt" * bool(left_out[_OTHER])
         words = "".join(f"; {reason} ({number:,})" for reason, number in left_out.items())
-        raise SaeSweepError(f"dataset.path={pattern}: no {_KNOWN} file there ({_PACKED}){words}")
+        raise SaeSweepError(f"dataset.path={pattern}: no {_KNOWN} file there ({_PACKED}){words}{hint}")
     return Found(found, left_out)
 
 
 def _is_text(path: Path, left_out: Counter[str]) -> bool:
     """Whether a file is to be read; if not, it is counted. A text file that was lost is an error."""
     if path.is_file():
-        reason = "other files" if not suffix(path) else None if path.stat().st_size else EMPTY
+        reason = _OTHER if not suffix(path) else None if path.stat().st_size else EMPTY
     elif not path.is_symlink():
         reason = "pipes and devices"
     elif suffix(path):

@@ -1,5 +1,6 @@
 """Token sequences of a text: endless training sequences that can be resumed, and the held-out sequences."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from sae_sweep.text.source import Place, TextSource
 BLOCK_CHARS = 2**18
 """Approximate number of characters that are tokenised together: enough to keep all cores busy, and few enough
 to tokenise again when a position is restored."""
+_LONG_CHARS = 2**20
+"""Characters above which a document that is not cut is named."""
 _CHARS_PER_TOKEN = 8
 """More than most tokens have."""
 
@@ -25,7 +28,7 @@ class _Cursor(NamedTuple):
     place: Place = None
     """How far the current unit has been read."""
     tokens: int = 0
-    """Tokens of this epoch so far, without special tokens."""
+    """Tokens of this epoch so far, as documents are cut, without special tokens."""
 
 
 class _Block(NamedTuple):
@@ -157,12 +160,15 @@ class TrainingSequences:
         for text, turn, place in self._unread:
             texts.append(text)
             chars += len(text)
+            if len(text) > _LONG_CHARS and self._packing.max_document_tokens is None:
+                self._source.say_long(len(text))
             cursor = cursor._replace(turn=turn, place=place)
             if chars >= BLOCK_CHARS:
                 epoch_ended = False
                 break
         documents = self._tokenizer.encode_batch(texts)
-        tokens = cursor.tokens + sum(map(len, documents))
+        longest = self._packing.max_document_tokens or sys.maxsize
+        tokens = cursor.tokens + sum(min(len(document), longest) for document in documents)
         bos, eot = self._tokenizer.bos_id, self._tokenizer.eot_id
         sequences, carry = pack(documents, self._packing, bos, eot, self._carry)
         after = self._next_epoch(cursor.epoch, tokens) if epoch_ended else cursor._replace(tokens=tokens)

@@ -28,6 +28,8 @@ class TextSource(ABC):
         """What there is to read and what is skipped, in one line; empty if that is not known."""
         self._said: set[int] = set()
         """Numbers of times for which `say_repeats` has logged a line."""
+        self._long = False
+        """Whether `say_long` has logged a line."""
 
     @staticmethod
     @abstractmethod
@@ -54,6 +56,16 @@ class TextSource(ABC):
         self._said.add(times)
         read = f"read {times:,} times" if times > 1 else "read once; from here on it repeats"
         log.info("%s: all %s tokens %s", self.label, f"{tokens:,}", read)
+
+    def say_long(self, chars: int) -> None:
+        """Warn, once, that a document is so long that a short run reads few of them."""
+        if not self._long:
+            self._long = True
+            log.warning(
+                "%s: a document has %s characters, and is read whole: a short run sees few documents; "
+                "packing.max_document_tokens=N cuts each",
+                *(self.label, f"{chars:,}"),
+            )
 
 
 def text_number(text: str) -> int:

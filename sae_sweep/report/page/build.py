@@ -2,7 +2,7 @@
 
 import hashlib
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -46,8 +46,12 @@ class Page(NamedTuple):
     """What is left out of the page because a file is damaged, a line each."""
 
 
-def write_page(folder: SweepFolder) -> Page:
+def write_page(folder: SweepFolder, left_out: Sequence[str] = ()) -> Page:
     """Write the report of a sweep from the files of its runs and its `analysis/`.
+
+    Args:
+        folder: of the sweep.
+        left_out: lines about runs whose SAE is known to be damaged.
 
     Raises:
         SaeSweepError: if the plan cannot be read, or a file cannot be written; none is left incomplete.
@@ -56,14 +60,15 @@ def write_page(folder: SweepFolder) -> Page:
     found = runs.read_runs(folder)
     compared = matching.read_compared(found, problems)
     of_hooks = families.read_families(found, problems)
+    curves = runs.curves(found, problems)
     core: dict[str, Any] = {
         "sweep": folder.root.name,
         "written": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
         "runs": {"names": found.names, "shorts": found.shorts},
         "answer": matching.answer_section(found, compared, problems),
-        "table": runs.table(found),
-        "curves": runs.curves(found, problems),
+        "table": runs.table(found, curves, problems),
+        "curves": curves,
         "matching": None if compared is None else matching.matrix_section(found, compared, problems),
         "layers": [] if compared is None else runs.layers(found, compared.places),
         "families": families.section(of_hooks, problems),
@@ -73,8 +78,9 @@ def write_page(folder: SweepFolder) -> Page:
         "citation": _CITATION.replace("VERSION", __version__),
     }
     blocks = {} if compared is None else {"pairs": encoded(matching.pairs_block(found, compared))}
-    details, more = _features(folder, found, compared, families.members(found, of_hooks), problems)
-    core |= {"features": more.pop("about"), "problems": [escaped(one) for one in problems]}
+    members = families.members(found, of_hooks)
+    details, more = _features(folder, found, compared, members, problems)
+    core |= {"features": more.pop("about"), "problems": _shown([*left_out, *problems], folder)}
     write_text(folder.report, _html(core, blocks | more))
     return Page(folder.report, details, core["answer"]["sentence"], problems)
 
@@ -123,8 +129,14 @@ def _features(
         "key": key,
         "chunk": contexts.CHUNK,
         "folder": None if beside is None else folder.details.name,
+        "followed": sorted(members.followed),
     }
     return None if beside is None else folder.details, {"about": about, **blocks}
+
+
+def _shown(problems: Sequence[str], folder: SweepFolder) -> list[str]:
+    """Problems, each once, with paths as seen from the sweep's folder."""
+    return [escaped(one.replace(f"{folder.root}/", "")) for one in dict.fromkeys(problems)]
 
 
 class _Beside:

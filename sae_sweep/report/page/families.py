@@ -36,6 +36,8 @@ class Members(NamedTuple):
     """[families + 1]: where the members of each family begin."""
     kinds: list[list[str]]
     """What each family depends on, in words."""
+    followed: set[int]
+    """Positions of the runs whose features were followed."""
     stability: Mapping[int, np.ndarray]
     """By position of a run: for each feature the share of the other seeds that hold it."""
 
@@ -76,6 +78,7 @@ def members(runs: Runs, families: list[Family]) -> Members:
     of, run, feature = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0, int)]
     kinds: list[list[str]] = []
     stability: dict[int, np.ndarray] = {}
+    followed: set[int] = set()
     for one in families:
         table = one.tables["members"]
         run.append(np.array([places.get(name, -1) for name in table["run"].to_pylist()], dtype=int))
@@ -83,11 +86,13 @@ def members(runs: Runs, families: list[Family]) -> Members:
         feature.append(table["feature"].to_numpy().astype(int))
         kinds += one.tables["families"]["kinds"].to_pylist()
         stability |= _stability(one.tables["stability"], places)
+        names = {*one.tables["members"]["run"].to_pylist(), *one.tables["orphans"]["run"].to_pylist()}
+        followed |= {places[name] for name in names if name in places}
     family, in_run, number = (np.concatenate(each) for each in (of, run, feature))
     kept = in_run >= 0
     order = np.argsort(family[kept], kind="stable")
     starts = np.searchsorted(family[kept][order], np.arange(len(kinds) + 1))
-    return Members(in_run[kept][order], number[kept][order], starts, kinds, stability)
+    return Members(in_run[kept][order], number[kept][order], starts, kinds, followed, stability)
 
 
 def _stability(table: pyarrow.Table, places: Mapping[str, int]) -> dict[int, np.ndarray]:

@@ -10,7 +10,7 @@ from pyarrow import compute
 from sae_sweep.analysis import SEVERAL, KeySummary
 from sae_sweep.analysis.ordering import cluster_order
 from sae_sweep.analysis.pairs import Nearest
-from sae_sweep.config import SaeSweepError
+from sae_sweep.config import MatchingConfig, SaeSweepError
 from sae_sweep.report.answer import Answer, read_answer
 from sae_sweep.report.features import read_statistics
 from sae_sweep.report.nearest_files import read_nearest
@@ -23,7 +23,6 @@ BINS = 100
 """Bins of a pair's histogram of best cosines, from 0 to 1; what is below 0 is in the first."""
 _EXAMPLES = 8
 """Shared features, and features without a match, that are shown of each direction of a pair."""
-_NOTHING = "Nothing can be told yet: the SAEs of this sweep were not compared."
 _REMEDY = "compare the SAEs again with task=match"
 
 
@@ -81,7 +80,10 @@ def _nearest(runs: Runs, place: int, problems: list[str]) -> Mapping[str, Neares
 def answer_section(runs: Runs, compared: Compared | None, problems: list[str]) -> dict[str, Any]:
     """The answer in a sentence, the numbers of each key, and what the comparison leaves out."""
     if compared is None:
-        return {"sentence": _NOTHING, "keys": [], "notes": []}
+        done = len(runs.done())
+        why = f"it has {done}" if done < 2 else "its SAEs were not compared yet: run task=match"
+        text = f"Nothing can be told: a comparison needs two finished SAEs of this sweep, and {why}."
+        return {"sentence": text, "keys": [], "notes": [], "limit": MatchingConfig.undertrained}
     answer = compared.answer
     nulls = _nulls(runs, answer.summaries, problems)
     newer = [runs.shorts[place] for place in runs.done() if place not in compared.places]

@@ -13,6 +13,7 @@ from sae_sweep.store import (
     Status,
     SweepFolder,
     planned_run,
+    read_metrics,
     read_plan,
     read_shown_status,
 )
@@ -28,6 +29,7 @@ _CURVES = {
     "dead": "dead features",
     "lr": "learning rate",
 }
+_EPOCHS = "epochs"
 _METRICS = {
     "explained_variance": ("expl. var.", "Explained variance (R²) on held-out tokens, SAE-input space", 3),
     "ce_recovered_zero": ("CE rec.", "Cross-entropy recovered, from zero ablation", 3),
@@ -67,6 +69,11 @@ class Runs(NamedTuple):
     def configs(self) -> dict[int, RunConfig]:
         return {place: run.config for place, run in enumerate(self.planned) if run is not None}
 
+    @property
+    def fingerprints(self) -> list[Mapping[str, str]]:
+        """Of the text and the weights of each run whose config is known."""
+        return [run.fingerprints for run in self.planned if run is not None]
+
     def done(self) -> list[int]:
         """Positions of the finished runs."""
         return [place for place, state in enumerate(self.states) if state == "done"]
@@ -84,8 +91,11 @@ def read_runs(folder: SweepFolder) -> Runs:
     return Runs(columns["name"], columns["short"], columns["id"], columns["state"], planned, columns, folder)
 
 
-def table(runs: Runs) -> dict[str, Any]:
-    """The table of runs: what differs between them, and their final metrics."""
+def table(runs: Runs, curves: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The table of runs: what differs between them, final metrics, and how often each read its text.
+
+    Metrics that are damaged are named among `problems`.
+    """
     swept = dict.fromkeys(key for keys in swept_keys(list(runs.configs.values())) for key in keys)
     columns: list[dict[str, Any]] = [
         {"id": key, "label": key, "title": f"Swept key {key}"} for key in swept if key in runs.table
@@ -97,8 +107,24 @@ def table(runs: Runs) -> dict[str, Any]:
     ]
     known = [column["id"] for column in columns]
     rows = [[runs.table[key][place] for key in known] for place in range(len(runs.names))]
+    _add_epochs(columns, rows, curves)
+    for place in runs.done():
+        try:
+            read_metrics(runs.folder_of(place), runs.ids[place])
+        except SaeSweepError as error:
+            problems.append(str(error))
     notes = {"error": runs.table["error"], "mixed": runs.table["mixed"]}
     return {"columns": columns, "rows": rows, "states": runs.states, **notes}
+
+
+def _add_epochs(columns: list[dict[str, Any]], rows: list[list[Any]], curves: Mapping[str, Any]) -> None:
+    """Add the column that says how often each run read its text, where that was logged."""
+    epochs = {one["run"]: one["epochs"] for one in curves["runs"] if one["epochs"] is not None}
+    if epochs:
+        title = "Times that the text was read, by whole documents: near 0, a run saw few of them"
+        columns.append({"id": _EPOCHS, "label": "epochs", "title": title, "digits": 2})
+        for place, row in enumerate(rows):
+            row.append(epochs.get(place))
 
 
 def curves(runs: Runs, problems: list[str]) -> dict[str, Any]:
@@ -117,7 +143,9 @@ def curves(runs: Runs, problems: list[str]) -> dict[str, Any]:
         known = {name: column for name, column in values.items() if any(one is not None for one in column)}
         seen.update(known)
         if kept:
-            found.append({"run": place, "tokens": [point["tokens"] for point in kept], "values": known})
+            epochs = kept[-1].get(_EPOCHS)
+            tokens = [point["tokens"] for point in kept]
+            found.append({"run": place, "tokens": tokens, "values": known, "epochs": epochs})
     return {"metrics": {name: label for name, label in _CURVES.items() if name in seen}, "runs": found}
 
 
@@ -153,7 +181,7 @@ def methods(runs: Runs) -> dict[str, Any]:
         "config": {key: str(value) for key, value in shared.items()},
         "versions": _counted(status.versions for status in statuses),
         "resolved": _counted(status.resolved for status in statuses),
-        "fingerprints": _counted(status.fingerprints for status in statuses),
+        "fingerprints": _counted(map(_content, runs.configs.values(), runs.fingerprints)),
         "fell_back": _counted(status.fell_back for status in statuses),
         "hosts": _counted({"host": status.host} for status in statuses if status.host),
         "runs": len(runs.names),
@@ -173,6 +201,12 @@ def _statuses(runs: Runs) -> Iterator[Status]:
             yield read_shown_status(runs.folder.run(name), run_id)
         except SaeSweepError:
             continue  # its row says that it is damaged
+
+
+def _content(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str, str]:
+    """Fingerprints by what they are of."""
+    of = {"corpus": f"text {config.dataset.name}", "model": f"model {config.model.label}"}
+    return {of.get(what, what): value for what, value in fingerprints.items()}
 
 
 def _counted(mappings: Iterable[Mapping[str, Any]]) -> list[list[Any]]:

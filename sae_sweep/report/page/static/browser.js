@@ -166,7 +166,7 @@ async function openFeature(core, view, run, feature) {
     beside.replaceChildren(...(await featureCard(core, other, number_)));
   };
   const choose = others.length
-    ? el("p", { class: "controls" }, select("Beside it, its nearest in", others.map((one) => [one.run + "/" + one.feature,
+    ? el("p", { class: "controls" }, closeButton(), select("Beside it, its nearest in", others.map((one) => [one.run + "/" + one.feature,
         visible(core.runs.shorts[one.run]) + " – #" + one.feature + (one.cosine === null ? "" : ", cosine " + one.cosine.toFixed(2))]), show))
     : el("p", { class: "note", text: "No other SAE was compared with this one." });
   view.replaceChildren(choose, el("div", { class: "two" }, el("div", { class: "card" }, ...own), beside));
@@ -224,7 +224,11 @@ function missing(core, list, run, at) {
 
 function familyOf(core, list, at) {
   const family = list.columns.family[at];
-  if (family < 0) return el("p", { text: list.fires(at) ? "In no family: no other SAE shares it mutually." : "" });
+  if (family < 0) {
+    const followed = core.features.followed.includes(list.runOf[at]);
+    const why = followed ? "In no family: no other SAE shares it mutually." : "Families do not cover this SAE: it is undertrained, or no other SAE reads its hook.";
+    return el("p", { text: list.fires(at) ? why : "" });
+  }
   const members = list.membersOf(family);
   return el("details", {}, el("summary", { text: "Family of " + members.length + " SAEs: " + (list.kindsOf(family).map(visible).join("; ") || "of no particular kind") }),
     el("ul", {}, ...members.map(([run, feature]) => el("li", {}, featureLink(run, feature), " ", visible(core.runs.shorts[run])))));

@@ -59,7 +59,7 @@ function answerChart(answer) {
       Plot.link(rows, { x1: "low", x2: "high", y1: "name", y2: "name", stroke: "var(--s0)", strokeWidth: 3 }),
       Plot.dot(rows, { x: "ratio", y: "name", fill: "var(--s0)", r: 4.5 }),
       Plot.dot(rows.filter((one) => one.live !== null), { x: "live", y: "name", stroke: "var(--s1)", strokeWidth: 1.8, r: 4 }),
-      Plot.text(rows, { x: "highest", y: "name", dx: 10, textAnchor: "start", text: (one) => one.ratio.toFixed(1), fill: "currentColor" }),
+      Plot.text(rows, { x: (one) => Math.max(one.highest, one.high, one.live ?? 0), y: "name", dx: 12, textAnchor: "start", text: (one) => one.ratio.toFixed(1), fill: "currentColor" }),
     ],
   }), [
     "Share of an SAE's features whose best decoder cosine in the other SAE is above " + answer.threshold + ", by the one key in which the two SAEs differ; both directions averaged. ",

@@ -75,6 +75,7 @@ function chunkOf(run, number, about) {
     const whole = new Promise((resolve) => {
       arriving.set(script, (key, base64) => resolve(key === about.key ? inflate(base64) : null));
       script.onerror = () => resolve(null);
+      script.onload = () => resolve(null);  // after the script has run: it did not arrive, so it is damaged
     });
     chunks.set(name, whole.then((buffer) => (buffer === null ? null : indexedDetails(unpack(buffer)))));
     document.head.append(script);

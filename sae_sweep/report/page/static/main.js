@@ -12,11 +12,15 @@ function runsTable(core) {
   const columns = core.table.columns.map((column) => ({ ...column, show: "digits" in column ? undefined : (value) => visible(value ?? "–"), number: core.table.rows.every((row) => typeof row[core.table.columns.indexOf(column)] !== "string") }));
   const folder = (name, run) => el("a", { href: encodeURIComponent(core.runs.names[run]) + "/", title: visible(name) }, visible(core.runs.shorts[run]));
   const state = (value, run) => el("span", { title: visible(core.table.error[run] ?? "") }, visible(value) + (core.table.mixed[run] ? " †" : ""));
+  const start = columns.find((column) => column.id === "init_match");
+  if (start) start.show = (value) => number(value, 3) + (value > core.answer.limit ? " *" : "");
+  const weak = start && core.table.rows.some((row) => row[columns.indexOf(start)] > core.answer.limit);
   const rows = core.table.rows.map((row, run) => [core.runs.names[run], core.table.states[run], ...row]);
   const failed = core.table.error.flatMap((error, run) => (error ? [el("li", { text: visible(core.runs.shorts[run]) + ": " + visible(error) })] : []));
   return [
-    sortable(core.runs.names.length + " runs; a name leads to the run's folder", [{ label: "run", show: folder }, { label: "state", show: state }, ...columns], rows, { filter: "filter runs, such as topk 42", text: (run) => [core.runs.names[run], core.runs.shorts[run], core.table.states[run]].join(" ") }),
+    sortable(core.runs.names.length + (core.runs.names.length === 1 ? " run" : " runs") + "; a name leads to the run's folder", [{ label: "run", show: folder }, { label: "state", show: state }, ...columns], rows, { filter: "filter runs, such as topk 42", text: (run) => [core.runs.names[run], core.runs.shorts[run], core.table.states[run]].join(" ") }),
     failed.length ? el("ul", { class: "failed" }, ...failed) : null,
+    weak ? el("p", { class: "note", text: "* undertrained: more than " + percent(core.answer.limit, 0) + " of the features still match the dictionary that the run started from." }) : null,
     core.table.mixed.some(Boolean) ? el("p", { class: "note", text: "† mixed: part of the run was trained with other numerics." }) : null,
   ];
 }
@@ -25,7 +29,7 @@ function matchingSection(core, host) {
   if (!core.matching) return [];
   const show = async (a, b) => {
     const title = visible(core.runs.shorts[a]) + " and " + visible(core.runs.shorts[b]);
-    host.replaceChildren(el("h3", { text: title, tabindex: -1 }), ...(await pairView(core, a, b)));
+    host.replaceChildren(el("h3", { text: title, tabindex: -1 }), closeButton(), ...(await pairView(core, a, b)));
     host.firstChild.focus();
     host.scrollIntoView({ block: "nearest" });
   };
@@ -65,19 +69,32 @@ function methodsSection(core) {
   ];
 }
 
-function route(matching, browser) {
+/** Close what is open: a pair, or a feature. */
+function close() {
+  if (/^#(feature|pair)\//.test(location.hash)) location.hash = location.hash.startsWith("#pair") ? "matching" : "features";
+}
+
+const closeButton = () => el("button", { type: "button", onclick: close, title: "Escape closes it, too" }, "Close");
+
+function route(core, matching, browser) {
   const [what, a, b] = location.hash.slice(1).split("/");
-  if (what === "feature") browser.open(Number(a), Number(b));
-  if (what === "pair" && matching.show) matching.show(Number(a), Number(b));
+  const [first, second] = [Number(a), Number(b)];
+  const known = (run) => Number.isInteger(run) && run in core.runs.names;
+  document.getElementById("feature")?.replaceChildren();
+  document.getElementById("pair")?.replaceChildren();
+  if (what === "feature" && known(first) && Number.isInteger(second)) browser.open(first, second);
+  if (what === "pair" && known(first) && known(second) && matching.show) matching.show(first, second);
 }
 
 async function start() {
   document.body.append(el("p", { id: "said", class: "hidden", role: "status" }));
   const core = await readJson("core");
   document.getElementById("nav").append(el("a", { href: "#answer" }, "Answer"));
-  document.getElementById("answer").append(...[core.answer.keys.length ? answerChart(core.answer) : null,
+  document.getElementById("answer").append(...[
+    core.problems.length ? el("ul", { class: "failed" }, ...core.problems.map((problem) => el("li", { text: visible(problem) }))) : null,
+    core.answer.keys.length ? answerChart(core.answer) : null,
     ...core.answer.notes.map((note) => el("p", { class: "note", text: visible(note) })),
-    core.problems.length ? el("ul", { class: "failed" }, ...core.problems.map((problem) => el("li", { text: visible(problem) }))) : null].filter(Boolean));
+  ].filter(Boolean));
   section("runs", "Runs", ...runsTable(core));
   section("training", "Training", ...(core.curves.runs.length ? curvesSection(core) : []));
   const matching = matchingSection(core, el("div", { id: "pair", "aria-live": "polite" }));
@@ -88,8 +105,9 @@ async function start() {
   section("figures", "Figures", ...figuresSection(core.figures));
   core.sections.forEach((one, at) => writtenSection(core, one, at));
   section("methods", "Methods", ...methodsSection(core));
-  window.addEventListener("hashchange", () => route(matching, browser));
-  route(matching, browser);
+  window.addEventListener("hashchange", () => route(core, matching, browser));
+  window.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
+  route(core, matching, browser);
   document.documentElement.dataset.ready = "true";
 }
 
