@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 CODE := sae_sweep tests tools bench docs
 PYTEST := $(BIN)/pytest --numprocesses 2 --no-loadscope-reorder
 
-.PHONY: quickstart paper-mini test check docs format oracle interop kill-test break-it gpu-check wheel-check clean
+.PHONY: quickstart paper-mini test check lint docs format oracle interop kill-test break-it gpu-check wheel-check clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m sae_sweep experiment=quickstart launcher=local
@@ -22,12 +22,16 @@ paper-mini: $(VENV)/.installed
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow"
 
-check: $(VENV)/.dev docs
+# The pages and mypy take one core each
+check: $(VENV)/.dev
+	$(MAKE) --jobs 2 --output-sync docs lint
+	$(PYTEST) --cov --cov-report=term
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) --cov --cov-report=term
 
 # The pages of docs/, in docs/_build/index.html; a broken link is an error
 docs: $(VENV)/.dev
@@ -37,15 +41,21 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-# torch first and alone, so that pip takes a CPU build if it finds one
-$(VENV)/.installed: pyproject.toml constraints.txt
+# torch first and alone, so that pip takes a CPU build if it finds one. pip would compile on one core; compileall
+# uses all, and fails at files that are templates or for another Python
+define install
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable .
-	touch $@
+	$(PIP) --no-compile torch
+	$(PIP) --no-compile --editable '$(1)'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	touch $(VENV)/.installed
+endef
 
-$(VENV)/.dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(call install,.)
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(call install,.[dev])
 	touch $@
 
 # Compare exported SAEs with the real SAELens, in a separate environment
