@@ -44,7 +44,8 @@ def show_report(
 def write_report(folder: SweepFolder, left_out: Sequence[str] = ()) -> dict[str, Path]:
     """Write the page of a sweep; returns the files that are worth opening, by what they show.
 
-    `left_out` are lines about runs whose SAE is damaged, for the page. What else the page leaves out because a file is damaged is logged.
+    `left_out` are lines about runs whose SAE is damaged, for the page. What else the page leaves out because
+    a file is damaged is logged.
 
     Raises:
         SaeSweepError: if the plan is damaged, or a file cannot be written.

@@ -160,6 +160,8 @@ def content(path: Path) -> Any:
     """What a file says, without clocks; None if there is no file."""
     if not path.is_file():
         return None
+    if path.name == "report.html":  # holds clocks, compressed, and what the other files say
+        return "there"
     whole = path.read_bytes()
     with suppress(ValueError, RecursionError):
         if path.suffix == ".json":
