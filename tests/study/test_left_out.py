@@ -109,7 +109,7 @@ def test_a_sweep_without_a_finished_run_has_a_page_that_says_so(
         write_json(status, {"state": "pending", "run_id": status.parent.name})
     assert report(command()) == 0
     assert (sweep / "report.html").exists()
-    assert "Nothing can be told yet" in capsys.readouterr().out
+    assert "a comparison needs two finished SAEs of this sweep, and it has 0." in capsys.readouterr().out
 
 
 def test_a_sweep_is_needed(command: Callable[..., Request], tmp_path: Path) -> None:

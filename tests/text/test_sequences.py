@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 
@@ -147,6 +148,24 @@ def test_text_that_repeats_says_so_once_and_at_powers_of_ten(caplog):
         "a list: all 60 tokens read 10 times",
         "a list: all 60 tokens read 100 times",
     ]
+
+
+def test_an_epoch_has_the_tokens_that_documents_have_after_they_are_cut(caplog):
+    cut = dataclasses.replace(PACKING, max_document_tokens=4)
+    with caplog.at_level(logging.INFO):
+        TrainingSequences(ListText(letters(10)), cut, ByteTokenizer(), 0).read(30)
+    assert caplog.messages == ["a list: all 40 tokens read once; from here on it repeats"]
+
+
+def test_a_document_of_a_million_characters_is_named_once_unless_it_is_cut(caplog):
+    book = [["a" * (2**20 + 1)], ["b" * (2**20 + 2)], ["c"]]
+    TrainingSequences(ListText(book), PACKING, ByteTokenizer(), 0).read(4_000)
+    assert len(caplog.messages) == 1
+    assert "characters, and is read whole: a short run sees few documents" in caplog.text
+    caplog.clear()
+    cut = dataclasses.replace(PACKING, max_document_tokens=100)
+    TrainingSequences(ListText(book), cut, ByteTokenizer(), 0).read(4_000)
+    assert "read whole" not in caplog.text
 
 
 def test_epochs_are_counted_by_finished_units():
