@@ -61,7 +61,7 @@ def report(request: Request) -> int:
             write_section(folder.tables, section)
         _track(folder, command, found, parts, answers)
         show(f"{_summary(found, answers)}\n\n")
-    damaged = [f"{name}: files of its SAE or its evaluation are damaged" for name in found.damaged]
+    damaged = {name: f"{name}: files of its SAE or its evaluation are damaged" for name in found.damaged}
     show_report(folder, {"study's tables": folder.tables} if parts else {}, damaged)
     return len(found.damaged)
 

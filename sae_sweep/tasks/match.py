@@ -64,7 +64,7 @@ def compare_finished(
     `reported` were logged before.
     """
     lines: list[RunLine] = []
-    damaged: list[str] = []
+    damaged: dict[str, str] = {}
     found: list[Finished] = []
     planned_runs = read_plan(folder)["runs"]
     for run in planned_runs:
@@ -78,7 +78,7 @@ def compare_finished(
             if name not in reported:
                 log.error("%s is left out: %s", name, error)
             lines.append(RunLine(name, DAMAGED))
-            damaged.append(f"{name} is left out of the comparison: {error}")
+            damaged[name] = f"{name} is left out of the comparison: {error}"
     with hold_sweep(folder):
         write_runs(folder)
     comparison, written, followed = None, None, None

@@ -3,35 +3,27 @@
 import logging
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from sae_sweep.logs import show
-from sae_sweep.plan import Request
 from sae_sweep.report import files_text
 from sae_sweep.report.page.build import Page, write_page
-from sae_sweep.store import SweepFolder, find_sweep, hold_sweep
+from sae_sweep.store import SweepFolder, hold_sweep
 
 log = logging.getLogger(__name__)
 
-
-def report(request: Request) -> int:
-    """Write the page and print the answer; returns 0.
-
-    Raises:
-        SaeSweepError: if there is no such sweep, or its plan is damaged.
-    """
-    show_report(find_sweep(request.command))
-    return 0
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def show_report(
-    folder: SweepFolder, more: Mapping[str, Path] = MappingProxyType({}), left_out: Sequence[str] = ()
+    folder: SweepFolder, more: Mapping[str, Path] = _NONE, left_out: Mapping[str, str] = _NONE
 ) -> None:
     """Write the page of a sweep, and print its answer and the files worth opening, `more` of them last.
 
-    `left_out` are lines about runs whose SAE is damaged, for the page.
+    `left_out` are lines for the page about runs that are damaged, by name, which were logged before.
 
     Raises:
         SaeSweepError: as `write_report`.
@@ -41,11 +33,11 @@ def show_report(
     show(f"{textwrap.fill(page.sentence, width)}\n\n{files_text({**_files(page), **more})}\n")
 
 
-def write_report(folder: SweepFolder, left_out: Sequence[str] = ()) -> dict[str, Path]:
+def write_report(folder: SweepFolder, left_out: Mapping[str, str] = _NONE) -> dict[str, Path]:
     """Write the page of a sweep; returns the files that are worth opening, by what they show.
 
-    `left_out` are lines about runs whose SAE is damaged, for the page. What else the page leaves out because
-    a file is damaged is logged.
+    `left_out` are lines for the page about runs that are damaged, by name, which were logged before. What
+    else the page leaves out because a file is damaged is logged.
 
     Raises:
         SaeSweepError: if the plan is damaged, or a file cannot be written.
@@ -53,11 +45,13 @@ def write_report(folder: SweepFolder, left_out: Sequence[str] = ()) -> dict[str,
     return _files(_write(folder, left_out))
 
 
-def _write(folder: SweepFolder, left_out: Sequence[str]) -> Page:
+def _write(folder: SweepFolder, left_out: Mapping[str, str]) -> Page:
     with hold_sweep(folder):
-        page = write_page(folder, left_out)
+        page = write_page(folder, list(left_out.values()))
+    logged = [f"/{name}/" for name in left_out]
     for problem in page.problems:
-        log.warning("left out of report.html: %s", problem)
+        if not any(name in problem for name in logged):
+            log.warning("left out of report.html: %s", problem)
     return page
 
 

@@ -80,7 +80,7 @@ def write_page(folder: SweepFolder, left_out: Sequence[str] = ()) -> Page:
     blocks = {} if compared is None else {"pairs": encoded(matching.pairs_block(found, compared))}
     members = families.members(found, of_hooks)
     details, more = _features(folder, found, compared, members, problems)
-    core |= {"features": more.pop("about"), "problems": _shown([*left_out, *problems], folder)}
+    core |= {"features": more.pop("about"), "problems": _shown(left_out, problems, folder)}
     write_text(folder.report, _html(core, blocks | more))
     return Page(folder.report, details, core["answer"]["sentence"], problems)
 
@@ -134,9 +134,10 @@ def _features(
     return None if beside is None else folder.details, {"about": about, **blocks}
 
 
-def _shown(problems: Sequence[str], folder: SweepFolder) -> list[str]:
-    """Problems, each once, with paths as seen from the sweep's folder."""
-    return [escaped(one.replace(f"{folder.root}/", "")) for one in dict.fromkeys(problems)]
+def _shown(left_out: Sequence[str], problems: Sequence[str], folder: SweepFolder) -> list[str]:
+    """What is left out, each once, with paths as seen from the sweep's folder."""
+    new = [one for one in dict.fromkeys(problems) if not any(one in line for line in left_out)]
+    return [escaped(one.replace(f"{folder.root}/", "")) for one in (*left_out, *new)]
 
 
 class _Beside:
