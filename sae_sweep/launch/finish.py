@@ -24,8 +24,41 @@ from sae_sweep.training import MetricSink, Outcome, border, discard_checkpoint
 log = logging.getLogger(__name__)
 
 
+class Evaluator:
+    """Evaluates SAEs on the held-out part of one text; caches the tokens and the LM's losses they share."""
+
+    def __init__(self, lm: LanguageModel, source: TextSource) -> None:
+        self._lm = lm
+        self._source = source
+        self._held_out: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        """Tokens and mask by number of tokens wanted."""
+        self._baselines: dict[tuple[int, int], Baselines] = {}
+        """By layer and number of tokens wanted."""
+
+    def evaluate(self, sae: SAE, config: RunConfig) -> Evaluation:
+        """Evaluate an SAE; all configs have the same packing.
+
+        Raises:
+            SaeSweepError: if the held-out text is too short, or activations or losses are not finite.
+        """
+        wanted, layer = config.evaluation.tokens, config.layer
+        if wanted not in self._held_out:
+            tokenizer = self._lm.tokenizer
+            tokens = held_out_sequences(self._source, config.packing, tokenizer, wanted)
+            self._held_out[wanted] = tokens, token_mask(tokens, tokenizer.special_ids, config.packing)
+        tokens, mask = self._held_out[wanted]
+        if (layer, wanted) not in self._baselines:
+            # keep one layer's residuals: the runs of a group are mostly sorted by layer
+            self._baselines = {of: known._replace(residuals=None) for of, known in self._baselines.items()}
+            baselines = language_model_baselines(self._lm, tokens, layer, mask, self._lm.device)
+            self._baselines[layer, wanted] = baselines
+        sae = sae.to(self._lm.device).eval()
+        baselines = self._baselines[layer, wanted]
+        return evaluate(sae, self._lm, tokens, layer, mask, config.evaluation, baselines=baselines)
+
+
 class Finisher:
-    """Finishes the members of a group as their training ends; caches the text and LM baselines they share."""
+    """Finishes the members of a group as their training ends."""
 
     def __init__(
         self, lm: LanguageModel, source: TextSource, threshold: float, *, together: bool = False
@@ -39,13 +72,8 @@ class Finisher:
             together: whether the members are several, so that a smaller group would leave more memory.
         """
         self._together = together
-        self._lm = lm
-        self._source = source
+        self._evaluator = Evaluator(lm, source)
         self._threshold = threshold
-        self._held_out: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        """Tokens and mask by number of tokens wanted."""
-        self._baselines: dict[tuple[int, int], Baselines] = {}
-        """By layer and number of tokens wanted."""
 
     def finish(self, outcome: Outcome, lm_use: Mapping[str, Any]) -> None:
         """Evaluate and write the SAE, or record why the run failed; `lm_use` goes into the status.
@@ -110,7 +138,7 @@ class Finisher:
         self, run: PlannedRun, sink: MetricSink, sae: SAE, tokens: int, seconds: float | None
     ) -> None:
         """Evaluate the SAE, write features, figures and at last metrics, and log them."""
-        evaluation = self._evaluate(sae, run.config)
+        evaluation = self._evaluator.evaluate(sae, run.config)
         metrics = {
             **_measured(evaluation, sae, run.config, self._threshold),
             "init_match": match_to_own_start(sae.W_dec, run.config, run.run_id, self._threshold),
@@ -130,22 +158,6 @@ class Finisher:
             sink.image(figure.stem, figure)
         sink.summary({f"eval/{key}": float(value) for key, value in metrics.items()})
         log.info("%s: %s", run.name, ", ".join(_said(metrics)))
-
-    def _evaluate(self, sae: SAE, config: RunConfig) -> Evaluation:
-        wanted, layer = config.evaluation.tokens, config.layer
-        if wanted not in self._held_out:
-            tokenizer = self._lm.tokenizer
-            tokens = held_out_sequences(self._source, config.packing, tokenizer, wanted)
-            self._held_out[wanted] = tokens, token_mask(tokens, tokenizer.special_ids, config.packing)
-        tokens, mask = self._held_out[wanted]
-        if (layer, wanted) not in self._baselines:
-            # keep one layer's residuals: the runs of a group are mostly sorted by layer
-            self._baselines = {of: known._replace(residuals=None) for of, known in self._baselines.items()}
-            baselines = language_model_baselines(self._lm, tokens, layer, mask, self._lm.device)
-            self._baselines[layer, wanted] = baselines
-        sae = sae.to(self._lm.device).eval()
-        baselines = self._baselines[layer, wanted]
-        return evaluate(sae, self._lm, tokens, layer, mask, config.evaluation, baselines=baselines)
 
 
 def _measured(evaluation: Evaluation, sae: SAE, config: RunConfig, threshold: float) -> dict[str, float]:

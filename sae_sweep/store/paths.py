@@ -78,6 +78,11 @@ class SweepFolder:
         return self.root / "analysis" / "families"
 
     @property
+    def transfer(self) -> Path:
+        """Every SAE on every dataset of the sweep."""
+        return self.root / "analysis" / "transfer"
+
+    @property
     def tables(self) -> Path:
         return self.root / "analysis" / "tables"
 

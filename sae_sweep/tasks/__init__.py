@@ -33,6 +33,11 @@ TASKS = {
     "analyse": Task(
         "sae_sweep.tasks.analyse:analyse", "show what features of SAEs do (sweep= or sae=)", composes=False
     ),
+    "transfer": Task(
+        "sae_sweep.tasks.transfer:transfer",
+        "evaluate every SAE of a sweep on every dataset of it",
+        composes=False,
+    ),
     "export": Task(
         "sae_sweep.tasks.export:export", "write features for Neuronpedia or Delphi (format=)", composes=False
     ),

@@ -79,10 +79,10 @@ def selected(request: Request) -> Selection:
     """
     command = request.command
     if command.sae is None:
-        return _finished(find_sweep(command))
+        return finished_of(find_sweep(command))
     run = run_at(command.sae, "sae")
     if run is not None:
-        return _finished(run.sweep, only=run.name)
+        return finished_of(run.sweep, only=run.name)
     return _other(command, command.sae, request.runs[0].config)
 
 
@@ -93,13 +93,13 @@ def runs_selected(command: CommandConfig) -> Selection:
         SaeSweepError: if there are none, or `sae` is no run.
     """
     if command.sae is None:
-        return _finished(find_sweep(command))
+        return finished_of(find_sweep(command))
     run = run_at(command.sae, "sae")
     if run is None:
         raise SaeSweepError(
             f"sae={command.sae}: task={command.task} takes runs: name the folder of one, or give sweep=NAME"
         )
-    return _finished(run.sweep, only=run.name)
+    return finished_of(run.sweep, only=run.name)
 
 
 class RunAt(NamedTuple):
@@ -145,7 +145,7 @@ def _unfinished(which: str) -> SaeSweepError:
     return SaeSweepError(f"{which} is finished yet; task=status shows how far it is")
 
 
-def _finished(sweep: SweepFolder, only: str | None = None) -> Selection:
+def finished_of(sweep: SweepFolder, only: str | None = None) -> Selection:
     """The finished runs of a sweep, or one of them."""
     found = Selection(sweep)
     for record in read_plan(sweep)["runs"]:

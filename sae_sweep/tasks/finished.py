@@ -72,11 +72,11 @@ def read_finished(run: PlannedRun, threshold: float) -> Finished:
 
 def with_keys(found: Sequence[Finished]) -> list[Finished]:
     """The runs with the swept keys that tell them apart."""
-    keys = swept_keys(_labelled([one.config for one in found], [one.run.fingerprints for one in found]))
+    keys = swept_keys(labelled([one.config for one in found], [one.run.fingerprints for one in found]))
     return [replace(one, entry=replace(one.entry, keys=own)) for one, own in zip(found, keys, strict=True)]
 
 
-def _labelled(configs: Sequence[RunConfig], contents: Sequence[Mapping[str, str]]) -> list[RunConfig]:
+def labelled(configs: Sequence[RunConfig], contents: Sequence[Mapping[str, str]]) -> list[RunConfig]:
     """The configs with one label for each text and each model, whatever the commands called them."""
     texts = _labels([config.dataset.name for config in configs], [one.get("corpus") for one in contents])
     models = _labels([config.model.label for config in configs], [one.get("model") for one in contents])

@@ -11,7 +11,7 @@ import torch
 
 from sae_sweep.activations import load_language_model
 from sae_sweep.config import EvaluationConfig, FilesDataset, ModelConfig, RunConfig, SaeSweepError, TopKConfig
-from sae_sweep.launch.finish import Finisher
+from sae_sweep.launch.finish import Evaluator, Finisher
 from sae_sweep.saes import build_sae
 from sae_sweep.signals import Interrupted
 from sae_sweep.store import PlannedRun, faults, read_status
@@ -22,19 +22,19 @@ from tests.training.fakes import FakeSink, make_config, make_member
 
 def test_residuals_are_kept_of_one_layer_at_a_time(tmp_path: Path) -> None:
     model = ModelConfig(path=str(save_gpt2(tmp_path)), dtype="float32")
-    finisher = Finisher(load_language_model(model, torch.device("cpu")), None, 0.7)  # type: ignore[arg-type]
+    evaluator = Evaluator(load_language_model(model, torch.device("cpu")), None)  # type: ignore[arg-type]
     tokens = np.random.default_rng(0).integers(1, 200, (6, 16), dtype=np.int32)
-    finisher._held_out[EvaluationConfig().tokens] = tokens, tokens > 5
+    evaluator._held_out[EvaluationConfig().tokens] = tokens, tokens > 5
     sae = build_sae(TopKConfig(k=2), 16, 32, seed=0, numerics="modern")
 
     def evaluated(layer: int) -> dict[str, float]:
         dataset = FilesDataset(name="files", path="texts")
-        return finisher._evaluate(
+        return evaluator.evaluate(
             sae, RunConfig(architecture=TopKConfig(k=2), dataset=dataset, layer=layer)
         ).metrics
 
     def kept() -> dict[int, bool]:
-        return {layer: known.residuals is not None for (layer, _), known in finisher._baselines.items()}
+        return {layer: known.residuals is not None for (layer, _), known in evaluator._baselines.items()}
 
     first = evaluated(1)
     assert kept() == {1: True}

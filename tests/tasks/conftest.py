@@ -1,5 +1,47 @@
-"""Fixture of the whole-sweep tests: a small text folder."""
+"""Fixtures of the whole-sweep tests: a small text folder, and a sweep of SAEs that nobody trained."""
 
+from pathlib import Path
+
+import pytest
+
+from sae_sweep.config import EvaluationConfig, FilesDataset, ModelConfig, RunConfig, TopKConfig
+from sae_sweep.saes import build_sae, save_sae
+from sae_sweep.store import PlannedRun, SweepFolder, set_state, write_json, write_metrics
+from sae_sweep.text import fingerprint
 from tests.e2e.conftest import text_folder
 
 __all__ = ["text_folder"]
+
+
+@pytest.fixture
+def two_texts(tmp_path: Path) -> list[PlannedRun]:
+    """A sweep `mine` of two finished SAEs on the bundled model, each of its own text: prose and code."""
+    sentences = {
+        "prose": "The old library stood by the river. ",
+        "code": "def area(self, x):\n    return x\n",
+    }
+    folder, runs = SweepFolder(tmp_path / "multirun" / "mine"), []
+    for seed, (name, sentence) in enumerate(sentences.items()):
+        text = tmp_path / name
+        text.mkdir()
+        for number in range(60):
+            (text / f"{number:02}.txt").write_text(f"{number} {name} " + sentence * (3 + number % 5))
+        config = RunConfig(
+            model=ModelConfig("bundled:gpt2-pico", dtype="float32"),
+            dataset=FilesDataset(name=name, path=str(text), held_out_every=2),
+            architecture=TopKConfig(k=4),
+            layer=2,
+            dictionary=1,
+            tokens=4096,
+            evaluation=EvaluationConfig(tokens=512),
+            device="cpu",
+        )
+        contents = {"corpus": fingerprint(config.dataset, tmp_path)}
+        run = PlannedRun(name, f"id-{name}", "", config, folder.run(name), contents)
+        sae = build_sae(config.architecture, 128, 128, seed=seed, numerics="modern")
+        save_sae(sae, run.folder.sae, metadata={"provenance": {"run_id": run.run_id}})
+        write_metrics(run.folder, run.run_id, {"init_match": 0.02, "explained_variance": 0.5}, {})
+        set_state(run, "done", tokens=4096)
+        runs.append(run)
+    write_json(folder.plan, {"sweep": "mine", "runs": [run.record() for run in runs]})
+    return runs

@@ -9,7 +9,7 @@ from sae_sweep.config import EvaluationConfig, FilesDataset, RunConfig, SaeSweep
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.store import RunFolder
 from sae_sweep.store.config_file import write_config
-from sae_sweep.tasks.finished import _config, _labelled
+from sae_sweep.tasks.finished import _config, labelled
 
 CONFIG = RunConfig(architecture=TopKConfig(k=16))
 
@@ -47,18 +47,18 @@ def _files(label: str, seed: int) -> RunConfig:
 def test_another_label_of_the_same_text_is_no_difference() -> None:
     configs = [_files("aaa", 1), _files("bbb", 2)]
     contents = [{"corpus": "c1", "model": "m"}, {"corpus": "c1", "model": "m"}]
-    assert swept_keys(_labelled(configs, contents)) == [{"seed": 1}, {"seed": 2}]
+    assert swept_keys(labelled(configs, contents)) == [{"seed": 1}, {"seed": 2}]
 
 
 def test_two_texts_or_models_of_one_label_are_a_difference() -> None:
     configs = [_files("aaa", 1), _files("aaa", 1)]
     for key in ("corpus", "model"):
         contents = [{"corpus": "c", "model": "m", key: "1"}, {"corpus": "c", "model": "m", key: "2"}]
-        a, b = swept_keys(_labelled(configs, contents))
+        a, b = swept_keys(labelled(configs, contents))
         assert a.keys() == b.keys() == {"dataset" if key == "corpus" else "model"}
         assert a != b
 
 
 def test_labels_stand_for_contents_that_are_not_known() -> None:
     configs = [_files("aaa", 1), _files("bbb", 1)]
-    assert swept_keys(_labelled(configs, [{}, {}])) == [{"dataset": "aaa"}, {"dataset": "bbb"}]
+    assert swept_keys(labelled(configs, [{}, {}])) == [{"dataset": "aaa"}, {"dataset": "bbb"}]

@@ -1,0 +1,265 @@
+"""The transfer matrix of a sweep on disk: a table, heat maps, and its section of the page."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+
+from sae_sweep.config import escaped
+from sae_sweep.report.formatting import TextTable, short_labels
+from sae_sweep.report.measure_files import NUMBER, TEXT, WHOLE, table_of_rows
+from sae_sweep.report.page.sections import Section, Table, write_section
+from sae_sweep.report.panels import Drawn, label_figure, write_drawn
+from sae_sweep.report.parquet import write_parquet
+from sae_sweep.report.style import INK, grid, hatch_key, hatched, ink_on, new_figure
+
+MEASURES = {
+    "explained_variance": "explained variance",
+    "mse": "MSE (SAE input)",
+    "ce_delta": "ΔCE (nats)",
+    "l0": "L0",
+    "dead_share": "dead share",
+}
+"""Measures in the figure, by their columns."""
+_OTHERS = ("explained_variance_raw", "mse_raw", "ce_clean", "ce_sae", "ce_recovered_mean", "cosine", "tokens")
+_SCHEMA = (
+    *(("run", TEXT), ("settings", TEXT), ("trained_on", TEXT), ("read", TEXT)),
+    *(("undertrained", pyarrow.bool_()), ("d_sae", WHOLE)),
+    *((name, NUMBER) for name in (*MEASURES, *_OTHERS)),
+)
+_MOST_WITH_TEXT = 12
+"""Rows above which cells hold no numbers."""
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """An SAE evaluated on a dataset."""
+
+    run: str
+    keys: Mapping[str, Any]
+    """Its values of the sweep's keys, except dataset and seed."""
+    trained_on: str
+    """Label of the dataset that it was trained on."""
+    read: str
+    """Label of the dataset that it is evaluated on."""
+    undertrained: bool
+    densities: np.ndarray
+    """Share of tokens on which each feature fires, [d_sae]."""
+    metrics: Mapping[str, float]
+    """Those of the final evaluation (`analysis.evaluation.Evaluation`)."""
+
+    def value(self, name: str) -> float:
+        """A measure; NaN where it is undefined."""
+        if name == "dead_share":
+            return self.metrics["dead"] / len(self.densities)
+        return self.metrics.get(name, float("nan"))
+
+
+class TransferFiles(NamedTuple):
+    """Files of a transfer matrix."""
+
+    table: Path
+    """Parquet, a row per SAE and dataset."""
+    densities: Path
+    """Parquet, a row per SAE, dataset and feature: run, read, feature, density."""
+    figure: Path
+    section: Path
+
+
+class _Row(NamedTuple):
+    """SAEs that differ in their seed alone."""
+
+    label: str
+    trained_on: str
+    undertrained: bool
+    cells: Mapping[str, Sequence[Transferred]]
+    """By the dataset that is read."""
+
+    def mean(self, measure: str, read: str) -> float:
+        found = [one.value(measure) for one in self.cells.get(read, ())]
+        return fmean(found) if found else float("nan")
+
+
+def write_transfer(folder: Path, found: Sequence[Transferred]) -> TransferFiles:
+    """Write a transfer matrix into `folder`, the sweep's `analysis/transfer/`.
+
+    Raises:
+        SaeSweepError: if a file cannot be written; none is left incomplete.
+    """
+    rows = _rows(found)
+    table = table_of_rows([_record(one) for one in found], _SCHEMA)
+    return TransferFiles(
+        write_parquet(folder / "transfer.parquet", table),
+        write_parquet(folder / "densities.parquet", _densities(found)),
+        write_drawn(folder, "heat_maps", transfer_figure(found)).png,
+        write_section(folder, _section(found, rows)),
+    )
+
+
+def transfer_text(found: Sequence[Transferred], width: int) -> str:
+    """Explained variance by training and reading dataset, for the terminal."""
+    rows, texts = _rows(found), _texts(found)
+    table = TextTable(["explained variance of SAEs trained on", *(f"on {text}" for text in texts)], left={0})
+    for row in rows:
+        table.add([row.label, *(f"{row.mean('explained_variance', text):.3f}" for text in texts)])
+    return "\n".join([*table.lines(width), *textwrap.wrap(home_and_away(found), width)])
+
+
+def home_and_away(found: Sequence[Transferred]) -> str:
+    """What explained variance is lost on other datasets, in a sentence; only trained SAEs count."""
+    trained = [one for one in found if not one.undertrained]
+    home = {one.run: one.value("explained_variance") for one in trained if one.read == one.trained_on}
+    away = [one for one in trained if one.read != one.trained_on and one.run in home]
+    if not away:
+        return "Nothing is concluded: no SAE that trained enough was read on its own dataset and on another."
+    lost = [home[one.run] - one.value("explained_variance") for one in away]
+    worse = sum(change > 0 for change in lost)
+    return (
+        f"On a dataset other than their own, SAEs explain {fmean(lost):.3f} less of the variance on average "
+        f"(from {min(lost):.3f} to {max(lost):.3f}; less in {worse} of {len(away)} cases, "
+        f"{len({one.run for one in away})} SAEs)."
+    )
+
+
+def _texts(found: Sequence[Transferred]) -> list[str]:
+    return list(dict.fromkeys(one.read for one in found))
+
+
+def _rows(found: Sequence[Transferred]) -> list[_Row]:
+    """SAEs by dataset and all keys but the seed, in the order of the datasets."""
+    groups: dict[tuple[str, str], list[Transferred]] = {}
+    settings, order = _settings(found), [*_texts(found), *(one.trained_on for one in found)]
+    for one in sorted(found, key=lambda one: order.index(one.trained_on)):
+        groups.setdefault((one.trained_on, settings[one.run]), []).append(one)
+    rows = []
+    for (trained_on, setting), some in groups.items():
+        cells = {text: [one for one in some if one.read == text] for text in _texts(found)}
+        undertrained = any(one.undertrained for one in some)
+        rows.append(_Row(f"{trained_on} {setting}".strip(), trained_on, undertrained, cells))
+    return rows
+
+
+def _settings(found: Sequence[Transferred]) -> dict[str, str]:
+    """The keys of each run other than dataset and seed, in words; runs that agree in them get the same."""
+    keys = {one.run: one.keys for one in found}
+    kinds = list({str(each): each for each in keys.values()}.values())
+    if len(kinds) == 1:
+        return dict.fromkeys(keys, "")
+    words = dict(zip(map(str, kinds), short_labels([str(each) for each in kinds], kinds), strict=True))
+    return {run: words[str(each)] for run, each in keys.items()}
+
+
+def _record(one: Transferred) -> dict[str, Any]:
+    return {
+        "run": one.run,
+        "settings": " ".join(f"{key}={value}" for key, value in one.keys.items()),
+        "trained_on": one.trained_on,
+        "read": one.read,
+        "undertrained": one.undertrained,
+        "d_sae": len(one.densities),
+        **{name: one.value(name) for name in (*MEASURES, *_OTHERS)},
+    }
+
+
+def _densities(found: Sequence[Transferred]) -> pyarrow.Table:
+    sizes = [len(one.densities) for one in found]
+    names = {
+        name: pyarrow.array(np.repeat([getattr(one, name) for one in found], sizes)).dictionary_encode()
+        for name in ("run", "read")
+    }
+    features = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])
+    return pyarrow.table(
+        names | {"feature": features, "density": np.concatenate([one.densities for one in found])}
+    )
+
+
+def transfer_figure(found: Sequence[Transferred]) -> Drawn:
+    """Heat maps of all measures: rows are the datasets SAEs are trained on, columns those they read."""
+    rows, texts = _rows(found), _texts(found)
+    shown = [name for name in MEASURES if not all(np.isnan(one.value(name)) for one in found)]
+    figure = new_figure(1.6 + (0.55 * len(texts) + 0.3) * len(shown), 1.6 + 0.3 * len(rows))
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for number, (axes, name) in enumerate(zip(panels, shown, strict=True)):
+        _draw(axes, name, rows, texts)
+        axes.set_yticks(range(len(rows)), [escaped(row.label) for row in rows] if not number else [])
+    keys = (
+        [hatch_key("undertrained: still matches its own start")] if any(r.undertrained for r in rows) else []
+    )
+    label_figure(
+        figure,
+        "SAEs trained on one dataset (row) and evaluated on another (column)",
+        "read on",
+        "trained on",
+        notes=["Framed: on its own dataset. Means over seeds; each panel has its own colours."],
+        keys=keys,
+    )
+    numbers = [
+        {"row": row.label, "trained_on": row.trained_on, "read": text, "saes": len(row.cells[text])}
+        | {name: row.mean(name, text) for name in MEASURES}
+        for row in rows
+        for text in texts
+    ]
+    columns = (("row", TEXT), ("trained_on", TEXT), ("read", TEXT), ("saes", WHOLE))
+    return Drawn(figure, table_of_rows(numbers, (*columns, *((name, NUMBER) for name in MEASURES))))
+
+
+def _draw(axes: Axes, name: str, rows: Sequence[_Row], texts: Sequence[str]) -> None:
+    values = np.array([[row.mean(name, text) for text in texts] for row in rows])
+    low, high = np.nanmin(values), np.nanmax(values)
+    scale = Normalize(low, high if high > low else low + 1)
+    colours = colormaps["viridis" if name.startswith("explained") else "viridis_r"]
+    axes.imshow(values, cmap=colours, norm=scale, aspect="auto")
+    for y, row in enumerate(rows):
+        for x, text in enumerate(texts):
+            if text == row.trained_on:
+                axes.add_patch(
+                    Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=INK, zorder=5)
+                )
+            if row.undertrained:
+                axes.add_patch(hatched(x, y, values[y, x], colours, scale))
+            if len(rows) <= _MOST_WITH_TEXT and not np.isnan(values[y, x]):
+                ink = ink_on(values[y, x], colours, scale)
+                axes.text(x, y, f"{values[y, x]:.3g}", ha="center", va="center", fontsize=6, color=ink)
+    axes.set_title(MEASURES[name], fontsize=8, color=INK)
+    axes.set_xticks(range(len(texts)), list(map(escaped, texts)), rotation=45, ha="right", fontsize=7)
+    axes.tick_params(axis="y", labelsize=7)
+    grid(axes, len(rows), len(texts))
+
+
+def _section(found: Sequence[Transferred], rows: Sequence[_Row]) -> Section:
+    texts = _texts(found)
+    tables = tuple(
+        Table(
+            f"{MEASURES[name]}, by the dataset that is read",
+            ("trained on", "SAEs", *texts),
+            tuple(
+                (
+                    row.label + " (undertrained)" * row.undertrained,
+                    max(map(len, row.cells.values())),
+                    *(_cell(row.mean(name, text)) for text in texts),
+                )
+                for row in rows
+            ),
+        )
+        for name in MEASURES
+    )
+    return Section(
+        "Transfer between datasets",
+        f"{home_and_away(found)} Each SAE is evaluated on the held-out text of every dataset of the sweep.",
+        tuple(sorted({one.run for one in found})),
+        tables,
+        {"heat_maps.png": "Rows: the dataset SAEs are trained on. Columns: the dataset they read."},
+    )
+
+
+def _cell(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 5)

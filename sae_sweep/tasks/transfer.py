@@ -1,0 +1,165 @@
+"""`task=transfer`: every SAE of a sweep evaluated on every dataset of the sweep."""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from sae_sweep.config import CommandConfig, DatasetConfig, SaeSweepError, SyntheticDataset
+from sae_sweep.config.swept import swept_keys
+from sae_sweep.launch.content import refuse_other_content
+from sae_sweep.launch.finish import Evaluator
+from sae_sweep.launch.group import Models
+from sae_sweep.logs import show
+from sae_sweep.plan import Request
+from sae_sweep.report import files_text
+from sae_sweep.report.transfer_files import Transferred, transfer_text, write_transfer
+from sae_sweep.signals import raise_if_requested
+from sae_sweep.store import PlannedRun, cache_folder, find_sweep, hold_sweep, read_metrics
+from sae_sweep.tasks.analysed import Analysed, finished_of
+from sae_sweep.tasks.finished import labelled
+from sae_sweep.tasks.followed import steps
+from sae_sweep.tasks.report import write_report
+from sae_sweep.text import open_text
+
+log = logging.getLogger(__name__)
+
+
+class _Text(NamedTuple):
+    """A dataset of the sweep."""
+
+    label: str
+    dataset: DatasetConfig
+    run: PlannedRun
+    """A run that was trained on it: its id says what the text was."""
+
+
+class _Subject(NamedTuple):
+    """An SAE of the sweep, with what tells it from the others."""
+
+    one: Analysed
+    run: PlannedRun
+    keys: Mapping[str, object]
+    """Its values of the sweep's keys, except dataset and seed."""
+    trained_on: str
+    undertrained: bool
+
+
+def transfer(request: Request) -> int:
+    """Run `task=transfer`: write the transfer matrix of a sweep, and its section of the page.
+
+    Returns the number of SAEs, and of SAEs on a dataset, that are left out; a line says why.
+
+    Raises:
+        SaeSweepError: if there is no such sweep, or its finished SAEs have fewer than two datasets.
+    """
+    command, device = request.command, request.runs[0].config.device
+    folder = find_sweep(command)
+    selection = finished_of(folder)
+    left_out = dict(selection.left_out)
+    subjects, texts = _subjects(selection.saes, command, left_out)
+    if len(texts) < 2:
+        only = texts[0].label if texts else "none"
+        raise SaeSweepError(
+            f"{folder.root}: its finished SAEs have one dataset ({only}), and a transfer matrix needs two: "
+            "train on another, such as dataset=stdlib_docs,stdlib_code"
+        )
+    with steps("transfer", "evaluations") as progress:
+        found = list(_evaluated(subjects, texts, command, device, left_out, progress))
+    for name, why in left_out.items():
+        log.error("%s is left out: %s", name, why)
+    if found:
+        with hold_sweep(folder):
+            files = write_transfer(folder.transfer, found)
+        width = shutil.get_terminal_size(fallback=(100, 24)).columns
+        opened = {"transfer": files.figure, "its numbers": files.table}
+        show(f"{transfer_text(found, width)}\n\n{files_text(write_report(folder) | opened)}\n")
+    return len(left_out)
+
+
+def _subjects(
+    saes: Sequence[Analysed], command: CommandConfig, left_out: dict[str, SaeSweepError]
+) -> tuple[list[_Subject], list[_Text]]:
+    """The SAEs with their keys, and the datasets that they were trained on."""
+    configs = labelled([one.config for one in saes], [one.content for one in saes])
+    subjects: list[_Subject] = []
+    texts: dict[str, _Text] = {}
+    for one, config, keys in zip(saes, configs, swept_keys(configs), strict=True):
+        label = config.dataset.name
+        rest = {key: value for key, value in keys.items() if key not in ("dataset", "seed")}
+        if one.run is None:
+            continue
+        try:
+            weak = read_metrics(one.folder, one.owner).init_match > command.matching.undertrained
+            subjects.append(_Subject(one, one.run, rest, label, weak))
+            texts.setdefault(label, _Text(label, one.config.dataset, one.run))
+        except SaeSweepError as error:
+            left_out[one.name] = error
+    return subjects, list(texts.values())
+
+
+def _evaluated(
+    subjects: Sequence[_Subject],
+    texts: Sequence[_Text],
+    command: CommandConfig,
+    device: str,
+    left_out: dict[str, SaeSweepError],
+    progress: Callable[[int, int], None],
+) -> Iterator[Transferred]:
+    """Evaluate every SAE on every dataset; those that share model, text and packing share the LM's losses."""
+    models, done = Models(), 0
+    for group in _by_model(subjects):
+        for text in texts:
+            try:
+                evaluator = _evaluator(models, group[0], text, command, device)
+            except SaeSweepError as error:
+                left_out |= {f"{subject.one.name} on {text.label}": error for subject in group}
+                continue
+            for subject in group:
+                raise_if_requested()
+                try:
+                    yield _transferred(subject, text, evaluator)
+                except SaeSweepError as error:
+                    left_out[f"{subject.one.name} on {text.label}"] = error
+                done += 1
+                progress(done, len(subjects) * len(texts))
+
+
+def _by_model(subjects: Sequence[_Subject]) -> list[list[_Subject]]:
+    """SAEs of the same model and packing, those of a layer together."""
+    groups: dict[object, list[_Subject]] = {}
+    for subject in sorted(subjects, key=lambda subject: subject.run.config.layer):
+        config = subject.run.config
+        groups.setdefault((config.model, config.packing), []).append(subject)
+    return list(groups.values())
+
+
+def _evaluator(
+    models: Models, first: _Subject, text: _Text, command: CommandConfig, device: str
+) -> Evaluator:
+    """Open a dataset and the model, and see that they are what the SAEs were trained on."""
+    cache = cache_folder(command.paths.cache)
+    lm = models.get(replace(first.run.config, dataset=text.dataset, device=device))
+    for run in (first.run, text.run):
+        refuse_other_content(run, cache)
+    return Evaluator(lm, open_text(text.dataset, cache))
+
+
+def _transferred(subject: _Subject, text: _Text, evaluator: Evaluator) -> Transferred:
+    found = evaluator.evaluate(subject.one.load(), subject.run.config)
+    synthetic = isinstance(text.dataset, SyntheticDataset)  # there is no language model to lose anything
+    metrics = {
+        name: math.nan if synthetic and name.startswith("ce_") else value
+        for name, value in found.metrics.items()
+    }
+    return Transferred(
+        run=subject.one.name,
+        keys=subject.keys,
+        trained_on=subject.trained_on,
+        read=text.label,
+        undertrained=subject.undertrained,
+        densities=found.densities.numpy(),
+        metrics=metrics,
+    )

@@ -1,0 +1,103 @@
+"""`task=transfer` on two SAEs that nobody trained: each is evaluated on both texts of the sweep."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyarrow import parquet
+
+from sae_sweep.activations import load_language_model
+from sae_sweep.analysis import evaluate
+from sae_sweep.report.transfer_files import Transferred, home_and_away, transfer_figure
+from sae_sweep.saes import load_sae
+from sae_sweep.store import PlannedRun, write_json
+from sae_sweep.text import held_out_sequences, open_text, token_mask
+from tests.conftest import Cli
+from tests.report.page.reading import data
+
+
+def alone(run: PlannedRun, text: PlannedRun) -> dict[str, float]:
+    """The SAE of a run evaluated on the text of another, with nothing shared or kept."""
+    lm = load_language_model(run.config.model, torch.device("cpu"))
+    source = open_text(text.config.dataset, Path())
+    packing = run.config.packing
+    tokens = held_out_sequences(source, packing, lm.tokenizer, run.config.evaluation.tokens)
+    mask = token_mask(tokens, lm.tokenizer.special_ids, packing)
+    return evaluate(load_sae(run.folder.sae), lm, tokens, run.config.layer, mask).metrics
+
+
+def test_each_cell_is_the_evaluation_of_that_sae_on_that_text(cli: Cli, two_texts: list[PlannedRun]) -> None:
+    result = cli("task=transfer", "sweep=mine")
+    assert result.code == 0, result.err
+    rows = parquet.read_table("multirun/mine/analysis/transfer/transfer.parquet").to_pylist()
+    prose, code = two_texts
+    found = {(row["run"], row["read"]): row for row in rows}
+    assert found.keys() == {(run, text) for run in ("prose", "code") for text in ("prose", "code")}
+    for run, text in ((prose, code), (code, code)):
+        expected, row = alone(run, text), found[run.name, text.name]
+        assert row["trained_on"] == run.name
+        assert row["dead_share"] == expected["dead"] / 128
+        for name in ("explained_variance", "mse", "ce_delta", "l0", "tokens"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-5), (run.name, text.name, name)
+    densities = parquet.read_table("multirun/mine/analysis/transfer/densities.parquet").to_pylist()
+    fired = sum(row["density"] for row in densities if (row["run"], row["read"]) == ("prose", "code"))
+    assert fired == pytest.approx(found["prose", "code"]["l0"])
+    assert "multirun/mine/analysis/transfer/heat_maps.png" in result.out
+    (section,) = json.loads(data(Path("multirun/mine/report.html"), "core"))["sections"]
+    assert section["title"] == "Transfer between datasets"
+    assert len(section["figures"]) == 1
+
+
+def test_a_text_that_changed_costs_its_column_and_no_other(cli: Cli, two_texts: list[PlannedRun]) -> None:
+    Path(two_texts[1].config.dataset.path, "00.txt").write_text("other")  # type: ignore[attr-defined]
+    result = cli("task=transfer", "sweep=mine")
+    assert result.code == 1
+    told = [line for line in result.err.splitlines() if "is left out" in line]
+    assert len(told) == 2
+    assert all("changed after code was planned" in line for line in told)
+    rows = parquet.read_table("multirun/mine/analysis/transfer/transfer.parquet").to_pylist()
+    assert [(row["run"], row["read"]) for row in rows] == [("prose", "prose"), ("code", "prose")]
+
+
+def test_a_sweep_of_one_text_is_refused(cli: Cli, two_texts: list[PlannedRun]) -> None:
+    plan = two_texts[0].folder.root.parent / "plan.json"
+    write_json(plan, {"sweep": "mine", "runs": [two_texts[0].record()]})
+    result = cli("task=transfer", "sweep=mine")
+    assert result.code == 1
+    assert result.err.count("\n") == 1
+    assert "have one dataset (prose), and a transfer matrix needs two" in result.err
+    assert not plan.with_name("analysis").exists()
+
+
+def cell(run: str, trained_on: str, read: str, variance: float, **changes: Any) -> Transferred:
+    metrics = {"explained_variance": variance, "dead": 1, "l0": 2.0, "mse": 0.5}
+    one = Transferred(run, {"k": 4}, trained_on, read, False, np.array([0.5, 0.0]), metrics)
+    return replace(one, **changes)
+
+
+def test_the_sentence_counts_trained_saes_away_from_home() -> None:
+    found = [
+        cell("1", "a", "a", 0.8),
+        cell("1", "a", "b", 0.6),
+        cell("2", "b", "b", 0.7),
+        cell("2", "b", "a", 0.75),
+    ]
+    said = home_and_away(found)
+    assert "explain 0.075 less of the variance on average (from -0.050 to 0.200; less in 1 of 2 cases" in said
+    weak = [replace(one, undertrained=True) for one in found]
+    assert home_and_away(weak).startswith("Nothing is concluded")
+
+
+def test_rows_are_means_over_seeds_alone_and_what_is_undefined_is_not_drawn() -> None:
+    seeds = [cell("1", "a", "b", 0.6), cell("2", "a", "b", 0.8), cell("3", "a", "b", 0.1, keys={"k": 8})]
+    drawn = transfer_figure(seeds)
+    rows = drawn.numbers.to_pylist()
+    assert [(row["row"], row["saes"]) for row in rows] == [("a k4", 2), ("a k8", 1)]
+    assert rows[0]["explained_variance"] == pytest.approx(0.7)
+    assert [axes.get_title() for axes in drawn.figure.axes] == [
+        *("explained variance", "MSE (SAE input)", "L0", "dead share"),
+    ]
