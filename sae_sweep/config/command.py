@@ -149,7 +149,7 @@ class CommandConfig:
     stream: str | None = None
     """Cached stream that task=cache verifies, prunes or removes, as listed; null: all."""
     sae: str | None = None
-    """SAE that task=analyse and task=export read in place of a sweep's: a run's folder, a folder of SAELens,
+    """SAE that task=analyse, diff and export read in place of a sweep's: a run's folder, a folder of SAELens,
     sparsify, dictionary_learning or the study, or on the hub `hf:USER/REPO/FOLDER` or `RELEASE/NAME`.
     task=publish takes a run's folder."""
     to: str | None = None

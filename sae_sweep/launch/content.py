@@ -1,5 +1,6 @@
 """Text and weights that are still those of a run's id when its training begins."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from sae_sweep.activations import weights_fingerprint
@@ -10,7 +11,7 @@ from sae_sweep.text import fingerprint
 _NAMES = {"corpus": "text", "model": "model"}
 
 
-def refuse_other_content(run: PlannedRun, cache: Path) -> None:
+def refuse_other_content(run: PlannedRun, cache: Path, of: Collection[str] = ("corpus", "model")) -> None:
     """Refuse a run whose text or model is no longer what it was when the run was planned.
 
     A job can wait for days, and so can the last group of a command.
@@ -18,14 +19,16 @@ def refuse_other_content(run: PlannedRun, cache: Path) -> None:
     Args:
         run: the run; its fingerprints are part of its id.
         cache: folder of the embedded corpora.
+        of: what is looked at: the text, the model, or both.
 
     Raises:
         SaeSweepError: naming what changed, and what to do.
     """
-    now = {
-        "corpus": fingerprint(run.config.dataset, cache),
-        "model": weights_fingerprint(run.config.model),
+    look = {
+        "corpus": lambda: fingerprint(run.config.dataset, cache),
+        "model": lambda: weights_fingerprint(run.config.model),
     }
+    now = {key: look[key]() for key in of}
     where = {"corpus": getattr(run.config.dataset, "path", run.config.dataset.name)}
     where["model"] = run.config.model.path
     changed = [key for key, value in now.items() if run.fingerprints.get(key, value) != value]

@@ -82,6 +82,10 @@ class SweepFolder:
         """Every SAE on every dataset of the sweep."""
         return self.root / "analysis" / "transfer"
 
+    def diff(self, names: str) -> Path:
+        """How two datasets differ; `names` are theirs."""
+        return self.root / "analysis" / f"diff_{names}"
+
     @property
     def tables(self) -> Path:
         return self.root / "analysis" / "tables"
@@ -133,7 +137,7 @@ def find_sweep(command: CommandConfig) -> SweepFolder:
     name = command.sweep or command.experiment
     there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json"))) or "none"
     if name is None:
-        other = ", or sae=FOLDER" if command.task == "analyse" else ""
+        other = ", or sae=FOLDER" if command.task in ("analyse", "diff") else ""
         raise SaeSweepError(
             f"task={command.task} needs sweep=NAME, a folder below {root}; there is {there}{other}"
         )

@@ -38,6 +38,7 @@ TASKS = {
         "evaluate every SAE of a sweep on every dataset of it",
         composes=False,
     ),
+    "diff": Task("sae_sweep.tasks.diff:diff", "compare two datasets through SAEs (dataset=A,B)"),
     "export": Task(
         "sae_sweep.tasks.export:export", "write features for Neuronpedia or Delphi (format=)", composes=False
     ),

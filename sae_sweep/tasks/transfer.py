@@ -142,8 +142,8 @@ def _evaluator(
     """Open a dataset and the model, and see that they are what the SAEs were trained on."""
     cache = cache_folder(command.paths.cache)
     lm = models.get(replace(first.run.config, dataset=text.dataset, device=device))
-    for run in (first.run, text.run):
-        refuse_other_content(run, cache)
+    refuse_other_content(first.run, cache, ("model",))
+    refuse_other_content(text.run, cache, ("corpus",))
     return Evaluator(lm, open_text(text.dataset, cache))
 
 

@@ -1,7 +1,8 @@
 """Packs documents into sequences of equal length, and masks special tokens."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,46 @@ def pack(
     if packing.bos_every_sequence:
         sequences = np.pad(sequences, ((0, 0), (1, 0)), constant_values=bos_id)
     return sequences, joined[whole * body :]
+
+
+class Documents(NamedTuple):
+    """Documents as sequences that each hold tokens of one document only."""
+
+    tokens: Tokens
+    """[n, seq_len]; the end of a document's last sequence is filled with end-of-text tokens."""
+    filled: NDArray[np.bool_]
+    """True at tokens of the documents and at BOS, False at what fills a sequence; [n, seq_len]."""
+    owners: NDArray[np.int64]
+    """Number of each sequence's document, ascending from 0; [n]."""
+
+
+def pack_documents(
+    documents: Iterable[Sequence[int]], packing: PackingConfig, bos_id: int, eot_id: int
+) -> Documents:
+    """Cut documents into sequences without joining them; documents without tokens are left out.
+
+    Args:
+        documents: token ids of each document, without special tokens.
+        packing: how to pack; nothing separates documents.
+        bos_id: token that opens sequences or documents.
+        eot_id: token that fills the last sequence of a document.
+    """
+    apart = replace(packing, separate_documents=False)
+    opening = [bos_id] if packing.bos_every_sequence else []
+    rows: list[Tokens] = [np.empty((0, packing.seq_len), np.int32)]
+    lengths, owners = [0], []
+    for number, document in enumerate(filter(len, documents)):
+        whole, rest = pack([document], apart, bos_id, eot_id)
+        last = [opening + rest] if rest else []
+        rows += [
+            whole,
+            *(np.pad(row, (0, packing.seq_len - len(row)), constant_values=eot_id)[None] for row in last),
+        ]
+        lengths += [packing.seq_len] * len(whole) + [len(row) for row in last]
+        owners += [number] * (len(whole) + len(last))
+    tokens = np.concatenate(rows).astype(np.int32)
+    filled = np.arange(packing.seq_len) < np.array(lengths[1:], np.int64)[:, None]
+    return Documents(tokens, filled.reshape(tokens.shape), np.array(owners, np.int64))
 
 
 def token_mask(

@@ -1,13 +1,15 @@
 """Token sequences of a text: endless training sequences that can be resumed, and the held-out sequences."""
 
+import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sae_sweep.config import PackingConfig, SaeSweepError, is_count
-from sae_sweep.text.packing import TextTokenizer, Tokens, pack
+from sae_sweep.text.packing import Documents, TextTokenizer, Tokens, pack, pack_documents
 from sae_sweep.text.source import Place, TextSource
 
 BLOCK_CHARS = 2**18
@@ -17,6 +19,8 @@ _LONG_CHARS = 2**20
 """Characters above which a document that is not cut is named."""
 _CHARS_PER_TOKEN = 8
 """More than most tokens have."""
+_DOCUMENT_TOKENS = 1024
+"""Tokens at which documents are cut whose frequencies are compared: in a longer one, more features fire."""
 
 
 class _Cursor(NamedTuple):
@@ -222,6 +226,32 @@ def held_out_sequences(
             "give more text, or lower dataset.held_out_every"
         )
     return np.concatenate(parts)[:wanted]
+
+
+def held_out_documents(
+    source: TextSource, packing: PackingConfig, tokenizer: TextTokenizer, tokens: int
+) -> Documents:
+    """Return whole held-out documents in sequences of their own, until they have `tokens` tokens together.
+
+    Each is cut at `packing.max_document_tokens`, or at 1,024 tokens without one.
+
+    Raises:
+        SaeSweepError: if the held-out text has fewer than two documents with tokens.
+    """
+    packing = replace(packing, max_document_tokens=packing.max_document_tokens or _DOCUMENT_TOKENS)
+    documents: list[list[int]] = []
+    blocks = map(tokenizer.encode_batch, _blocks(source.held_out(), BLOCK_CHARS // 4))
+    for document in filter(None, itertools.chain.from_iterable(blocks)):
+        documents.append(document[: packing.max_document_tokens])
+        tokens -= len(documents[-1])
+        if tokens <= 0:
+            break
+    if len(documents) < 2:
+        raise SaeSweepError(
+            f"{len(documents)} document of the held-out text of {source.label} has tokens, and its "
+            "frequencies need at least two: give more text, or lower dataset.held_out_every"
+        )
+    return pack_documents(documents, packing, tokenizer.bos_id, tokenizer.eot_id)
 
 
 def _blocks(texts: Iterator[str], chars: int) -> Iterator[list[str]]:

@@ -8,9 +8,9 @@ from sae_sweep.config import EvaluationConfig, FilesDataset, ModelConfig, RunCon
 from sae_sweep.saes import build_sae, save_sae
 from sae_sweep.store import PlannedRun, SweepFolder, set_state, write_json, write_metrics
 from sae_sweep.text import fingerprint
-from tests.e2e.conftest import text_folder
+from tests.e2e.conftest import text_folder, without_figures
 
-__all__ = ["text_folder"]
+__all__ = ["text_folder", "without_figures"]
 
 
 @pytest.fixture

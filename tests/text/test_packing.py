@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_sweep.config import PackingConfig
-from sae_sweep.text.packing import pack, token_mask
+from sae_sweep.text.packing import pack, pack_documents, token_mask
 from tests.text.helpers import BOS, EOT
 
 STUDY = PackingConfig(
@@ -48,6 +48,21 @@ def test_no_token_is_lost_or_moved(documents):
     assert (sequences[:, 0] == BOS).all()
     expected = [token for document in documents if document for token in [*document, EOT]]
     assert [*sequences[:, 1:].flatten().tolist(), *carry] == expected
+
+
+@given(documents=DOCUMENTS, every=st.booleans())
+def test_documents_apart_keep_their_tokens_and_share_no_sequence(documents, every):
+    packing = PackingConfig(seq_len=5, bos_every_sequence=every)
+    found = pack_documents(documents, packing, BOS, EOT)
+    there = [document for document in documents if document]
+    assert found.tokens.shape == found.filled.shape == (len(found.owners), 5)
+    assert (found.tokens[~found.filled] == EOT).all()
+    for number, document in enumerate(there):
+        of = found.owners == number
+        tokens = found.tokens[of][found.filled[of]]
+        assert tokens[tokens != BOS].tolist() == [token for token in document if token != BOS]
+        assert found.tokens[of][0, 0] == BOS
+    assert sorted(set(found.owners.tolist())) == list(range(len(there)))
 
 
 def test_special_tokens_do_not_count():

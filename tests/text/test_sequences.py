@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sae_sweep.config import PackingConfig, SaeSweepError
 from sae_sweep.text import sequences as sequences_module
-from sae_sweep.text.sequences import TrainingSequences, held_out_sequences
+from sae_sweep.text.sequences import TrainingSequences, held_out_documents, held_out_sequences
 from tests.text.helpers import EOT, ByteTokenizer, ListText
 
 PACKING = PackingConfig(seq_len=8)
@@ -198,6 +198,15 @@ def test_held_out_text_keeps_its_order_and_ends_at_the_requested_tokens():
     sequences = held_out_sequences(source, PACKING, ByteTokenizer(), tokens=15)
     assert documents_of(sequences) == "a" * 6 + "b" * 6
     assert len(held_out_sequences(source, PACKING, ByteTokenizer(), tokens=10_000)) == 3
+
+
+def test_held_out_documents_are_cut_alike_and_end_at_the_requested_tokens():
+    texts = ["a" * 2000, "b" * 6, "c" * 6, "d" * 6]
+    found = held_out_documents(ListText([["x"]], held_out=texts), PACKING, ByteTokenizer(), tokens=1031)
+    assert documents_of(found.tokens) == "a" * 1024 + "b" * 6 + "c" * 6
+    assert np.bincount(found.owners).tolist() == [147, 1, 1]  # 7 tokens beside BOS
+    with pytest.raises(SaeSweepError, match="1 document of the held-out text of a list has tokens, and its"):
+        held_out_documents(ListText([["x"]], held_out=["abc", ""]), PACKING, ByteTokenizer(), tokens=100)
 
 
 def test_held_out_text_too_short_for_a_sequence_raises():
