@@ -42,13 +42,14 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
     path = local_path(model) or download(model)
     with _quiet(), _load_errors(model), obeyed():
         tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
+        has_bos = getattr(tokenizer, "bos_token_id", None) is not None  # the bridge may give it one
         network.eval().requires_grad_(False).to(device)
         unbridged = copy_sharing_weights(network) if fast else None
         bridge = TransformerBridge.boot_transformers(
             str(path), hf_model=network, tokenizer=tokenizer, device=device, dtype=dtype
         )
         bridge.eval().requires_grad_(False)
-        lm_tokenizer = LMTokenizer(tokenizer, model.path)
+        lm_tokenizer = LMTokenizer(tokenizer, model.path, has_bos=has_bos)
         forward = choose_forward(bridge, unbridged, lm_tokenizer, dtype)
         components = {
             name: part.name
@@ -66,8 +67,8 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
 class LMTokenizer:
     """A Hugging Face tokenizer as a `sae_sweep.text.TextTokenizer`."""
 
-    def __init__(self, tokenizer: Any, model: str) -> None:
-        """Wrap a fast tokenizer of transformers.
+    def __init__(self, tokenizer: Any, model: str, *, has_bos: bool = True) -> None:
+        """Wrap a fast tokenizer of transformers, and say whether it had a BOS token when it was loaded.
 
         Raises:
             SaeSweepError: if it has no end-of-text token, or is not a fast one.
@@ -83,12 +84,17 @@ class LMTokenizer:
         self._backend = backend
         self.eot_id: int = tokenizer.eos_token_id
         self.bos_id: int = self.eot_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        self.has_bos = has_bos
         self.special_ids = frozenset({self.bos_id, self.eot_id, *tokenizer.all_special_ids})
         self.size: int = max(*backend.get_vocab(with_added_tokens=True).values(), *self.special_ids) + 1
 
     def strings(self, count: int) -> list[str]:
         """Text of each of the first `count` token ids alone, special ones too."""
         return [self._backend.decode([token], skip_special_tokens=False) for token in range(count)]
+
+    def decode_batch(self, documents: list[list[int]]) -> list[str]:
+        """Text of documents, without the special tokens in them."""
+        return list(self._backend.decode_batch(documents, skip_special_tokens=True))
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Tokenise texts on all cores; special tokens are neither added nor recognised in the text."""

@@ -28,6 +28,15 @@ class ModelTokenizer(TextTokenizer, Protocol):
         """Number of token ids, special ones included; a model may know more, which no text has."""
         ...
 
+    @property
+    def has_bos(self) -> bool:
+        """Whether the tokenizer has a BOS token, rather than the end-of-text token in its place."""
+        ...
+
+    def decode_batch(self, documents: list[list[int]]) -> list[str]:
+        """Text of documents, without the special tokens in them."""
+        ...
+
     def strings(self, count: int) -> list[str]:
         """Text of each of the first `count` token ids alone; U+FFFD where it is a part of a character."""
         ...
@@ -186,6 +195,23 @@ class LanguageModel:
         self.tokens_read += tokens.numel()
         self.seconds += time.perf_counter() - began
         return {layer: residuals[layer] for layer in layers}
+
+    @torch.no_grad()
+    def next_logits(self, tokens: Int[Tensor, "b s"], cache: Any = None) -> tuple[Float[Tensor, "b v"], Any]:
+        """Return the logits of the token that follows, in float32, and the cache of keys and values.
+
+        Args:
+            tokens: sequences, or what follows those that the cache holds.
+            cache: returned by the pass over what comes before; this pass changes it.
+
+        Raises:
+            SaeSweepError: if the model keeps no such cache.
+        """
+        found = self._forward.network(tokens.to(self.device), past_key_values=cache, use_cache=True)
+        kept = getattr(found, "past_key_values", None)
+        if not hasattr(kept, "batch_select_indices"):
+            raise SaeSweepError(f"{self.name} keeps no keys and values between tokens: it cannot sample text")
+        return found.logits[:, -1].float(), kept
 
     @torch.no_grad()
     def losses(

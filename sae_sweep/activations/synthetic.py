@@ -155,8 +155,12 @@ class _Numbers:
     """The tokenizer of words that are numbers; 0 is BOS and end of text."""
 
     bos_id = eot_id = 0
+    has_bos = True
     special_ids = frozenset({0})
     size = WORDS + 1
+
+    def decode_batch(self, documents: list[list[int]]) -> list[str]:
+        return [" ".join(map(str, document)) for document in documents]
 
     def strings(self, count: int) -> list[str]:
         return [str(number) for number in range(count)]

@@ -13,6 +13,7 @@ from sae_sweep.config import (
     ARCHITECTURES,
     SPARSITY_KEYS,
     EmbeddedDataset,
+    FaithfulDataset,
     FilesDataset,
     HubDataset,
     RunConfig,
@@ -25,6 +26,7 @@ DATASET_SCHEMAS = {
     "embedded": EmbeddedDataset,
     "hub": HubDataset,
     "files": FilesDataset,
+    "faithful": FaithfulDataset,
     "synthetic": SyntheticDataset,
 }
 

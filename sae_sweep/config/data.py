@@ -197,6 +197,43 @@ class FilesDataset(DatasetConfig):
 
 
 @dataclass(frozen=True)
+class FaithfulDataset(DatasetConfig):
+    """Text that a language model samples itself, from BOS alone, so that no other dataset is involved.
+
+    Temperature 1, top-p 1, in float32, until the end-of-text token or the longest document. It is sampled
+    once per cache; task=generate does it ahead.
+    """
+
+    name: str = "faithful"
+    path: str = ""
+    """Model that samples, as in `model.path`; in `dataset=faithful` the model of the run."""
+    revision: str | None = None
+    """Its commit, tag or branch on the hub, as in `model.revision`."""
+    tokens: int = count(10_000_000, most=INT64)
+    """Tokens to sample, at least; the block that reaches them is kept whole."""
+    seed: int = random_seed(42)
+    """Seed for the samples."""
+    block: int = count(256, most=INT32)
+    """Documents sampled together; another number gives other text."""
+    longest: int = number(1024, least=2, most=INT32)
+    """Most tokens of a document, BOS included; the model's context where that is shorter."""
+    held_out_every: int = number(20, least=2, most=_RAREST_HELD_OUT)
+    """One document in so many, chosen by its text, is held out of training and used for evaluation."""
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model that samples; float32, whose logits are nearest to exact."""
+        return ModelConfig(path=self.path, revision=self.revision, dtype="float32")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if not self.path:
+            found.append("dataset.path is empty: give the model that samples, as in model.path")
+        known_home(found, "dataset.path", self.path)
+        return found
+
+
+@dataclass(frozen=True)
 class SyntheticDataset(DatasetConfig):
     """Activations from a known dictionary, through `model=synthetic`: what matching finds can be checked."""
 
@@ -254,5 +291,13 @@ class PackingConfig:
 
 
 DATASETS: dict[str, type[DatasetConfig]] = {
-    cls.__name__: cls for cls in (DatasetConfig, EmbeddedDataset, HubDataset, FilesDataset, SyntheticDataset)
+    cls.__name__: cls
+    for cls in (
+        DatasetConfig,
+        EmbeddedDataset,
+        HubDataset,
+        FilesDataset,
+        FaithfulDataset,
+        SyntheticDataset,
+    )
 }

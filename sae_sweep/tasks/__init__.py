@@ -25,6 +25,9 @@ TASKS = {
     "train": Task("sae_sweep.tasks.train:train", "train the runs, then compare their SAEs"),
     "plan": Task("sae_sweep.tasks.plan:show_plan", "show what would run, and its cost"),
     "cache": Task("sae_sweep.tasks.cache:cache", "compute activations ahead, or look after them (action=)"),
+    "generate": Task(
+        "sae_sweep.tasks.generate:generate", "sample the text of dataset=faithful, beside the other datasets"
+    ),
     "status": Task("sae_sweep.tasks.status:show_status", "show how far a sweep is", composes=False),
     "match": Task("sae_sweep.tasks.match:rematch", "compare the SAEs of a sweep again", composes=False),
     "dashboard": Task(

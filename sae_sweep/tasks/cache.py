@@ -18,6 +18,7 @@ from sae_sweep.logs import show
 from sae_sweep.plan import Plan, Request, make_plan
 from sae_sweep.report.formatting import TextTable
 from sae_sweep.store import PlannedRun, cache_folder
+from sae_sweep.tasks.generate import sample_missing
 from sae_sweep.text import open_text
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def cache(request: Request) -> int:
 def _fill(request: Request) -> int:
     """Cache what the runs will read, one activation stream at a time."""
     folder = cache_folder(request.command.paths.cache)
+    sample_missing(request)
     plan = make_plan(request)
     groups: dict[str, list[PlannedRun]] = {}
     for run in plan.runs:

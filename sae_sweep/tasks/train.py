@@ -10,6 +10,7 @@ from sae_sweep.plan.known import refuse_known_problems
 from sae_sweep.plan.room import refuse_without_room
 from sae_sweep.signals import at_once, stop_signals
 from sae_sweep.store import cache_folder, readable, report_failed, report_unfinished, state
+from sae_sweep.tasks.generate import sample_missing
 from sae_sweep.tracking import refuse_wrong_names
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def train(request: Request) -> int:
         Interrupted: if a signal asked to stop, after everything was saved.
     """
     refuse_wrong_names(request.command.tracking)
+    sample_missing(request)
     wanted = make_plan(request)
     wanted.refuse_another()
     runs = readable(wanted.runs)

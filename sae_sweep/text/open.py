@@ -6,12 +6,14 @@ from typing import Any, Protocol
 from sae_sweep.config import (
     DatasetConfig,
     EmbeddedDataset,
+    FaithfulDataset,
     FilesDataset,
     HubDataset,
     SaeSweepError,
     SyntheticDataset,
 )
 from sae_sweep.text.embedded import EmbeddedText
+from sae_sweep.text.faithful import FaithfulText
 from sae_sweep.text.files import LocalFiles
 from sae_sweep.text.hub import HubText
 from sae_sweep.text.source import TextSource
@@ -29,6 +31,7 @@ class _SourceClass(Protocol):
 _SOURCES: dict[type[DatasetConfig], _SourceClass] = {
     EmbeddedDataset: EmbeddedText,
     FilesDataset: LocalFiles,
+    FaithfulDataset: FaithfulText,
     HubDataset: HubText,
     SyntheticDataset: SyntheticText,
 }

@@ -1,0 +1,269 @@
+"""Text sampled from a language model: from BOS alone, temperature 1, all tokens, until the end of the text.
+
+Every token is drawn from the model's exact distribution, in float32, through a cache of keys and values.
+"""
+
+import logging
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_sweep.activations.device import device_kind, pick_device
+from sae_sweep.activations.loading import load_language_model
+from sae_sweep.activations.model import LanguageModel
+from sae_sweep.activations.model_files import weights_fingerprint
+from sae_sweep.config import FaithfulDataset, SaeSweepError
+from sae_sweep.progress import Progress
+from sae_sweep.signals import raise_if_requested
+from sae_sweep.store import lock_folder, remove_partials
+from sae_sweep.text.faithful import Block, FaithfulFiles, Manifest
+
+log = logging.getLogger(__name__)
+
+CACHE_TOLERANCE = 1e-3
+"""Largest difference of a log probability, with and without the cache, that counts as rounding; in nats."""
+_COMPACT_BELOW = 0.75
+"""Share of documents still unfinished below which the finished ones leave the batch."""
+
+
+class Sampled(NamedTuple):
+    """A document as it was sampled."""
+
+    tokens: list[int]
+    """Token ids, without BOS and end-of-text."""
+    ended: bool
+    """Whether the model ended it, rather than the longest length."""
+
+
+def draw(logits: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """Draw a token per row by its softmax: the first whose cumulative probability is above `uniform`.
+
+    The sums are in float64, and a token of probability 0 is never drawn.
+
+    Args:
+        logits: unnormalised log probabilities.
+        uniform: a number from 0 to 1, without 1, per row, in float64.
+    """
+    sums = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    return torch.searchsorted(sums, (uniform * sums[:, -1])[:, None], right=True)[:, 0]
+
+
+def sample(
+    lm: LanguageModel,
+    count: int,
+    longest: int,
+    seed: tuple[int, int],
+    between: Callable[[], None] = lambda: None,
+) -> list[Sampled]:
+    """Sample documents from BOS alone.
+
+    Args:
+        lm: the model.
+        count: documents.
+        longest: most tokens of a document, BOS included; at most the model's context counts.
+        seed: seed of the text, and number of the block.
+        between: called between tokens, to obey a stop.
+
+    Raises:
+        SaeSweepError: if the model has no BOS, or keeps no keys and values between tokens.
+    """
+    if not lm.tokenizer.has_bos:
+        raise SaeSweepError(
+            f"the tokenizer of {lm.name} has no BOS token, from which text would be sampled: "
+            "choose another model, or other text than dataset=faithful"
+        )
+    steps = min(longest, lm.n_ctx) - 1
+    generator = torch.Generator().manual_seed((seed[0] << 31) + seed[1])
+    uniform = torch.rand(count, steps, generator=generator, dtype=torch.float64).to(lm.device)
+    drawn = torch.full((count, steps), lm.tokenizer.eot_id, device=lm.device)
+    rows = torch.arange(count, device=lm.device)
+    latest, cache = torch.full((count, 1), lm.tokenizer.bos_id, device=lm.device), None
+    for step in range(steps):
+        between()
+        logits, cache = lm.next_logits(latest, cache)
+        drawn[rows, step] = draw(logits, uniform[rows, step])
+        going = (drawn[rows, : step + 1] != lm.tokenizer.eot_id).all(1)
+        if not going.any():
+            break
+        if going.double().mean() < _COMPACT_BELOW:
+            rows = rows[going]
+            cache.batch_select_indices(going.nonzero()[:, 0])
+        latest = drawn[rows, step : step + 1]
+    return [_until(row, lm.tokenizer.eot_id) for row in drawn.tolist()]
+
+
+def _until(tokens: list[int], end: int) -> Sampled:
+    """The tokens before the first `end`; what was drawn after it means nothing."""
+    return Sampled(tokens[: tokens.index(end)], True) if end in tokens else Sampled(tokens, False)
+
+
+def check_cache(lm: LanguageModel, tokens: Int[Tensor, "b s"]) -> None:
+    """Raise SaeSweepError unless the model's cache gives the probabilities of whole passes.
+
+    Args:
+        lm: the model.
+        tokens: sequences that it is tried on; BOS opens them.
+    """
+    cache = None
+    for step in range(tokens.shape[1] - 1):
+        logits, cache = lm.next_logits(tokens[:, step : step + 1], cache)
+        found = torch.log_softmax(logits, -1).gather(1, tokens[:, step + 1 : step + 2].to(lm.device))
+        exact = -lm.losses(tokens[:, : step + 2])[:, -1:]
+        off = (found - exact).abs().max().item()
+        if not off <= CACHE_TOLERANCE:
+            raise SaeSweepError(
+                f"{lm.name}: its cache of keys and values changes the probability of a token by {off:.1e} "
+                "nats: text sampled with it would not be the model's"
+            )
+
+
+def is_sampled(dataset: FaithfulDataset, cache: Path) -> bool:
+    """Whether the text of a config is in the cache, whole, and of the model as it is now."""
+    files = FaithfulFiles(dataset, cache)
+    try:
+        manifest = files.read_manifest()
+        if manifest is None:
+            return False
+        for number, known in enumerate(manifest.blocks):
+            files.read_block(number, known)
+    except SaeSweepError as error:
+        log.warning("%s", error)
+        return False
+    return manifest.weights == weights_fingerprint(dataset.model)
+
+
+def sample_text(dataset: FaithfulDataset, cache: Path, device: str) -> Manifest:
+    """Sample the text of a config into the cache, from the first block that it lacks.
+
+    One process samples a text while others wait. Stopped, it goes on at the next block.
+
+    Args:
+        dataset: what to sample.
+        cache: folder of the cache.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        SaeSweepError: if the model cannot sample text, or has no new text.
+    """
+    files = FaithfulFiles(dataset, cache)
+    with lock_folder(files.folder):
+        if is_sampled(dataset, cache) and (manifest := files.read_manifest()):
+            return manifest
+        files.unfinish()
+        remove_partials(files.folder)
+        lm = load_language_model(dataset.model, pick_device(device))
+        return _Sampler(dataset, files, lm, weights_fingerprint(dataset.model)).run()
+
+
+class _Sampler:
+    """Samples one text."""
+
+    def __init__(
+        self, dataset: FaithfulDataset, files: FaithfulFiles, lm: LanguageModel, weights: str
+    ) -> None:
+        self._dataset, self._files, self._lm, self._weights = dataset, files, lm, weights
+        self._seen: set[str] = set()
+        self._blocks: list[Block] = []
+
+    def run(self) -> Manifest:
+        began, sampled, tokens = time.perf_counter(), 0, 0
+        progress = Progress(f"dataset={self._dataset.name}", self._dataset.tokens)
+        try:
+            while tokens < self._dataset.tokens:
+                raise_if_requested()
+                number = len(self._blocks)
+                block = self._read(number)
+                if block is None:
+                    block = self._sample(number)
+                    sampled += block.sampled
+                self._blocks.append(block)
+                self._seen.update(block.documents)
+                tokens += block.tokens
+                progress.show(tokens, {})
+        finally:
+            progress.close()
+        seconds = time.perf_counter() - began
+        manifest = self._manifest(tokens, sampled, seconds)
+        self._files.write_manifest(manifest)
+        return manifest
+
+    def _read(self, number: int) -> Block | None:
+        """A block that an earlier command finished; None if it is damaged, or of other weights."""
+        try:
+            block = self._files.read_block(number)
+        except SaeSweepError as error:
+            log.warning("%s", error)
+            return None
+        return block if block is not None and block.weights == self._weights else None
+
+    def _sample(self, number: int) -> Block:
+        wanted, seed = self._dataset, (self._dataset.seed, number)
+        found = sample(self._lm, wanted.block, wanted.longest, seed, raise_if_requested)
+        if number == 0:
+            self._check_cache(found)
+        block = self._block(found)
+        if not block.documents:
+            raise SaeSweepError(
+                f"dataset={wanted.name}: {self._lm.name} has no new text: of the {wanted.block} documents of "
+                f"block {number} it ended {block.empty} at once, and {block.repeated} were there before; "
+                "choose another model, or fewer dataset.tokens"
+            )
+        self._files.write_block(number, block)
+        return block
+
+    def _check_cache(self, found: list[Sampled]) -> None:
+        longest = max(found, key=lambda one: len(one.tokens)).tokens[:16]
+        if longest:
+            check_cache(self._lm, torch.tensor([[self._lm.tokenizer.bos_id, *longest]]))
+
+    def _block(self, found: list[Sampled]) -> Block:
+        tokenizer = self._lm.tokenizer
+        texts = tokenizer.decode_batch([one.tokens for one in found])
+        kept: dict[str, Sampled] = {}
+        for text, one in zip(texts, found, strict=True):
+            if text.strip() and text not in self._seen:
+                kept.setdefault(text, one)
+        again = tokenizer.encode_batch(list(kept))
+        empty = sum(not text.strip() for text in texts)
+        return Block(
+            weights=self._weights,
+            documents=list(kept),
+            tokens=sum(len(one.tokens) for one in kept.values()),
+            sampled=sum(len(one.tokens) for one in found),
+            empty=empty,
+            repeated=len(found) - empty - len(kept),
+            ended=sum(one.ended for one in found),
+            same_tokens=sum(ids == one.tokens for ids, one in zip(again, kept.values(), strict=True)),
+        )
+
+    def _manifest(self, tokens: int, sampled: int, seconds: float) -> Manifest:
+        blocks = self._blocks
+        names = ("empty", "repeated", "ended", "same_tokens")
+        return Manifest(
+            weights=self._weights,
+            blocks=[block.digest for block in blocks],
+            documents=sum(len(block.documents) for block in blocks),
+            tokens=tokens,
+            provenance={
+                "model": self._dataset.path,
+                "revision": self._dataset.model.hub_revision,
+                "seed": self._dataset.seed,
+                "block": self._dataset.block,
+                "longest": min(self._dataset.longest, self._lm.n_ctx),
+                "sampled_documents": len(blocks) * self._dataset.block,
+                **{name: sum(getattr(block, name) for block in blocks) for name in names},
+                "tokens_per_second": sampled / seconds if sampled else None,
+                "device": device_kind(self._lm.device),
+                "attention": self._lm.attention,
+                "host": platform.node(),
+                "versions": {name: version(name) for name in ("torch", "transformers", "transformer_lens")},
+                "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            },
+        )

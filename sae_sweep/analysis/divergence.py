@@ -1,0 +1,42 @@
+"""How far two distributions of tokens are apart: Kullback-Leibler and Jensen-Shannon, in nats."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PSEUDOCOUNT = 0.5
+"""Added to the count of every token before a KL, so that no ratio is infinite."""
+
+
+class Divergence(NamedTuple):
+    """Divergences of two distributions, in nats; 0 where they are equal."""
+
+    forward: float
+    """KL(p || q)."""
+    backward: float
+    """KL(q || p)."""
+    half_sum: float
+    """Half of both, which FaithfulSAE (2025) prints as Jensen-Shannon."""
+    jensen_shannon: float
+    """The mean KL to the mixture of both: at most ln 2."""
+
+
+def frequencies(counts: Int[Tensor, " vocabulary"], added: float = 0.0) -> Float[Tensor, " vocabulary"]:
+    """Shares of tokens by how often each was seen, with a number added to each count."""
+    more = counts.double() + added
+    return more / more.sum()
+
+
+def divergence(p: Float[Tensor, " vocabulary"], q: Float[Tensor, " vocabulary"]) -> Divergence:
+    """Divergences of two distributions over the same tokens; KL is infinite where one lacks a token."""
+    p, q = p.double(), q.double()
+    forward, backward, middle = _kl(p, q), _kl(q, p), (p + q) / 2
+    return Divergence(
+        forward, backward, (forward + backward) / 2, jensen_shannon=(_kl(p, middle) + _kl(q, middle)) / 2
+    )
+
+
+def _kl(p: Tensor, q: Tensor) -> float:
+    return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum().clamp(min=0).item()

@@ -1,0 +1,97 @@
+"""How far texts are from the one that a model sampled: by first tokens of documents, and by all tokens."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sae_sweep.activations import LanguageModel, load_language_model, pick_device
+from sae_sweep.analysis.divergence import PSEUDOCOUNT, divergence, frequencies
+from sae_sweep.config import DatasetConfig, FaithfulDataset, SaeSweepError, escaped
+from sae_sweep.report.formatting import TextTable
+from sae_sweep.signals import raise_if_requested
+from sae_sweep.text import TextSource, open_text
+from sae_sweep.text.faithful import FaithfulFiles, Manifest
+
+_COUNTED = 200_000
+"""Tokens of each text, in documents drawn at random, whose frequencies are counted."""
+_AT_ONCE = 64
+"""Documents that are tokenised together."""
+_HEADS = ("text", "documents", "tokens", "KL(lm|text)", "KL(text|lm)", "half sum", "JS", "unigram JS")
+
+
+class TokenCounts(NamedTuple):
+    """How often a text has each token."""
+
+    first: Int[Tensor, " vocabulary"]
+    """As the first token of a document."""
+    every: Int[Tensor, " vocabulary"]
+
+    @classmethod
+    def of(cls, source: TextSource, lm: LanguageModel, tokens: int = _COUNTED) -> "TokenCounts":
+        """Count the tokens of training documents in a random order, until there are so many.
+
+        Raises:
+            SaeSweepError: if the text has none.
+        """
+        size = lm.tokenizer.size
+        first, every = (torch.zeros(size, dtype=torch.int64) for _ in range(2))
+        documents = _documents(source)
+        while int(every.sum()) < tokens and (texts := list(islice(documents, _AT_ONCE))):
+            raise_if_requested()
+            ids = [found for found in lm.tokenizer.encode_batch(texts) if found]
+            first += torch.bincount(
+                torch.tensor([found[0] for found in ids], dtype=torch.int64), minlength=size
+            )
+            every += torch.bincount(torch.tensor(list(chain(*ids)), dtype=torch.int64), minlength=size)
+        if not every.any():
+            raise SaeSweepError(f"{source.label} has no token to compare")
+        return cls(first, every)
+
+
+def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Path, device: str) -> str:
+    """Describe a sampled text, with a row for it and for each other text against its model.
+
+    Raises:
+        SaeSweepError: if a text or the model cannot be read.
+    """
+    lm = load_language_model(dataset.model, pick_device(device))
+    logits, _ = lm.next_logits(torch.tensor([[lm.tokenizer.bos_id]]))
+    exact = logits[0, : lm.tokenizer.size].double().softmax(-1).cpu()
+    own = TokenCounts.of(open_text(dataset, cache), lm)
+    table = TextTable(_HEADS, left=(0,))
+    for other in (dataset, *others):
+        counts = own if other is dataset else TokenCounts.of(open_text(other, cache), lm)
+        kl = divergence(exact, frequencies(counts.first, PSEUDOCOUNT))
+        first = divergence(exact, frequencies(counts.first)).jensen_shannon
+        every = divergence(frequencies(own.every), frequencies(counts.every)).jensen_shannon
+        sizes = [f"{int(part.sum()):,}" for part in counts]
+        table.add([escaped(other.name), *sizes, *(f"{value:.3f}" for value in (*kl[:3], first, every))])
+    manifest = FaithfulFiles(dataset, cache).read_manifest()
+    lines = [*(_described(manifest) if manifest else []), "", *table.lines(table.width)]
+    return "\n".join(
+        [*lines, f"In nats; {PSEUDOCOUNT:g} is added to each count. lm: its exact first token.", ""]
+    )
+
+
+def _described(found: Manifest) -> list[str]:
+    origin = found.provenance
+    speed = origin["tokens_per_second"]
+    return [
+        f"{origin['model']}: {found.documents:,} documents of {found.tokens:,} tokens, sampled from BOS alone"
+        + (f" at {speed:,.0f} tokens/s on {origin['device']}" if speed else ""),
+        f"of {origin['sampled_documents']:,} sampled it ended {origin['ended']:,} itself; left out "
+        f"{origin['empty']:,} without text and {origin['repeated']:,} repeats; "
+        f"{origin['same_tokens']:,} are tokenised to the tokens that were sampled",
+    ]
+
+
+def _documents(source: TextSource) -> Iterator[str]:
+    for unit in np.random.default_rng(0).permutation(source.units):
+        for text, _ in source.read(int(unit)):
+            yield text

@@ -1,0 +1,73 @@
+"""task=generate, and commands whose text is sampled first."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.activations.conftest import save_gpt2
+from tests.conftest import Cli
+
+SMALL = (
+    *("dataset.tokens=3000", "dataset.block=32", "dataset.longest=40", "dataset.held_out_every=4"),
+    *("layer=1", "packing.seq_len=16", "batch=64", "tokens=512", "activations.buffer_tokens=512"),
+    *("evaluation.tokens=256", "tracking=none", "k=4", "dictionary=2", "matching.nulls=[]"),
+)
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> tuple[str, ...]:
+    """A command on a tiny model whose context holds what it samples."""
+    model = save_gpt2(tmp_path / "lm")
+    return (f"model.path={model}", "model.name=tiny", f"paths.cache={tmp_path / 'cache'}", *SMALL)
+
+
+def manifest(folder: Path) -> dict[str, object]:
+    (path,) = folder.glob("cache/sampled/*/manifest.json")
+    found: dict[str, object] = json.loads(path.read_text())
+    return found
+
+
+def test_generate_samples_the_text_and_shows_how_far_others_are(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "text").mkdir()
+    for number in range(4):
+        (tmp_path / "text" / f"{number}.txt").write_text(f"The fox sleeps on {number}. " * 20)
+    sampled = "{dataset: [faithful], dataset.tokens: [3000], dataset.block: [32], dataset.longest: [40]}"
+    result = cli(
+        *("task=generate", f"grids=[{sampled}, {{dataset: [files], dataset.path: [text]}}]"),
+        *(word for word in words if not word.startswith("dataset.")),
+    )
+    assert result.code == 0, result.err
+    rows = {line.split()[0]: line.split() for line in result.out.splitlines() if line.strip()}
+    own, other = (list(map(float, rows[name][3:])) for name in ("faithful", "files"))
+    assert own[-1] == 0
+    assert other[-1] > 0.1
+    assert own[3] < other[3]  # Jensen-Shannon of the first token: all of the files begin alike
+    assert f"{manifest(tmp_path)['tokens']:,} tokens, sampled from BOS alone at " in result.out
+
+
+def test_a_run_samples_its_text_first_and_a_later_one_reads_it(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    refused = cli("task=plan", "dataset=faithful", "plan.tflops=1", *words)
+    assert refused.code != 0
+    assert "has not sampled its text yet" in refused.err
+    assert "type the same command with task=generate first" in refused.err
+    first = cli("dataset=faithful", "sweep=one", *words)
+    assert first.code == 0, first.err
+    before = manifest(tmp_path)
+    (run,) = json.loads(Path("multirun/one/plan.json").read_text())["runs"]
+    assert run["name"].startswith("tiny_L1_faithful_topk_x2_k4_s49")
+    second = cli("dataset=faithful", "sweep=two", "seed=7", *words)
+    assert second.code == 0, second.err
+    assert manifest(tmp_path) == before
+    assert cli("task=plan", "dataset=faithful", "plan.tflops=1", *words).code == 0
+
+
+def test_generate_without_a_text_to_sample_is_refused(cli: Cli, words: tuple[str, ...]) -> None:
+    rest = [word for word in words if not word.startswith("dataset.")]
+    result = cli("task=generate", "dataset=stdlib_docs", *rest)
+    assert result.code != 0
+    assert "task=generate samples the text of dataset=faithful, which this command lacks" in result.err
