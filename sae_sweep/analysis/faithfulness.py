@@ -1,0 +1,99 @@
+"""SFR and FFR (FaithfulSAE, arXiv 2506.17673): features that two seeds share, and those that fire on noise.
+
+SFR: share of the pairs of the best assignment of two decoders whose cosine is above 0.7; see `shared_pairs`.
+FFR: share of features that are active, above 1, at more than a tenth of random tokens; see `fake`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae_sweep.analysis.assignment import assign
+from sae_sweep.analysis.dictionaries import usable_rows
+from sae_sweep.analysis.evaluation import BATCH_TOKENS
+from sae_sweep.analysis.features import Residuals, Subject
+
+SHARED_ABOVE = 0.7
+"""Decoder cosine above which a pair of features counts for SFR."""
+ACTIVE_ABOVE = 1.0
+"""Activation above which a feature counts as active for FFR."""
+FREQUENT_ABOVE = 0.1
+"""Share of random tokens above which an active feature is fake."""
+NOISE_TOKENS = 1_000_000
+"""Random tokens of FFR, the BOS of each sequence included."""
+
+
+def shared_pairs(
+    one: Float[Tensor, "n d_in"], other: Float[Tensor, "m d_in"], threshold: float = SHARED_ABOVE
+) -> Bool[Tensor, " pairs"]:
+    """Whether each pair of the best one-to-one assignment of two decoders is shared; their mean is SFR.
+
+    Raises:
+        SaeSweepError: for decoders that cannot be compared.
+    """
+    found = assign(usable_rows([one]).unit, usable_rows([other]).unit)
+    return found.cosines_a[found.index_a >= 0] > threshold
+
+
+def noise(tokens: int, seq_len: int, vocabulary: int, bos: int, seed: int = 0) -> Int[np.ndarray, "n seq"]:
+    """Sequences of token ids drawn uniformly, special ones too, each opened by BOS.
+
+    Args:
+        tokens: how many, rounded up to whole sequences; BOS counts.
+        seq_len: tokens per sequence.
+        vocabulary: number of token ids.
+        bos: id of BOS.
+        seed: of the draws.
+    """
+    shape = (-(-tokens // seq_len), seq_len)
+    ids = np.random.default_rng(seed).integers(0, vocabulary, shape, dtype=np.int32)
+    ids[:, 0] = bos
+    return ids
+
+
+def activity(
+    subjects: Mapping[str, Subject],
+    lm: Residuals,
+    sequences: Int[np.ndarray, "n seq"],
+    levels: Sequence[float],
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, Float[Tensor, "levels d_sae"]]:
+    """Share of tokens at which each feature's activation is above each level, by SAE.
+
+    As in the paper, the first position is not read, and counts in the tokens all the same.
+
+    Args:
+        subjects: SAEs, which share each pass of the language model.
+        lm: the language model.
+        sequences: token ids.
+        levels: activations, strictly above.
+        between: called between batches, to obey a stop.
+    """
+    counts = {
+        name: torch.zeros(len(levels), len(one.sae.W_dec), dtype=torch.int64)
+        for name, one in subjects.items()
+    }
+    layers = sorted({one.layer for one in subjects.values()})
+    size = max(1, BATCH_TOKENS // sequences.shape[1])
+    with torch.no_grad():
+        for start in range(0, len(sequences), size):
+            between()
+            tokens = torch.from_numpy(sequences[start : start + size]).long()
+            residuals = lm.residuals(tokens, layers)
+            for name, one in subjects.items():
+                found = one.sae.encode(residuals[one.layer][:, 1:].flatten(0, 1).float())
+                counts[name] += torch.stack([(found > level).sum(0) for level in levels]).cpu()
+    return {name: one.double() / sequences.size for name, one in counts.items()}
+
+
+def fake(shares: Float[Tensor, " d_sae"], frequent: float = FREQUENT_ABOVE) -> Bool[Tensor, " d_sae"]:
+    """Which features are active on noise too often to stand for anything in text; their mean is FFR.
+
+    Args:
+        shares: of `activity`, at one level.
+        frequent: share of tokens, strictly above.
+    """
+    return shares > frequent
