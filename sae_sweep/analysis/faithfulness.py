@@ -4,7 +4,9 @@ SFR: share of the pairs of the best assignment of two decoders whose cosine is a
 FFR: share of features that are active, above 1, at more than a tenth of random tokens; see `fake`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_sweep.analysis.assignment import assign
+from sae_sweep.analysis.bootstrap import Estimate, Sample
 from sae_sweep.analysis.dictionaries import usable_rows
 from sae_sweep.analysis.evaluation import BATCH_TOKENS
 from sae_sweep.analysis.features import Residuals, Subject
@@ -97,3 +100,31 @@ def fake(shares: Float[Tensor, " d_sae"], frequent: float = FREQUENT_ABOVE) -> B
         frequent: share of tokens, strictly above.
     """
     return shares > frequent
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """SFR and FFR of the SAEs of one text that differ in their seeds alone."""
+
+    setting: str
+    """What these SAEs have in common with those of the other texts; empty if there is one setting only."""
+    text: str
+    sampled: bool
+    """Whether the model sampled the text itself."""
+    runs: tuple[str, ...]
+    undertrained: bool
+    """Whether one of them still resembles its own start too much for a conclusion."""
+    pairs: int
+    """Pairs of seeds, of which SFR is the mean."""
+    sfr: Sample
+    ffr: Sample
+    sfr_over_seeds: Estimate
+    """SFR with its interval over seeds; none with fewer than three."""
+
+
+def pooled(sets: Sequence[Bool[Tensor, " _"]]) -> Sample:
+    """Mean share over several sets of features, each of which is drawn anew; nothing for no sets."""
+    if not sets:
+        return Sample.nothing()
+    samples = [Sample.of(one.double()[:, None], seed) for seed, one in enumerate(sets)]
+    return functools.reduce(Sample.__add__, samples).divided(len(samples))

@@ -96,6 +96,11 @@ class SweepFolder:
         return self.root / "analysis" / "features"
 
     @property
+    def faithful(self) -> Path:
+        """SFR and FFR of the SAEs of each text."""
+        return self.root / "analysis" / "faithful"
+
+    @property
     def figures(self) -> Path:
         return self.root / "analysis" / "figures"
 

@@ -42,6 +42,11 @@ TASKS = {
         composes=False,
     ),
     "diff": Task("sae_sweep.tasks.diff:diff", "compare two datasets through SAEs (dataset=A,B)"),
+    "faithful": Task(
+        "sae_sweep.tasks.faithful:faithful",
+        "measure SFR and FFR of each text's SAEs (sweep=)",
+        composes=False,
+    ),
     "export": Task(
         "sae_sweep.tasks.export:export", "write features for Neuronpedia or Delphi (format=)", composes=False
     ),

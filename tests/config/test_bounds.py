@@ -13,6 +13,7 @@ from sae_sweep.config import (
     ConfigError,
     EmbeddedDataset,
     EvaluationConfig,
+    FaithfulDataset,
     FilesDataset,
     HubDataset,
     LauncherConfig,
@@ -40,6 +41,7 @@ PARTS: list[tuple[str, Any]] = [
     ("packing.", PackingConfig()),
     ("dataset.", HubDataset(**DATASET)),  # type: ignore[arg-type]
     ("dataset.", FilesDataset(path="p")),
+    ("dataset.", FaithfulDataset(path="p")),
     ("dataset.", SyntheticDataset()),
     ("matching.", MatchingConfig()),
     ("tracking.", TrackingConfig()),

@@ -1,0 +1,147 @@
+"""`task=faithful`: SFR and FFR of the SAEs of each text of a sweep, beside those of the text it sampled."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from torch import Tensor
+
+from sae_sweep.activations import LanguageModel, weights_fingerprint
+from sae_sweep.analysis.bootstrap import estimate_over_seeds
+from sae_sweep.analysis.faithfulness import (
+    NOISE_TOKENS,
+    TextResult,
+    activity,
+    fake,
+    noise,
+    pooled,
+    shared_pairs,
+)
+from sae_sweep.analysis.features import Subject
+from sae_sweep.config import FaithfulDataset, SaeSweepError
+from sae_sweep.launch.group import Models
+from sae_sweep.logs import show
+from sae_sweep.plan import Request
+from sae_sweep.report.faithful_files import LEVELS, Sensitivity, faithful_text, write_faithful
+from sae_sweep.signals import raise_if_requested, stop_signals
+from sae_sweep.store import SweepFolder, find_sweep, hold_sweep, planned_run, read_plan, state
+from sae_sweep.tasks.finished import Finished, read_finished, with_keys
+from sae_sweep.tasks.report import show_report
+
+log = logging.getLogger(__name__)
+
+
+def faithful(request: Request) -> int:
+    """Measure the finished SAEs of a sweep, write `analysis/faithful/` with a section of the page, and print.
+
+    Returns the number of runs that are left out because a file of theirs is damaged.
+
+    Raises:
+        SaeSweepError: if there is no such sweep, or nothing in it to measure.
+    """
+    command, folder = request.command, find_sweep(request.command)
+    found, damaged = _read(folder, command.matching.threshold)
+    if not found:
+        raise SaeSweepError(f"{folder.root}: no run is finished, so no SAE can be measured")
+    with stop_signals():
+        shares = _activity(found, request.runs[0].config.device)
+        groups = _groups(found)
+        results = [
+            _measure(setting, text, runs, shares, command.matching.undertrained)
+            for (setting, text), runs in groups.items()
+        ]
+        sensitivity = [
+            Sensitivity(result.setting, result.text, [shares[name] for name in result.runs])
+            for result in results
+        ]
+    with hold_sweep(folder):
+        files = write_faithful(folder.faithful, results, sensitivity)
+    show(faithful_text(results) + "\n")
+    show_report(folder, files)
+    return damaged
+
+
+def _read(folder: SweepFolder, threshold: float) -> tuple[list[Finished], int]:
+    """The finished runs, and how many of them are damaged."""
+    found, damaged = [], 0
+    for record in read_plan(folder)["runs"]:
+        run = planned_run(record, folder)
+        try:
+            if state(run.folder) == "done":
+                found.append(read_finished(run, threshold))
+        except SaeSweepError as error:
+            log.error("%s is left out: %s", run.name, error)
+            damaged += 1
+    return (with_keys(found) if found else []), damaged
+
+
+def _groups(found: Sequence[Finished]) -> dict[tuple[str, str], list[Finished]]:
+    """Runs that differ in their seeds alone, by setting and text."""
+    groups: dict[tuple[str, str], list[Finished]] = {}
+    for one in found:
+        keys = dict(one.entry.keys)
+        text = str(keys.pop("dataset", one.config.dataset.name))
+        keys.pop("seed", None)
+        setting = ", ".join(f"{key}={value}" for key, value in keys.items())
+        groups.setdefault((setting, text), []).append(one)
+    return groups
+
+
+def _activity(found: Sequence[Finished], device: str) -> dict[str, Tensor]:
+    """Activity on noise of every SAE, at all levels; SAEs of one model and length share its passes."""
+    parts: dict[tuple[str, int], list[Finished]] = {}
+    for one in found:
+        parts.setdefault((one.hook[0], one.config.packing.seq_len), []).append(one)
+    models = Models()
+    shares: dict[str, Tensor] = {}
+    for (_, seq_len), runs in parts.items():
+        lm = models.get(replace(runs[0].config, device=device))
+        for one in runs:
+            _refuse_another_model(one, lm)
+        sequences = noise(NOISE_TOKENS, seq_len, lm.tokenizer.size, lm.tokenizer.bos_id)
+        subjects = {
+            one.entry.name: Subject(one.reader.load().to(lm.device).eval(), one.config.layer) for one in runs
+        }
+        log.info("%d SAEs read %s random tokens", len(runs), f"{sequences.size:,}")
+        shares |= activity(subjects, lm, sequences, LEVELS, between=raise_if_requested)
+    return shares
+
+
+def _refuse_another_model(one: Finished, lm: LanguageModel) -> None:
+    """Refuse a run whose model is no longer the one that it was trained on."""
+    weights = one.run.fingerprints.get("model")
+    if (
+        weights not in (None, weights_fingerprint(one.config.model))
+        or len(one.entry.decoder[0]) != lm.d_model
+    ):
+        raise SaeSweepError(
+            f"{one.entry.name} was trained on other weights than model.path={one.config.model.path} has now: "
+            "put back what was there"
+        )
+
+
+def _measure(
+    setting: str,
+    text: str,
+    runs: Sequence[Finished],
+    shares: Mapping[str, Tensor],
+    undertrained: float,
+) -> TextResult:
+    pairs = list(combinations(runs, 2))
+    shared = []
+    for one, other in pairs:
+        raise_if_requested()
+        shared.append(shared_pairs(one.entry.decoder, other.entry.decoder))
+    seeds = [(str(one.config.seed), str(other.config.seed)) for one, other in pairs]
+    return TextResult(
+        setting=setting,
+        text=text,
+        sampled=isinstance(runs[0].config.dataset, FaithfulDataset),
+        runs=tuple(one.entry.name for one in runs),
+        undertrained=any(one.entry.init_match > undertrained for one in runs),
+        pairs=len(pairs),
+        sfr=pooled(shared),
+        ffr=pooled([fake(shares[one.entry.name][LEVELS.index(1.0)]) for one in runs]),
+        sfr_over_seeds=estimate_over_seeds(seeds, [one.double().mean().item() for one in shared]),
+    )
