@@ -20,7 +20,11 @@ from sae_sweep.text.faithful import FaithfulFiles, Manifest
 
 _COUNTED = 200_000
 """Tokens of each text, in documents drawn at random, whose frequencies are counted."""
-_AT_ONCE = 64
+_BEGINNINGS = 1000
+"""Documents whose first tokens are counted: as many of each text, for fewer look farther away."""
+_BEGINNING = 200
+"""Characters of a document in which its first token surely ends."""
+_AT_ONCE = 50
 """Documents that are tokenised together."""
 _HEADS = ("text", "documents", "tokens", "KL(lm|text)", "KL(text|lm)", "half sum", "JS", "unigram JS")
 
@@ -33,8 +37,8 @@ class TokenCounts(NamedTuple):
     every: Int[Tensor, " vocabulary"]
 
     @classmethod
-    def of(cls, source: TextSource, lm: LanguageModel, tokens: int = _COUNTED) -> "TokenCounts":
-        """Count the tokens of training documents in a random order, until there are so many.
+    def of(cls, source: TextSource, lm: LanguageModel) -> "TokenCounts":
+        """Count tokens of training documents in a random order.
 
         Raises:
             SaeSweepError: if the text has none.
@@ -42,16 +46,22 @@ class TokenCounts(NamedTuple):
         size = lm.tokenizer.size
         first, every = (torch.zeros(size, dtype=torch.int64) for _ in range(2))
         documents = _documents(source)
-        while int(every.sum()) < tokens and (texts := list(islice(documents, _AT_ONCE))):
+        while (first.sum() < _BEGINNINGS or every.sum() < _COUNTED) and (
+            texts := list(islice(documents, _AT_ONCE))
+        ):
             raise_if_requested()
-            ids = [found for found in lm.tokenizer.encode_batch(texts) if found]
-            first += torch.bincount(
-                torch.tensor([found[0] for found in ids], dtype=torch.int64), minlength=size
-            )
-            every += torch.bincount(torch.tensor(list(chain(*ids)), dtype=torch.int64), minlength=size)
+            if first.sum() < _BEGINNINGS:
+                beginnings = lm.tokenizer.encode_batch([text[:_BEGINNING] for text in texts])
+                first += _counted([ids[:1] for ids in beginnings], size)
+            if every.sum() < _COUNTED:
+                every += _counted(lm.tokenizer.encode_batch(texts), size)
         if not every.any():
             raise SaeSweepError(f"{source.label} has no token to compare")
         return cls(first, every)
+
+
+def _counted(documents: list[list[int]], size: int) -> Int[Tensor, " vocabulary"]:
+    return torch.bincount(torch.tensor(list(chain(*documents)), dtype=torch.int64), minlength=size)
 
 
 def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Path, device: str) -> str:
