@@ -12,8 +12,8 @@ from torch import Tensor
 from sae_sweep.activations.device import dtype_name, lm_dtype
 from sae_sweep.activations.model import LanguageModel
 from sae_sweep.config import RunConfig, SaeSweepError, is_count
+from sae_sweep.text import MixedSequences, TrainingSequences
 from sae_sweep.text.packing import Tokens, token_mask
-from sae_sweep.text.sequences import TrainingSequences
 
 
 class ActivationBatch(NamedTuple):
@@ -95,7 +95,11 @@ class ActivationStream:
     """
 
     def __init__(
-        self, lm: LanguageModel, sequences: TrainingSequences, config: RunConfig, layers: Sequence[int]
+        self,
+        lm: LanguageModel,
+        sequences: TrainingSequences | MixedSequences,
+        config: RunConfig,
+        layers: Sequence[int],
     ) -> None:
         lm.check(layers, config.packing.seq_len)
         self._lm = lm

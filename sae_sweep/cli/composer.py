@@ -17,7 +17,8 @@ from sae_sweep.cli.groups import Groups
 from sae_sweep.cli.overrides import Command
 from sae_sweep.cli.schema import Schema
 from sae_sweep.cli.words import quoted
-from sae_sweep.config import ARCHITECTURES, ConfigError
+from sae_sweep.config import ARCHITECTURES, ConfigError, MixDataset
+from sae_sweep.config.mixture import MIXTURE, mixture_label
 
 
 class Composed(NamedTuple):
@@ -77,9 +78,25 @@ class Composer:
                     OmegaConf.update(values, key, value)
             name_experiment(values, chosen.get("experiment"))
             _set_sparsity(values, chosen["architecture"], {*command.keys, *point.values})
+            self._set_mixture(values)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([where + explained(error)]) from error
         return Composed(point, values, chosen)
+
+    def _set_mixture(self, values: DictConfig) -> None:
+        """Set the datasets that the weights of a mixture name, and its label if it has none."""
+        if OmegaConf.get_type(values.dataset) is not MixDataset:
+            return
+        mixture = values.dataset
+        if mixture.parts:
+            raise ConfigError(["dataset.parts: give the names of the datasets in dataset.weights"])
+        if unknown := [name for name in mixture.weights if not self._groups.has("dataset", str(name))]:
+            known = ", ".join(self._groups.choices("dataset"))
+            raise ConfigError([f"dataset.weights.{name}: not one of {known}" for name in unknown])
+        for name in mixture.weights:
+            mixture.parts[name] = self.load([f"dataset={quoted(str(name))}"])[0].dataset
+        if mixture.name == MIXTURE and mixture.weights:
+            mixture.name = mixture_label(mixture.weights)
 
 
 def name_experiment(values: DictConfig, choice: str | None) -> None:

@@ -179,7 +179,8 @@ def _schemas(key: str) -> list[tuple[type, str]]:
         "dataset": tuple(DATASET_SCHEMAS.values()),
     }.get(head, ())
     if variants and rest:
-        return [(cls, rest) for cls in variants if rest in _keys(cls)]
+        parent = rest.rpartition(".")[0]
+        return [(cls, rest) for cls in variants if rest in _keys(cls) or parent in _keys(cls, of=dict)]
     inside_a_dict = key.rpartition(".")[0] in _keys(Schema, of=dict)
     return [(Schema, key)] if inside_a_dict or key in _keys(Schema) else []
 

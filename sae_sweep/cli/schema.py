@@ -16,6 +16,7 @@ from sae_sweep.config import (
     FaithfulDataset,
     FilesDataset,
     HubDataset,
+    MixDataset,
     RunConfig,
     SyntheticDataset,
 )
@@ -28,6 +29,7 @@ DATASET_SCHEMAS = {
     "files": FilesDataset,
     "faithful": FaithfulDataset,
     "synthetic": SyntheticDataset,
+    "mix": MixDataset,
 }
 
 

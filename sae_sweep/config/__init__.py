@@ -36,6 +36,7 @@ from sae_sweep.config.data import (
 )
 from sae_sweep.config.errors import ConfigError, SaeSweepError, first_line
 from sae_sweep.config.folders import expanded
+from sae_sweep.config.mixture import MixDataset
 from sae_sweep.config.names import escaped, escaped_lines, plain_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import RunConfig, run_from_dict
@@ -71,6 +72,7 @@ __all__ = [
     "JumpReLUConfig",
     "LauncherConfig",
     "MatchingConfig",
+    "MixDataset",
     "ModelConfig",
     "OptimizerConfig",
     "PackingConfig",

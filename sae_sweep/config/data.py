@@ -1,8 +1,9 @@
 """Configs of the language model and of the text that it reads."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sae_sweep.config.checks import (
     INT32,
@@ -127,6 +128,10 @@ class ModelConfig:
         return found
 
 
+_LOCATION = ("name", "path", "revision", "files")
+"""Keys that say where a text is and what it is called; its fingerprint says what it is."""
+
+
 @dataclass(frozen=True)
 class DatasetConfig:
     """Text to read; one subclass per kind of source."""
@@ -135,6 +140,19 @@ class DatasetConfig:
     """Label in run names and tables."""
     exhausted: str = "repeat"
     """Behaviour when the text ends before `tokens`: repeat (with a log line), stop, or error."""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether reading it needs the network."""
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        """The keys that determine which documents are read, beside the content that its fingerprint names."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in _LOCATION}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON, with the kind of dataset."""
+        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
     def problems(self) -> list[str]:
         found = list(number_problems(self, "dataset.").values())
@@ -164,6 +182,10 @@ class HubDataset(DatasetConfig):
     """Column, or key of each line, that holds the text."""
     held_out_every: int = number(50, least=2, most=_RAREST_HELD_OUT)
     """One document in so many, chosen by its text, is held out of training and used for evaluation."""
+
+    @property
+    def on_hub(self) -> bool:
+        return True
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -288,16 +310,3 @@ class PackingConfig:
                 "where a document's first token is BOS"
             )
         return found
-
-
-DATASETS: dict[str, type[DatasetConfig]] = {
-    cls.__name__: cls
-    for cls in (
-        DatasetConfig,
-        EmbeddedDataset,
-        HubDataset,
-        FilesDataset,
-        FaithfulDataset,
-        SyntheticDataset,
-    )
-}

@@ -1,7 +1,7 @@
 """Config of a run: everything that determines an SAE's weights and its evaluation, each value once."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from sae_sweep.config.checks import (
     random_seed,
 )
 from sae_sweep.config.data import (
-    DATASETS,
     SYNTHETIC,
     DatasetConfig,
     ModelConfig,
@@ -26,6 +25,7 @@ from sae_sweep.config.data import (
     SyntheticDataset,
 )
 from sae_sweep.config.errors import ConfigError
+from sae_sweep.config.mixture import DATASETS, MixDataset
 from sae_sweep.config.plain import digest
 from sae_sweep.config.training import (
     ActivationsConfig,
@@ -43,9 +43,6 @@ _COMMANDS_KEYS = {
     *("task", "tracking", "k", "l0_coefficient", "l1_coefficient"),
 }
 """Keys that version 0.1.0 wrote into runs beside their own; none of them moves a weight."""
-
-DATASET_LOCATION = ("name", "path", "revision", "files")
-"""Keys that say where a text is and what it is called; its fingerprint says what it is."""
 
 SITES = ("resid_pre",)
 _TWO_TOKENS = Limit(2, "at least 2 (one token has no variance, which AuxK divides by)")
@@ -170,7 +167,7 @@ class RunConfig:
         """
         return {
             "model": {"dtype": self.model.dtype},
-            "dataset": _without(self.dataset, DATASET_LOCATION),
+            "dataset": self.dataset.identity(),
             "packing": dataclasses.asdict(self.packing),
             "activations": {
                 "buffered_inputs" if self.fits_buffer else "buffer_tokens": self.buffered,
@@ -206,7 +203,7 @@ class RunConfig:
         """The keys of `identity`, with text and model as the command names them; for names and tables."""
         return {
             **self.identity(),
-            "model": _without(self.model, ("name",)),
+            "model": {key: value for key, value in dataclasses.asdict(self.model).items() if key != "name"},
             "dataset": dataclasses.asdict(self.dataset),
             "activations": {"buffer_tokens": self.activations.buffer_tokens, "dtype": self.activations.dtype},
         }
@@ -228,7 +225,7 @@ class RunConfig:
         """Nested dicts for YAML and JSON; architecture and dataset include their kind."""
         plain = dataclasses.asdict(self)
         plain["architecture"] = {"kind": self.architecture.kind, **plain["architecture"]}
-        plain["dataset"] = {"kind": type(self.dataset).__name__, **plain["dataset"]}
+        plain["dataset"] = self.dataset.as_dict()
         return plain
 
 
@@ -240,21 +237,19 @@ def run_from_dict(plain: Mapping[str, Any]) -> RunConfig:
     """
     values = {key: value for key, value in plain.items() if key not in _COMMANDS_KEYS}
     parts = {
-        "architecture": _part(values, "architecture", ARCHITECTURES),
-        "dataset": _part(values, "dataset", DATASETS),
+        "architecture": _part(values.get("architecture"), "architecture", ARCHITECTURES),
+        "dataset": _part(values.get("dataset"), "dataset", DATASETS),
     }
     return build(RunConfig, {**values, **parts})
 
 
-def _part(values: Mapping[str, Any], key: str, classes: Mapping[str, type]) -> Any:
+def _part(value: Any, key: str, classes: Mapping[str, type]) -> Any:
     """The part of a run that is an object of one of several classes, by its `kind`."""
-    part = typed(values.get(key), dict[str, Any], key)
-    kind = typed(part.get("kind"), str, f"{key}.kind")
+    part = typed(value, dict[str, Any], key)
+    kind = typed(part.pop("kind", None), str, f"{key}.kind")
     if kind not in classes:
         raise ConfigError([f"{key}.kind={kind}: not one of {', '.join(classes)}"])
-    return build(classes[kind], {name: value for name, value in part.items() if name != "kind"}, key)
-
-
-def _without(part: Any, left_out: Sequence[str]) -> dict[str, Any]:
-    """Keys of a part of the config, except some."""
-    return {key: value for key, value in dataclasses.asdict(part).items() if key not in left_out}
+    if classes[kind] is MixDataset:
+        mixed = typed(part.get("parts"), dict[str, Any], f"{key}.parts")
+        part["parts"] = {name: _part(one, f"{key}.parts.{name}", classes) for name, one in mixed.items()}
+    return build(classes[kind], part, key)

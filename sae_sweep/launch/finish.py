@@ -18,7 +18,7 @@ from sae_sweep.saes import SAE, load_sae, save_sae
 from sae_sweep.saes.disk import saved_by
 from sae_sweep.store import PlannedRun, fault_line, log_traceback, settle, write_metrics
 from sae_sweep.store.status import evaluation_keys, provenance, read_status, set_state
-from sae_sweep.text import TextSource, held_out_sequences, token_mask
+from sae_sweep.text import Text, held_out_sequences, token_mask
 from sae_sweep.training import MetricSink, Outcome, border, discard_checkpoint
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,7 @@ class Evaluator:
 class Finisher:
     """Finishes the members of a group as their training ends."""
 
-    def __init__(
-        self, lm: LanguageModel, source: TextSource, threshold: float, *, together: bool = False
-    ) -> None:
+    def __init__(self, lm: LanguageModel, source: Text, threshold: float, *, together: bool = False) -> None:
         """Create a finisher.
 
         Args:

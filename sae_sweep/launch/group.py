@@ -22,7 +22,7 @@ from sae_sweep.plan import Plan
 from sae_sweep.signals import Interrupted, StopRequest
 from sae_sweep.store import PlannedRun, cache_folder, fail, read_status, set_state, settle, unfinished
 from sae_sweep.store.resolved import Conditions
-from sae_sweep.text import TextSource, held_out_sequences, open_text
+from sae_sweep.text import Text, held_out_sequences, open_text
 from sae_sweep.tracking import RunLabels, RunSink, open_sink
 from sae_sweep.training import (
     GroupSettings,
@@ -209,7 +209,7 @@ class _Shared:
 
     command: _Command
     lm: LanguageModel
-    source: TextSource
+    source: Text
     make_stream: StreamMaker
     use: LmUse
     conditions: Mapping[str, Conditions]
@@ -220,7 +220,7 @@ class _Shared:
         cls,
         command: _Command,
         runs: Sequence[PlannedRun],
-        source: TextSource,
+        source: Text,
         lm: LanguageModel,
         accepted: Mapping[str, Conditions],
     ) -> "_Shared":

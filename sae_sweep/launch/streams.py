@@ -7,7 +7,7 @@ from sae_sweep.activations import ActivationStream, LanguageModel
 from sae_sweep.activations.cache import CachedStream, CacheFolder, cache_identity, fill, locate
 from sae_sweep.store import PlannedRun
 from sae_sweep.store.resolved import Resolved
-from sae_sweep.text import TextSource, TrainingSequences
+from sae_sweep.text import Text, training_sequences
 from sae_sweep.training.data import Stream
 
 StreamMaker = Callable[[Sequence[int]], Stream]
@@ -15,7 +15,7 @@ StreamMaker = Callable[[Sequence[int]], Stream]
 
 
 def stream_maker(
-    lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path, resolved: Resolved
+    lm: LanguageModel, source: Text, runs: Sequence[PlannedRun], cache: Path, resolved: Resolved
 ) -> StreamMaker:
     """Function that opens a group's streams; with `activations=cache`, the cache is filled first."""
     if runs[0].config.activations.source == "cache":
@@ -25,7 +25,7 @@ def stream_maker(
 
 
 def fill_cache(
-    lm: LanguageModel, source: TextSource, runs: Sequence[PlannedRun], cache: Path, resolved: Resolved
+    lm: LanguageModel, source: Text, runs: Sequence[PlannedRun], cache: Path, resolved: Resolved
 ) -> CacheFolder:
     """Cache every layer of a group for its longest run; returns the cache's folder.
 
@@ -51,11 +51,11 @@ def fill_cache(
 
 
 def _computed(
-    lm: LanguageModel, source: TextSource, shared: PlannedRun
+    lm: LanguageModel, source: Text, shared: PlannedRun
 ) -> Callable[[Sequence[int]], ActivationStream]:
     def make(layers: Sequence[int]) -> ActivationStream:
         config = shared.config
-        sequences = TrainingSequences(source, config.packing, lm.tokenizer, config.data_seed)
+        sequences = training_sequences(source, config.packing, lm.tokenizer, config.data_seed)
         return ActivationStream(lm, sequences, config, layers)
 
     return make

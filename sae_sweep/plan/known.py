@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sae_sweep.config import ConfigError, HubDataset, SaeSweepError
+from sae_sweep.config import ConfigError, SaeSweepError
 from sae_sweep.store import PlannedRun
 
 
@@ -36,7 +36,7 @@ def refuse_known_problems(runs: Sequence[PlannedRun], cache: Path) -> list[str]:
             replace(run.config, model=models[run.config.model])
         except ConfigError as error:
             problems.update(dict.fromkeys(error.problems))
-    here = [run.config for run in runs if not isinstance(run.config.dataset, HubDataset)]
+    here = [run.config for run in runs if not run.config.dataset.on_hub]
     texts = {dataset: open_text(dataset, cache) for dataset in dict.fromkeys(run.dataset for run in here)}
     for model, dataset, packing in dict.fromkeys((run.model, run.dataset, run.packing) for run in here):
         try:

@@ -12,6 +12,8 @@ _IN_BASE_NAME = {
     *(f"architecture.{key}" for key in ("kind", *SPARSITY_KEYS)),
     *("dictionary", "layer", "seed", "model.path", "dataset.name", "dataset.path"),
 }
+_MIXTURE = ("dataset.weights.", "dataset.parts.")
+"""Keys of a mixture, which its label names."""
 _DIGEST_BYTES = 13
 """Length of a digest or an id with the `_` before it."""
 
@@ -30,7 +32,7 @@ def run_name(config: RunConfig, reference: RunConfig) -> str:
     extras = [
         config.numerics if key == "numerics" else f"{_last(key, shared)}-{_short(ours[key])}"
         for key in sorted(keys, key="numerics".__ne__)
-        if key not in _IN_BASE_NAME and usual.get(key) != ours[key]
+        if key not in _IN_BASE_NAME and not key.startswith(_MIXTURE) and usual.get(key) != ours[key]
     ]
     return _cut(made_plain(config.base_name()), [unquoted(extra) for extra in extras])
 

@@ -1,7 +1,8 @@
 """Opens and fingerprints the text that a dataset config names: one table from config class to text source."""
 
+import itertools
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sae_sweep.config import (
     DatasetConfig,
@@ -9,13 +10,16 @@ from sae_sweep.config import (
     FaithfulDataset,
     FilesDataset,
     HubDataset,
+    MixDataset,
     SaeSweepError,
     SyntheticDataset,
+    digest,
 )
 from sae_sweep.text.embedded import EmbeddedText
 from sae_sweep.text.faithful import FaithfulText
 from sae_sweep.text.files import LocalFiles
 from sae_sweep.text.hub import HubText
+from sae_sweep.text.mixture import Mixture, Text
 from sae_sweep.text.source import TextSource
 from sae_sweep.text.synthetic import SyntheticText
 
@@ -37,7 +41,7 @@ _SOURCES: dict[type[DatasetConfig], _SourceClass] = {
 }
 
 
-def open_text(dataset: DatasetConfig, cache: Path) -> TextSource:
+def open_text(dataset: DatasetConfig, cache: Path) -> Text:
     """Open the text that a config names.
 
     Args:
@@ -45,18 +49,53 @@ def open_text(dataset: DatasetConfig, cache: Path) -> TextSource:
         cache: folder in which the embedded corpora are built.
 
     Raises:
-        SaeSweepError: if the text is missing, empty or unreadable, or the hub cannot be reached.
+        SaeSweepError: if the text is missing, empty or unreadable, the hub cannot be reached, or two parts
+            of a mixture are the same text.
     """
-    return _source_class(dataset)(dataset, cache)
+    if not isinstance(dataset, MixDataset):
+        return _source_class(dataset)(dataset, cache)
+    parts = _mixed(dataset, cache)
+    if len(parts) == 1:
+        return open_text(parts[0].dataset, cache)
+    sources = [_source_class(part.dataset)(part.dataset, cache) for part in parts]
+    return Mixture(f"dataset={dataset.name}", sources, [part.weight for part in parts])
 
 
 def fingerprint(dataset: DatasetConfig, cache: Path) -> str:
     """Identify the content of the text that a config names.
 
     Embedded corpora and local files are hashed. A hub dataset is identified by repository, revision and
-    file pattern, without network access.
+    file pattern, without network access. A mixture is identified by the content and the weights of its parts,
+    whatever their names and their order; one with a single part is that part.
     """
-    return _source_class(dataset).fingerprint(dataset, cache)
+    if not isinstance(dataset, MixDataset):
+        return _source_class(dataset).fingerprint(dataset, cache)
+    parts = _mixed(dataset, cache)
+    if len(parts) == 1:
+        return parts[0].fingerprint
+    known = [[part.fingerprint, part.dataset.identity(), part.weight] for part in parts]
+    return "mix-" + digest(known)
+
+
+class _Part(NamedTuple):
+    """A dataset that has a share in a mixture."""
+
+    fingerprint: str
+    dataset: DatasetConfig
+    weight: float
+
+
+def _mixed(mixture: MixDataset, cache: Path) -> list[_Part]:
+    """The parts of a mixture in the order of their fingerprints, which no spelling changes."""
+    parts = [_Part(fingerprint(part, cache), part, weight) for part, weight in mixture.read]
+    parts.sort(key=lambda part: part.fingerprint)
+    for one, other in itertools.pairwise(parts):
+        if one.fingerprint == other.fingerprint:
+            raise SaeSweepError(
+                f"dataset={mixture.name}: {one.dataset.name} and {other.dataset.name} are the same text: "
+                "give it one weight"
+            )
+    return parts
 
 
 def _source_class(dataset: DatasetConfig) -> _SourceClass:

@@ -1,0 +1,101 @@
+"""Config of a mixture of datasets, and the table of all kinds of datasets."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sae_sweep.config.data import (
+    DatasetConfig,
+    EmbeddedDataset,
+    FaithfulDataset,
+    FilesDataset,
+    HubDataset,
+    SyntheticDataset,
+)
+from sae_sweep.config.plain import compact, digest
+
+MIXTURE = "mix"
+"""Label of a mixture until its weights name it."""
+_ROUNDING = 1e-6
+"""Largest difference from 1 that the weights of a mixture may sum to."""
+
+
+@dataclass(frozen=True)
+class MixDataset(DatasetConfig):
+    """A mixture of datasets: each sequence is from one of them, in shares that are exact at every point."""
+
+    name: str = MIXTURE
+    """Label in run names and tables; `mix`: made from the weights, such as `owt-0.75-pile-0.25`."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Shares of the sequences by name of a dataset: `{owt: 0.75, pile: 0.25}`. They sum to 1."""
+    parts: dict[str, DatasetConfig] = field(default_factory=dict)
+    """The datasets that `weights` names; filled in from `conf/dataset`."""
+
+    def __hash__(self) -> int:
+        return hash(digest(self.as_dict()))
+
+    @property
+    def on_hub(self) -> bool:
+        return any(part.on_hub for part, _ in self.read)
+
+    @property
+    def read(self) -> list[tuple[DatasetConfig, float]]:
+        """The datasets that have a share, and that share."""
+        return [
+            (dataclasses.replace(self.parts[name], exhausted=self.exhausted), float(weight))
+            for name, weight in self.weights.items()
+            if weight > 0
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """That of the only dataset with a share, if there is one: it is the same text."""
+        if len(self.read) == 1:
+            return self.read[0][0].identity()
+        return {"exhausted": self.exhausted}
+
+    def as_dict(self) -> dict[str, Any]:
+        parts = {name: part.as_dict() for name, part in self.parts.items()}
+        return {**super().as_dict(), "parts": parts}
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if not self.weights:
+            return [*found, "dataset=mix needs weights: dataset.weights={stdlib_docs:0.75,stdlib_code:0.25}"]
+        for name, weight in self.weights.items():
+            if type(weight) not in (int, float) or not 0 <= weight <= 1:
+                found.append(f"dataset.weights.{name}={weight}: must be between 0 and 1")
+        if not found and abs(math.fsum(self.weights.values()) - 1) > _ROUNDING:
+            found.append(
+                f"dataset.weights sum to {math.fsum(self.weights.values()):.6g} "
+                f"({mixture_label(self.weights)}): they must sum to 1"
+            )
+        for name, part in self.parts.items():
+            if isinstance(part, MixDataset | SyntheticDataset):
+                found.append(f"dataset.weights.{name}: a {type(part).__name__} cannot be part of a mixture")
+            else:
+                found += [f"dataset.weights.{name}: {problem}" for problem in part.problems()]
+        if missing := [name for name in self.weights if name not in self.parts]:
+            found.append(f"dataset.parts lacks {', '.join(missing)}")
+        return found
+
+
+def mixture_label(weights: Mapping[str, float]) -> str:
+    """What is mixed, with its shares: `owt-0.75-pile-0.25`; a text alone has its own name."""
+    live = {name: weight for name, weight in weights.items() if weight}
+    return "-".join(live if len(live) == 1 else [f"{name}-{compact(one)}" for name, one in live.items()])
+
+
+DATASETS: dict[str, type[DatasetConfig]] = {
+    cls.__name__: cls
+    for cls in (
+        DatasetConfig,
+        EmbeddedDataset,
+        HubDataset,
+        FilesDataset,
+        FaithfulDataset,
+        SyntheticDataset,
+        MixDataset,
+    )
+}

@@ -1,0 +1,63 @@
+from typing import Any
+
+import pytest
+
+from sae_sweep.config import (
+    ConfigError,
+    DatasetConfig,
+    EmbeddedDataset,
+    HubDataset,
+    MixDataset,
+    RunConfig,
+    SyntheticDataset,
+    TopKConfig,
+    run_from_dict,
+)
+from sae_sweep.config.mixture import mixture_label
+
+HUB = HubDataset(name="owt", path="a/b", revision="main", files="*.parquet")
+
+
+def _mix(weights: dict[str, Any], **parts: DatasetConfig) -> MixDataset:
+    return MixDataset(weights=weights, parts=parts or {name: EmbeddedDataset(name=name) for name in weights})
+
+
+@pytest.mark.parametrize(
+    ("mix", "problem"),
+    [
+        (_mix({}), "dataset=mix needs weights: dataset.weights={stdlib_docs:0.75,stdlib_code:0.25}"),
+        (_mix({"a": 0.5, "b": 0.4}), "dataset.weights sum to 0.9 (a-0.5-b-0.4): they must sum to 1"),
+        (_mix({"a": 1.5}), "dataset.weights.a=1.5: must be between 0 and 1"),
+        (_mix({"a": float("nan")}), "dataset.weights.a=nan: must be between 0 and 1"),
+        (_mix({"a": 1}, a=SyntheticDataset()), "a SyntheticDataset cannot be part of a mixture"),
+        (_mix({"a": 1}, a=_mix({"b": 1})), "a MixDataset cannot be part of a mixture"),
+        (_mix({"a": 1}, a=HubDataset()), "dataset.weights.a: dataset.path is empty"),
+        (_mix({"a": 1}, b=HUB), "dataset.parts lacks a"),
+    ],
+)
+def test_a_wrong_mixture_is_one_line(mix: MixDataset, problem: str) -> None:
+    assert any(problem in line for line in mix.problems())
+    with pytest.raises(ConfigError):
+        RunConfig(dataset=mix)
+
+
+def test_a_mixture_comes_back_from_a_file_with_its_parts() -> None:
+    mix = _mix({"docs": 0.25, "owt": 0.75}, docs=EmbeddedDataset(), owt=HUB)
+    config = RunConfig(dataset=mix, architecture=TopKConfig())
+    assert run_from_dict(config.as_dict()) == config
+    assert len({mix, config.dataset, _mix({"a": 1})}) == 2
+    damaged = config.as_dict()
+    damaged["dataset"]["parts"]["owt"]["kind"] = "Nothing"
+    with pytest.raises(ConfigError, match=r"dataset\.parts\.owt\.kind=Nothing: not one of"):
+        run_from_dict(damaged)
+
+
+def test_a_mixture_needs_the_hub_if_a_part_with_a_share_does() -> None:
+    parts = {"docs": EmbeddedDataset(), "owt": HUB}
+    assert _mix({"docs": 0.5, "owt": 0.5}, **parts).on_hub
+    assert not _mix({"docs": 1, "owt": 0}, **parts).on_hub
+
+
+def test_a_label_says_what_is_mixed() -> None:
+    assert mixture_label({"owt": 0.75, "pile": 0.25}) == "owt-0.75-pile-0.25"
+    assert mixture_label({"owt": 0, "pile": 1}) == "pile"
