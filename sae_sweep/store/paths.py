@@ -73,6 +73,11 @@ class SweepFolder:
         return self.root / "analysis" / "matching"
 
     @property
+    def dose_response(self) -> Path:
+        """How many features are found again by the share of a text in what SAEs read."""
+        return self.root / "analysis" / "dose_response"
+
+    @property
     def families(self) -> Path:
         """What features the SAEs of a hook share; a folder per hook where there are several."""
         return self.root / "analysis" / "families"

@@ -1,0 +1,151 @@
+"""Dose-response on disk and on the page: features found again by the share of another text."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sae_sweep.analysis.dose import DosePoint
+from sae_sweep.config import escaped
+from sae_sweep.report.files import table_of, write_csv
+from sae_sweep.report.page.sections import Cell, Section, Table, write_section
+from sae_sweep.report.panels import Drawn, label_figure, write_drawn
+from sae_sweep.report.style import SERIES, new_figure, tidy
+
+_WORDS = {
+    "all": "all features",
+    "own": "features of that text (other seeds have them, the other text's SAEs do not)",
+}
+_LINES = {"all": "-", "own": "--"}
+_UNDERTRAINED = "undertrained: nothing is concluded from it"
+
+
+class Ladder(NamedTuple):
+    """SAEs that read two texts in different shares and are alike in all else but their seeds."""
+
+    label: str
+    """What the SAEs share that others of the sweep do not; empty for the only ladder."""
+    texts: tuple[str, str]
+    runs: tuple[str, ...]
+    """Their names."""
+    points: Sequence[DosePoint]
+
+
+def write_dose_response(folder: Path, ladders: Sequence[Ladder], threshold: float) -> Path | None:
+    """Write curves, numbers and a section of the page for each ladder, in place of earlier ones.
+
+    Returns the table of all points; None without a ladder.
+
+    Raises:
+        SaeSweepError: if a file cannot be written; none is left incomplete.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    if not ladders:
+        return None
+    figures, tables = {}, []
+    for number, ladder in enumerate(ladders, 1):
+        name = f"curve_{number}" if len(ladders) > 1 else "curve"
+        drawn = Drawn(dose_figure(ladder, threshold), _numbers(ladder))
+        figures[write_drawn(folder, name, drawn).png.name] = _titled("Features found again", ladder)
+        tables.append(_table(ladder))
+    table = pyarrow.concat_tables([_numbers(ladder) for ladder in ladders])
+    section = Section(
+        title="Dose-response",
+        text=" ".join(map(sentence, ladders)),
+        runs=tuple(name for ladder in ladders for name in ladder.runs),
+        tables=tuple(tables),
+        figures=figures,
+    )
+    write_section(folder, section)
+    return write_csv(folder / "dose_response.csv", table)
+
+
+def sentence(ladder: Ladder) -> str:
+    """What a text's share does to its features, from trained pairs; or that nothing can be said."""
+    found = [_of_text(ladder, text) for text in (0, 1)]
+    where = f"{ladder.label}: " if ladder.label else ""
+    return where + " ".join(part for part in found if part)
+
+
+def _of_text(ladder: Ladder, text: int) -> str:
+    points = [one for one in ladder.points if one.text == text and one.features == "all"]
+    name = ladder.texts[text]
+    if any(one.undertrained for one in points):
+        return f"Nothing is concluded about features of {name}: runs are undertrained."
+    shares = [f"{one.ratio:.1%} at a share of {one.share:g}" for one in sorted(points, key=lambda p: p.share)]
+    return f"Features of {name} that are found again: {', '.join(shares)}." if shares else ""
+
+
+def dose_figure(ladder: Ladder, threshold: float) -> Figure:
+    """Share of each text's features that are found again, by the share of that text."""
+    figure = new_figure(5.6, 3.2)
+    axes = figure.subplots()
+    keys = []
+    for text, name in enumerate(ladder.texts):
+        for features, words in _WORDS.items():
+            points = [one for one in ladder.points if (one.text, one.features) == (text, features)]
+            points = sorted((one for one in points if one.n), key=lambda one: one.share)
+            style = {"color": SERIES[text], "linestyle": _LINES[features]}
+            shares = [100 * one.share for one in points]
+            axes.plot(shares, [100 * one.ratio for one in points], linewidth=1.3, **style)
+            axes.vlines(
+                shares, [100 * p.low for p in points], [100 * p.high for p in points], color=SERIES[text]
+            )
+            for one in points:
+                fill = "white" if one.undertrained else SERIES[text]
+                axes.plot(100 * one.share, 100 * one.ratio, "o", color=SERIES[text], mfc=fill, markersize=4)
+            if points:
+                keys.append(Line2D([], [], label=f"{escaped(name)}: {words}", linewidth=1.3, **style))
+    axes.set_ylim(bottom=0)
+    tidy(axes)
+    label_figure(
+        figure,
+        _titled("Features found again in SAEs of another seed", ladder),
+        "share of the text that the features are of (%)",
+        f"features with a match (%), cosine > {threshold:g}",
+        notes=["Lines: 95% intervals over features. Hollow: an SAE of a pair is undertrained."],
+        keys=keys,
+    )
+    return figure
+
+
+def _titled(title: str, ladder: Ladder) -> str:
+    return f"{title}: {ladder.label}" if ladder.label else title
+
+
+def _numbers(ladder: Ladder) -> pyarrow.Table:
+    """The points of a ladder as a table, with its label and the names of the texts."""
+    table = table_of(DosePoint, ladder.points, {"text"})
+    names = [ladder.texts[one.text] for one in ladder.points]
+    table = table.add_column(0, "text", pyarrow.array(names, pyarrow.string()))
+    return table.add_column(0, "ladder", pyarrow.array([ladder.label] * len(names), pyarrow.string()))
+
+
+def _table(ladder: Ladder) -> Table:
+    columns = (
+        "features of",
+        "which",
+        "its share (%)",
+        "found (%)",
+        "low",
+        "high",
+        "lowest pair",
+        "highest pair",
+    )
+    rows = tuple(_row(ladder, one) for one in ladder.points if one.n)
+    note = (
+        "Features of SAEs that read one text alone, sought in SAEs of another seed. Own: another SAE of its "
+        "text has it, and none of the other text; the SAE in which it is sought has no say. Intervals of 95% "
+        "over features; lowest and highest of the pairs."
+    )
+    return Table(_titled("Features found again by share", ladder), (*columns, "pairs", "marks"), rows, note)
+
+
+def _row(ladder: Ladder, one: DosePoint) -> tuple[Cell, ...]:
+    shares = (one.share, one.ratio, one.low, one.high, one.lowest, one.highest)
+    marks = _UNDERTRAINED if one.undertrained else ""
+    return (ladder.texts[one.text], one.features, *(100 * share for share in shares), float(one.pairs), marks)
