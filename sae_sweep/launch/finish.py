@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Evaluator:
     """Evaluates SAEs on the held-out part of one text; caches the tokens and the LM's losses they share."""
 
-    def __init__(self, lm: LanguageModel, source: TextSource) -> None:
+    def __init__(self, lm: LanguageModel, source: Text) -> None:
         self._lm = lm
         self._source = source
         self._held_out: dict[int, tuple[np.ndarray, np.ndarray]] = {}

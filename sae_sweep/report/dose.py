@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow
 from matplotlib.figure import Figure
@@ -89,7 +89,7 @@ def dose_figure(ladder: Ladder, threshold: float) -> Figure:
         for features, words in _WORDS.items():
             points = [one for one in ladder.points if (one.text, one.features) == (text, features)]
             points = sorted((one for one in points if one.n), key=lambda one: one.share)
-            style = {"color": SERIES[text], "linestyle": _LINES[features]}
+            style: Any = {"color": SERIES[text], "linestyle": _LINES[features]}
             shares = [100 * one.share for one in points]
             axes.plot(shares, [100 * one.ratio for one in points], linewidth=1.3, **style)
             axes.vlines(
@@ -100,7 +100,7 @@ def dose_figure(ladder: Ladder, threshold: float) -> Figure:
                 axes.plot(100 * one.share, 100 * one.ratio, "o", color=SERIES[text], mfc=fill, markersize=4)
             if points:
                 keys.append(Line2D([], [], label=f"{escaped(name)}: {words}", linewidth=1.3, **style))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     tidy(axes)
     label_figure(
         figure,

@@ -153,6 +153,8 @@ class _Reading:
         key = (one.config.model, packing), text.label
         if key not in self._known:
             source = open_text(text.dataset, cache_folder(self.command.paths.cache))
+            if not isinstance(source, TextSource):
+                raise SaeSweepError(f"dataset={text.label} is a mixture: task=diff compares texts, name its parts")
             found = held_out_documents(source, packing, lm.tokenizer, self.command.analysis.tokens)
             mask = found.filled & token_mask(found.tokens, lm.tokenizer.special_ids, packing)
             self._known[key] = DocumentText(Text(found.tokens, mask), found.owners)
