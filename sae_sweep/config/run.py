@@ -195,7 +195,7 @@ class RunConfig:
             "tokens": self.tokens,
             "numerics": self.numerics,
             "backend": self.backend,
-            "optimizer": dataclasses.asdict(self.optimizer),
+            "optimizer": self.optimizer.identity(),
             "init": dataclasses.asdict(self.init),
         }
 

@@ -1,6 +1,8 @@
 """Configs of initialisation, activations, optimiser and evaluation."""
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from sae_sweep.config.checks import (
     INT32,
@@ -21,7 +23,7 @@ _IN_MEMORY = Limit(PEBIBYTE // 4, f"at most {PEBIBYTE // 4} (in memory: 2^50 byt
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam and its learning-rate schedule."""
+    """Adam, its learning-rate schedule, and how the errors of a batch become one loss."""
 
     lr: float = positive(3e-4)
     """Peak learning rate."""
@@ -34,6 +36,14 @@ class OptimizerConfig:
     """Share of the steps, at the end, over which the rate falls linearly to 0."""
     clip_norm: float | None = positive(None)
     """Maximum gradient norm over all parameters of one SAE; null: not clipped."""
+    tilt: float | None = positive(None)
+    """Tilt of the mean over the tokens' squared errors (TERM, Li et al. 2021; Muhamed et al. 2024 take 500).
+    The larger, the more the worst tokens count, up to the maximum alone. null: their mean."""
+
+    def identity(self) -> dict[str, Any]:
+        """The keys that are set, so that a new one leaves the ids of runs without it as they were."""
+        known = dataclasses.asdict(self)
+        return {key: value for key, value in known.items() if key != "tilt" or value is not None}
 
     def problems(self) -> list[str]:
         wrong = number_problems(self, "optimizer.")

@@ -9,6 +9,7 @@ from sae_sweep.ops.functions import (
     gather_columns,
     mean_square,
     pre_activations,
+    tilted_mean,
     total_variance,
 )
 from sae_sweep.ops.interface import AdamUpdate, Encoded, Estimates, Kernels
@@ -26,5 +27,6 @@ __all__ = [
     "gather_columns",
     "mean_square",
     "pre_activations",
+    "tilted_mean",
     "total_variance",
 ]

@@ -98,6 +98,19 @@ def mean_square(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
     return cast(Tensor, _MeanSquare.apply(x))
 
 
+def tilted_mean(losses: Float[Tensor, " batch"], tilt: float) -> Float[Tensor, ""]:
+    """(1 / t) log(mean(exp(t x losses))): their mean as t -> 0, their maximum as t -> infinity (TERM).
+
+    Stable at both ends: nothing overflows at a large tilt, and nothing cancels at a small one.
+    """
+    constant = losses.detach()
+    top = constant.max()
+    value = top + torch.expm1(tilt * (constant - top)).mean().log1p() / tilt
+    weights = torch.softmax(tilt * (constant - top), 0)
+    linear = weights @ losses  # has the gradient, which is the weights
+    return value + (linear - linear.detach())
+
+
 @torch.no_grad()
 def total_variance(x: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
     """Mean over d_in of the biased variance over the batch; `x.var(dim=0)` is slow on a CPU."""

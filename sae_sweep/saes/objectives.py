@@ -50,7 +50,7 @@ class Losses(NamedTuple):
     """One batch's loss and its parts."""
 
     loss: Float[Tensor, ""]
-    """What is minimised: mse + coefficient x (AuxK or sparsity)."""
+    """What is minimised: mse, or its tilted mean over tokens, + coefficient x (AuxK or sparsity)."""
     mse: Float[Tensor, ""]
     """Squared error, mean over batch and d_in."""
     aux: Float[Tensor, ""]
@@ -104,6 +104,7 @@ class Objective(nn.Module):
         self.dead_after = rules.dead_after(config)
         self._max_k_aux = rules.k_aux(sae.d_in)
         self._kernels = kernels
+        self._tilt = config.optimizer.tilt
         self.register_buffer("silent", torch.zeros(sae.d_sae, dtype=torch.int64))
 
     def activate(self, z: Tensor, layout: Layout) -> Tensor:
@@ -134,8 +135,9 @@ class Objective(nn.Module):
             output = self._forward_dense(x)
         error = centred - output.reconstruction
         mse = ops.mean_square(error)
+        main = mse if self._tilt is None else ops.tilted_mean(error.square().mean(dim=1), self._tilt)
         weighted, aux = self.extra_loss(output, error, step)
-        return Losses(mse + weighted, mse, aux, output)
+        return Losses(main + weighted, mse, aux, output)
 
     def _forward_dense(self, x: Tensor) -> ForwardOutput:
         """By the formulas; the gradient to `b_dec` flows through x."""

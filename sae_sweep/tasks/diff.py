@@ -24,7 +24,7 @@ from sae_sweep.store import SweepFolder, cache_folder, hold_sweep
 from sae_sweep.tasks.analysed import Analysed, selected
 from sae_sweep.tasks.finished import labelled
 from sae_sweep.tasks.report import write_report
-from sae_sweep.text import fingerprint, held_out_documents, open_text, token_mask
+from sae_sweep.text import TextSource, fingerprint, held_out_documents, open_text, token_mask
 
 log = logging.getLogger(__name__)
 
