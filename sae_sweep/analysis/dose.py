@@ -79,7 +79,7 @@ def dose_curves(
                     for one in others
                 ]
                 if parts:
-                    share = dose if text else 1 - dose
+                    share = dose if text else round(1 - dose, 9)
                     points.append(_point(features, text, share, parts, seed))
     return points
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_sweep.config import MatchingConfig, RunConfig, SaeSweepError
-from sae_sweep.saes import init_seed, initial_decoder
+from sae_sweep.saes import starting_decoder
 
 CHUNK_ELEMENTS = 1 << 24
 """Cosines in memory at once: 64 MiB of float32."""
@@ -107,9 +107,9 @@ def match_to_init(
 def match_to_own_start(
     decoder: Float[Tensor, "d_sae d_in"], config: RunConfig, run_id: str, threshold: float
 ) -> float:
-    """`match_to_init` for the dictionary that a run drew from its seed."""
+    """`match_to_init` for the dictionary that a run drew from its seed, or took from `init.sae`."""
     d_sae, d_in = decoder.shape
-    start = initial_decoder(d_in, d_sae, init_seed(config, run_id))
+    start = starting_decoder(config, d_in, d_sae, run_id)
     return match_to_init(decoder.detach().cpu(), start, threshold)
 
 

@@ -196,7 +196,7 @@ class RunConfig:
             "numerics": self.numerics,
             "backend": self.backend,
             "optimizer": self.optimizer.identity(),
-            "init": dataclasses.asdict(self.init),
+            "init": self.init.identity(),
         }
 
     def weight_keys(self) -> dict[str, Any]:
@@ -205,6 +205,7 @@ class RunConfig:
             **self.identity(),
             "model": {key: value for key, value in dataclasses.asdict(self.model).items() if key != "name"},
             "dataset": dataclasses.asdict(self.dataset),
+            "init": {**self.init.identity(), **({} if self.init.sae is None else {"sae": self.init.sae})},
             "activations": {"buffer_tokens": self.activations.buffer_tokens, "dtype": self.activations.dtype},
         }
 

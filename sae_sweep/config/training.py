@@ -16,6 +16,7 @@ from sae_sweep.config.checks import (
     positive,
 )
 from sae_sweep.config.data import LM_DTYPES
+from sae_sweep.config.folders import known_home
 
 ACTIVATION_SOURCES = ("stream", "cache")
 _IN_MEMORY = Limit(PEBIBYTE // 4, f"at most {PEBIBYTE // 4} (in memory: 2^50 bytes)")
@@ -62,10 +63,22 @@ class InitConfig:
     """True (the study): equal seeds at equal size share a dictionary at the start. False: none do."""
     b_dec: str = "zero"
     """Initial decoder bias: zero, or the mean or geometric_median of the first batch."""
+    sae: str | None = None
+    """Folder of an SAE to start from, for fine-tuning: a run's, or another library's that reads tokens as
+    SAEs here do. null: a dictionary that is drawn."""
+
+    def identity(self) -> dict[str, Any]:
+        """The keys that determine the start, beside the content of `sae`, which has its own fingerprint."""
+        return {"shared": self.shared, "b_dec": self.b_dec}
 
     def problems(self) -> list[str]:
         found: list[str] = []
         one_of(found, "init.b_dec", self.b_dec, ("zero", "mean", "geometric_median"))
+        known_home(found, "init.sae", self.sae)
+        if self.sae is not None and self.b_dec != "zero":
+            found.append(f"init.b_dec={self.b_dec}: the SAE of init.sae has a decoder bias of its own")
+        if self.sae is not None and (not self.sae.strip() or self.sae.startswith("hf:")):
+            found.append(f"init.sae={self.sae}: name a folder; one on the hub is downloaded with hf download")
         return found
 
 

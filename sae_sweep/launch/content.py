@@ -5,10 +5,11 @@ from pathlib import Path
 
 from sae_sweep.activations import weights_fingerprint
 from sae_sweep.config import SaeSweepError
+from sae_sweep.saes import start_fingerprint
 from sae_sweep.store import PlannedRun
 from sae_sweep.text import fingerprint
 
-_NAMES = {"corpus": "text", "model": "model"}
+_NAMES = {"corpus": "text", "model": "model", "start": "SAE"}
 
 
 def refuse_other_content(run: PlannedRun, cache: Path, of: Collection[str] = ("corpus", "model")) -> None:
@@ -31,6 +32,8 @@ def refuse_other_content(run: PlannedRun, cache: Path, of: Collection[str] = ("c
     now = {key: look[key]() for key in of}
     where = {"corpus": getattr(run.config.dataset, "path", run.config.dataset.name)}
     where["model"] = run.config.model.path
+    if run.config.init.sae is not None:
+        now["start"], where["start"] = start_fingerprint(run.config.init.sae), run.config.init.sae
     changed = [key for key, value in now.items() if run.fingerprints.get(key, value) != value]
     if changed:
         what = " and ".join(f"the {_NAMES[key]} {where[key]}" for key in changed)

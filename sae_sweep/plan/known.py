@@ -26,6 +26,7 @@ def refuse_known_problems(runs: Sequence[PlannedRun], cache: Path) -> list[str]:
     """
     from sae_sweep.activations.model_files import on_disk
     from sae_sweep.activations.tokenizer_file import counting_tokenizer, tokenizer_problem
+    from sae_sweep.saes import start_problem
     from sae_sweep.text import held_out_sequences, open_text
 
     models = {model: on_disk(model) for model in dict.fromkeys(run.config.model for run in runs)}
@@ -36,6 +37,8 @@ def refuse_known_problems(runs: Sequence[PlannedRun], cache: Path) -> list[str]:
             replace(run.config, model=models[run.config.model])
         except ConfigError as error:
             problems.update(dict.fromkeys(error.problems))
+    starts = dict.fromkeys(run.config for run in runs if run.config.init.sae is not None)
+    problems.update(dict.fromkeys(filter(None, map(start_problem, starts))))
     here = [run.config for run in runs if not run.config.dataset.on_hub]
     texts = {dataset: open_text(dataset, cache) for dataset in dict.fromkeys(run.dataset for run in here)}
     for model, dataset, packing in dict.fromkeys((run.model, run.dataset, run.packing) for run in here):

@@ -21,6 +21,7 @@ from sae_sweep.store import (
     planned_run,
     read_plan,
     state,
+    without_start,
     write_record,
 )
 
@@ -119,9 +120,9 @@ def _differences(there: PlannedRun, here: PlannedRun) -> str:
         began = there.config.model.dtype
         why = "an earlier version planned it" if began == "auto" else f"model.dtype={began} goes on with it"
         lines[-1] += f" (auto depends on the machine: {why})"
-    prints = {"corpus": "text", "model": "model weights or tokenizer"}
+    prints = {"corpus": "text", "model": "model weights or tokenizer", "start": "SAE to start from"}
     lines += [
-        f"its {what} {'is' if key == 'corpus' else 'are'} other"
+        f"its {what} {'are' if key == 'model' else 'is'} other"
         for key, what in prints.items()
         if there.fingerprints.get(key) != here.fingerprints.get(key)
     ]
@@ -193,7 +194,7 @@ def _planned(request: Request, fingerprints: Fingerprints) -> Iterator[tuple[Wan
     for one, config, print_ in zip(request.runs, labelled, prints, strict=True):
         resolved = _resolved(config, request)
         name = run_name(config, one.reference)
-        group = digest({**resolved.pass_identity(), **print_})
+        group = digest({**resolved.pass_identity(), **without_start(print_)})
         run_id = resolved.run_id(print_)
         yield one, PlannedRun(name, run_id, group, resolved, RunFolder(Path(name)), print_)
 
@@ -217,8 +218,15 @@ def _names_on_disk(folder: SweepFolder) -> dict[str, str]:
 def _fingerprints(cache: Path) -> Fingerprints:
     """A cached fingerprint function: it reads each large file once per command."""
     from sae_sweep.activations import weights_fingerprint
+    from sae_sweep.saes import start_fingerprint
     from sae_sweep.text import fingerprint
 
     corpus = functools.cache(lambda dataset: fingerprint(dataset, cache))
     weights = functools.cache(weights_fingerprint)
-    return lambda run: {"corpus": corpus(run.dataset), "model": weights(run.model)}
+    start = functools.cache(start_fingerprint)
+
+    def prints(run: RunConfig) -> dict[str, str]:
+        known = {"corpus": corpus(run.dataset), "model": weights(run.model)}
+        return known if run.init.sae is None else {**known, "start": start(run.init.sae)}
+
+    return prints

@@ -7,6 +7,7 @@ from sae_sweep.saes.disk import save_sae
 from sae_sweep.saes.foreign import Origin
 from sae_sweep.saes.learner import Learner
 from sae_sweep.saes.open import load_sae, open_sae
+from sae_sweep.saes.start import start_fingerprint, start_problem, starting_decoder, starting_sae
 
 __all__ = [
     "SAE",
@@ -19,5 +20,9 @@ __all__ = [
     "load_sae",
     "open_sae",
     "save_sae",
+    "start_fingerprint",
+    "start_problem",
+    "starting_decoder",
+    "starting_sae",
     "tensors_checksum",
 ]

@@ -15,7 +15,7 @@ from sae_sweep.store.locks import Lease, hold, hold_sweep, is_held, lock_folder
 from sae_sweep.store.metrics import Metrics, read_metrics, write_metrics
 from sae_sweep.store.partial import is_partial, remove_partials
 from sae_sweep.store.paths import RunFolder, SweepFolder, cache_folder, find_sweep
-from sae_sweep.store.plan_file import PlannedRun, planned_run, read_plan
+from sae_sweep.store.plan_file import PlannedRun, planned_run, read_plan, without_start
 from sae_sweep.store.records import is_present, read_json, read_record, unreadable, write_json, write_record
 from sae_sweep.store.status import (
     DAMAGED,
@@ -80,6 +80,7 @@ __all__ = [
     "state",
     "unfinished",
     "unreadable",
+    "without_start",
     "write_atomic",
     "write_bytes",
     "write_folder_atomic",

@@ -12,6 +12,11 @@ from sae_sweep.store.records import read_record, unreadable
 _REMEDY = "move it away and launch the sweep again, or choose another sweep=NAME"
 
 
+def without_start(fingerprints: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprints of what runs read: without that of the SAE from which one of them starts."""
+    return {key: value for key, value in fingerprints.items() if key != "start"}
+
+
 class RunRecord(TypedDict):
     """A run in `plan.json` and in a frozen group."""
 
@@ -45,7 +50,7 @@ class PlannedRun:
     config: RunConfig
     folder: RunFolder
     fingerprints: Mapping[str, str]
-    """Fingerprints of the text and the LM's weights, which are part of the run id."""
+    """Fingerprints of the text, the LM's weights, and the SAE of `init.sae`, which are part of the run id."""
     grids: tuple[str, ...] = ()
     """Names of the grids that contain this run."""
 

@@ -9,7 +9,7 @@ from sae_sweep.analysis.measured import Subject
 from sae_sweep.config import RunConfig, digest, flatten
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.report import read_densities, read_mean_activations
-from sae_sweep.saes import SAE, init_seed, initial_decoder, load_sae
+from sae_sweep.saes import SAE, load_sae, starting_decoder
 from sae_sweep.store import PlannedRun, RunFolder, read_config, read_metrics, read_shown_status, unreadable
 from sae_sweep.tasks.on_text import Reader
 
@@ -41,7 +41,7 @@ class Finished:
         return Subject(
             self.entry,
             self._load,
-            lambda: initial_decoder(d_in, d_sae, init_seed(self.config, self.run.run_id)),
+            lambda: starting_decoder(self.config, d_in, d_sae, self.run.run_id),
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_sweep.analysis import Histogram
 from sae_sweep.analysis.statistics import FeatureStatistics
 from sae_sweep.config import SaeSweepError
-from sae_sweep.saes import Learner, build_sae, init_seed
+from sae_sweep.saes import Learner, starting_sae
 from sae_sweep.training.checkpoint import Checkpoint, discard_checkpoint, load_checkpoint, save_checkpoint
 from sae_sweep.training.data import Batch
 from sae_sweep.training.faults import device_failed, out_of_memory
@@ -47,9 +47,7 @@ class Trainee:
         self._saved_step = self._saved_tokens = 0
         self._whole = True  # no step was left in its middle
         config = member.run.config
-        seed = init_seed(config, member.run.run_id)
-        d_sae = config.dictionary * d_in
-        sae = build_sae(config.architecture, d_in, d_sae, seed=seed, numerics=config.numerics)
+        sae = starting_sae(config, d_in, member.run.run_id)
         self.learner = Learner(sae, config, device, settings.cache)
         self._resume()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import RunConfig, digest
-from sae_sweep.store import is_partial
+from sae_sweep.store import is_partial, without_start
 from sae_sweep.store.resolved import Resolved
 
 TOKENS = "tokens"
@@ -90,5 +90,5 @@ def cache_identity(config: RunConfig, fingerprints: Mapping[str, str], resolved:
         "device": resolved.device,
         "threads": resolved.threads if resolved.device.startswith("cpu") else None,
         "site": config.site,
-        "fingerprints": dict(fingerprints),
+        "fingerprints": without_start(fingerprints),
     }
