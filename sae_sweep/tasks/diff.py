@@ -24,7 +24,7 @@ from sae_sweep.store import SweepFolder, cache_folder, hold_sweep
 from sae_sweep.tasks.analysed import Analysed, selected
 from sae_sweep.tasks.finished import labelled
 from sae_sweep.tasks.report import write_report
-from sae_sweep.text import TextSource, fingerprint, held_out_documents, open_text, token_mask
+from sae_sweep.text import fingerprint, held_out_documents, open_documents, token_mask
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +152,7 @@ class _Reading:
         packing = self._packing(one)
         key = (one.config.model, packing), text.label
         if key not in self._known:
-            source = open_text(text.dataset, cache_folder(self.command.paths.cache))
-            if not isinstance(source, TextSource):
-                raise SaeSweepError(f"dataset={text.label} is a mixture: task=diff compares texts, name its parts")
+            source = open_documents(text.dataset, cache_folder(self.command.paths.cache))
             found = held_out_documents(source, packing, lm.tokenizer, self.command.analysis.tokens)
             mask = found.filled & token_mask(found.tokens, lm.tokenizer.special_ids, packing)
             self._known[key] = DocumentText(Text(found.tokens, mask), found.owners)

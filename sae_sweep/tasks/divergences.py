@@ -15,7 +15,7 @@ from sae_sweep.analysis.divergence import PSEUDOCOUNT, divergence, frequencies
 from sae_sweep.config import DatasetConfig, FaithfulDataset, SaeSweepError, escaped
 from sae_sweep.report.formatting import TextTable
 from sae_sweep.signals import raise_if_requested
-from sae_sweep.text import TextSource, open_text
+from sae_sweep.text import TextSource, open_documents
 from sae_sweep.text.faithful import FaithfulFiles, Manifest
 
 _COUNTED = 200_000
@@ -73,10 +73,10 @@ def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Pa
     lm = load_language_model(dataset.model, pick_device(device))
     logits, _ = lm.next_logits(torch.tensor([[lm.tokenizer.bos_id]]))
     exact = logits[0, : lm.tokenizer.size].double().softmax(-1).cpu()
-    own = TokenCounts.of(open_text(dataset, cache), lm)
+    own = TokenCounts.of(open_documents(dataset, cache), lm)
     table = TextTable(_HEADS, left=(0,))
     for other in (dataset, *others):
-        counts = own if other is dataset else TokenCounts.of(open_text(other, cache), lm)
+        counts = own if other is dataset else TokenCounts.of(open_documents(other, cache), lm)
         kl = divergence(exact, frequencies(counts.first, PSEUDOCOUNT))
         first = divergence(exact, frequencies(counts.first)).jensen_shannon
         every = divergence(frequencies(own.every), frequencies(counts.every)).jensen_shannon

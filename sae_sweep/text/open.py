@@ -61,6 +61,18 @@ def open_text(dataset: DatasetConfig, cache: Path) -> Text:
     return Mixture(f"dataset={dataset.name}", sources, [part.weight for part in parts])
 
 
+def open_documents(dataset: DatasetConfig, cache: Path) -> TextSource:
+    """Open a text whose documents are read, not its sequences.
+
+    Raises:
+        SaeSweepError: as `open_text`, or if it is a mixture.
+    """
+    text = open_text(dataset, cache)
+    if isinstance(text, Mixture):
+        raise SaeSweepError(f"dataset={dataset.name} is a mixture, which has no documents: name its parts")
+    return text
+
+
 def fingerprint(dataset: DatasetConfig, cache: Path) -> str:
     """Identify the content of the text that a config names.
 
