@@ -6,6 +6,7 @@ Every token is drawn from the model's exact distribution, in float32, through a 
 import logging
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ from sae_sweep.progress import Progress
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import lock_folder, remove_partials
 from sae_sweep.text.faithful import Block, FaithfulFiles, Manifest
+from sae_sweep.text.source import text_number
 
 log = logging.getLogger(__name__)
 
@@ -81,20 +83,21 @@ def sample(
         )
     steps = min(longest, lm.n_ctx) - 1
     generator = torch.Generator().manual_seed((seed[0] << 31) + seed[1])
-    uniform = torch.rand(count, steps, generator=generator, dtype=torch.float64).to(lm.device)
-    drawn = torch.full((count, steps), lm.tokenizer.eot_id, device=lm.device)
-    rows = torch.arange(count, device=lm.device)
-    latest, cache = torch.full((count, 1), lm.tokenizer.bos_id, device=lm.device), None
+    at = torch.device("cpu") if lm.device.type == "mps" else lm.device  # mps has no float64
+    uniform = torch.rand(count, steps, generator=generator, dtype=torch.float64).to(at)
+    drawn = torch.full((count, steps), lm.tokenizer.eot_id, device=at)
+    rows = torch.arange(count, device=at)
+    latest, cache = torch.full((count, 1), lm.tokenizer.bos_id), None
     for step in range(steps):
         between()
         logits, cache = lm.next_logits(latest, cache)
-        drawn[rows, step] = draw(logits, uniform[rows, step])
+        drawn[rows, step] = draw(logits.to(at), uniform[rows, step])
         going = (drawn[rows, : step + 1] != lm.tokenizer.eot_id).all(1)
         if not going.any():
             break
         if going.double().mean() < _COMPACT_BELOW:
             rows = rows[going]
-            cache.batch_select_indices(going.nonzero()[:, 0])
+            cache.batch_select_indices(going.nonzero()[:, 0].to(lm.device))
         latest = drawn[rows, step : step + 1]
     return [_until(row, lm.tokenizer.eot_id) for row in drawn.tolist()]
 
@@ -169,39 +172,51 @@ class _Sampler:
         self, dataset: FaithfulDataset, files: FaithfulFiles, lm: LanguageModel, weights: str
     ) -> None:
         self._dataset, self._files, self._lm, self._weights = dataset, files, lm, weights
-        self._seen: set[str] = set()
-        self._blocks: list[Block] = []
+        self._seen: set[int] = set()
+        """Numbers of the texts of all blocks so far."""
+        self._blocks: list[str] = []
+        self._totals: Counter[str] = Counter()
+        self._sampled = 0
+        """Tokens that this command sampled."""
 
     def run(self) -> Manifest:
-        began, sampled, tokens = time.perf_counter(), 0, 0
-        progress = Progress(f"dataset={self._dataset.name}", self._dataset.tokens)
+        """Take the blocks that earlier commands finished, and sample those that are missing."""
+        began = time.perf_counter()
+        while not self._is_enough and (block := self._read()) is not None:
+            self._keep(block)
+        progress = Progress(f"dataset={self._dataset.name}", self._dataset.tokens, self._totals["tokens"])
         try:
-            while tokens < self._dataset.tokens:
+            while not self._is_enough:
                 raise_if_requested()
-                number = len(self._blocks)
-                block = self._read(number)
-                if block is None:
-                    block = self._sample(number)
-                    sampled += block.sampled
-                self._blocks.append(block)
-                self._seen.update(block.documents)
-                tokens += block.tokens
-                progress.show(tokens, {})
+                self._keep(self._read() or self._sample(len(self._blocks)))
+                progress.show(self._totals["tokens"], {})
         finally:
             progress.close()
-        seconds = time.perf_counter() - began
-        manifest = self._manifest(tokens, sampled, seconds)
+        manifest = self._manifest(time.perf_counter() - began)
         self._files.write_manifest(manifest)
         return manifest
 
-    def _read(self, number: int) -> Block | None:
-        """A block that an earlier command finished; None if it is damaged, or of other weights."""
+    @property
+    def _is_enough(self) -> bool:
+        return self._totals["tokens"] >= self._dataset.tokens
+
+    def _keep(self, block: Block) -> None:
+        self._blocks.append(block.digest)
+        self._seen.update(map(text_number, block.documents))
+        self._totals["documents"] += len(block.documents)
+        for name in ("tokens", "empty", "repeated", "ended", "same_tokens"):
+            self._totals[name] += getattr(block, name)
+
+    def _read(self) -> Block | None:
+        """The next block if an earlier command finished it; None if it is damaged, or of another text."""
         try:
-            block = self._files.read_block(number)
+            block = self._files.read_block(len(self._blocks))
         except SaeSweepError as error:
             log.warning("%s", error)
             return None
-        return block if block is not None and block.weights == self._weights else None
+        if block is None or block.weights != self._weights:
+            return None
+        return block if self._seen.isdisjoint(map(text_number, block.documents)) else None
 
     def _sample(self, number: int) -> Block:
         wanted, seed = self._dataset, (self._dataset.seed, number)
@@ -216,6 +231,7 @@ class _Sampler:
                 "choose another model, or fewer dataset.tokens"
             )
         self._files.write_block(number, block)
+        self._sampled += block.sampled
         return block
 
     def _check_cache(self, found: list[Sampled]) -> None:
@@ -228,7 +244,7 @@ class _Sampler:
         texts = tokenizer.decode_batch([one.tokens for one in found])
         kept: dict[str, Sampled] = {}
         for text, one in zip(texts, found, strict=True):
-            if text.strip() and text not in self._seen:
+            if text.strip() and text_number(text) not in self._seen:
                 kept.setdefault(text, one)
         again = tokenizer.encode_batch(list(kept))
         empty = sum(not text.strip() for text in texts)
@@ -243,23 +259,22 @@ class _Sampler:
             same_tokens=sum(ids == one.tokens for ids, one in zip(again, kept.values(), strict=True)),
         )
 
-    def _manifest(self, tokens: int, sampled: int, seconds: float) -> Manifest:
-        blocks = self._blocks
-        names = ("empty", "repeated", "ended", "same_tokens")
+    def _manifest(self, seconds: float) -> Manifest:
+        totals, dataset = self._totals, self._dataset
         return Manifest(
             weights=self._weights,
-            blocks=[block.digest for block in blocks],
-            documents=sum(len(block.documents) for block in blocks),
-            tokens=tokens,
+            blocks=self._blocks,
+            documents=totals["documents"],
+            tokens=totals["tokens"],
             provenance={
-                "model": self._dataset.path,
-                "revision": self._dataset.model.hub_revision,
-                "seed": self._dataset.seed,
-                "block": self._dataset.block,
-                "longest": min(self._dataset.longest, self._lm.n_ctx),
-                "sampled_documents": len(blocks) * self._dataset.block,
-                **{name: sum(getattr(block, name) for block in blocks) for name in names},
-                "tokens_per_second": sampled / seconds if sampled else None,
+                "model": dataset.path,
+                "revision": dataset.model.hub_revision,
+                "seed": dataset.seed,
+                "block": dataset.block,
+                "longest": min(dataset.longest, self._lm.n_ctx),
+                "sampled_documents": len(self._blocks) * dataset.block,
+                **{name: totals[name] for name in ("empty", "repeated", "ended", "same_tokens")},
+                "tokens_per_second": self._sampled / seconds if self._sampled else None,
                 "device": device_kind(self._lm.device),
                 "attention": self._lm.attention,
                 "host": platform.node(),

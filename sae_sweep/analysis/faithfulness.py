@@ -72,7 +72,7 @@ def activity(
         subjects: SAEs, which share each pass of the language model.
         lm: the language model.
         sequences: token ids.
-        levels: activations, strictly above.
+        levels: activations of at least 0, strictly above.
         between: called between batches, to obey a stop.
     """
     counts = {
@@ -88,8 +88,16 @@ def activity(
             residuals = lm.residuals(tokens, layers)
             for name, one in subjects.items():
                 found = one.sae.encode(residuals[one.layer][:, 1:].flatten(0, 1).float())
-                counts[name] += torch.stack([(found > level).sum(0) for level in levels]).cpu()
+                features = found.nonzero(as_tuple=True)[1]
+                counts[name] += _counted(features, found[found != 0], levels, len(one.sae.W_dec)).cpu()
     return {name: one.double() / sequences.size for name, one in counts.items()}
+
+
+def _counted(
+    features: Int[Tensor, " nnz"], values: Float[Tensor, " nnz"], levels: Sequence[float], d_sae: int
+) -> Int[Tensor, "levels d_sae"]:
+    """How often each feature is above each level; most latents are 0, and are not looked at."""
+    return torch.stack([torch.bincount(features[values > level], minlength=d_sae) for level in levels])
 
 
 def fake(shares: Float[Tensor, " d_sae"], frequent: float = FREQUENT_ABOVE) -> Bool[Tensor, " d_sae"]:

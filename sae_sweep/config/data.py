@@ -251,6 +251,8 @@ class FaithfulDataset(DatasetConfig):
         found = super().problems()
         if not self.path:
             found.append("dataset.path is empty: give the model that samples, as in model.path")
+        if self.path == SYNTHETIC:
+            found.append(f"dataset.path={SYNTHETIC}: it is no language model, and samples no text")
         known_home(found, "dataset.path", self.path)
         return found
 

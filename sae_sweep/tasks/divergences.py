@@ -16,7 +16,7 @@ from sae_sweep.config import DatasetConfig, FaithfulDataset, SaeSweepError, esca
 from sae_sweep.report.formatting import TextTable
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.text import TextSource, open_documents
-from sae_sweep.text.faithful import FaithfulFiles, Manifest
+from sae_sweep.text.faithful import FaithfulText, Manifest
 
 _COUNTED = 200_000
 """Tokens of each text, in documents drawn at random, whose frequencies are counted."""
@@ -73,7 +73,8 @@ def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Pa
     lm = load_language_model(dataset.model, pick_device(device))
     logits, _ = lm.next_logits(torch.tensor([[lm.tokenizer.bos_id]]))
     exact = logits[0, : lm.tokenizer.size].double().softmax(-1).cpu()
-    own = TokenCounts.of(open_documents(dataset, cache), lm)
+    source = FaithfulText(dataset, cache)
+    own = TokenCounts.of(source, lm)
     table = TextTable(_HEADS, left=(0,))
     for other in (dataset, *others):
         counts = own if other is dataset else TokenCounts.of(open_documents(other, cache), lm)
@@ -82,8 +83,7 @@ def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Pa
         every = divergence(frequencies(own.every), frequencies(counts.every)).jensen_shannon
         sizes = [f"{int(part.sum()):,}" for part in counts]
         table.add([escaped(other.name), *sizes, *(f"{value:.3f}" for value in (*kl[:3], first, every))])
-    manifest = FaithfulFiles(dataset, cache).read_manifest()
-    lines = [*(_described(manifest) if manifest else []), "", *table.lines(table.width)]
+    lines = [*_described(source.manifest), "", *table.lines(table.width)]
     return "\n".join(
         [*lines, f"In nats; {PSEUDOCOUNT:g} is added to each count. lm: its exact first token.", ""]
     )

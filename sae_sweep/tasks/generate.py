@@ -20,7 +20,7 @@ def generate(request: Request) -> int:
     wanted = _wanted(request)
     if not wanted:
         raise SaeSweepError("task=generate samples the text of dataset=faithful, which this command lacks")
-    sample_missing(request)
+    _sample(request)
     with at_once():
         from sae_sweep.tasks.divergences import compare
 
@@ -33,17 +33,36 @@ def generate(request: Request) -> int:
 
 
 def sample_missing(request: Request) -> None:
-    """Sample the texts of a command that the cache lacks.
+    """Sample the texts of a command that the cache lacks, before its runs are planned.
 
     Raises:
-        SaeSweepError: if a model cannot sample text.
+        SaeSweepError: if a model cannot sample text, or the runs are for SLURM, whose login nodes should not.
     """
+    if request.command.launcher.kind == "slurm":
+        _refuse_missing(request)
+    else:
+        _sample(request)
+
+
+def _sample(request: Request) -> None:
     for dataset, run in _wanted(request).items():
         with at_once():
             from sae_sweep.activations.sampling import sample_text
 
         with stop_signals():
             sample_text(dataset, cache_folder(request.command.paths.cache), run.device)
+
+
+def _refuse_missing(request: Request) -> None:
+    for dataset in _wanted(request):
+        with at_once():
+            from sae_sweep.activations.sampling import is_sampled
+
+        if not is_sampled(dataset, cache_folder(request.command.paths.cache)):
+            raise SaeSweepError(
+                f"dataset={dataset.name}: {dataset.path} has not sampled its text yet, and SLURM's jobs need "
+                "it: run the same command with task=generate in a job of its own first"
+            )
 
 
 def _wanted(request: Request) -> dict[FaithfulDataset, RunConfig]:

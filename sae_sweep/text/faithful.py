@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_sweep.config import ConfigError, FaithfulDataset, SaeSweepError, build, digest, expanded
-from sae_sweep.store import read_record, unreadable, write_record
+from sae_sweep.store import disk_errors, is_present, read_record, unreadable, write_record
 from sae_sweep.text.source import Place, TextSource, text_number
 
 _VERSION = 1
@@ -76,7 +76,7 @@ class FaithfulFiles:
         Raises:
             SaeSweepError: if the file is damaged.
         """
-        return _read(Manifest, self._manifest) if self._manifest.exists() else None
+        return _read(Manifest, self._manifest) if is_present(self._manifest) else None
 
     def read_block(self, number: int, known: str | None = None) -> Block | None:
         """Read a block; None if there is none of that number.
@@ -85,7 +85,7 @@ class FaithfulFiles:
             SaeSweepError: if it is damaged, or not the one whose digest is `known`.
         """
         path = self._block(number)
-        if not path.exists():
+        if not is_present(path):
             if known is not None:
                 raise unreadable(path, "it is missing", _REMEDY)
             return None
@@ -102,7 +102,8 @@ class FaithfulFiles:
 
     def unfinish(self) -> None:
         """Remove the manifest, before a block changes."""
-        self._manifest.unlink(missing_ok=True)
+        with disk_errors(self._manifest):
+            self._manifest.unlink(missing_ok=True)
 
     def _block(self, number: int) -> Path:
         return self.folder / f"block-{number:06}.json"
@@ -114,11 +115,11 @@ class FaithfulText(TextSource):
     def __init__(self, dataset: FaithfulDataset, cache: Path) -> None:
         super().__init__(f"dataset={dataset.name}", dataset.exhausted)
         self._files = FaithfulFiles(dataset, cache)
-        self._manifest = _finished(dataset, self._files)
-        for number, known in enumerate(self._manifest.blocks):  # damage is found before anything runs
+        self.manifest = _finished(dataset, self._files)
+        for number, known in enumerate(self.manifest.blocks):  # damage is found before anything runs
             self._files.read_block(number, known)
         self._held_out_below = 2**64 // dataset.held_out_every
-        found = self._manifest
+        found = self.manifest
         self.summary = f"{self.label}: {found.documents:,} documents of {found.tokens:,} sampled tokens"
 
     @staticmethod
@@ -128,7 +129,7 @@ class FaithfulText(TextSource):
 
     @property
     def units(self) -> int:
-        return len(self._manifest.blocks)
+        return len(self.manifest.blocks)
 
     def read(self, unit: int, place: Place = None) -> Iterator[tuple[str, Place]]:
         documents = self._documents(unit)
@@ -141,7 +142,7 @@ class FaithfulText(TextSource):
             yield from filter(self._is_held_out, self._documents(unit))
 
     def _documents(self, unit: int) -> list[str]:
-        block = self._files.read_block(unit, self._manifest.blocks[unit])
+        block = self._files.read_block(unit, self.manifest.blocks[unit])
         return block.documents if block else []
 
     def _is_held_out(self, text: str) -> bool:

@@ -71,3 +71,13 @@ def test_generate_without_a_text_to_sample_is_refused(cli: Cli, words: tuple[str
     result = cli("task=generate", "dataset=stdlib_docs", *rest)
     assert result.code != 0
     assert "task=generate samples the text of dataset=faithful, which this command lacks" in result.err
+
+
+def test_text_is_not_sampled_where_jobs_are_submitted(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    result = cli("dataset=faithful", "launcher=slurm", "paths.output=out", *words)
+    assert result.code != 0
+    assert "run the same command with task=generate in a job of its own first" in result.err
+    assert not list(tmp_path.glob("cache/sampled/*"))
+    assert not Path("out").exists()
