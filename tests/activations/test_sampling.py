@@ -98,6 +98,13 @@ def test_the_cache_gives_the_probabilities_of_whole_passes(model_folder: Path, f
     check_cache(lm, torch.tensor([[0, 5, 7, 11, 2, 9]]))
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "bloom"])
+def test_the_cache_of_other_families_does_too(tmp_path: Path, family: str) -> None:
+    folder = save_family(tmp_path / family, family)
+    lm = load_language_model(ModelConfig(str(folder), dtype="float32"), torch.device("cpu"))
+    check_cache(lm, torch.tensor([[0, *range(10, 24)]]))
+
+
 def test_a_cache_that_moves_probabilities_is_refused(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
