@@ -21,8 +21,8 @@ from sae_sweep.report.style import MUTED, SERIES
 
 DISCOVERY_RATE = 0.05
 """False discovery rate below which a feature counts as different."""
-_MOST_PANELS = 4
-"""SAEs in the figure and on the page; the tables have all."""
+SHOWN = 4
+"""SAEs in the figure, on the page and on the terminal; the tables have all."""
 _ON_PAGE = 10
 """Features of each side on the page."""
 _CONTEXT_CHARACTERS = 100
@@ -154,7 +154,7 @@ def _text(row: dict[str, Any]) -> str:
 
 def diff_figure(names: tuple[str, str], compared: Sequence[Compared]) -> Drawn:
     """Share of documents in which each feature fires, of one dataset against the other."""
-    shown = compared[:_MOST_PANELS]
+    shown = compared[:SHOWN]
     figure, panels = panel_grid([one.run for one in shown], share_y=True)
     for axes, one in zip(panels, shown, strict=True):
         for chosen, colour in ((~one.differs, MUTED), (one.differs, SERIES[1])):
@@ -177,7 +177,7 @@ def diff_figure(names: tuple[str, str], compared: Sequence[Compared]) -> Drawn:
 def _section(
     names: tuple[str, str], compared: Sequence[Compared], contexts: Sequence[dict[str, Any]]
 ) -> Section:
-    shown = compared[:_MOST_PANELS]
+    shown = compared[:SHOWN]
     tables = tuple(
         _table(names, one, side, contexts) for one in shown for side in (1, -1) if one.ranked(side, 1)
     )

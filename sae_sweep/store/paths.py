@@ -87,6 +87,11 @@ class SweepFolder:
         """Every SAE on every dataset of the sweep."""
         return self.root / "analysis" / "transfer"
 
+    @property
+    def family_frequency(self) -> Path:
+        """Families that datasets share, by how often their triggers occur in each."""
+        return self.root / "analysis" / "family_frequency"
+
     def diff(self, names: str) -> Path:
         """How two datasets differ; `names` are theirs."""
         return self.root / "analysis" / f"diff_{names}"

@@ -18,7 +18,7 @@ from sae_sweep.launch.group import Models
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
-from sae_sweep.report.diff_files import Compared, diff_text, summary, write_diff
+from sae_sweep.report.diff_files import SHOWN, Compared, diff_text, summary, write_diff
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.store import SweepFolder, cache_folder, hold_sweep
 from sae_sweep.tasks.analysed import Analysed, selected
@@ -71,9 +71,9 @@ def _write(
     with hold_sweep(sweep):
         files = write_diff(sweep.diff(made_plain("_".join(names))), names, compared, command.analysis.top)
     width = shutil.get_terminal_size(fallback=(100, 24)).columns
-    for one in compared:
-        lines = [*textwrap.wrap(summary(names, one), width), diff_text(names, one, width)]
-        show("\n".join(lines) + "\n\n")
+    for one in compared[:SHOWN]:
+        lines = textwrap.wrap(summary(names, one), width, break_on_hyphens=False)
+        show("\n".join([*lines, diff_text(names, one, width)]) + "\n\n")
     opened = {"difference": files.figure, "features": files.features, "contexts": files.contexts}
     if sweep.plan.exists():
         opened = write_report(sweep) | opened

@@ -5,8 +5,10 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+from sae_sweep.analysis.family_frequency import Member, family_frequencies
 from sae_sweep.config import CommandConfig, DatasetConfig, SaeSweepError, SyntheticDataset
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.launch.content import refuse_other_content
@@ -15,9 +17,10 @@ from sae_sweep.launch.group import Models
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
+from sae_sweep.report.family_frequency_files import read_members, write_family_frequencies
 from sae_sweep.report.transfer_files import Transferred, transfer_text, write_transfer
 from sae_sweep.signals import raise_if_requested
-from sae_sweep.store import PlannedRun, cache_folder, find_sweep, hold_sweep, read_metrics
+from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, find_sweep, hold_sweep, read_metrics
 from sae_sweep.tasks.analysed import Analysed, finished_of
 from sae_sweep.tasks.finished import labelled
 from sae_sweep.tasks.followed import steps
@@ -57,7 +60,7 @@ def transfer(request: Request) -> int:
     """
     command, device = request.command, request.runs[0].config.device
     folder = find_sweep(command)
-    selection = finished_of(folder)
+    selection, families = finished_of(folder), read_members(folder.families)
     left_out = dict(selection.left_out)
     subjects, texts = _subjects(selection.saes, command, left_out)
     if len(texts) < 2:
@@ -73,10 +76,26 @@ def transfer(request: Request) -> int:
     if found:
         with hold_sweep(folder):
             files = write_transfer(folder.transfer, found)
+            shared = _family_frequencies(folder, found, families)
         width = shutil.get_terminal_size(fallback=(100, 24)).columns
-        opened = {"transfer": files.figure, "its numbers": files.table}
+        opened = {"transfer": files.figure, "its numbers": files.table} | shared
         show(f"{transfer_text(found, width)}\n\n{files_text(write_report(folder) | opened)}\n")
     return len(left_out)
+
+
+def _family_frequencies(
+    folder: SweepFolder, found: Sequence[Transferred], families: Mapping[str, Sequence[Member]]
+) -> dict[str, Path]:
+    """Write which families datasets share against how often their triggers occur; returns the figure."""
+    trained_on = {one.run: one.trained_on for one in found if not one.undertrained}
+    densities = {(one.run, one.read): one.densities for one in found if not one.undertrained}
+    by_hook = {hook: family_frequencies(members, trained_on, densities) for hook, members in families.items()}
+    shutil.rmtree(folder.family_frequency, ignore_errors=True)  # of other families
+    if not any(by_hook.values()):
+        log.info("no families are in two trained SAEs of a dataset: their frequencies are not compared")
+        return {}
+    figure = write_family_frequencies(folder.family_frequency, by_hook, list(trained_on))
+    return {"families": figure}
 
 
 def _subjects(

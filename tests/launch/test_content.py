@@ -49,6 +49,7 @@ def test_a_text_or_model_that_changed_after_planning_is_refused(
     what = changed[: len("text")] if changed.startswith("text") else "model"
     with pytest.raises(SaeSweepError, match=f"the {what} .* changed after"):
         refuse_other_content(run, tmp_path)
+    refuse_other_content(run, tmp_path, ("model",) if what == "text" else ("corpus",))
     (tmp_path / changed).write_bytes(before)
     refuse_other_content(run, tmp_path)
 

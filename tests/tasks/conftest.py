@@ -13,6 +13,17 @@ from tests.e2e.conftest import text_folder, without_figures
 __all__ = ["text_folder", "without_figures"]
 
 
+def write_untrained(folder: SweepFolder, name: str, config: RunConfig) -> PlannedRun:
+    """Write a finished run with the SAE that its seed draws."""
+    contents = {"corpus": fingerprint(config.dataset, folder.root)}
+    run = PlannedRun(name, f"id-{name}", "", config, folder.run(name), contents)
+    sae = build_sae(config.architecture, 128, 128, seed=config.seed, numerics="modern")
+    save_sae(sae, run.folder.sae, metadata={"provenance": {"run_id": run.run_id}})
+    write_metrics(run.folder, run.run_id, {"init_match": 0.02, "explained_variance": 0.5}, {})
+    set_state(run, "done", tokens=config.tokens)
+    return run
+
+
 @pytest.fixture
 def two_texts(tmp_path: Path) -> list[PlannedRun]:
     """A sweep `mine` of two finished SAEs on the bundled model, each of its own text: prose and code."""
@@ -21,7 +32,7 @@ def two_texts(tmp_path: Path) -> list[PlannedRun]:
         "code": "def area(self, x):\n    return x\n",
     }
     folder, runs = SweepFolder(tmp_path / "multirun" / "mine"), []
-    for seed, (name, sentence) in enumerate(sentences.items()):
+    for name, sentence in sentences.items():
         text = tmp_path / name
         text.mkdir()
         for number in range(60):
@@ -30,18 +41,12 @@ def two_texts(tmp_path: Path) -> list[PlannedRun]:
             model=ModelConfig("bundled:gpt2-pico", dtype="float32"),
             dataset=FilesDataset(name=name, path=str(text), held_out_every=2),
             architecture=TopKConfig(k=4),
+            evaluation=EvaluationConfig(tokens=512),
             layer=2,
             dictionary=1,
             tokens=4096,
-            evaluation=EvaluationConfig(tokens=512),
             device="cpu",
         )
-        contents = {"corpus": fingerprint(config.dataset, tmp_path)}
-        run = PlannedRun(name, f"id-{name}", "", config, folder.run(name), contents)
-        sae = build_sae(config.architecture, 128, 128, seed=seed, numerics="modern")
-        save_sae(sae, run.folder.sae, metadata={"provenance": {"run_id": run.run_id}})
-        write_metrics(run.folder, run.run_id, {"init_match": 0.02, "explained_variance": 0.5}, {})
-        set_state(run, "done", tokens=4096)
-        runs.append(run)
+        runs.append(write_untrained(folder, name, config))
     write_json(folder.plan, {"sweep": "mine", "runs": [run.record() for run in runs]})
     return runs

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from pyarrow import parquet
 
 from sae_sweep.activations import load_language_model
 from sae_sweep.analysis import evaluate
+from sae_sweep.report.parquet import write_parquet
 from sae_sweep.report.transfer_files import Transferred, home_and_away, transfer_figure
 from sae_sweep.saes import load_sae
-from sae_sweep.store import PlannedRun, write_json
+from sae_sweep.store import PlannedRun, SweepFolder, write_json
 from sae_sweep.text import held_out_sequences, open_text, token_mask
 from tests.conftest import Cli
 from tests.report.page.reading import data
+from tests.tasks.conftest import write_untrained
 
 
 def alone(run: PlannedRun, text: PlannedRun) -> dict[str, float]:
@@ -61,6 +64,36 @@ def test_a_text_that_changed_costs_its_column_and_no_other(cli: Cli, two_texts: 
     assert all("changed after code was planned" in line for line in told)
     rows = parquet.read_table("multirun/mine/analysis/transfer/transfer.parquet").to_pylist()
     assert [(row["run"], row["read"]) for row in rows] == [("prose", "prose"), ("code", "prose")]
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_families_are_beside_the_texts_in_which_they_fire(cli: Cli, two_texts: list[PlannedRun]) -> None:
+    prose = two_texts[0]
+    sweep = SweepFolder(prose.folder.root.parent)
+    again = write_untrained(sweep, "again", replace(prose.config, seed=7))
+    write_json(sweep.plan, {"sweep": "mine", "runs": [run.record() for run in (*two_texts, again)]})
+    rows = [(0, "prose", 3), (0, "again", 4), (1, "prose", 5), (1, "again", 6), (1, "code", 9)]
+    columns = zip(("family", "run", "feature"), zip(*rows, strict=True), strict=True)
+    path = write_parquet(sweep.families / "L2" / "members.parquet", pyarrow.table(dict(columns)))
+    result = cli("task=transfer", "sweep=mine")
+    assert result.code == 0, result.err
+    found = parquet.read_table(sweep.family_frequency / "families.parquet").to_pylist()
+    keys = ("hook", "family", "home", "other", "members", "held")
+    assert [tuple(row[key] for key in keys) for row in found] == [
+        ("L2", 0, "prose", "code", 2, False),
+        ("L2", 1, "prose", "code", 2, True),
+    ]
+    fired = {
+        (row["run"], row["read"], row["feature"]): row["density"]
+        for row in parquet.read_table(sweep.transfer / "densities.parquet").to_pylist()
+    }
+    expected = (fired["prose", "code", 3] + fired["again", "code", 4]) / 2
+    assert found[0]["other_density"] == pytest.approx(expected)
+    path.write_bytes(b"x")
+    damaged = cli("task=transfer", "sweep=mine")
+    assert damaged.code == 1
+    assert damaged.err.count("\n") == 1
+    assert "write it again with task=match" in damaged.err
 
 
 def test_a_sweep_of_one_text_is_refused(cli: Cli, two_texts: list[PlannedRun]) -> None:

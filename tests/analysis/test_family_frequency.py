@@ -1,0 +1,60 @@
+"""Families of one dataset beside another: which count, how often they fire, and which are held."""
+
+import numpy as np
+import pytest
+
+from sae_sweep.analysis.family_frequency import FamilyFrequency, Member, family_frequencies, held_shares
+from sae_sweep.report.family_frequency_files import frequency_figure, sentence
+
+TRAINED_ON = {"a1": "a", "a2": "a", "b1": "b", "b2": "b"}
+
+
+def densities(value):
+    return {
+        (run, text): np.array([value(run, text), 0.5]) for run in TRAINED_ON for text in dict.fromkeys("ab")
+    }
+
+
+def test_a_family_counts_for_a_dataset_with_two_of_its_saes():
+    members = [
+        *(Member(0, "a1", 0), Member(0, "a2", 0), Member(0, "b1", 1)),
+        *(Member(1, "b1", 0), Member(1, "b2", 1)),
+        *(Member(2, "a1", 0), Member(2, "b1", 0)),
+        *(Member(3, "a1", 0), Member(3, "weak", 0)),
+    ]
+    rates = {("a1", "a"): 0.2, ("a2", "a"): 0.4, ("a1", "b"): 0.01, ("a2", "b"): 0.03}
+    found = family_frequencies(members, TRAINED_ON, densities(lambda *key: rates.get(key, 0.1)))
+    assert [(one.family, one.home, one.other, one.held) for one in found] == [
+        (0, "a", "b", True),
+        (1, "b", "a", False),
+    ]
+    assert found[0].home_density == pytest.approx(0.3)
+    assert found[0].other_density == pytest.approx(0.02)
+    assert found[1].home_density == pytest.approx(0.3)  # 0.1 and 0.5
+
+
+def test_families_whose_densities_are_unknown_are_left_out():
+    members = [Member(0, "a1", 0), Member(0, "a2", 0)]
+    known = densities(lambda *_: 0.1)
+    del known["a2", "b"]
+    assert family_frequencies(members, TRAINED_ON, known) == []
+
+
+def family(other_density, held, home_density=0.1):
+    return FamilyFrequency(0, "a", "b", 2, home_density, other_density, held)
+
+
+def test_shares_are_of_families_of_similar_relative_frequency():
+    rare = [family(0.02, held) for held in (True, False, False, False)]
+    even = [family(0.1, held) for held in (True, True, True, False)]
+    shares = held_shares([*rare, *even, family(0.1, True, home_density=0)])
+    assert [one.families for one in shares] == [0, 0, 4, 0, 4, 0]
+    assert (shares[2].held, shares[4].held) == (0.25, 0.75)
+    assert shares[2].low == pytest.approx(0.0456, abs=1e-4)
+    assert np.isnan(shares[0].held)
+    assert "hold 25% of the 4 families" in sentence(shares)
+    assert "and 75% of the 4 families" in sentence(shares)
+    assert sentence(held_shares(even)).startswith("Too few families")
+    drawn = frequency_figure(shares)
+    assert drawn.numbers["held"].to_pylist() == [None, None, 0.25, None, 0.75, None]
+    assert drawn.numbers["ratio_to"].to_pylist()[-1] is None
