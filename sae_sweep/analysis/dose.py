@@ -2,6 +2,7 @@
 
 The SAEs of a ladder read two texts in different shares. Features of the SAEs that read one text alone are
 sought in all others. Only pairs of different seeds count, so that a share of 1 shows what two seeds share.
+As in every comparison, pairs with an undertrained SAE are left out wherever a point has others.
 """
 
 import math
@@ -41,7 +42,7 @@ class DosePoint:
     share: float
     """Share of that text in the SAEs in which they are sought."""
     ratio: float
-    """Share of the features that have a match, over all pairs; NaN without any feature to seek."""
+    """Share of the features that have a match, over the pairs that count; NaN without a feature to seek."""
     low: float
     """Lower end of the 95 % interval over features."""
     high: float
@@ -50,9 +51,14 @@ class DosePoint:
     highest: float
     pairs: int
     n: int
-    """Features that are sought, of all pairs."""
+    """Features that are sought, of the pairs that count."""
     undertrained: int
-    """Number of pairs with an undertrained SAE."""
+    """Number of pairs with an undertrained SAE; they count only if all pairs are such."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether its numbers are of trained pairs, so that a conclusion can be drawn from them."""
+        return self.undertrained < self.pairs
 
 
 def dose_curves(
@@ -113,7 +119,8 @@ def _any(masks: Sequence[Mask], n: int) -> Mask:
     return np.any(masks, axis=0) if masks else np.zeros(n, dtype=bool)
 
 
-def _point(features: str, text: int, share: float, parts: Sequence[_Sought], seed: int) -> DosePoint:
+def _point(features: str, text: int, share: float, pairs: Sequence[_Sought], seed: int) -> DosePoint:
+    parts = [pair for pair in pairs if not pair.undertrained] or pairs
     found, sought = (sum(int(getattr(part, name).sum()) for part in parts) for name in ("found", "sought"))
     each = [part.found.sum() / part.sought.sum() for part in parts if part.sought.any()]
     low, high = _interval(parts, seed) if sought else (math.nan, math.nan)
@@ -126,9 +133,9 @@ def _point(features: str, text: int, share: float, parts: Sequence[_Sought], see
         high=high,
         lowest=float(min(each, default=math.nan)),
         highest=float(max(each, default=math.nan)),
-        pairs=len(parts),
+        pairs=len(pairs),
         n=sought,
-        undertrained=sum(part.undertrained for part in parts),
+        undertrained=sum(pair.undertrained for pair in pairs),
     )
 
 

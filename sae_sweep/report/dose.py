@@ -74,7 +74,7 @@ def sentence(ladder: Ladder) -> str:
 def _of_text(ladder: Ladder, text: int) -> str:
     points = [one for one in ladder.points if one.text == text and one.features == "all"]
     name = ladder.texts[text]
-    if any(one.undertrained for one in points):
+    if not all(one.trained for one in points):
         return f"Nothing is concluded about features of {name}: runs are undertrained."
     shares = [f"{one.ratio:.1%} at a share of {one.share:g}" for one in sorted(points, key=lambda p: p.share)]
     return f"Features of {name} that are found again: {', '.join(shares)}." if shares else ""
@@ -96,7 +96,7 @@ def dose_figure(ladder: Ladder, threshold: float) -> Figure:
                 shares, [100 * p.low for p in points], [100 * p.high for p in points], color=SERIES[text]
             )
             for one in points:
-                fill = "white" if one.undertrained else SERIES[text]
+                fill = SERIES[text] if one.trained else "white"
                 axes.plot(100 * one.share, 100 * one.ratio, "o", color=SERIES[text], mfc=fill, markersize=4)
             if points:
                 keys.append(Line2D([], [], label=f"{escaped(name)}: {words}", linewidth=1.3, **style))
@@ -107,7 +107,7 @@ def dose_figure(ladder: Ladder, threshold: float) -> Figure:
         _titled("Features found again in SAEs of another seed", ladder),
         "share of the text that the features are of (%)",
         f"features with a match (%), cosine > {threshold:g}",
-        notes=["Lines: 95% intervals over features. Hollow: an SAE of a pair is undertrained."],
+        notes=["Lines: 95% intervals over features. Hollow: all pairs have an undertrained SAE."],
         keys=keys,
     )
     return figure
@@ -140,12 +140,13 @@ def _table(ladder: Ladder) -> Table:
     note = (
         "Features of SAEs that read one text alone, sought in SAEs of another seed. Own: another SAE of its "
         "text has it, and none of the other text; the SAE in which it is sought has no say. Intervals of 95% "
-        "over features; lowest and highest of the pairs."
+        "over features; lowest and highest of the pairs. Pairs with an undertrained SAE are left out where "
+        "there are others."
     )
     return Table(_titled("Features found again by share", ladder), (*columns, "pairs", "marks"), rows, note)
 
 
 def _row(ladder: Ladder, one: DosePoint) -> tuple[Cell, ...]:
     shares = (one.share, one.ratio, one.low, one.high, one.lowest, one.highest)
-    marks = _UNDERTRAINED if one.undertrained else ""
+    marks = "" if one.trained else _UNDERTRAINED
     return (ladder.texts[one.text], one.features, *(100 * share for share in shares), float(one.pairs), marks)

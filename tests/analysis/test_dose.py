@@ -86,3 +86,15 @@ def test_own_features_need_a_third_seed_at_the_ends(
     assert pure.n == 0
     assert mixed.n > 0
     assert mixed.low <= mixed.ratio <= mixed.high
+
+
+def test_pairs_with_an_undertrained_sae_are_left_out_where_there_are_others(
+    runs: list[Dosed], matched: dict[tuple[str, str], np.ndarray]
+) -> None:
+    lost = [one._replace(undertrained=one.name == "1.0-42") for one in runs]
+    point = _find(dose_curves(lost, matched), "all", 1, 1.0)
+    trained = [matched[a, b] for a, b in itertools.permutations(("1.0-49", "1.0-7"), 2)]
+    assert point.ratio == pytest.approx(np.mean(trained))
+    assert (point.pairs, point.undertrained, point.trained, point.n) == (6, 4, True, 120)
+    all_lost = [one._replace(undertrained=True) for one in runs]
+    assert not _find(dose_curves(all_lost, matched), "all", 1, 1.0).trained

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -298,3 +299,28 @@ def lm_line(text: str) -> LMLine:
     )
     assert found, text
     return LMLine(*(int(number.replace(",", "")) for number in found.groups()))
+
+
+def test_a_run_starts_from_the_sae_of_another_and_shares_the_pass_of_one_that_does_not(
+    cli: Cli, small: list[str]
+) -> None:
+    quiet = [*small, "tracking=none", "figures=none"]
+    assert cli(*quiet, "sweep=general").code == 0
+    (general,) = run_folders(Path("multirun/general"))
+    command = [*quiet, "sweep=tuned", "tokens=1024", f"init.sae=null,{general}"]
+    assert cli(*command).code == 0
+    runs = json.loads(Path("multirun/tuned/plan.json").read_text())["runs"]
+    assert len({run["group"] for run in runs}) == 1
+    assert len({run["id"] for run in runs}) == 2
+    (tuned,) = (Path("multirun/tuned") / run["name"] for run in runs if "start" in run["fingerprints"])
+    moved, start = load_sae(tuned).W_dec, load_sae(general).W_dec
+    assert not moved.equal(start)
+    assert torch.nn.functional.cosine_similarity(moved, start).min() > 0.9  # two steps
+    assert json.loads((tuned / "metrics.json").read_text())["init_match"] == 1
+    shutil.copytree(general, "elsewhere")
+    again = cli(*quiet, "sweep=tuned", "tokens=1024", "init.sae=null,elsewhere")
+    assert (again.code, "2 already done" in again.err) == (0, True)
+    shutil.rmtree(general)
+    refused = cli(*command)
+    assert refused.code != 0
+    assert "no SAE in" in refused.err

@@ -1,6 +1,7 @@
 """A run is trained on the text and the model that its id was made of, however long its job waited."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sae_sweep.activations.model_files import ASSETS
 from sae_sweep.config import (
     CommandConfig,
     FilesDataset,
+    InitConfig,
     ModelConfig,
     PathsConfig,
     RunConfig,
@@ -19,6 +21,7 @@ from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.frozen import freeze_group
 from sae_sweep.launch.job import run_job
 from sae_sweep.plan import Plan, Request, WantedRun, make_plan
+from sae_sweep.saes import build_sae, save_sae
 from sae_sweep.store import prepare, read_status
 
 
@@ -62,3 +65,16 @@ def test_a_job_does_not_train_on_a_text_that_changed_while_it_waited(plan: Plan,
     status = read_status(plan.runs[0].folder)
     assert status.state == "failed"
     assert "changed after" in str(status.error)
+
+
+def test_an_sae_to_start_from_that_changed_after_planning_is_refused(plan: Plan, tmp_path: Path) -> None:
+    general, run = tmp_path / "general", plan.runs[0]
+    for seed in (1, 2):
+        save_sae(build_sae(TopKConfig(), 128, 2048, seed=seed, numerics="modern"), general, metadata={})
+        if seed == 1:
+            config = replace(run.config, init=InitConfig(sae=str(general)))
+            (started,) = make_plan(Request(plan.command, [WantedRun(config, config)])).runs
+            assert (started.group, started.run_id != run.run_id) == (run.group, True)
+            refuse_other_content(started, tmp_path)
+    with pytest.raises(SaeSweepError, match=f"the SAE {general} changed after"):
+        refuse_other_content(started, tmp_path)
