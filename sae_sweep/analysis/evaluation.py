@@ -15,7 +15,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_sweep.analysis.statistics import FeatureStatistics, Histogram, ReconstructionError, divide
+from sae_sweep.analysis.statistics import (
+    Errors,
+    FeatureStatistics,
+    Histogram,
+    ReconstructionError,
+    divide,
+    rare_tokens,
+)
 from sae_sweep.config import KEPT_RESIDUALS_BYTES, EvaluationConfig, SaeSweepError
 
 BATCH_TOKENS = 2048
@@ -97,6 +104,7 @@ class Evaluation:
         hold most of the variance and the normalisation's mean and scale, which bypass the latents, explain
         much of it.
     mse, mse_sum: squared error in SAE-input space, averaged and summed over d_in. mse_raw, mse_raw_sum: raw.
+    explained_variance_rare, mse_rare: explained variance and mse of the rarest tokens alone (`rare_tokens`).
     cosine, cosine_raw: cosine of input and reconstruction.
     l0, l1: norms of the latents in inference mode.
     alive, dead, dense, ultra_rare: numbers of features that fire, that never fire, whose density is above
@@ -149,17 +157,22 @@ def evaluate(
     _check_tokens(tokens, mask)
     device = sae.W_dec.device
     baselines = baselines or language_model_baselines(lm, tokens, layer, mask, device)
-    features = FeatureStatistics(len(sae.W_dec), device)
-    normalised, raw = ReconstructionError(), ReconstructionError()
+    features, errors = FeatureStatistics(len(sae.W_dec), device), Errors()
+    rare, done = rare_tokens(tokens, mask), 0
 
     def splice(x: Tensor, keep: Tensor) -> Tensor:
-        return _patch(x, keep, _reconstruct(sae, x[keep].float(), features, normalised, raw))
+        nonlocal done
+        of_rare = torch.from_numpy(rare[done : done + len(x)]).to(device)[keep]
+        done += len(x)
+        return _patch(x, keep, _reconstruct(sae, x[keep].float(), of_rare, features, errors))
 
     ce_sae = _mean_loss(lm, tokens, layer, mask, device, splice, baselines.residuals)
     metrics = {
         **_loss_metrics(baselines, ce_sae),
-        **_reconstruction_metrics(normalised, ""),
-        **_reconstruction_metrics(raw, "_raw"),
+        **_reconstruction_metrics(errors.normalised, ""),
+        **_reconstruction_metrics(errors.raw, "_raw"),
+        "explained_variance_rare": errors.rare.explained_variance,
+        "mse_rare": errors.rare.mse,
         **_feature_metrics(features, config),
     }
     _check_finite(metrics, layer)
@@ -257,11 +270,11 @@ def _patch(x: Float[Tensor, "b s d"], keep: Bool[Tensor, "b s"], values: Tensor)
 def _reconstruct(
     sae: Autoencoder,
     x: Float[Tensor, "tokens d_in"],
+    rare: Bool[Tensor, " tokens"],
     features: FeatureStatistics,
-    normalised: ReconstructionError,
-    raw: ReconstructionError,
+    errors: Errors,
 ) -> Float[Tensor, "tokens d_in"]:
-    """Reconstruct raw residuals, and add the batch to the three accumulators."""
+    """Reconstruct raw residuals, and add the batch to the accumulators."""
     if len(x) == 0:
         return x
     inputs, latents = sae.normalise(x), sae.encode(x)
@@ -269,8 +282,10 @@ def _reconstruct(
     out_of_zero = sae.decode_normalised(torch.zeros_like(latents[:1])).expand_as(out)
     x_hat = inputs.undo(out)
     features.update(latents)
-    normalised.update(inputs.x, out, out_of_zero)
-    raw.update(x, x_hat, inputs.undo(out_of_zero))
+    errors.normalised.update(inputs.x, out, out_of_zero)
+    errors.raw.update(x, x_hat, inputs.undo(out_of_zero))
+    if rare.any():
+        errors.rare.update(inputs.x[rare], out[rare], out_of_zero[rare])
     return x_hat
 
 

@@ -3,12 +3,15 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 ACTIVATION_EDGES = tuple(10 ** (exponent / 20) for exponent in range(-80, 81))
 """Bin edges of the activation histogram: 20 bins per decade; the outer bins also count what lies beyond."""
+RARE = 0.05
+"""Share of the tokens that count as rare."""
 _BINS_PER_DECADE = 5
 """Bins of the density histogram, wide enough that the counts 1, 2, 3 leave no empty bins between them."""
 
@@ -175,3 +178,23 @@ def _widest(device: torch.device) -> torch.dtype:
 def _float64(x: Tensor) -> Tensor:
     """x in float64, moved to the CPU from an Apple GPU, which has no float64."""
     return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+class Errors:
+    """Reconstruction errors of an SAE in SAE-input space, raw, and in SAE-input space of rare tokens."""
+
+    def __init__(self) -> None:
+        self.normalised, self.raw, self.rare = (ReconstructionError() for _ in range(3))
+
+
+def rare_tokens(
+    tokens: Int[np.ndarray, "n seq"], mask: Bool[np.ndarray, "n seq"], share: float = RARE
+) -> Bool[np.ndarray, "n seq"]:
+    """Positions of the rarest tokens: all that occur at most so often, at most `share` of the unmasked ones.
+
+    If even those that occur least often are more, they alone.
+    """
+    ids, counts = np.unique(tokens[mask], return_counts=True)
+    held = np.cumsum(np.bincount(counts) * np.arange(counts.max() + 1))
+    most = max(int(np.searchsorted(held, share * mask.sum(), side="right")) - 1, int(counts.min()))
+    return np.isin(tokens, ids[counts <= most]) & mask

@@ -1,3 +1,4 @@
+import functools
 import inspect
 from types import SimpleNamespace
 
@@ -6,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sae_sweep.analysis import evaluate, language_model_baselines
+from sae_sweep.analysis import evaluate, evaluation, language_model_baselines
+from sae_sweep.analysis.statistics import rare_tokens
 from sae_sweep.config import EvaluationConfig, SaeSweepError, TopKConfig
 from sae_sweep.saes import build_sae
 
@@ -74,6 +76,12 @@ class PerfectSAE(TinySAE):
         return torch.relu(self.normalise(x).x @ self.W_dec.T)
 
 
+@pytest.fixture(autouse=True)
+def _a_third_is_rare(monkeypatch):
+    """Of a few tokens, one alone is more than one in twenty, and does not vary."""
+    monkeypatch.setattr(evaluation, "rare_tokens", functools.partial(rare_tokens, share=0.3))
+
+
 @pytest.fixture
 def held_out():
     rng = np.random.default_rng(0)
@@ -101,6 +109,9 @@ def direct(lm, sae, tokens, mask):
         return 1 - ((x - x_hat).square().sum(1).mean() / variance).item()
 
     zero = sae.decode_normalised(torch.zeros_like(f))
+    counts = [int((ids[keep] == token).sum()) for token in ids[keep]]
+    most = max(n for n in counts if sum(count <= n for count in counts) <= 0.3 * len(counts))
+    rare = torch.tensor([count <= most for count in counts])
     clean, spliced, zeroed, averaged = loss(x), loss(entered.undo(out)), loss(0 * x), loss(x.mean(0))
     return {
         "ce_clean": clean,
@@ -118,6 +129,8 @@ def direct(lm, sae, tokens, mask):
         "mse_sum": (entered.x - out).square().sum(1).mean().item(),
         "mse_raw": (x - entered.undo(out)).square().mean().item(),
         "mse_raw_sum": (x - entered.undo(out)).square().sum(1).mean().item(),
+        "explained_variance_rare": explained(entered.x[rare], out[rare]),
+        "mse_rare": (entered.x[rare] - out[rare]).square().mean().item(),
         "cosine": functional.cosine_similarity(entered.x, out).mean().item(),
         "cosine_raw": functional.cosine_similarity(x, entered.undo(out)).mean().item(),
         "l0": (f > 0).sum(1).float().mean().item(),
@@ -225,3 +238,15 @@ def test_refuses_broken_weights_and_empty_text(held_out):
         evaluate(TinySAE(), TinyLM(), tokens, 3, np.zeros_like(mask))
     with pytest.raises(SaeSweepError, match=r"must both be \[n, seq_len\]"):
         inspect.unwrap(evaluate)(TinySAE(), TinyLM(), tokens, 3, mask[:, :-1])  # as outside of the tests
+
+
+def test_rare_tokens_are_those_of_the_ids_that_occur_least() -> None:
+    """Of 100 tokens: 3 occur once, one twice; four ids three times would be too many."""
+    ids = [1, 2, 3, 4, 4, *[5] * 3, *[6] * 3, *[7] * 3, *[8] * 3, *[9] * 83]
+    tokens = np.array([[0, *ids]])
+    rare = rare_tokens(tokens, tokens != 0, 0.05)
+    assert tokens[rare].tolist() == [1, 2, 3, 4, 4]
+    few = np.array([[5, 5, 6, 6, 6, 0, 0]])
+    assert few[rare_tokens(few, few != 0, 0.05)].tolist() == [5, 5]
+    masked = np.array([[5, 5, 6, 6, 6, 7]])
+    assert masked[rare_tokens(masked, masked != 7, 0.05)].tolist() == [5, 5]

@@ -32,6 +32,10 @@ _CURVES = {
 _EPOCHS = "epochs"
 _METRICS = {
     "explained_variance": ("expl. var.", "Explained variance (R²) on held-out tokens, SAE-input space", 3),
+    "explained_variance_rare": (
+        *("rare", "Explained variance on the rarest tokens, which are a twentieth of the held-out text"),
+        3,
+    ),
     "ce_recovered_zero": ("CE rec.", "Cross-entropy recovered, from zero ablation", 3),
     "ce_delta": ("ΔCE", "Cross-entropy with the SAE spliced in, minus that without (nats)", 3),
     "l0": ("L0", "Active features per token", 1),
