@@ -17,7 +17,7 @@ from sae_sweep.cli.groups import Groups
 from sae_sweep.cli.overrides import Command
 from sae_sweep.cli.schema import Schema
 from sae_sweep.cli.words import quoted
-from sae_sweep.config import ARCHITECTURES, ConfigError, MixDataset
+from sae_sweep.config import ARCHITECTURES, ConfigError, DomainDataset, MixDataset
 from sae_sweep.config.mixture import MIXTURE, mixture_label
 
 
@@ -78,25 +78,37 @@ class Composer:
                     OmegaConf.update(values, key, value)
             name_experiment(values, chosen.get("experiment"))
             _set_sparsity(values, chosen["architecture"], {*command.keys, *point.values})
-            self._set_mixture(values)
+            self._set_sources(values)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([where + explained(error)]) from error
         return Composed(point, values, chosen)
 
-    def _set_mixture(self, values: DictConfig) -> None:
-        """Set the datasets that the weights of a mixture name, and its label if it has none."""
-        if OmegaConf.get_type(values.dataset) is not MixDataset:
-            return
-        mixture = values.dataset
-        if mixture.parts:
-            raise ConfigError(["dataset.parts: give the names of the datasets in dataset.weights"])
-        if unknown := [name for name in mixture.weights if not self._groups.has("dataset", str(name))]:
-            known = ", ".join(self._groups.choices("dataset"))
-            raise ConfigError([f"dataset.weights.{name}: not one of {known}" for name in unknown])
-        for name in mixture.weights:
-            mixture.parts[name] = self.load([f"dataset={quoted(str(name))}"])[0].dataset
-        if mixture.name == MIXTURE and mixture.weights:
-            mixture.name = mixture_label(mixture.weights)
+    def _set_sources(self, values: DictConfig) -> None:
+        """Set the datasets of which a mixture or a domain is made, and a mixture's label if it has none.
+
+        Raises:
+            ConfigError: if there is no such dataset, or they are given in another way than by name.
+        """
+        dataset, kind = values.dataset, OmegaConf.get_type(values.dataset)
+        if kind is MixDataset:
+            if dataset.parts:
+                raise ConfigError(["dataset.parts: give the names of the datasets in dataset.weights"])
+            dataset.parts.update(
+                self._named({f"dataset.weights.{name}": str(name) for name in dataset.weights})
+            )
+            if dataset.name == MIXTURE and dataset.weights:
+                dataset.name = mixture_label(dataset.weights)
+        elif kind is DomainDataset and dataset.of:
+            if dataset.source is not None:
+                raise ConfigError(["dataset.source: give the name of the dataset as dataset.of"])
+            dataset.source = self._named({f"dataset.of={dataset.of}": dataset.of})[dataset.of]
+
+    def _named(self, names: Mapping[str, str]) -> dict[str, DictConfig]:
+        """The datasets of some names, which are given by the key that asks for them."""
+        known = ", ".join(self._groups.choices("dataset"))
+        if unknown := [key for key, name in names.items() if not self._groups.has("dataset", name)]:
+            raise ConfigError([f"{key}: not one of {known}" for key in unknown])
+        return {name: self.load([f"dataset={quoted(name)}"])[0].dataset for name in names.values()}
 
 
 def name_experiment(values: DictConfig, choice: str | None) -> None:

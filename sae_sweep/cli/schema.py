@@ -12,6 +12,7 @@ from omegaconf import AnyNode, DictConfig, IntegerNode, ListConfig, OmegaConf, S
 from sae_sweep.config import (
     ARCHITECTURES,
     SPARSITY_KEYS,
+    DomainDataset,
     EmbeddedDataset,
     FaithfulDataset,
     FilesDataset,
@@ -30,6 +31,7 @@ DATASET_SCHEMAS = {
     "faithful": FaithfulDataset,
     "synthetic": SyntheticDataset,
     "mix": MixDataset,
+    "domain": DomainDataset,
 }
 
 

@@ -36,7 +36,7 @@ from sae_sweep.config.data import (
 )
 from sae_sweep.config.errors import ConfigError, SaeSweepError, first_line
 from sae_sweep.config.folders import expanded
-from sae_sweep.config.mixture import MixDataset
+from sae_sweep.config.mixture import DomainDataset, MixDataset
 from sae_sweep.config.names import escaped, escaped_lines, plain_name
 from sae_sweep.config.plain import digest, flatten
 from sae_sweep.config.run import RunConfig, run_from_dict
@@ -63,6 +63,7 @@ __all__ = [
     "CommandConfig",
     "ConfigError",
     "DatasetConfig",
+    "DomainDataset",
     "EmbeddedDataset",
     "EvaluationConfig",
     "FaithfulDataset",

@@ -1,11 +1,13 @@
-"""Config of a mixture of datasets, and the table of all kinds of datasets."""
+"""Configs of datasets made of others, a mixture and a domain, and the table of all kinds of datasets."""
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sae_sweep.config.checks import INT32, count, shown
 from sae_sweep.config.data import (
     DatasetConfig,
     EmbeddedDataset,
@@ -81,21 +83,68 @@ class MixDataset(DatasetConfig):
         return found
 
 
+@dataclass(frozen=True)
+class DomainDataset(DatasetConfig):
+    """The documents of another dataset that are nearest to some keywords, by BM25."""
+
+    name: str = "domain"
+    of: str = ""
+    """Dataset to select from: another choice of `dataset`, on this disk."""
+    keywords: list[str] = field(default_factory=list)
+    """Words that make up the domain: `[asyncio,await]`; a document need not have all."""
+    documents: int = count(500, most=INT32)
+    """Training documents that are selected at most, and held-out ones that are as near to the keywords."""
+    source: DatasetConfig | None = None
+    """The dataset that `of` names; filled in from `conf/dataset`."""
+
+    def __hash__(self) -> int:
+        return hash(digest(self.as_dict()))
+
+    @property
+    def words(self) -> list[str]:
+        """The distinct words of the keywords, whatever their order, as BM25 splits and compares them."""
+        return sorted({word for text in self.keywords for word in re.findall(r"\w\w+", text.lower())})
+
+    def identity(self) -> dict[str, Any]:
+        """Its fingerprint names what is selected, and from what."""
+        return {"exhausted": self.exhausted}
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "source": self.source.as_dict() if self.source else None}
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if not self.words:
+            found.append(
+                "dataset=domain needs dataset.keywords=[WORD,WORD]: words of two letters or more"
+                if not self.keywords
+                else f"dataset.keywords={shown(self.keywords)}: they hold no word of two letters or more"
+            )
+        if not self.of:
+            found.append("dataset=domain needs dataset.of: the name of a dataset to select from")
+        elif self.source is None:
+            found.append(f"dataset.source lacks {self.of}")
+        elif isinstance(self.source, DomainDataset | MixDataset | SyntheticDataset):
+            found.append(f"dataset.of={self.of}: nothing can be selected from a {type(self.source).__name__}")
+        elif self.source.on_hub:
+            found.append(
+                f"dataset.of={self.of}: a selection reads the whole text, and this one is on the hub: "
+                "download it, and name it in a file of dataset=files"
+            )
+        else:
+            found += [f"dataset.of={self.of}: {problem}" for problem in self.source.problems()]
+        return found
+
+
 def mixture_label(weights: Mapping[str, float]) -> str:
     """What is mixed, with its shares: `owt-0.75-pile-0.25`; a text alone has its own name."""
     live = {name: weight for name, weight in weights.items() if weight}
     return "-".join(live if len(live) == 1 else [f"{name}-{compact(one)}" for name, one in live.items()])
 
 
-DATASETS: dict[str, type[DatasetConfig]] = {
-    cls.__name__: cls
-    for cls in (
-        DatasetConfig,
-        EmbeddedDataset,
-        HubDataset,
-        FilesDataset,
-        FaithfulDataset,
-        SyntheticDataset,
-        MixDataset,
-    )
-}
+_KINDS: tuple[type[DatasetConfig], ...] = (
+    *(DatasetConfig, EmbeddedDataset, HubDataset, FilesDataset, FaithfulDataset),
+    *(SyntheticDataset, MixDataset, DomainDataset),
+)
+DATASETS = {kind.__name__: kind for kind in _KINDS}
+"""Kinds of datasets, as files name them."""

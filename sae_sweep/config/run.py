@@ -25,7 +25,7 @@ from sae_sweep.config.data import (
     SyntheticDataset,
 )
 from sae_sweep.config.errors import ConfigError
-from sae_sweep.config.mixture import DATASETS, MixDataset
+from sae_sweep.config.mixture import DATASETS, DomainDataset, MixDataset
 from sae_sweep.config.plain import digest
 from sae_sweep.config.training import (
     ActivationsConfig,
@@ -253,4 +253,6 @@ def _part(value: Any, key: str, classes: Mapping[str, type]) -> Any:
     if classes[kind] is MixDataset:
         mixed = typed(part.get("parts"), dict[str, Any], f"{key}.parts")
         part["parts"] = {name: _part(one, f"{key}.parts.{name}", classes) for name, one in mixed.items()}
+    if classes[kind] is DomainDataset:
+        part["source"] = _part(part.get("source"), f"{key}.source", classes)
     return build(classes[kind], part, key)

@@ -117,6 +117,8 @@ def _is_a(value: Any, kind: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind is tuple or kind is Sequence:
         return isinstance(value, list)
+    if dataclasses.is_dataclass(kind) and isinstance(value, typing.cast(type, kind)):
+        return True
     if dataclasses.is_dataclass(kind) or typing.is_typeddict(kind):
         return isinstance(value, Mapping)
     return isinstance(value, kind)

@@ -12,8 +12,8 @@ _IN_BASE_NAME = {
     *(f"architecture.{key}" for key in ("kind", *SPARSITY_KEYS)),
     *("dictionary", "layer", "seed", "model.path", "dataset.name", "dataset.path"),
 }
-_MIXTURE = ("dataset.weights.", "dataset.parts.")
-"""Keys of a mixture, which its label names."""
+_MIXTURE = ("dataset.weights.", "dataset.parts.", "dataset.source.")
+"""Keys of datasets made of others, which a label or another key names."""
 _DIGEST_BYTES = 13
 """Length of a digest or an id with the `_` before it."""
 

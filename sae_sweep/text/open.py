@@ -1,11 +1,13 @@
 """Opens and fingerprints the text that a dataset config names: one table from config class to text source."""
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sae_sweep.config import (
     DatasetConfig,
+    DomainDataset,
     EmbeddedDataset,
     FaithfulDataset,
     FilesDataset,
@@ -15,6 +17,7 @@ from sae_sweep.config import (
     SyntheticDataset,
     digest,
 )
+from sae_sweep.text.domain import SELECTION, DomainText
 from sae_sweep.text.embedded import EmbeddedText
 from sae_sweep.text.faithful import FaithfulText
 from sae_sweep.text.files import LocalFiles
@@ -29,7 +32,9 @@ class _SourceClass(Protocol):
 
     def __call__(self, dataset: Any, cache: Path, /) -> TextSource: ...
 
-    def fingerprint(self, dataset: Any, cache: Path, /) -> str: ...
+    def fingerprint(self, dataset: Any, cache: Path, /) -> str:
+        """Identify the content of the text that `dataset` names."""
+        ...
 
 
 _SOURCES: dict[type[DatasetConfig], _SourceClass] = {
@@ -53,11 +58,11 @@ def open_text(dataset: DatasetConfig, cache: Path) -> Text:
             of a mixture are the same text.
     """
     if not isinstance(dataset, MixDataset):
-        return _source_class(dataset)(dataset, cache)
+        return _open_one(dataset, cache)
     parts = _mixed(dataset, cache)
-    if len(parts) == 1:
-        return open_text(parts[0].dataset, cache)
-    sources = [_source_class(part.dataset)(part.dataset, cache) for part in parts]
+    sources = [_open_one(part.dataset, cache) for part in parts]
+    if len(sources) == 1:
+        return sources[0]
     return Mixture(f"dataset={dataset.name}", sources, [part.weight for part in parts])
 
 
@@ -78,8 +83,12 @@ def fingerprint(dataset: DatasetConfig, cache: Path) -> str:
 
     Embedded corpora and local files are hashed. A hub dataset is identified by repository, revision and
     file pattern, without network access. A mixture is identified by the content and the weights of its parts,
-    whatever their names and their order; one with a single part is that part.
+    whatever their names and their order; one with a single part is that part. A domain is identified by its
+    words and by the text that it is selected from.
     """
+    if isinstance(dataset, DomainDataset) and dataset.source is not None:
+        source = [fingerprint(dataset.source, cache), dataset.source.identity()]
+        return f"{SELECTION}-{digest([*source, dataset.words, dataset.documents])}"
     if not isinstance(dataset, MixDataset):
         return _source_class(dataset).fingerprint(dataset, cache)
     parts = _mixed(dataset, cache)
@@ -87,6 +96,20 @@ def fingerprint(dataset: DatasetConfig, cache: Path) -> str:
         return parts[0].fingerprint
     known = [[part.fingerprint, part.dataset.identity(), part.weight] for part in parts]
     return "mix-" + digest(known)
+
+
+def _open_one(dataset: DatasetConfig, cache: Path) -> TextSource:
+    if isinstance(dataset, DomainDataset):
+        return _open_domain(dataset, fingerprint(dataset, cache), cache)
+    return _source_class(dataset)(dataset, cache)
+
+
+@functools.lru_cache(maxsize=8)
+def _open_domain(dataset: DomainDataset, _content: str, cache: Path) -> DomainText:
+    """Select the documents of a domain once for all groups of a command."""
+    if dataset.source is None:
+        raise SaeSweepError(f"dataset={dataset.name}: dataset.of names no dataset")
+    return DomainText(dataset, _open_one(dataset.source, cache))
 
 
 class _Part(NamedTuple):

@@ -4,7 +4,6 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -30,11 +29,6 @@ class TextSource(ABC):
         """Numbers of times for which `say_repeats` has logged a line."""
         self._long = False
         """Whether `say_long` has logged a line."""
-
-    @staticmethod
-    @abstractmethod
-    def fingerprint(dataset: Any, cache: Path) -> str:
-        """Identify the content of the text that `dataset` names."""
 
     @property
     @abstractmethod

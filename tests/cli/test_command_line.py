@@ -165,8 +165,8 @@ def test_every_problem_is_reported_at_once(cli: Cli) -> None:
         "sae_sweep: k=2.5: must be a whole number, written in digits",
         "sae_sweep: seed=x: must be a whole number, written in digits",
         "sae_sweep: +foo=2: keys cannot be added; unknown key foo: see --help for all keys",
-        "sae_sweep: dataset=owl: not one of faithful, files, library_code, library_docs, mix, owt, "
-        "pile, redpajama, stdlib_code, stdlib_docs, synthetic, tinystories (did you mean owt?)",
+        "sae_sweep: dataset=owl: not one of domain, faithful, files, library_code, library_docs, mix, "
+        "owt, pile, redpajama, stdlib_code, stdlib_docs, synthetic, tinystories (did you mean owt?)",
         "sae_sweep: ~k: no key can be deleted; give it a value, or null",
     ]
 

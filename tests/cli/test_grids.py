@@ -146,8 +146,8 @@ def test_every_problem_of_every_grid_is_reported_at_once() -> None:
     assert found == [
         "empty: two grids have this name",
         "first: unknown key sed (did you mean seed or sae?)",
-        "first: dataset=owl: not one of faithful, files, library_code, library_docs, mix, owt, "
-        "pile, redpajama, stdlib_code, stdlib_docs, synthetic, tinystories (did you mean owt?)",
+        "first: dataset=owl: not one of domain, faithful, files, library_code, library_docs, mix, "
+        "owt, pile, redpajama, stdlib_code, stdlib_docs, synthetic, tinystories (did you mean owt?)",
         "first: k: the list of values is empty",
         "first: layer=abc: must be a whole number, written in digits",
         "first: task cannot be swept: it belongs to the sweep as a whole",

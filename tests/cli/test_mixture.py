@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import EmbeddedDataset, MixDataset
+from sae_sweep.config import DomainDataset, EmbeddedDataset, MixDataset
 from sae_sweep.plan import Plan
 from tests.conftest import Cli
 
@@ -42,7 +42,7 @@ def test_a_text_of_ones_own_is_named_by_its_file(planned: Callable[..., Plan], t
             ["dataset.weights={owt:0.75,pile:0.2}"],
             "dataset.weights sum to 0.95 (owt-0.75-pile-0.2): they must sum to 1",
         ),
-        (["dataset.weights={novels:1}"], "dataset.weights.novels: not one of files, library_code,"),
+        (["dataset.weights={novels:1}"], "dataset.weights.novels: not one of domain, files, library_code,"),
         (["dataset.weights={owt:much}"], "Value 'much' of type 'str' could not be converted to Float"),
         ([], "dataset=mix needs weights: dataset.weights={stdlib_docs:0.75,stdlib_code:0.25}"),
         (["+dataset.parts={a:{}}", "dataset.weights.owt=1"], "dataset.parts"),
@@ -53,3 +53,17 @@ def test_a_wrong_mixture_is_one_line(cli: Cli, words: list[str], problem: str) -
     assert result.code == 2
     (line,) = result.err.strip().splitlines()
     assert problem in line
+
+
+def test_a_domain_is_named_by_its_keywords(planned: Callable[..., Plan]) -> None:
+    (run,) = planned("dataset=domain", "dataset.of=stdlib_code", "dataset.keywords=[asyncio,await]").runs
+    assert run.name.startswith("gpt2-small_L8_domain_topk_x16_k16_s49_keywords-")
+    domain = run.config.dataset
+    assert isinstance(domain, DomainDataset)
+    assert (domain.source, domain.words) == (EmbeddedDataset(name="stdlib_code"), ["asyncio", "await"])
+
+
+def test_a_domain_of_nothing_is_one_line(cli: Cli) -> None:
+    result = cli("dataset=domain", "dataset.of=novels", "dataset.keywords=[love]")
+    assert result.code == 2
+    assert "dataset.of=novels: not one of domain, files," in result.err

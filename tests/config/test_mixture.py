@@ -5,7 +5,9 @@ import pytest
 from sae_sweep.config import (
     ConfigError,
     DatasetConfig,
+    DomainDataset,
     EmbeddedDataset,
+    FilesDataset,
     HubDataset,
     MixDataset,
     RunConfig,
@@ -61,3 +63,30 @@ def test_a_mixture_needs_the_hub_if_a_part_with_a_share_does() -> None:
 def test_a_label_says_what_is_mixed() -> None:
     assert mixture_label({"owt": 0.75, "pile": 0.25}) == "owt-0.75-pile-0.25"
     assert mixture_label({"owt": 0, "pile": 1}) == "pile"
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"keywords": []}, "dataset=domain needs dataset.keywords=[WORD,WORD]"),
+        ({"keywords": ["?", "a"]}, "they hold no word of two letters or more"),
+        ({"of": ""}, "dataset=domain needs dataset.of: the name of a dataset to select from"),
+        ({"source": None}, "dataset.source lacks docs"),
+        ({"source": HUB}, "dataset.of=docs: a selection reads the whole text, and this one is on the hub"),
+        ({"source": SyntheticDataset()}, "dataset.of=docs: nothing can be selected from a SyntheticDataset"),
+        ({"source": FilesDataset()}, "dataset.of=docs: dataset.path is empty"),
+        ({"documents": 0}, "dataset.documents=0: must be at least 1"),
+    ],
+)
+def test_a_wrong_domain_is_one_line(keys: dict[str, Any], problem: str) -> None:
+    domain = DomainDataset(**{"of": "docs", "keywords": ["await"], "source": EmbeddedDataset(), **keys})
+    assert any(problem in line for line in domain.problems())
+
+
+def test_a_domain_comes_back_from_a_file_and_can_be_mixed() -> None:
+    domain = DomainDataset(of="docs", keywords=["await", "async"], source=EmbeddedDataset())
+    config = RunConfig(dataset=domain, architecture=TopKConfig())
+    assert run_from_dict(config.as_dict()) == config
+    mixed = RunConfig(dataset=_mix({"a": 0.5, "b": 0.5}, a=domain, b=HUB), architecture=TopKConfig())
+    assert run_from_dict(mixed.as_dict()) == mixed
+    assert len({domain, config.dataset}) == 1

@@ -1,0 +1,106 @@
+"""Domains: what BM25 selects, on both sides of the held-out split, and what selects nothing."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sae_sweep.config import DomainDataset, FilesDataset, SaeSweepError
+from sae_sweep.text import fingerprint, open_text
+from sae_sweep.text.domain import DomainText, bm25
+from tests.text.helpers import ListText
+
+pytest.importorskip("bm25s")
+
+TRAIN = [
+    "the cat sat",
+    "await coroutine",
+    "the dog ran",
+    "await",
+    "a coroutine in a long story of other things",
+]
+
+
+def _domain(keywords: list[str], documents: int = 10, **keys: Any) -> DomainDataset:
+    return DomainDataset(of="list", keywords=keywords, documents=documents, **keys)
+
+
+def _read(text: DomainText) -> list[str]:
+    return [document for unit in range(text.units) for document, _ in text.read(unit)]
+
+
+def _naive(documents: list[str], words: list[str]) -> list[float]:
+    """Lucene's BM25, by its formula."""
+    split = [[word for word in document.lower().split() if len(word) > 1] for document in documents]
+    mean = np.mean([len(words) for words in split])
+    scores = []
+    for own in split:
+        score = 0.0
+        for word in words:
+            holding = sum(word in other for other in split)
+            idf = np.log(1 + (len(split) - holding + 0.5) / (holding + 0.5))
+            tf = own.count(word)
+            score += idf * tf / (tf + 1.5 * (1 - 0.75 + 0.75 * len(own) / mean))
+        scores.append(score)
+    return scores
+
+
+def test_scores_are_those_of_the_formula() -> None:
+    words = ["await", "coroutine"]
+    np.testing.assert_allclose(bm25(TRAIN, words), _naive(TRAIN, words), rtol=1e-5)
+
+
+def test_the_nearest_documents_are_read_in_the_order_of_their_text() -> None:
+    source = ListText([TRAIN[:2], TRAIN[2:]], ["await me", "the end", "coroutine"])
+    every = DomainText(_domain(["await", "coroutine"]), source)
+    assert _read(every) == [TRAIN[1], TRAIN[3], TRAIN[4]]
+    assert list(every.held_out()) == ["await me", "coroutine"]
+    assert "3 of 5 training documents and 2 of 3 held-out ones of a list" in every.summary
+    best = DomainText(_domain(["await", "coroutine"], documents=2), source)
+    assert _read(best) == [TRAIN[1], TRAIN[3]]
+    assert len(list(every.read(0, 1))) == 0
+
+
+@pytest.mark.parametrize(
+    ("keywords", "held_out", "problem"),
+    [
+        (["unicorn"], ["await"], "none of the 5 documents of a list has one"),
+        (["await"], ["the end"], "no held-out document of a list is as near to them as the 2 selected ones"),
+    ],
+)
+def test_keywords_that_select_nothing_are_one_line(
+    keywords: list[str], held_out: list[str], problem: str
+) -> None:
+    with pytest.raises(SaeSweepError, match=problem):
+        DomainText(_domain(keywords), ListText([TRAIN], held_out))
+
+
+def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(SaeSweepError, match=r"pip install \"sae-sweep\[domain\]\""):
+        bm25(TRAIN, ["await"])
+
+
+def test_a_domain_is_its_words_and_the_content_of_its_text(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for number in range(40):
+            (tmp_path / folder / f"{number}.txt").write_text(f"{TRAIN[number % 5]} number {number}")
+    one, two = (FilesDataset(path=str(tmp_path / folder)) for folder in ("one", "two"))
+
+    def print_(*keywords: str, source: FilesDataset = one, documents: int = 10) -> str:
+        return fingerprint(_domain(list(keywords), documents, source=source), tmp_path)
+
+    known = print_("await", "Coroutine")
+    assert print_("coroutine await", "await", source=two) == known
+    others = {print_("await"), print_("await", "coroutine", documents=9), print_("cat"), known}
+    assert len(others) == 4
+    dataset = _domain(["cat"], source=one)
+    text = open_text(dataset, tmp_path)
+    assert isinstance(text, DomainText)
+    assert open_text(dataset, tmp_path) is text
+    assert text.units == 8 - len(list(text.held_out()))
+    (tmp_path / "one" / "0.txt").write_text("a cat and a cat")
+    assert open_text(dataset, tmp_path) is not text
