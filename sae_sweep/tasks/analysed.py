@@ -28,6 +28,7 @@ from sae_sweep.store import (
     read_plan,
     read_shown_status,
     unreadable,
+    without_start,
 )
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Analysed:
     @property
     def content(self) -> Mapping[str, str]:
         """Fingerprints of the text and the model that it was trained on; none if they are unknown."""
-        return {} if self.run is None else self.run.fingerprints
+        return {} if self.run is None else without_start(self.run.fingerprints)
 
 
 @dataclass
