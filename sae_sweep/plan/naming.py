@@ -79,4 +79,6 @@ def _last(key: str, shared: Counter[str] | None = None) -> str:
 def _short(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return "+".join(map(_short, value))
     return compact(value) if isinstance(value, int | float) else str(value)

@@ -57,7 +57,7 @@ def test_a_wrong_mixture_is_one_line(cli: Cli, words: list[str], problem: str) -
 
 def test_a_domain_is_named_by_its_keywords(planned: Callable[..., Plan]) -> None:
     (run,) = planned("dataset=domain", "dataset.of=stdlib_code", "dataset.keywords=[asyncio,await]").runs
-    assert run.name.startswith("gpt2-small_L8_domain_topk_x16_k16_s49_keywords-")
+    assert run.name == "gpt2-small_L8_domain_topk_x16_k16_s49_of-stdlib_code_keywords-asyncio+await"
     domain = run.config.dataset
     assert isinstance(domain, DomainDataset)
     assert (domain.source, domain.words) == (EmbeddedDataset(name="stdlib_code"), ["asyncio", "await"])
