@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from sae_sweep.analysis.contexts import NOTHING
 from sae_sweep.analysis.dataset_diff import Difference, Fired
 from sae_sweep.config import escaped
-from sae_sweep.report.formatting import TextTable
+from sae_sweep.report.formatting import TextTable, short_labels, shorten
 from sae_sweep.report.measure_files import NUMBER, TEXT, WHOLE, table_of_rows
 from sae_sweep.report.page.sections import Cell, Section, Table, write_section
 from sae_sweep.report.panels import Drawn, label_figure, panel_grid, write_drawn
@@ -23,6 +23,8 @@ DISCOVERY_RATE = 0.05
 """False discovery rate below which a feature counts as different."""
 SHOWN = 4
 """SAEs in the figure, on the page and on the terminal; the tables have all."""
+_LABEL = 26
+"""Characters above a panel."""
 _ON_PAGE = 10
 """Features of each side on the page."""
 _CONTEXT_CHARACTERS = 100
@@ -155,7 +157,8 @@ def _text(row: dict[str, Any]) -> str:
 def diff_figure(names: tuple[str, str], compared: Sequence[Compared]) -> Drawn:
     """Share of documents in which each feature fires, of one dataset against the other."""
     shown = compared[:SHOWN]
-    figure, panels = panel_grid([one.run for one in shown], share_y=True)
+    labels = [shorten(label, _LABEL) for label in short_labels([one.run for one in shown])]
+    figure, panels = panel_grid(labels, share_y=True)
     for axes, one in zip(panels, shown, strict=True):
         for chosen, colour in ((~one.differs, MUTED), (one.differs, SERIES[1])):
             shares = (one.found.documents_b[chosen], one.found.documents_a[chosen])
