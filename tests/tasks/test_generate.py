@@ -48,7 +48,7 @@ def test_generate_samples_the_text_and_shows_how_far_others_are(
     assert f"{manifest(tmp_path)['tokens']:,} tokens, sampled from BOS alone at " in result.out
 
 
-def test_a_run_samples_its_text_first_and_a_later_one_reads_it(
+def test_a_run_samples_its_text_first_and_later_commands_read_it(
     cli: Cli, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     refused = cli("task=plan", "dataset=faithful", "plan.tflops=1", *words)
@@ -60,8 +60,8 @@ def test_a_run_samples_its_text_first_and_a_later_one_reads_it(
     before = manifest(tmp_path)
     (run,) = json.loads(Path("multirun/one/plan.json").read_text())["runs"]
     assert run["name"].startswith("tiny_L1_faithful_topk_x2_k4_s49")
-    second = cli("dataset=faithful", "sweep=two", "seed=7", *words)
-    assert second.code == 0, second.err
+    again = cli("task=generate", "dataset=faithful", "sweep=two", "seed=7", *words)
+    assert again.code == 0, again.err
     assert manifest(tmp_path) == before
     assert cli("task=plan", "dataset=faithful", "plan.tflops=1", *words).code == 0
 
