@@ -189,7 +189,7 @@ class _Sampler:
             while not self._is_enough:
                 raise_if_requested()
                 self._keep(self._read() or self._sample(len(self._blocks)))
-                progress.show(self._totals["tokens"], {})
+                progress.show(min(self._totals["tokens"], self._dataset.tokens), {})
         finally:
             progress.close()
         manifest = self._manifest(time.perf_counter() - began)
