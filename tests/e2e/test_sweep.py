@@ -301,10 +301,11 @@ def lm_line(text: str) -> LMLine:
     return LMLine(*(int(number.replace(",", "")) for number in found.groups()))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_starts_from_the_sae_of_another_and_shares_the_pass_of_one_that_does_not(
     cli: Cli, small: list[str]
 ) -> None:
-    quiet = [*small, "tracking=none", "figures=none"]
+    quiet = [*small, "tracking=none"]
     assert cli(*quiet, "sweep=general").code == 0
     (general,) = run_folders(Path("multirun/general"))
     command = [*quiet, "sweep=tuned", "tokens=1024", f"init.sae=null,{general}"]
