@@ -207,7 +207,7 @@ def test_an_sae_that_memory_cannot_hold_fails_alone(tmp_path: Path, monkeypatch:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("sae_sweep.training.trainee.build_sae", refuse)
+    monkeypatch.setattr("sae_sweep.training.trainee.starting_sae", refuse)
     [outcome] = train(_two(tmp_path)[:1], make_stream=FakeStream)
     assert outcome.failed == "memory ran out (DefaultCPUAllocator: can't allocate memory): lower dictionary"
 
