@@ -10,7 +10,7 @@ import pytest
 
 from sae_sweep.config import RunConfig
 from sae_sweep.launch import finish, group
-from sae_sweep.launch.finish import Finisher
+from sae_sweep.launch.finish import Evaluator
 from sae_sweep.saes import Learner
 from sae_sweep.tracking.sinks import RunSink
 from sae_sweep.training import trainee
@@ -23,7 +23,7 @@ PLACES: list[tuple[Any, str]] = [
     (RunSink, "scalars"),
     (RunSink, "rewind"),
     (trainee, "save_checkpoint"),
-    (Finisher, "_evaluate"),
+    (Evaluator, "evaluate"),
     (finish, "save_sae"),
     (finish, "write_features"),
     (finish, "run_figures"),
