@@ -42,7 +42,7 @@ def test_a_text_of_ones_own_is_named_by_its_file(planned: Callable[..., Plan], t
             ["dataset.weights={owt:0.75,pile:0.2}"],
             "dataset.weights sum to 0.95 (owt-0.75-pile-0.2): they must sum to 1",
         ),
-        (["dataset.weights={novels:1}"], "dataset.weights.novels: not one of domain, faithful, files, library_code,"),
+        (["dataset.weights={novels:1}"], "dataset.weights.novels: not one of domain, faithful, files,"),
         (["dataset.weights={owt:much}"], "Value 'much' of type 'str' could not be converted to Float"),
         ([], "dataset=mix needs weights: dataset.weights={stdlib_docs:0.75,stdlib_code:0.25}"),
         (["+dataset.parts={a:{}}", "dataset.weights.owt=1"], "dataset.parts"),
