@@ -94,7 +94,7 @@ class _Sought(NamedTuple):
     """Features of one SAE that are sought in another."""
 
     name: str
-    """Of the SAE that has them."""
+    """Name of the SAE that has these features."""
     found: Mask
     sought: Mask
     undertrained: bool

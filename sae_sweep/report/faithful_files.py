@@ -1,6 +1,7 @@
 """SFR and FFR of the SAEs of each text on disk: tables, two figures, and a section of the page."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,14 +94,15 @@ def write_faithful(
     return {"SFR and FFR": table}
 
 
-def faithful_text(results: Sequence[TextResult]) -> str:
-    """A table for the terminal."""
+def faithful_text(results: Sequence[TextResult], width: int) -> str:
+    """A table for the terminal, whose width is given in characters."""
     heads = ("setting", "text", "SAEs", "SFR (%)", "FFR (%)", "sampled - this: SFR", "FFR", "")
     table = TextTable(heads, left=(0, 1, 7))
     for one in results:
         _, _, saes, *parts = _cells(one, _sampled(results, one))
         table.add([escaped(one.setting), escaped(_label(one)), str(saes), *map(str, parts)])
-    return "\n".join([*table.lines(table.width), "", _TEXT])
+    lines = table.lines(width, drop=(2, 6, 5))
+    return "\n".join([*lines, *textwrap.wrap(_TEXT, width)])
 
 
 def _label(one: TextResult) -> str:

@@ -1,6 +1,7 @@
 """`task=faithful`: SFR and FFR of the SAEs of each text of a sweep, beside those of the text it sampled."""
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -41,7 +42,7 @@ def faithful(request: Request) -> int:
         SaeSweepError: if there is no such sweep, or nothing in it to measure.
     """
     command, folder = request.command, find_sweep(request.command)
-    found, damaged = _read(folder, command.matching.threshold)
+    found, left_out = _read(folder, command.matching.threshold)
     if not found:
         raise SaeSweepError(f"{folder.root}: no run is finished, so no SAE can be measured")
     with stop_signals():
@@ -57,23 +58,25 @@ def faithful(request: Request) -> int:
         ]
     with hold_sweep(folder):
         files = write_faithful(folder.faithful, results, sensitivity)
-    show(faithful_text(results) + "\n")
-    show_report(folder, files)
-    return damaged
+    width = shutil.get_terminal_size(fallback=(100, 24)).columns
+    show(faithful_text(results, width) + "\n\n")
+    show_report(folder, files, left_out)
+    return len(left_out)
 
 
-def _read(folder: SweepFolder, threshold: float) -> tuple[list[Finished], int]:
-    """The finished runs, and how many of them are damaged."""
-    found, damaged = [], 0
+def _read(folder: SweepFolder, threshold: float) -> tuple[list[Finished], dict[str, str]]:
+    """The finished runs, and a line for each that is damaged, by name."""
+    found, left_out = [], {}
     for record in read_plan(folder)["runs"]:
-        run = planned_run(record, folder)
+        name = record["name"]
         try:
+            run = planned_run(record, folder)
             if state(run.folder) == "done":
                 found.append(read_finished(run, threshold))
         except SaeSweepError as error:
-            log.error("%s is left out: %s", run.name, error)
-            damaged += 1
-    return (with_keys(found) if found else []), damaged
+            log.error("%s is left out: %s", name, error)
+            left_out[name] = f"{name} is left out of SFR and FFR: {error}"
+    return (with_keys(found) if found else []), left_out
 
 
 def _groups(found: Sequence[Finished]) -> dict[tuple[str, str], list[Finished]]:

@@ -78,7 +78,7 @@ class PerfectSAE(TinySAE):
 
 @pytest.fixture(autouse=True)
 def _a_third_is_rare(monkeypatch):
-    """Of a few tokens, one alone is more than one in twenty, and does not vary."""
+    """Take the rarest third of the tokens: a twentieth of the few here would be one, which does not vary."""
     monkeypatch.setattr(evaluation, "rare_tokens", functools.partial(rare_tokens, share=0.3))
 
 
@@ -241,7 +241,7 @@ def test_refuses_broken_weights_and_empty_text(held_out):
 
 
 def test_rare_tokens_are_those_of_the_ids_that_occur_least() -> None:
-    """Of 100 tokens: 3 occur once, one twice; four ids three times would be too many."""
+    """A twentieth of 100 tokens is 5: three that occur once and the pair that occurs twice, and no others."""
     ids = [1, 2, 3, 4, 4, *[5] * 3, *[6] * 3, *[7] * 3, *[8] * 3, *[9] * 83]
     tokens = np.array([[0, *ids]])
     rare = rare_tokens(tokens, tokens != 0, 0.05)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 MODEL = "gpt2"
-"""Where the stand-in of the hub serves the bundled model: TransformerLens 3 knows models by their names."""
+"""Name of the bundled model on the stand-in of the hub; TransformerLens 3 knows models by their names."""
 
 
 def saelens(repository: str, folder: str, out: str) -> None:

@@ -36,7 +36,8 @@ ALONE = result("alone", [], [0, 1, 0, 0])
 
 
 def test_a_text_is_compared_with_the_sampled_one_of_its_own_setting() -> None:
-    lines = {line.split()[1]: line for line in faithful_text([OWN, OTHER, APART, ALONE]).splitlines()[2:6]}
+    results = [OWN, OTHER, APART, ALONE]
+    lines = {line.split()[1]: line for line in faithful_text(results, 200).splitlines()[2:6]}
     assert "75.0 [" in lines["own"]
     assert "(sampled)" in lines["own"]
     assert "+50.0 [" in lines["other"]
@@ -44,6 +45,9 @@ def test_a_text_is_compared_with_the_sampled_one_of_its_own_setting() -> None:
     assert lines["other"].rstrip().endswith("undertrained")
     assert "+" not in lines["apart"]
     assert " - " in lines["alone"]  # one seed has no pairs
+    narrow = faithful_text(results, 80)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "undertrained" in narrow
 
 
 @pytest.fixture

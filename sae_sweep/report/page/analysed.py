@@ -43,7 +43,7 @@ class Statistics(NamedTuple):
         return int(self.starts[place + 1] - self.starts[place])
 
     def rows(self, place: int) -> slice:
-        """Where the features of a run are."""
+        """The range of a run's features in these arrays."""
         return slice(int(self.starts[place]), int(self.starts[place + 1]))
 
     def live(self, place: int) -> np.ndarray:

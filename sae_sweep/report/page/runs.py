@@ -75,7 +75,7 @@ class Runs(NamedTuple):
 
     @property
     def fingerprints(self) -> list[Mapping[str, str]]:
-        """Of the text and the weights of each run whose config is known."""
+        """Fingerprints of the text and the weights, for each run whose config is known."""
         return [run.fingerprints for run in self.planned if run is not None]
 
     def done(self) -> list[int]:
