@@ -42,7 +42,12 @@ function figuresSection(groups) {
     el("div", { class: "images" }, ...group.images.map(imageFigure))));
 }
 
-const digitsOf = (values) => (values.every((value) => value === null || Number.isInteger(value)) ? 0 : 1);
+/** Decimals of a column: none of whole numbers, three of shares and other small numbers, one of others. */
+function digitsOf(values) {
+  const known = values.filter((value) => typeof value === "number");
+  if (known.every(Number.isInteger)) return 0;
+  return Math.max(...known.map(Math.abs)) < 2 ? 3 : 1;
+}
 
 const imageFigure = (image) => el("figure", {},
   image.file ? el("a", { href: image.file.split("/").map(encodeURIComponent).join("/") }, visible(image.file)) : el("img", { src: image.source, alt: visible(image.caption), width: image.width, height: image.height, loading: "lazy" }),
