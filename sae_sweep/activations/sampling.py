@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CACHE_TOLERANCE = 1e-3
 """Largest difference of a log probability, with and without the cache, that counts as rounding; in nats."""
+_DRAWN_AT_ONCE = 1 << 18
+"""Logits whose float64 sums stay in a processor's cache."""
 _COMPACT_BELOW = 0.75
 """Share of documents still unfinished below which the finished ones leave the batch."""
 
@@ -53,6 +55,11 @@ def draw(logits: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[Tens
         logits: unnormalised log probabilities.
         uniform: a number from 0 to 1, without 1, per row, in float64.
     """
+    at_once = max(1, _DRAWN_AT_ONCE // logits.shape[1])
+    return torch.cat(list(map(_draw, logits.split(at_once), uniform.split(at_once))))
+
+
+def _draw(logits: Float[Tensor, "b v"], uniform: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
     sums = torch.softmax(logits.double(), dim=-1).cumsum(-1)
     return torch.searchsorted(sums, (uniform * sums[:, -1])[:, None], right=True)[:, 0]
 
