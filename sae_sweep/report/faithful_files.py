@@ -26,7 +26,7 @@ from sae_sweep.report.measure_files import NUMBER, TEXT, WHOLE, table_of_rows
 from sae_sweep.report.page.sections import Cell, Section, Table, write_section
 from sae_sweep.report.panels import Drawn, label_figure, write_drawn
 from sae_sweep.report.parquet import write_parquet
-from sae_sweep.report.style import INK, SERIES, new_figure, tidy
+from sae_sweep.report.style import INK, SERIES, log_scale, new_figure, tidy
 
 LEVELS = (0.0, 0.5, ACTIVE_ABOVE, 2.0, 4.0)
 """Activations above which a feature counts as active, for FFR's sensitivity."""
@@ -169,7 +169,7 @@ def _percent(found: Estimate, sign: str = "") -> str:
 def _section(results: Sequence[TextResult], sensitivity: Sequence[Sensitivity]) -> Section:
     heads = ("setting", "text", "SAEs", "SFR (%)", "FFR (%)", "SFR: sampled minus this", "FFR", "")
     grid: tuple[tuple[Cell, ...], ...] = tuple(
-        (one.setting, one.text, level, *(round(100 * one.ffr(level, frequent), 2) for frequent in FREQUENT))
+        (one.setting, one.text, f"{level:g}", *(100 * one.ffr(level, frequent) for frequent in FREQUENT))
         for one in sensitivity
         for level in LEVELS
     )
@@ -180,7 +180,7 @@ def _section(results: Sequence[TextResult], sensitivity: Sequence[Sensitivity]) 
         runs=tuple(run for one in results for run in one.runs),
         tables=(
             Table("SFR and FFR", heads, tuple(tuple(_cells(one, _sampled(results, one))) for one in results)),
-            Table("FFR (%) by both of its constants", columns, grid),
+            Table("FFR (%) by both of its constants", columns, grid, digits=1),
         ),
         figures={
             "faithful.png": "SFR and FFR by text",
@@ -208,12 +208,13 @@ def _figure(results: Sequence[TextResult]) -> Drawn:
         tidy(axes)
     labels = [escaped(f"{_label(one)} {one.setting}{' *' * one.undertrained}".strip()) for one in results]
     panels[0].set_yticks(range(len(results)), labels)
+    marked = any(one.undertrained for one in results)
     label_figure(
         figure,
         "SFR and FFR by text",
         "share of features (%)",
         "",
-        notes=["Bars: 95% intervals over features. *: undertrained, no conclusion is drawn."],
+        notes=[f"Bars: 95% intervals over features.{' *: undertrained.' * marked}"],
     )
     return Drawn(figure, pyarrow.Table.from_pylist(numbers))
 
@@ -221,7 +222,7 @@ def _figure(results: Sequence[TextResult]) -> Drawn:
 def _sensitivity_figure(sensitivity: Sequence[Sensitivity]) -> Drawn:
     figure = new_figure(6.4, 2.8)
     numbers = []
-    by_level, by_frequency = figure.subplots(1, 2, sharey=True)
+    by_level, by_frequency = figure.subplots(1, 2)
     for place, one in enumerate(sensitivity):
         label, colour = f"{one.text} {one.setting}".strip(), SERIES[place % len(SERIES)]
         at_levels = [one.ffr(level, FREQUENT_ABOVE) for level in LEVELS]
@@ -237,10 +238,11 @@ def _sensitivity_figure(sensitivity: Sequence[Sensitivity]) -> Drawn:
             )
             for value, (level, frequent) in zip(values, constants, strict=True)
         ]
-    by_level.set_xlabel(f"active above (at over {FREQUENT_ABOVE:.0%} of tokens)", fontsize=8)
-    by_frequency.set_xlabel(f"share of tokens (active above {ACTIVE_ABOVE:g})", fontsize=8)
-    by_frequency.set_xscale("log")
+    by_level.set_xlabel(f"activation, at over {FREQUENT_ABOVE:.0%} of tokens", fontsize=8)
+    by_frequency.set_xlabel(f"share of tokens, with an activation above {ACTIVE_ABOVE:g}", fontsize=8)
+    log_scale(by_frequency.xaxis)
     for axes in (by_level, by_frequency):
+        axes.set_ylim(bottom=0)
         tidy(axes)
     keys = by_frequency.get_lines()
     label_figure(figure, "FFR by each of its constants", "", "features that are fake (%)", keys=keys)

@@ -12,6 +12,7 @@ import torch
 from sae_sweep.analysis import MatchResult, match
 from sae_sweep.report.page import contexts
 from sae_sweep.report.page.build import write_page
+from sae_sweep.report.page.sections import Section, Table, write_section
 from sae_sweep.report.parquet import read_parquet, write_parquet
 from sae_sweep.saes import load_sae
 from sae_sweep.store import SweepFolder
@@ -32,6 +33,13 @@ HOSTILE = (
     "\\u003cscript\\u003e",
     "\u05d0\u05d1",
 )
+
+PROBED = Table(
+    "Of one section",
+    ("setting", "text", "share", "number", "wide", ""),
+    (("", "a", 0.875, 3, 16.26, ""), ("", "b", None, 4, 0.2, None)),
+)
+PERCENT = Table("By constants", ("at 1%",), ((1.43,), (20.0,)), digits=1)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,7 @@ def inert(tab: Browser) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 @pytest.mark.slow(reason="two SAEs are trained and analysed, and a browser is started")
 def test_the_page_in_a_browser_without_a_network(sweep: Path) -> None:
+    write_section(sweep / "analysis" / "probe", Section(NAME, HOSTILE[0], (), (PROBED, PERCENT)))
     page = write_page(SweepFolder(sweep))
     assert page.problems == []
     assert page.details is None
@@ -86,12 +95,26 @@ def test_the_page_in_a_browser_without_a_network(sweep: Path) -> None:
         sorts(tab)
         opens_a_pair(tab)
         finds_a_feature(tab)
+        shows_a_section(tab)
         inert(tab)
         for width, dark in ((390, False), (390, True), (1200, True)):
             tab.open(page.path, width=width, dark=dark)
             tab.wait("document.querySelector('.chart svg') !== null")
             assert tab.js("document.documentElement.scrollWidth <= window.innerWidth"), (width, dark)
         inert(tab)
+
+
+def shows_a_section(tab: Browser) -> None:
+    """Numbers have the decimals of their column or table, and empty columns are left out."""
+    rows = "[...document.querySelectorAll('#section-0 table')].map((one) => [...one.rows].map((row) => "
+    probed, percent = tab.js(rows + "[...row.cells].map((cell) => cell.textContent)))")
+    assert probed == [
+        ["text", "share", "number", "wide"],
+        ["a", "0.875", "3", "16.3"],
+        ["b", "–", "4", "0.2"],
+    ]
+    assert percent == [["at 1%"], ["1.4"], ["20.0"]]
+    assert tab.js("document.querySelector('#section-0 h2').textContent") == NAME
 
 
 def sorts(tab: Browser) -> None:

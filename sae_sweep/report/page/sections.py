@@ -24,8 +24,11 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    """Text, or numbers, which are aligned to the right; None is an empty cell."""
+    """Text, or numbers, which are aligned to the right; None is an empty cell. A column of empty cells is not
+    shown."""
     note: str = ""
+    digits: int | None = None
+    """Decimals of all numbers; None: as many as each column needs."""
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,12 @@ const imageFigure = (image) => el("figure", {},
 
 function writtenSection(core, one, at) {
   const tables = one.tables.map((table) => {
-    const numbers = table.columns.map((_, place) => table.rows.every((row) => typeof row[place] !== "string"));
-    return [sortable(visible(table.title), table.columns.map((label, place) => ({ label: visible(label), number: numbers[place], digits: digitsOf(table.rows.map((row) => row[place])) })), table.rows),
+    const places = table.columns.map((_, place) => place).filter((place) => table.rows.some((row) => row[place] !== "" && row[place] !== null));
+    const columns = places.map((place) => {
+      const cells = table.rows.map((row) => row[place]);
+      return { label: visible(table.columns[place]), number: cells.every((cell) => typeof cell !== "string"), digits: table.digits ?? digitsOf(cells) };
+    });
+    return [sortable(visible(table.title), columns, table.rows.map((row) => places.map((place) => row[place]))),
       table.note ? el("p", { class: "note", text: visible(table.note) }) : null];
   });
   section("section-" + at, visible(one.title), el("p", { text: visible(one.text) }), ...tables.flat(), one.figures.length ? el("div", { class: "images" }, ...one.figures.map(imageFigure)) : null);

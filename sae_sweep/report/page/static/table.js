@@ -19,7 +19,7 @@ function sortable(caption, columns, rows, options = {}) {
     if (a === b) return 0;
     if (a === null || a === undefined) return 1;
     if (b === null || b === undefined) return -1;
-    const less = typeof a === "number" && typeof b === "number" ? a < b : String(a).localeCompare(String(b)) < 0;
+    const less = typeof a === "number" && typeof b === "number" ? a < b : String(a).localeCompare(String(b), undefined, { numeric: true }) < 0;
     return (less ? -1 : 1) * (ascending ? 1 : -1);
   };
   function sort(place) {
