@@ -111,7 +111,7 @@ def shows_a_section(tab: Browser) -> None:
     assert probed == [
         ["text", "share", "number", "wide"],
         ["a", "0.875", "3", "16.3"],
-        ["b", "–", "4", "0.2"],
+        ["b", "\u2013", "4", "0.2"],
     ]
     assert percent == [["at 1%"], ["1.4"], ["20.0"]]
     assert tab.js("document.querySelector('#section-0 h2').textContent") == NAME
