@@ -1,23 +1,25 @@
 """SFR and FFR (FaithfulSAE, arXiv 2506.17673): features that two seeds share, and those that fire on noise.
 
-SFR: share of the pairs of the best assignment of two decoders whose cosine is above 0.7; see `shared_pairs`.
+SFR: share of the pairs of the best assignment of two decoders whose cosine is above 0.7; see `follow_seeds`.
 FFR: share of features that are active, above 1, at more than a tenth of random tokens; see `fake`.
 """
 
-import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_sweep.analysis.assignment import assign
+from sae_sweep.analysis.assignment import Assignment, assign
 from sae_sweep.analysis.bootstrap import Estimate, Sample
 from sae_sweep.analysis.dictionaries import usable_rows
 from sae_sweep.analysis.evaluation import BATCH_TOKENS
 from sae_sweep.analysis.features import Residuals, Subject
+from sae_sweep.config import SaeSweepError
 
 SHARED_ABOVE = 0.7
 """Decoder cosine above which a pair of features counts for SFR."""
@@ -29,16 +31,53 @@ NOISE_TOKENS = 1_000_000
 """Random tokens of FFR, the BOS of each sequence included."""
 
 
-def shared_pairs(
-    one: Float[Tensor, "n d_in"], other: Float[Tensor, "m d_in"], threshold: float = SHARED_ABOVE
-) -> Bool[Tensor, " pairs"]:
-    """Whether each pair of the best one-to-one assignment of two decoders is shared; their mean is SFR.
+class FollowedSeeds(NamedTuple):
+    """SAEs that differ in their seeds, feature by feature: each of the first's with its partners."""
+
+    rows: Int[Tensor, "saes d_sae"]
+    """The row of each SAE that the best assignment gives to each feature of the first."""
+    shared: Bool[Tensor, "pairs d_sae"]
+    """Of every two SAEs, in the order of `itertools.combinations`: whether the pair that holds the earlier
+    one's row is shared. The mean over a pair is its SFR."""
+
+
+def follow_seeds(
+    decoders: Sequence[Float[Tensor, "_ d_in"]],
+    threshold: float = SHARED_ABOVE,
+    between: Callable[[], None] = lambda: None,
+) -> FollowedSeeds:
+    """Find which pairs of every two decoders are shared, in the first's order of features; SFR is the mean.
+
+    A feature that all seeds find is shared in each of their pairs. In one order these are drawn together, so
+    that intervals do not count it anew in each pair.
+
+    Args:
+        decoders: of equal sizes, without rows that cannot be compared.
+        threshold: cosine above which a pair is shared.
+        between: called between assignments, to obey a stop.
 
     Raises:
         SaeSweepError: for decoders that cannot be compared.
     """
-    found = assign(usable_rows([one]).unit, usable_rows([other]).unit)
-    return found.cosines_a[found.index_a >= 0] > threshold
+    rows, shared = [torch.arange(len(decoders[0]))], []
+    for one, other in itertools.combinations(range(len(decoders)), 2):
+        between()
+        found = _assigned(decoders[one], decoders[other])
+        if one == 0:
+            rows.append(found.index_a)
+        shared.append((found.cosines_a > threshold)[rows[one]])
+    size = len(decoders[0])
+    return FollowedSeeds(torch.stack(rows), torch.stack(shared) if shared else torch.empty(0, size).bool())
+
+
+def _assigned(one: Float[Tensor, "_ d_in"], other: Float[Tensor, "_ d_in"]) -> Assignment:
+    units = [usable_rows([rows]).unit for rows in (one, other)]
+    if not len(one) == len(other) == len(units[0]) == len(units[1]):
+        raise SaeSweepError(
+            f"SFR: decoders of {len(one):,} and {len(other):,} rows, of which {len(units[0]):,} and "
+            f"{len(units[1]):,} can be compared; seeds need equally many, all of them"
+        )
+    return assign(*units)
 
 
 def noise(tokens: int, seq_len: int, vocabulary: int, bos: int, seed: int = 0) -> Int[np.ndarray, "n seq"]:
@@ -130,9 +169,6 @@ class TextResult:
     """SFR with its interval over seeds; none with fewer than three."""
 
 
-def pooled(sets: Sequence[Bool[Tensor, " _"]]) -> Sample:
-    """Mean share over several sets of features, each of which is drawn anew; nothing for no sets."""
-    if not sets:
-        return Sample.nothing()
-    samples = [Sample.of(one.double()[:, None], seed) for seed, one in enumerate(sets)]
-    return functools.reduce(Sample.__add__, samples).divided(len(samples))
+def pooled(marks: Bool[Tensor, "sets d_sae"]) -> Sample:
+    """Mean share over sets of marks on the same features, which are drawn together; nothing for no sets."""
+    return Sample.of(marks.double().mean(0)[:, None], 0) if len(marks) else Sample.nothing()

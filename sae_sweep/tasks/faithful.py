@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
+import torch
 from torch import Tensor
 
 from sae_sweep.activations import LanguageModel, weights_fingerprint
 from sae_sweep.analysis.bootstrap import estimate_over_seeds
 from sae_sweep.analysis.faithfulness import (
+    ACTIVE_ABOVE,
     NOISE_TOKENS,
     TextResult,
     activity,
     fake,
+    follow_seeds,
     noise,
     pooled,
-    shared_pairs,
 )
 from sae_sweep.analysis.features import Subject
 from sae_sweep.config import FaithfulDataset, SaeSweepError
@@ -131,20 +133,17 @@ def _measure(
     shares: Mapping[str, Tensor],
     undertrained: float,
 ) -> TextResult:
-    pairs = list(combinations(runs, 2))
-    shared = []
-    for one, other in pairs:
-        raise_if_requested()
-        shared.append(shared_pairs(one.entry.decoder, other.entry.decoder))
-    seeds = [(str(one.config.seed), str(other.config.seed)) for one, other in pairs]
+    followed = follow_seeds([one.entry.decoder for one in runs], between=raise_if_requested)
+    seeds = list(combinations([str(one.config.seed) for one in runs], 2))
+    fakes = [fake(shares[one.entry.name][LEVELS.index(ACTIVE_ABOVE)]) for one in runs]
     return TextResult(
         setting=setting,
         text=text,
         sampled=isinstance(runs[0].config.dataset, FaithfulDataset),
         runs=tuple(one.entry.name for one in runs),
         undertrained=any(one.entry.init_match > undertrained for one in runs),
-        pairs=len(pairs),
-        sfr=pooled(shared),
-        ffr=pooled([fake(shares[one.entry.name][LEVELS.index(1.0)]) for one in runs]),
-        sfr_over_seeds=estimate_over_seeds(seeds, [one.double().mean().item() for one in shared]),
+        pairs=len(seeds),
+        sfr=pooled(followed.shared),
+        ffr=pooled(torch.stack(fakes).gather(1, followed.rows)),
+        sfr_over_seeds=estimate_over_seeds(seeds, followed.shared.double().mean(1).tolist()),
     )

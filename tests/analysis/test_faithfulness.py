@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_sweep.analysis.faithfulness import activity, fake, noise, shared_pairs
+from sae_sweep.analysis.faithfulness import activity, fake, follow_seeds, noise, pooled
 from sae_sweep.analysis.features import Subject
+from sae_sweep.config import SaeSweepError
 
 
 def rows(n: int, seed: int) -> Tensor:
@@ -29,8 +30,47 @@ def test_sfr_is_that_of_the_best_of_all_assignments() -> None:
     )
     for threshold in (0.3, 0.7, 0.95):
         twin = [cosine(one[i], other[j]) > threshold for i, j in enumerate(best)]
-        assert shared_pairs(one, other, threshold).double().mean() == pytest.approx(np.mean(twin))
-    assert shared_pairs(one, one[[3, 0, 4, 2, 1]]).double().mean() == 1
+        assert follow_seeds([one, other], threshold).shared.tolist() == [twin]
+    assert follow_seeds([one, one[[3, 0, 4, 2, 1]]]).shared.double().mean() == 1
+
+
+def test_features_are_followed_from_the_first_seed_through_all_pairs() -> None:
+    """Two of six features are in all seeds, one in the last two, one in the first two."""
+    decoders = [torch.eye(24)[[*(0, 1), *(10 + 4 * k, 11 + 4 * k, 12 + 4 * k, 13 + 4 * k)]] for k in range(3)]
+    decoders[1][2] = decoders[0][5]
+    decoders[2][4] = decoders[1][3]
+    order = [torch.randperm(6, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    found = follow_seeds([one[places] for one, places in zip(decoders, order, strict=True)])
+    for k in (1, 2):
+        assert sorted(found.rows[k].tolist()) == list(range(6))
+    places = [one.tolist() for one in order]
+    everywhere = [places[0].index(0), places[0].index(1)]
+    first_two, last_two = found.shared[0], found.shared[2]
+    assert found.shared[1].nonzero()[:, 0].tolist() == sorted(everywhere)
+    assert first_two.nonzero()[:, 0].tolist() == sorted([*everywhere, places[0].index(5)])
+    late = int((found.rows[1] == places[1].index(3)).nonzero())
+    assert last_two.nonzero()[:, 0].tolist() == sorted([*everywhere, late])
+    assert found.rows[1][everywhere].tolist() == [places[1].index(0), places[1].index(1)]
+    assert found.rows[2][everywhere].tolist() == [places[2].index(0), places[2].index(1)]
+
+
+def test_features_that_all_pairs_share_do_not_narrow_the_interval() -> None:
+    marks = torch.arange(400) % 4 == 0
+    once, thrice = pooled(marks[None]).estimate(), pooled(marks.expand(3, -1)).estimate()
+    assert (thrice.value, thrice.low, thrice.high, thrice.n) == (once.value, once.low, once.high, 400)
+    shifted = torch.stack([marks.roll(by) for by in range(3)])
+    apart = pooled(shifted).estimate()
+    assert apart.high - apart.low < 0.8 * (once.high - once.low)
+    assert np.isnan(pooled(marks[None][:0]).estimate().value)
+
+
+def test_seeds_of_different_sizes_and_rows_without_direction_are_refused() -> None:
+    with pytest.raises(SaeSweepError, match="SFR: decoders of 5 and 4 rows"):
+        follow_seeds([rows(5, 0), rows(4, 1)])
+    silent = rows(5, 0)
+    silent[2] = 0
+    with pytest.raises(SaeSweepError, match="5 and 4 can be compared; seeds need equally many"):
+        follow_seeds([rows(5, 1), silent])
 
 
 def test_noise_is_uniform_over_the_vocabulary_and_each_sequence_opens_with_bos() -> None:

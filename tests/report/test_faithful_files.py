@@ -23,8 +23,8 @@ def result(text: str, shared: list[int], fake: list[int], setting: str = "k=4", 
         runs=(f"{text} 1", f"{text} 2"),
         undertrained=marks.get("undertrained", False),
         pairs=bool(shared),
-        sfr=pooled([torch.tensor(shared).bool()] if shared else []),
-        ffr=pooled([torch.tensor(fake).bool(), torch.tensor(fake).bool()]),
+        sfr=pooled(torch.tensor([shared])[: len(shared)].bool()),
+        ffr=pooled(torch.tensor([fake, fake]).bool()),
         sfr_over_seeds=NONE,
     )
 
