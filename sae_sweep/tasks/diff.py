@@ -19,7 +19,7 @@ from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
 from sae_sweep.report.diff_files import SHOWN, Compared, diff_text, summary, write_diff
-from sae_sweep.signals import raise_if_requested
+from sae_sweep.signals import deferred, raise_if_requested
 from sae_sweep.store import SweepFolder, cache_folder, hold_sweep
 from sae_sweep.tasks.analysed import Analysed, selected
 from sae_sweep.tasks.finished import labelled
@@ -68,7 +68,7 @@ def _write(
     sweep: SweepFolder, names: tuple[str, str], compared: Sequence[Compared], command: CommandConfig
 ) -> None:
     """Write files and page, and show what differs most."""
-    with hold_sweep(sweep):
+    with hold_sweep(sweep), deferred():
         files = write_diff(sweep.diff(made_plain("_".join(names))), names, compared, command.analysis.top)
     width = shutil.get_terminal_size(fallback=(100, 24)).columns
     for one in compared[:SHOWN]:

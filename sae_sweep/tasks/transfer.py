@@ -19,7 +19,7 @@ from sae_sweep.plan import Request
 from sae_sweep.report import files_text
 from sae_sweep.report.family_frequency_files import read_members, write_family_frequencies
 from sae_sweep.report.transfer_files import Transferred, transfer_text, write_transfer
-from sae_sweep.signals import raise_if_requested
+from sae_sweep.signals import deferred, raise_if_requested
 from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, find_sweep, hold_sweep, read_metrics
 from sae_sweep.tasks.analysed import Analysed, finished_of
 from sae_sweep.tasks.finished import labelled
@@ -74,7 +74,7 @@ def transfer(request: Request) -> int:
     for name, why in left_out.items():
         log.error("%s is left out: %s", name, why)
     if found:
-        with hold_sweep(folder):
+        with hold_sweep(folder), deferred():
             files = write_transfer(folder.transfer, found)
             shared = _family_frequencies(folder, found, families)
         width = shutil.get_terminal_size(fallback=(100, 24)).columns
@@ -90,8 +90,8 @@ def _family_frequencies(
     trained_on = {one.run: one.trained_on for one in found if not one.undertrained}
     densities = {(one.run, one.read): one.densities for one in found if not one.undertrained}
     by_hook = {hook: family_frequencies(members, trained_on, densities) for hook, members in families.items()}
-    shutil.rmtree(folder.family_frequency, ignore_errors=True)  # of other families
     if not any(by_hook.values()):
+        shutil.rmtree(folder.family_frequency, ignore_errors=True)  # of other families
         log.info("no families are in two trained SAEs of a dataset: their frequencies are not compared")
         return {}
     figure = write_family_frequencies(folder.family_frequency, by_hook, list(trained_on))
