@@ -30,6 +30,7 @@ from sae_sweep.signals import deferred, raise_if_requested, stop_signals
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep, planned_run, read_plan, state
 from sae_sweep.tasks.finished import Finished, read_finished, with_keys
 from sae_sweep.tasks.report import show_report
+from sae_sweep.tasks.tracked import track_section
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +60,21 @@ def faithful(request: Request) -> int:
         ]
     with hold_sweep(folder), deferred():
         files = write_faithful(folder.faithful, results, sensitivity)
+    track_section(folder, command, folder.faithful, _numbers(results))
     width = shutil.get_terminal_size(fallback=(100, 24)).columns
     show(faithful_text(results, width) + "\n\n")
     show_report(folder, files, left_out)
     return len(left_out)
+
+
+def _numbers(results: Sequence[TextResult]) -> dict[str, float]:
+    """SFR and FFR by text, of SAEs that trained enough."""
+    return {
+        f"{measure}/{one.text} {one.setting}": sample.estimate().value
+        for one in results
+        if not one.undertrained
+        for measure, sample in (("SFR", one.sfr), ("FFR", one.ffr))
+    }
 
 
 def _read(folder: SweepFolder, threshold: float) -> tuple[list[Finished], dict[str, str]]:

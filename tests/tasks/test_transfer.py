@@ -26,6 +26,7 @@ from tests.activations.conftest import save_gpt2
 from tests.conftest import Cli
 from tests.report.page.reading import data
 from tests.tasks.conftest import write_untrained
+from tests.tracking.offline import offline_runs
 
 
 def alone(run: PlannedRun, text: PlannedRun) -> dict[str, float]:
@@ -39,7 +40,7 @@ def alone(run: PlannedRun, text: PlannedRun) -> dict[str, float]:
 
 
 def test_each_cell_is_the_evaluation_of_that_sae_on_that_text(cli: Cli, two_texts: list[PlannedRun]) -> None:
-    result = cli("task=transfer", "sweep=mine", "tracking=none")
+    result = cli("task=transfer", "sweep=mine")
     assert result.code == 0, result.err
     rows = parquet.read_table("multirun/mine/analysis/transfer/transfer.parquet").to_pylist()
     prose, code = two_texts
@@ -58,6 +59,13 @@ def test_each_cell_is_the_evaluation_of_that_sae_on_that_text(cli: Cli, two_text
     (section,) = json.loads(data(Path("multirun/mine/report.html"), "core"))["sections"]
     assert section["title"] == "Transfer between datasets"
     assert len(section["figures"]) == 1
+    (run,) = offline_runs(Path("multirun/mine"))
+    assert sum("by_the_dataset_that_is_read" in key for key in run.keys()) == 5  # noqa: SIM118 - no dict
+    lost = [found[name, name]["explained_variance"] for name in ("prose", "code")]
+    lost[0] -= found["prose", "code"]["explained_variance"]
+    lost[1] -= found["code", "prose"]["explained_variance"]
+    sent = [run.summary[f"analysis/transfer/lost_on/{text}"] for text in ("code", "prose")]
+    assert sent == pytest.approx(lost)
 
 
 def test_a_text_that_changed_costs_its_column_and_no_other(cli: Cli, two_texts: list[PlannedRun]) -> None:
