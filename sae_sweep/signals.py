@@ -202,6 +202,16 @@ def obeyed() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let files that belong together be written whole: a stop inside the block acts at its end."""
+    if _current is None:
+        yield
+        return
+    with _current.deferred():
+        yield
+
+
 def raise_if_requested() -> None:
     """Raise Interrupted if a stop signal has arrived, even one that is deferred."""
     if _current is not None:

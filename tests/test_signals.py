@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sae_sweep.signals import STOP_SIGNALS, Interrupted, blocked, obeyed, stop_signals
+from sae_sweep.signals import STOP_SIGNALS, Interrupted, blocked, deferred, obeyed, stop_signals
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
@@ -193,6 +193,24 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [(before, None)]
+
+
+def test_files_that_belong_together_are_written_before_a_stop() -> None:
+    written = []
+
+    def write() -> None:
+        with deferred():
+            for name in "ab":
+                signal.raise_signal(signal.SIGTERM)
+                written.append(name)
+        written.append("c")
+
+    with pytest.raises(Interrupted, match="SIGTERM"), stop_signals():
+        write()
+    assert written == ["a", "b"]
+    with deferred():  # where nobody listens, as in a notebook
+        written.append("d")
+    assert written[-1] == "d"
 
 
 def run(code: str, **keys: Any) -> subprocess.CompletedProcess[str]:

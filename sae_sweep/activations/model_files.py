@@ -100,6 +100,17 @@ def weights_fingerprint(model: ModelConfig) -> str:
     return whole.hexdigest()[:16]
 
 
+def same_model(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two configs name the same weights and tokenizer, wherever they are.
+
+    Raises:
+        SaeSweepError: if a file of theirs cannot be read.
+    """
+    if (one.path, one.hub_revision) == (other.path, other.hub_revision):
+        return True
+    return weights_fingerprint(one) == weights_fingerprint(other)
+
+
 def _digest(file: Path) -> bytes:
     with regular(file).open("rb") as content:
         return hashlib.file_digest(content, "sha256").digest()

@@ -64,15 +64,17 @@ def family_frequencies(
     """Compare the families of each dataset with each other dataset.
 
     Args:
-        members: features of families; those of runs without densities count as absent.
+        members: features of families of one hook; those of runs without densities count as absent. A dataset
+            that none of their runs was trained on is not compared: no SAE there could hold a family.
         trained_on: dataset of each run.
         densities: of each run on each dataset.
     """
-    texts = list(dict.fromkeys(text for _, text in densities))
     families: dict[int, list[Member]] = {}
     for one in members:
         if one.run in trained_on:
             families.setdefault(one.family, []).append(one)
+    here = {trained_on[one.run] for some in families.values() for one in some}
+    texts = [text for text in dict.fromkeys(text for _, text in densities) if text in here]
     found = []
     for family, some in families.items():
         for home, other in itertools.permutations(texts, 2):

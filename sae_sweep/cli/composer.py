@@ -78,18 +78,18 @@ class Composer:
                     OmegaConf.update(values, key, value)
             name_experiment(values, chosen.get("experiment"))
             _set_sparsity(values, chosen["architecture"], {*command.keys, *point.values})
-            self._set_sources(values)
+            self._set_sources(values.dataset)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([where + explained(error)]) from error
         return Composed(point, values, chosen)
 
-    def _set_sources(self, values: DictConfig) -> None:
+    def _set_sources(self, dataset: DictConfig) -> None:
         """Set the datasets of which a mixture or a domain is made, and a mixture's label if it has none.
 
         Raises:
             ConfigError: if there is no such dataset, or they are given in another way than by name.
         """
-        dataset, kind = values.dataset, OmegaConf.get_type(values.dataset)
+        kind = OmegaConf.get_type(dataset)
         if kind is MixDataset:
             if dataset.parts:
                 raise ConfigError(["dataset.parts: give the names of the datasets in dataset.weights"])
@@ -98,6 +98,9 @@ class Composer:
             )
             if dataset.name == MIXTURE and dataset.weights:
                 dataset.name = mixture_label(dataset.weights)
+            for part in dataset.parts.values():
+                if OmegaConf.get_type(part) is DomainDataset:
+                    self._set_sources(part)
         elif kind is DomainDataset and dataset.of:
             if dataset.source is not None:
                 raise ConfigError(["dataset.source: give the name of the dataset as dataset.of"])

@@ -136,6 +136,17 @@ class DomainDataset(DatasetConfig):
         return found
 
 
+def texts_of(dataset: DatasetConfig) -> list[DatasetConfig]:
+    """The texts that have documents: the parts of a mixture that have a share, else the dataset itself."""
+    return [part for part, _ in dataset.read] if isinstance(dataset, MixDataset) else [dataset]
+
+
+def sampled_texts(dataset: DatasetConfig) -> list[FaithfulDataset]:
+    """The texts that a language model has to sample before a dataset can be read."""
+    sources = [text.source if isinstance(text, DomainDataset) else text for text in texts_of(dataset)]
+    return [source for source in sources if isinstance(source, FaithfulDataset)]
+
+
 def mixture_label(weights: Mapping[str, float]) -> str:
     """What is mixed, with its shares: `owt-0.75-pile-0.25`; a text alone has its own name."""
     live = {name: weight for name, weight in weights.items() if weight}

@@ -90,10 +90,16 @@ def write_diff(folder: Path, names: tuple[str, str], compared: Sequence[Compared
     )
 
 
+def more_often(one: Compared) -> tuple[int, int]:
+    """How many features fire in more documents of a, and of b, than chance explains."""
+    more, less = (int((one.differs & (side * one.found.documents > 0)).sum()) for side in (1, -1))
+    return more, less
+
+
 def summary(names: tuple[str, str], one: Compared) -> str:
     """How many features differ, in a sentence."""
     tested = int((~np.isnan(one.found.documents_q)).sum())
-    more = [int((one.differs & (side * one.found.documents > 0)).sum()) for side in (1, -1)]
+    more = more_often(one)
     return (
         f"{one.run}: of {tested:,} features that fire, {more[0]:,} fire in more documents of {names[0]} and "
         f"{more[1]:,} in more of {names[1]} (false discovery rate {DISCOVERY_RATE:.0%}; "

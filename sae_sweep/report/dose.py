@@ -64,6 +64,16 @@ def write_dose_response(folder: Path, ladders: Sequence[Ladder], threshold: floa
     return write_csv(folder / "dose_response.csv", table)
 
 
+def found_again(ladders: Sequence[Ladder]) -> dict[str, float]:
+    """Share of all features of a text that are found again, by the text and its share; of trained pairs."""
+    return {
+        f"{ladder.label}/{ladder.texts[one.text]}/{one.share:g}".strip("/"): one.ratio
+        for ladder in ladders
+        for one in ladder.points
+        if one.features == "all" and one.trained
+    }
+
+
 def sentence(ladder: Ladder) -> str:
     """What a text's share does to its features, from trained pairs; or that nothing can be said."""
     found = [_of_text(ladder, text) for text in (0, 1)]

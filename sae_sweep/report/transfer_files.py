@@ -116,18 +116,27 @@ def transfer_text(found: Sequence[Transferred], width: int) -> str:
 
 def home_and_away(found: Sequence[Transferred]) -> str:
     """What explained variance is lost on other datasets, in a sentence; only trained SAEs count."""
+    lost = lost_away(found)
+    changes = list(lost.values())
+    if not lost:
+        return "Nothing is concluded: no SAE that trained enough was read on its own dataset and on another."
+    worse = sum(change > 0 for change in changes)
+    return (
+        f"On a dataset other than their own, SAEs explain {fmean(changes):.3f} less of the variance on "
+        f"average (from {min(changes):.3f} to {max(changes):.3f}; less in {worse} of {len(changes)} cases, "
+        f"{len({run for run, _ in lost})} SAEs)."
+    )
+
+
+def lost_away(found: Sequence[Transferred]) -> dict[tuple[str, str], float]:
+    """Explained variance at home minus that elsewhere, by run and dataset that is read; of trained SAEs."""
     trained = [one for one in found if not one.undertrained]
     home = {one.run: one.value("explained_variance") for one in trained if one.read == one.trained_on}
-    away = [one for one in trained if one.read != one.trained_on and one.run in home]
-    if not away:
-        return "Nothing is concluded: no SAE that trained enough was read on its own dataset and on another."
-    lost = [home[one.run] - one.value("explained_variance") for one in away]
-    worse = sum(change > 0 for change in lost)
-    return (
-        f"On a dataset other than their own, SAEs explain {fmean(lost):.3f} less of the variance on average "
-        f"(from {min(lost):.3f} to {max(lost):.3f}; less in {worse} of {len(away)} cases, "
-        f"{len({one.run for one in away})} SAEs)."
-    )
+    return {
+        (one.run, one.read): home[one.run] - one.value("explained_variance")
+        for one in trained
+        if one.read != one.trained_on and one.run in home
+    }
 
 
 def _texts(found: Sequence[Transferred]) -> list[str]:

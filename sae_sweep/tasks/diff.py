@@ -18,12 +18,13 @@ from sae_sweep.launch.group import Models
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
-from sae_sweep.report.diff_files import SHOWN, Compared, diff_text, summary, write_diff
-from sae_sweep.signals import raise_if_requested
+from sae_sweep.report.diff_files import SHOWN, Compared, diff_text, more_often, summary, write_diff
+from sae_sweep.signals import deferred, raise_if_requested
 from sae_sweep.store import SweepFolder, cache_folder, hold_sweep
 from sae_sweep.tasks.analysed import Analysed, selected
 from sae_sweep.tasks.finished import labelled
 from sae_sweep.tasks.report import write_report
+from sae_sweep.tasks.tracked import track_section
 from sae_sweep.text import fingerprint, held_out_documents, open_documents, token_mask
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,15 @@ def _write(
     sweep: SweepFolder, names: tuple[str, str], compared: Sequence[Compared], command: CommandConfig
 ) -> None:
     """Write files and page, and show what differs most."""
-    with hold_sweep(sweep):
-        files = write_diff(sweep.diff(made_plain("_".join(names))), names, compared, command.analysis.top)
+    folder = sweep.diff(made_plain("_".join(names)))
+    with hold_sweep(sweep), deferred():
+        files = write_diff(folder, names, compared, command.analysis.top)
+    numbers = {
+        f"{one.run}/more in {name}": count
+        for one in compared
+        for name, count in zip(names, more_often(one), strict=True)
+    }
+    track_section(sweep, command, folder, numbers)
     width = shutil.get_terminal_size(fallback=(100, 24)).columns
     for one in compared[:SHOWN]:
         lines = textwrap.wrap(summary(names, one), width, break_on_hyphens=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sae_sweep.activations import LanguageModel, weights_fingerprint
+from sae_sweep.activations.model_files import same_model
 from sae_sweep.analysis.bootstrap import estimate_over_seeds
 from sae_sweep.analysis.faithfulness import (
     ACTIVE_ABOVE,
@@ -22,15 +23,16 @@ from sae_sweep.analysis.faithfulness import (
     pooled,
 )
 from sae_sweep.analysis.features import Subject
-from sae_sweep.config import FaithfulDataset, SaeSweepError
+from sae_sweep.config import FaithfulDataset, RunConfig, SaeSweepError
 from sae_sweep.launch.group import Models
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report.faithful_files import LEVELS, Sensitivity, faithful_text, write_faithful
-from sae_sweep.signals import raise_if_requested, stop_signals
+from sae_sweep.signals import deferred, raise_if_requested, stop_signals
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep, planned_run, read_plan, state
 from sae_sweep.tasks.finished import Finished, read_finished, with_keys
 from sae_sweep.tasks.report import show_report
+from sae_sweep.tasks.tracked import track_section
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +60,23 @@ def faithful(request: Request) -> int:
             Sensitivity(result.setting, result.text, [shares[name] for name in result.runs])
             for result in results
         ]
-    with hold_sweep(folder):
+    with hold_sweep(folder), deferred():
         files = write_faithful(folder.faithful, results, sensitivity)
+    track_section(folder, command, folder.faithful, _numbers(results))
     width = shutil.get_terminal_size(fallback=(100, 24)).columns
     show(faithful_text(results, width) + "\n\n")
     show_report(folder, files, left_out)
     return len(left_out)
+
+
+def _numbers(results: Sequence[TextResult]) -> dict[str, float]:
+    """SFR and FFR by text, of SAEs that trained enough."""
+    return {
+        f"{measure}/{one.text} {one.setting}": sample.estimate().value
+        for one in results
+        if not one.undertrained
+        for measure, sample in (("SFR", one.sfr), ("FFR", one.ffr))
+    }
 
 
 def _read(folder: SweepFolder, threshold: float) -> tuple[list[Finished], dict[str, str]]:
@@ -126,6 +139,15 @@ def _refuse_another_model(one: Finished, lm: LanguageModel) -> None:
         )
 
 
+def _reads_own_text(config: RunConfig) -> bool:
+    """Whether the language model that is read sampled the text itself."""
+    dataset = config.dataset
+    try:
+        return isinstance(dataset, FaithfulDataset) and same_model(dataset.model, config.model)
+    except SaeSweepError:  # the model of another path is gone
+        return False
+
+
 def _measure(
     setting: str,
     text: str,
@@ -139,7 +161,7 @@ def _measure(
     return TextResult(
         setting=setting,
         text=text,
-        sampled=isinstance(runs[0].config.dataset, FaithfulDataset),
+        sampled=_reads_own_text(runs[0].config),
         runs=tuple(one.entry.name for one in runs),
         undertrained=any(one.entry.init_match > undertrained for one in runs),
         pairs=len(seeds),

@@ -1,13 +1,21 @@
 """`task=generate`: samples the text of `dataset=faithful` ahead, and says how far other texts are from it.
 
+The text may be a dataset, a part of a mixture, or what a domain is selected from.
+
 Torch is imported only where there is a text to sample.
 """
 
+import logging
+
+from sae_sweep.activations.model_files import same_model
 from sae_sweep.config import FaithfulDataset, RunConfig, SaeSweepError
+from sae_sweep.config.mixture import sampled_texts, texts_of
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.signals import at_once, stop_signals
 from sae_sweep.store import cache_folder
+
+log = logging.getLogger(__name__)
 
 
 def generate(request: Request) -> int:
@@ -20,15 +28,16 @@ def generate(request: Request) -> int:
     wanted = _wanted(request)
     if not wanted:
         raise SaeSweepError("task=generate samples the text of dataset=faithful, which this command lacks")
+    _name_foreign_readers(request)
     _sample(request)
     with at_once():
         from sae_sweep.tasks.divergences import compare
 
-    others = dict.fromkeys(one.config.dataset for one in request.runs)
+    texts = dict.fromkeys(text for one in request.runs for text in texts_of(one.config.dataset))
+    others = [text for text in texts if not isinstance(text, FaithfulDataset)]
     with stop_signals():
         for dataset, run in wanted.items():
-            rest = [other for other in others if not isinstance(other, FaithfulDataset)]
-            show(compare(dataset, rest, cache_folder(request.command.paths.cache), run.device))
+            show(compare(dataset, others, cache_folder(request.command.paths.cache), run.device))
     return 0
 
 
@@ -38,6 +47,7 @@ def sample_missing(request: Request) -> None:
     Raises:
         SaeSweepError: if a model cannot sample text, or the runs are for SLURM, whose login nodes should not.
     """
+    _name_foreign_readers(request)
     if request.command.launcher.kind == "slurm":
         _refuse_missing(request)
     else:
@@ -51,6 +61,18 @@ def _sample(request: Request) -> None:
 
         with stop_signals():
             sample_text(dataset, cache_folder(request.command.paths.cache), run.device)
+
+
+def _name_foreign_readers(request: Request) -> None:
+    """Say which models read text that another one sampled."""
+    read = ((text, one.config.model) for one in request.runs for text in sampled_texts(one.config.dataset))
+    for text, model in dict.fromkeys(read):
+        if not same_model(text.model, model):
+            log.warning(
+                "dataset=%s: %s reads text that %s sampled, not its own, and tokenises it anew: leave "
+                "dataset.path out for its own",
+                *(text.name, model.label, text.path),
+            )
 
 
 def _refuse_missing(request: Request) -> None:
@@ -69,6 +91,6 @@ def _wanted(request: Request) -> dict[FaithfulDataset, RunConfig]:
     """Texts to sample, each with a run that reads it."""
     found: dict[FaithfulDataset, RunConfig] = {}
     for one in request.runs:
-        if isinstance(one.config.dataset, FaithfulDataset):
-            found.setdefault(one.config.dataset, one.config)
+        for text in sampled_texts(one.config.dataset):
+            found.setdefault(text, one.config)
     return found

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sae_sweep.activations import pick_device
-from sae_sweep.analysis import compare
+from sae_sweep.analysis import Comparison, compare
 from sae_sweep.config import CommandConfig, SaeSweepError
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
@@ -19,7 +19,7 @@ from sae_sweep.report import (
     write_comparison,
     write_runs,
 )
-from sae_sweep.report.dose import write_dose_response
+from sae_sweep.report.dose import found_again, write_dose_response
 from sae_sweep.report.family_text import families_text
 from sae_sweep.store import (
     DAMAGED,
@@ -39,7 +39,7 @@ from sae_sweep.tasks.finished import Finished, read_finished, with_keys
 from sae_sweep.tasks.followed import Followed, follow, steps
 from sae_sweep.tasks.match_two import match_two
 from sae_sweep.tasks.report import write_report
-from sae_sweep.tasks.tracked import track_comparison
+from sae_sweep.tasks.tracked import track_comparison, track_section
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +95,7 @@ def compare_finished(
             comparison = compare(entries, command.matching, device=on, progress=progress)
         with hold_sweep(folder):
             written = write_comparison(folder.matching, comparison)
-            ladders = find_ladders(found, comparison)
-            dose = write_dose_response(folder.dose_response, ladders, comparison.threshold)
+        dose = _dose_response(folder, command, found, comparison)
         followed = follow(folder, found, command, device)
         track_comparison(folder, command, comparison, written, lines, followed)
     shorts = short_names(planned_runs)
@@ -106,6 +105,18 @@ def compare_finished(
     opened |= {} if dose is None else {"dose": dose}
     show(files_text(opened) + "\n")
     return [line.status for line in lines].count(DAMAGED)
+
+
+def _dose_response(
+    folder: SweepFolder, command: CommandConfig, found: Sequence[Finished], comparison: Comparison
+) -> Path | None:
+    """Write and track the ladders of a sweep; returns the table of all points, None without a ladder."""
+    ladders = find_ladders(found, comparison)
+    with hold_sweep(folder):
+        table = write_dose_response(folder.dose_response, ladders, comparison.threshold)
+    if table is not None:
+        track_section(folder, command, folder.dose_response, found_again(ladders))
+    return table
 
 
 def _families_texts(followed: Followed | None) -> list[str]:

@@ -1,14 +1,18 @@
-"""Sends the comparison of a sweep to W&B."""
+"""Sends the comparison of a sweep, and the sections that other tasks add to its page, to W&B."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sae_sweep.analysis import COSINE_EDGES, Comparison, PairRow
 from sae_sweep.analysis.family_keys import KeyRow
 from sae_sweep.config import CommandConfig
+from sae_sweep.config.tracking import TAG_LENGTH
 from sae_sweep.report import ComparisonFiles, RunLine
 from sae_sweep.report.formatting import short_labels
+from sae_sweep.report.page.sections import read_section
 from sae_sweep.store import SweepFolder
 from sae_sweep.tasks.followed import Followed
 from sae_sweep.tracking import ComparisonSink, open_comparison_sink, wandb_key
@@ -42,6 +46,33 @@ def track_comparison(
     if followed is not None:
         _send_followed(sink, followed)
     sink.finish()
+
+
+def track_section(
+    folder: SweepFolder, command: CommandConfig, place: Path, numbers: Mapping[str, float]
+) -> None:
+    """Send a section of the page as a W&B run of its own: its tables and figures, and numbers by name.
+
+    Args:
+        folder: the sweep.
+        command: says whether and where W&B is.
+        place: folder below `analysis/` that holds the section; its name is that of the W&B run.
+        numbers: of the summary; those that are undefined are left out.
+    """
+    section, part = read_section(place), place.name
+    sink = open_comparison_sink(folder, command, section.runs, what=part[:TAG_LENGTH])
+    for table in section.tables:
+        sink.table(_key(part, table.title), table.columns, _one_type_per_column(table.rows))
+    for name in section.figures:
+        sink.image(_key(part, Path(name).stem), place / name)
+    sink.summary({_key(part, name): value for name, value in numbers.items() if value == value})
+    sink.finish()
+
+
+def _key(part: str, name: str) -> str:
+    """A key of W&B, in whose panels each section of the page is one; a slash in `name` is a level more."""
+    plain = re.sub(r"[^\w./+-]+", "_", name).strip("_")
+    return f"analysis/{part}/{plain}"
 
 
 def _send_followed(sink: ComparisonSink, followed: Followed) -> None:

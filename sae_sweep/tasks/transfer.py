@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from sae_sweep.analysis.family_frequency import Member, family_frequencies
@@ -18,13 +19,14 @@ from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
 from sae_sweep.report.family_frequency_files import read_members, write_family_frequencies
-from sae_sweep.report.transfer_files import Transferred, transfer_text, write_transfer
-from sae_sweep.signals import raise_if_requested
+from sae_sweep.report.transfer_files import Transferred, lost_away, transfer_text, write_transfer
+from sae_sweep.signals import deferred, raise_if_requested
 from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, find_sweep, hold_sweep, read_metrics
 from sae_sweep.tasks.analysed import Analysed, finished_of
 from sae_sweep.tasks.finished import labelled
 from sae_sweep.tasks.followed import steps
 from sae_sweep.tasks.report import write_report
+from sae_sweep.tasks.tracked import track_section
 from sae_sweep.text import open_text
 
 log = logging.getLogger(__name__)
@@ -74,13 +76,24 @@ def transfer(request: Request) -> int:
     for name, why in left_out.items():
         log.error("%s is left out: %s", name, why)
     if found:
-        with hold_sweep(folder):
+        with hold_sweep(folder), deferred():
             files = write_transfer(folder.transfer, found)
             shared = _family_frequencies(folder, found, families)
+        _track(folder, command, found, bool(shared))
         width = shutil.get_terminal_size(fallback=(100, 24)).columns
         opened = {"transfer": files.figure, "its numbers": files.table} | shared
         show(f"{transfer_text(found, width)}\n\n{files_text(write_report(folder) | opened)}\n")
     return len(left_out)
+
+
+def _track(folder: SweepFolder, command: CommandConfig, found: Sequence[Transferred], shared: bool) -> None:
+    """Send the matrix, and what families share if that is known, to W&B."""
+    lost: dict[str, list[float]] = {}
+    for (_, read), change in lost_away(found).items():
+        lost.setdefault(f"lost on/{read}", []).append(change)
+    track_section(folder, command, folder.transfer, {read: fmean(some) for read, some in lost.items()})
+    if shared:
+        track_section(folder, command, folder.family_frequency, {})
 
 
 def _family_frequencies(
@@ -90,8 +103,8 @@ def _family_frequencies(
     trained_on = {one.run: one.trained_on for one in found if not one.undertrained}
     densities = {(one.run, one.read): one.densities for one in found if not one.undertrained}
     by_hook = {hook: family_frequencies(members, trained_on, densities) for hook, members in families.items()}
-    shutil.rmtree(folder.family_frequency, ignore_errors=True)  # of other families
     if not any(by_hook.values()):
+        shutil.rmtree(folder.family_frequency, ignore_errors=True)  # of other families
         log.info("no families are in two trained SAEs of a dataset: their frequencies are not compared")
         return {}
     figure = write_family_frequencies(folder.family_frequency, by_hook, list(trained_on))

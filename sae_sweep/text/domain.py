@@ -1,5 +1,6 @@
 """Domains: the documents of a text that are nearest to some keywords, by BM25."""
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -68,6 +69,7 @@ def bm25(documents: Sequence[str], words: Sequence[str]) -> Float[np.ndarray, " 
         import bm25s
     except ImportError as error:
         raise SaeSweepError('dataset=domain needs a library: pip install "sae-sweep[domain]"') from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs each step
     index = bm25s.BM25(k1=1.5, b=0.75, method="lucene", backend="numpy")
     index.index(bm25s.tokenize(list(documents), stopwords=None, show_progress=False), show_progress=False)
     return np.asarray(index.get_scores(list(words)), dtype=np.float32)

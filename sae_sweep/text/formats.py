@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sae_sweep.config import SaeSweepError, first_line
 from sae_sweep.store import unreadable
 from sae_sweep.text.found import suffix
-from sae_sweep.text.rows import Row, Tally, column_row, json_row, text_row
+from sae_sweep.text.rows import Row, Tally, column_row, json_row, text_row, token_ids
 
 _ROWS_AT_ONCE = 256
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -140,15 +140,33 @@ def _rows_of(column: Any) -> Iterator[Row]:
 
 def _check_column(path: Path, schema: Any, key: str) -> None:
     if key not in schema.names:
-        names = " or ".join(schema.names)
-        raise SaeSweepError(f"{path} has no column {key!r}: set dataset.text_key to {names}")
+        raise no_column(str(path), schema, key)
     if schema.names.count(key) > 1:
         raise SaeSweepError(
             f"{path} has several columns {key!r}: rename all but one, or set dataset.text_key"
         )
     kind = schema.field(key).type
+    if _holds_ids(kind):
+        raise token_ids(str(path), key)
     if not _holds_text(kind):
         raise SaeSweepError(f"{path}: column {key!r} holds {kind}, not text: set dataset.text_key to another")
+
+
+def no_column(where: str, schema: Any, key: str) -> SaeSweepError:
+    """An error for a table without the column of `dataset.text_key`, naming those that hold text."""
+    names = [name for name, kind in zip(schema.names, schema.types, strict=True) if _holds_text(kind)]
+    instead = f"set dataset.text_key to {' or '.join(names)}" if names else "no other holds text either"
+    if not names and any(map(_holds_ids, schema.types)):
+        instead = "it holds token ids, which mean nothing to another tokenizer: decode them"
+    return SaeSweepError(f"{where} has no column {key!r}: {instead}")
+
+
+def _holds_ids(kind: Any) -> bool:
+    """Whether an Arrow type is that of lists of whole numbers."""
+    import pyarrow as pa
+
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_list(kind) for is_list in lists) and bool(pa.types.is_integer(kind.value_type))
 
 
 def _holds_text(kind: Any) -> bool:

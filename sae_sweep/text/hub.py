@@ -11,7 +11,9 @@ from typing import Any
 
 from sae_sweep.config import HubDataset, SaeSweepError, first_line
 from sae_sweep.signals import wait
+from sae_sweep.text.formats import no_column
 from sae_sweep.text.hub_lines import SUFFIXES, read_lines
+from sae_sweep.text.rows import no_text
 from sae_sweep.text.source import Place, TextSource, text_number
 
 log = logging.getLogger(__name__)
@@ -92,10 +94,7 @@ class HubText(TextSource):
         key = self._dataset.text_key
         text = example[key]
         if not isinstance(text, str | None):
-            raise SaeSweepError(
-                f"{self._shards[unit]}: column {key!r} holds {type(text).__name__}, not text: "
-                "set dataset.text_key to another"
-            )
+            raise no_text(self._shards[unit], key, text)
         return text or ""
 
     def _wait_for_hub(self, unit: int, tries: int, error: Exception) -> None:
@@ -116,8 +115,7 @@ class HubText(TextSource):
         key, shard = self._dataset.text_key, self._shards[unit]
         examples = _load_shard(shard, [key])
         if key not in examples.features:
-            names = " or ".join(_load_shard(shard).features)
-            raise SaeSweepError(f"{shard} has no column {key!r}: set dataset.text_key to {names}")
+            raise no_column(shard, _load_shard(shard).features.arrow_schema, key)
         # row groups become the library's shards: restoring a position then skips them without reading
         return examples.reshard()
 

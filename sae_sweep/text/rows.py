@@ -109,8 +109,25 @@ def json_row(line: bytes, key: str, where: str) -> Row:
         raise SaeSweepError(f"{where}: no key {key!r}: set dataset.text_key to the key that holds the text")
     value = row[key]
     if not isinstance(value, str | None):
-        raise SaeSweepError(f"{where}: {key!r} holds {type(value).__name__}, not text")
+        raise no_text(where, key, value)
     return Row(None) if value is None else _row(value)
+
+
+def no_text(where: str, key: str, value: object) -> SaeSweepError:
+    """An error for a value that should be a document, naming `where` it is."""
+    if isinstance(value, list) and all(type(one) is int for one in value):
+        return token_ids(where, key)
+    return SaeSweepError(
+        f"{where}: {key!r} holds {type(value).__name__}, not text: set dataset.text_key to another"
+    )
+
+
+def token_ids(where: str, key: str) -> SaeSweepError:
+    """An error for text that another tokenizer has made numbers of."""
+    return SaeSweepError(
+        f"{where}: {key!r} holds token ids, which mean nothing to another tokenizer: decode them with the "
+        "one that made them, or set dataset.text_key to what holds the text"
+    )
 
 
 def _problem(error: Exception) -> str:

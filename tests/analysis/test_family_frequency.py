@@ -34,10 +34,16 @@ def test_a_family_counts_for_a_dataset_with_two_of_its_saes():
 
 
 def test_families_whose_densities_are_unknown_are_left_out():
-    members = [Member(0, "a1", 0), Member(0, "a2", 0)]
+    members = [Member(0, "a1", 0), Member(0, "a2", 0), Member(1, "b1", 0)]
     known = densities(lambda *_: 0.1)
     del known["a2", "b"]
     assert family_frequencies(members, TRAINED_ON, known) == []
+
+
+def test_a_dataset_without_saes_at_the_hook_holds_and_lacks_nothing():
+    """As where each model of a sweep reads the text that it sampled itself."""
+    members = [Member(0, "a1", 0), Member(0, "a2", 0)]
+    assert family_frequencies(members, TRAINED_ON, densities(lambda *_: 0.1)) == []
 
 
 def family(other_density, held, home_density=0.1):

@@ -7,6 +7,7 @@ from sae_sweep.config import (
     DatasetConfig,
     DomainDataset,
     EmbeddedDataset,
+    FaithfulDataset,
     FilesDataset,
     HubDataset,
     MixDataset,
@@ -15,7 +16,7 @@ from sae_sweep.config import (
     TopKConfig,
     run_from_dict,
 )
-from sae_sweep.config.mixture import mixture_label
+from sae_sweep.config.mixture import mixture_label, sampled_texts
 
 HUB = HubDataset(name="owt", path="a/b", revision="main", files="*.parquet")
 
@@ -90,3 +91,13 @@ def test_a_domain_comes_back_from_a_file_and_can_be_mixed() -> None:
     mixed = RunConfig(dataset=_mix({"a": 0.5, "b": 0.5}, a=domain, b=HUB), architecture=TopKConfig())
     assert run_from_dict(mixed.as_dict()) == mixed
     assert len({domain, config.dataset}) == 1
+
+
+def test_texts_to_sample_are_those_that_a_dataset_is_made_of() -> None:
+    own, other = FaithfulDataset(path="lm"), FaithfulDataset(path="lm", seed=7)
+    domain = DomainDataset(of="own", keywords=["fox"], source=own)
+    docs = EmbeddedDataset()
+    assert sampled_texts(own) == sampled_texts(domain) == [own]
+    assert sampled_texts(_mix({"a": 0.5, "b": 0.5}, a=own, b=other)) == [own, other]
+    assert sampled_texts(_mix({"a": 0.5, "b": 0.5}, a=domain, b=docs)) == [own]
+    assert sampled_texts(_mix({"a": 0, "b": 1}, a=own, b=docs)) == sampled_texts(docs) == []

@@ -15,6 +15,7 @@ from sae_sweep.store import planned_run, write_json
 from sae_sweep.store.config_file import write_config
 from sae_sweep.store.paths import SweepFolder
 from sae_sweep.tasks import faithful as task
+from tests.activations.conftest import save_gpt2
 from tests.conftest import Cli
 from tests.study.helpers import BASE, write_sweep
 
@@ -81,6 +82,20 @@ def test_every_text_has_sfr_and_ffr_beside_those_of_the_sampled_text(cli: Cli, s
     section = json.loads((sweep.faithful / "section.json").read_text())
     assert [len(table["rows"]) for table in section["tables"]] == [2, 2 * 5]
     assert len(section["runs"]) == 6
+
+
+def test_text_of_another_model_is_none_of_its_own(cli: Cli, sweep: SweepFolder, tmp_path: Path) -> None:
+    other = save_gpt2(tmp_path / "other")
+    plan = json.loads(sweep.plan.read_text())
+    for entry in plan["runs"]:
+        if entry["config"]["dataset"]["name"] == "faithful":
+            entry["config"]["dataset"]["path"] = str(other)
+        write_config(sweep.run(entry["name"]), planned_run(entry, sweep).config)
+    write_json(sweep.plan, plan)
+    result = cli(*TASK)
+    assert result.code == 0, result.err
+    assert {row["sampled"].lower() for row in rows(sweep).values()} == {"false"}
+    assert not any(row["sampled_minus_this"] for row in rows(sweep).values())
 
 
 def test_a_damaged_run_is_named_and_left_out(cli: Cli, sweep: SweepFolder) -> None:

@@ -66,11 +66,53 @@ def test_a_run_samples_its_text_first_and_later_commands_read_it(
     assert cli("task=plan", "dataset=faithful", "plan.tflops=1", *words).code == 0
 
 
+@pytest.fixture
+def own_texts(tmp_path: Path) -> str:
+    """Choices of `dataset`: text of two seeds that a model samples, and a domain of one."""
+    folder = tmp_path / "conf" / "dataset"
+    folder.mkdir(parents=True)
+    sizes = "".join(f"{word.removeprefix('dataset.').replace('=', ': ')}\n" for word in SMALL[:4])
+    for seed in (1, 2):
+        (folder / f"own{seed}.yaml").write_text(
+            f"defaults:\n  - faithful\nname: own{seed}\nseed: {seed}\n{sizes}"
+        )
+    (folder / "about.yaml").write_text(
+        "defaults:\n  - domain\nname: about\nof: own1\nkeywords: [dog, fo, br, do]\ndocuments: 9999\n"
+    )
+    return f"--config-dir={folder.parent}"
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [(["dataset=about"], {1}), (["dataset=mix", "dataset.weights={about:0.5,own2:0.5}"], {1, 2})],
+)
+def test_texts_that_others_are_made_of_are_sampled(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...], own_texts: str, text: list[str], seeds: set[int]
+) -> None:
+    words = (own_texts, *text, *(word for word in words if not word.startswith("dataset.")))
+    assert "type the same command with task=generate first" in cli("task=plan", *words).err
+    assert "run the same command with task=generate in a job" in cli("launcher=slurm", *words).err
+    result = cli("task=generate", *words)
+    assert result.code == 0, result.err
+    manifests = [json.loads(path.read_text()) for path in tmp_path.glob("cache/sampled/*/manifest.json")]
+    assert {one["provenance"]["seed"] for one in manifests} == seeds
+    rows = {line.split()[0] for line in result.out.splitlines() if line.strip()}
+    assert {"about", *(f"own{seed}" for seed in seeds)} < rows
+
+
 def test_generate_without_a_text_to_sample_is_refused(cli: Cli, words: tuple[str, ...]) -> None:
     rest = [word for word in words if not word.startswith("dataset.")]
     result = cli("task=generate", "dataset=stdlib_docs", *rest)
     assert result.code != 0
     assert "task=generate samples the text of dataset=faithful, which this command lacks" in result.err
+
+
+def test_a_model_that_reads_the_text_of_another_is_named(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    other = f"dataset.path={tmp_path / 'lm'}"
+    result = cli("launcher=slurm", "model=gpt2-pico", "dataset=faithful", other, *words[2:])
+    assert f"gpt2-pico reads text that {tmp_path / 'lm'} sampled, not its own" in result.err
 
 
 def test_text_is_not_sampled_where_jobs_are_submitted(

@@ -4,14 +4,17 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot
 
 from sae_sweep.analysis import ComparisonEntry, compare
-from sae_sweep.config import CommandConfig, MatchingConfig
+from sae_sweep.config import CommandConfig, MatchingConfig, TrackingConfig
 from sae_sweep.report import RunLine, write_comparison
+from sae_sweep.report.page.sections import Section, Table, write_section
 from sae_sweep.store import SweepFolder
-from sae_sweep.tasks.tracked import track_comparison
+from sae_sweep.tasks.tracked import track_comparison, track_section
 from tests.tracking.offline import offline_runs
 
 
@@ -67,3 +70,36 @@ def test_tables_heat_map_and_swept_keys(tmp_path: Path) -> None:
     shares = json.loads(tables["shares"].read_text())
     assert shares["data"][0][1] is None
     assert shares["data"][3][1:] == [None] * 4  # of another width
+
+
+def section(folder: SweepFolder) -> Path:
+    """A section with a matrix, a figure, and dataset names that are no keys of W&B."""
+    rows = (("a", 1.5, None), ("b", 2, "-"))
+    table = Table("lost, by dataset (%)", ("trained on", "a", "b"), rows)
+    (folder.transfer).mkdir(parents=True)
+    figure = np.zeros((4, 4))
+    pyplot.imsave(folder.transfer / "heat_maps.png", figure)
+    figures = {"heat_maps.png": "Rows."}
+    return write_section(folder.transfer, Section("Transfer", "", ("r",), (table,), figures)).parent
+
+
+def test_a_section_is_a_run_with_its_tables_figures_and_numbers(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "sweep")
+    track_section(folder, CommandConfig(), section(folder), {"lost on/my text": 0.25, "none": float("nan")})
+    [run] = offline_runs(folder.root)
+    assert run.exit_code == 0
+    assert {key: next(iter(kinds)) for key, kinds in run.keys().items()} == {
+        "tokens": "number",
+        "analysis/transfer/lost_by_dataset": "table-file",
+        "analysis/transfer/heat_maps": "image-file",
+        "analysis/transfer/lost_on/my_text": "number",
+    }
+    assert run.config["runs"] == ["r"]
+    [path] = folder.root.glob("wandb/*/files/media/table/**/*.json")
+    assert json.loads(path.read_text())["data"] == [["a", 1.5, None], ["b", 2, "-"]]
+
+
+def test_without_tracking_a_section_is_sent_nowhere(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path / "sweep")
+    track_section(folder, CommandConfig(tracking=TrackingConfig(backend="none")), section(folder), {})
+    assert not list(tmp_path.glob("**/wandb"))

@@ -1,6 +1,7 @@
 """`task=transfer` on two SAEs that nobody trained: each is evaluated on both texts of the sweep."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,19 @@ from pyarrow import parquet
 
 from sae_sweep.activations import load_language_model
 from sae_sweep.analysis import evaluate
+from sae_sweep.config import ModelConfig
+from sae_sweep.report import transfer_files
 from sae_sweep.report.parquet import write_parquet
 from sae_sweep.report.transfer_files import Transferred, home_and_away, transfer_figure
 from sae_sweep.saes import load_sae
 from sae_sweep.store import PlannedRun, SweepFolder, write_json
+from sae_sweep.tasks import transfer as transfer_task
 from sae_sweep.text import held_out_sequences, open_text, token_mask
+from tests.activations.conftest import save_gpt2
 from tests.conftest import Cli
 from tests.report.page.reading import data
 from tests.tasks.conftest import write_untrained
+from tests.tracking.offline import offline_runs
 
 
 def alone(run: PlannedRun, text: PlannedRun) -> dict[str, float]:
@@ -53,11 +59,18 @@ def test_each_cell_is_the_evaluation_of_that_sae_on_that_text(cli: Cli, two_text
     (section,) = json.loads(data(Path("multirun/mine/report.html"), "core"))["sections"]
     assert section["title"] == "Transfer between datasets"
     assert len(section["figures"]) == 1
+    (run,) = offline_runs(Path("multirun/mine"))
+    assert sum("by_the_dataset_that_is_read" in key for key in run.keys()) == 5  # noqa: SIM118 - no dict
+    lost = [found[name, name]["explained_variance"] for name in ("prose", "code")]
+    lost[0] -= found["prose", "code"]["explained_variance"]
+    lost[1] -= found["code", "prose"]["explained_variance"]
+    sent = [run.summary[f"analysis/transfer/lost_on/{text}"] for text in ("code", "prose")]
+    assert sent == pytest.approx(lost)
 
 
 def test_a_text_that_changed_costs_its_column_and_no_other(cli: Cli, two_texts: list[PlannedRun]) -> None:
     Path(two_texts[1].config.dataset.path, "00.txt").write_text("other")  # type: ignore[attr-defined]
-    result = cli("task=transfer", "sweep=mine")
+    result = cli("task=transfer", "sweep=mine", "tracking=none")
     assert result.code == 1
     told = [line for line in result.err.splitlines() if "is left out" in line]
     assert len(told) == 2
@@ -75,7 +88,7 @@ def test_families_are_beside_the_texts_in_which_they_fire(cli: Cli, two_texts: l
     rows = [(0, "prose", 3), (0, "again", 4), (1, "prose", 5), (1, "again", 6), (1, "code", 9)]
     columns = zip(("family", "run", "feature"), zip(*rows, strict=True), strict=True)
     path = write_parquet(sweep.families / "L2" / "members.parquet", pyarrow.table(dict(columns)))
-    result = cli("task=transfer", "sweep=mine")
+    result = cli("task=transfer", "sweep=mine", "tracking=none")
     assert result.code == 0, result.err
     found = parquet.read_table(sweep.family_frequency / "families.parquet").to_pylist()
     keys = ("hook", "family", "home", "other", "members", "held")
@@ -90,16 +103,54 @@ def test_families_are_beside_the_texts_in_which_they_fire(cli: Cli, two_texts: l
     expected = (fired["prose", "code", 3] + fired["again", "code", 4]) / 2
     assert found[0]["other_density"] == pytest.approx(expected)
     path.write_bytes(b"x")
-    damaged = cli("task=transfer", "sweep=mine")
+    damaged = cli("task=transfer", "sweep=mine", "tracking=none")
     assert damaged.code == 1
     assert damaged.err.count("\n") == 1
     assert "write it again with task=match" in damaged.err
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_saes_of_two_models_are_evaluated_through_their_own(
+    cli: Cli, two_texts: list[PlannedRun], tmp_path: Path
+) -> None:
+    prose, code = two_texts
+    model = ModelConfig(
+        str(save_gpt2(tmp_path / "lm", n_embd=128, n_positions=128)), name="other", dtype="float32"
+    )
+    sweep = SweepFolder(prose.folder.root.parent)
+    other = write_untrained(sweep, "other", replace(prose.config, model=model))
+    write_json(sweep.plan, {"sweep": "mine", "runs": [run.record() for run in (prose, code, other)]})
+    result = cli("task=transfer", "sweep=mine", "tracking=none")
+    assert result.code == 0, result.err
+    rows = parquet.read_table(sweep.transfer / "transfer.parquet").to_pylist()
+    assert len(rows) == 6
+    (row,) = (row for row in rows if (row["run"], row["read"]) == ("other", "code"))
+    expected = alone(other, code)
+    for name in ("explained_variance", "ce_clean", "tokens"):
+        assert row[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_stop_while_it_writes_leaves_all_files_of_one_evaluation(
+    cli: Cli, two_texts: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: Any) -> transfer_files.TransferFiles:
+        signal.raise_signal(signal.SIGTERM)
+        return transfer_files.write_transfer(*arguments)
+
+    monkeypatch.setattr(transfer_task, "write_transfer", stopped)
+    result = cli("task=transfer", "sweep=mine", "tracking=none")
+    assert result.code == 128 + signal.SIGTERM
+    assert "sae_sweep: stopped by SIGTERM; launch the same command again to resume\n" in result.err
+    folder = SweepFolder(two_texts[0].folder.root.parent).transfer
+    files = {path.name for path in folder.iterdir()}
+    assert {"transfer.parquet", "densities.parquet", "section.json"} < files
+
+
 def test_a_sweep_of_one_text_is_refused(cli: Cli, two_texts: list[PlannedRun]) -> None:
     plan = two_texts[0].folder.root.parent / "plan.json"
     write_json(plan, {"sweep": "mine", "runs": [two_texts[0].record()]})
-    result = cli("task=transfer", "sweep=mine")
+    result = cli("task=transfer", "sweep=mine", "tracking=none")
     assert result.code == 1
     assert result.err.count("\n") == 1
     assert "have one dataset (prose), and a transfer matrix needs two" in result.err

@@ -250,6 +250,7 @@ def test_lines_in_another_encoding_are_named(tmp_path, encoding):
         ('{"text": ' + "[" * 100_000, "not a line of JSON"),
         ('{"body": "a"}', "no key 'text': set dataset.text_key"),
         ('{"text": 3}', "'text' holds int, not text"),
+        ('{"text": [50256, 318]}', "'text' holds token ids, which mean nothing to another tokenizer"),
         ('["a"]', "no key 'text'"),
         ("\xff", "not a line of JSON"),
     ],
@@ -265,7 +266,7 @@ def test_a_bad_parquet_file_is_named(tmp_path):
     path.write_bytes(b"PAR1 but no more")
     assert refusal(path).startswith(f"cannot read {path}: ")
     write_parquet(path, ["a", "b"], column="body")
-    assert refusal(path) == f"{path} has no column 'text': set dataset.text_key to body or other"
+    assert refusal(path) == f"{path} has no column 'text': set dataset.text_key to body"
     assert "column 'other' holds int64, not text" in refusal(path, text_key="other")
     write_parquet(path, pa.array([], pa.string()))
 
@@ -335,6 +336,21 @@ def test_every_arrow_type_that_holds_text_is_text(tmp_path, column):
 def test_what_is_no_text_is_named(tmp_path, column):
     write_parquet(tmp_path / "a.parquet", column)
     assert "not text: set dataset.text_key to another" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.list_(pa.uint16(), 2)], ids=str
+)
+def test_text_that_is_already_token_ids_is_named(tmp_path, kind):
+    write_parquet(tmp_path / "a.parquet", pa.array([[1, 2], [3, 4]], kind))
+    told = "token ids, which mean nothing to another tokenizer: decode them"
+    assert f"'text' holds {told}" in refusal(tmp_path)
+    assert refusal(tmp_path, text_key="body").endswith("has no column 'body': it holds " + told)
+
+
+def test_a_table_without_text_has_no_column_to_choose(tmp_path):
+    write_parquet(tmp_path / "a.parquet", [1, 2])
+    assert refusal(tmp_path, text_key="body").endswith("no column 'body': no other holds text either")
 
 
 def compress(content, suffix):

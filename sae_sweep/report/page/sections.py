@@ -55,19 +55,31 @@ def write_section(folder: Path, section: Section) -> Path:
     return path
 
 
+def read_section(folder: Path) -> Section:
+    """Read the section that a folder below the sweep's `analysis/` holds.
+
+    Raises:
+        SaeSweepError: if it is missing or damaged.
+    """
+    path = folder / _FILE
+    try:
+        section: Section = build(Section, read_record(path, _REMEDY))
+    except ConfigError as error:
+        raise unreadable(path, error, _REMEDY) from error
+    return section
+
+
 def read_sections(runs: Runs, problems: list[str]) -> list[dict[str, Any]]:
     """Read the sections of a sweep; a damaged one is named among `problems`."""
     done = {runs.names[place] for place in runs.done()}
     found = []
     for path in sorted(runs.folder.root.glob(f"analysis/*/{_FILE}")):
         try:
-            section: Section = build(Section, read_record(path, _REMEDY))
+            section = read_section(path.parent)
             if not set(section.runs) <= done:
                 problems.append(f"{path} is of other runs: {_REMEDY}")
                 continue
             found.append(asdict(section) | {"figures": _images(path.parent, section.figures, problems)})
-        except ConfigError as error:
-            problems.append(str(unreadable(path, error, _REMEDY)))
         except SaeSweepError as error:
             problems.append(str(error))
     return found
