@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-PSEUDOCOUNT = 0.5
-"""Added to the count of every token before a KL, so that no ratio is infinite."""
+PSEUDOCOUNT = 0.01
+"""Added to the count of every token before a KL, so that no ratio is infinite; more of it, over a large
+vocabulary, would outweigh a thousand counts."""
+_DRAWS = 50
+"""Sets of counts whose mean divergence is that of counts drawn from a distribution itself."""
 
 
 class Divergence(NamedTuple):
@@ -36,6 +40,31 @@ def divergence(p: Float[Tensor, " vocabulary"], q: Float[Tensor, " vocabulary"])
     return Divergence(
         forward, backward, (forward + backward) / 2, jensen_shannon=(_kl(p, middle) + _kl(q, middle)) / 2
     )
+
+
+def first_divergence(exact: Float[Tensor, " vocabulary"], counts: Int[Tensor, " vocabulary"]) -> Divergence:
+    """Divergences of a distribution and a few counts: KL with smoothed counts, Jensen-Shannon with shares."""
+    smoothed = divergence(exact, frequencies(counts, PSEUDOCOUNT))
+    return smoothed._replace(jensen_shannon=divergence(exact, frequencies(counts)).jensen_shannon)
+
+
+def drawn_divergence(exact: Float[Tensor, " vocabulary"], count: int) -> Divergence:
+    """Mean `first_divergence` of `count` tokens that are drawn from the distribution itself."""
+    rng = np.random.default_rng(0)
+    p = exact.double().numpy()
+    draws = rng.multinomial(count, p / p.sum(), size=_DRAWS)
+    each = torch.tensor([first_divergence(exact, counts) for counts in torch.from_numpy(draws)])
+    return Divergence(*each.double().mean(0).tolist())
+
+
+def thinned(counts: Int[Tensor, " vocabulary"], count: int) -> Int[Tensor, " vocabulary"]:
+    """Counts of `count` of the tokens, chosen at random without replacement.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.multivariate_hypergeometric(counts.numpy(), count, method="marginals"))
 
 
 def _kl(p: Tensor, q: Tensor) -> float:

@@ -1,5 +1,6 @@
 """How far texts are from the one that a model sampled: by first tokens of documents, and by all tokens."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -11,7 +12,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
-from sae_sweep.analysis.divergence import PSEUDOCOUNT, divergence, frequencies
+from sae_sweep.analysis.divergence import (
+    PSEUDOCOUNT,
+    Divergence,
+    divergence,
+    drawn_divergence,
+    first_divergence,
+    frequencies,
+    thinned,
+)
 from sae_sweep.config import DatasetConfig, FaithfulDataset, SaeSweepError, escaped
 from sae_sweep.report.formatting import TextTable
 from sae_sweep.signals import raise_if_requested
@@ -21,11 +30,16 @@ from sae_sweep.text.faithful import FaithfulText, Manifest
 _COUNTED = 200_000
 """Tokens of each text, in documents drawn at random, whose frequencies are counted."""
 _BEGINNINGS = 1000
-"""Documents whose first tokens are counted: as many of each text, for fewer look farther away."""
+"""Documents at most whose first tokens are counted: as many of each text, for fewer look farther away."""
 _BEGINNING = 200
 """Characters of a document in which its first token surely ends."""
 _AT_ONCE = 50
 """Documents that are tokenised together."""
+_NOTE = (
+    "First tokens of documents against lm's exact distribution, and all tokens (unigram) against those of "
+    f"the sampled text; in nats, JS is at most 0.693. KL: {PSEUDOCOUNT:g} is added to each count. A few first "
+    "tokens look far away even if they are drawn from lm itself, as in the first row."
+)
 _HEADS = ("text", "documents", "tokens", "KL(lm|text)", "KL(text|lm)", "half sum", "JS", "unigram JS")
 
 
@@ -67,6 +81,9 @@ def _counted(documents: list[list[int]], size: int) -> Int[Tensor, " vocabulary"
 def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Path, device: str) -> str:
     """Describe a sampled text, with a row for it and for each other text against its model.
 
+    The first row is what as many first tokens would have that are drawn from the model itself: what is not
+    above it is no difference.
+
     Raises:
         SaeSweepError: if a text or the model cannot be read.
     """
@@ -75,18 +92,21 @@ def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Pa
     exact = logits[0, : lm.tokenizer.size].double().softmax(-1).cpu()
     source = FaithfulText(dataset, cache)
     own = TokenCounts.of(source, lm)
+    counts = [own, *(TokenCounts.of(open_documents(other, cache), lm) for other in others)]
+    documents = min(int(one.first.sum()) for one in counts)
     table = TextTable(_HEADS, left=(0,))
-    for other in (dataset, *others):
-        counts = own if other is dataset else TokenCounts.of(open_documents(other, cache), lm)
-        kl = divergence(exact, frequencies(counts.first, PSEUDOCOUNT))
-        first = divergence(exact, frequencies(counts.first)).jensen_shannon
-        every = divergence(frequencies(own.every), frequencies(counts.every)).jensen_shannon
-        sizes = [f"{int(part.sum()):,}" for part in counts]
-        table.add([escaped(other.name), *sizes, *(f"{value:.3f}" for value in (*kl[:3], first, every))])
+    table.add(["(drawn from lm)", f"{documents:,}", "", *_shown(drawn_divergence(exact, documents)), ""])
+    for other, one in zip((dataset, *others), counts, strict=True):
+        first = first_divergence(exact, thinned(one.first, documents))
+        every = divergence(frequencies(own.every), frequencies(one.every)).jensen_shannon
+        tokens = f"{int(one.every.sum()):,}"
+        table.add([escaped(other.name), f"{documents:,}", tokens, *_shown(first), f"{every:.3f}"])
     lines = [*_described(source.manifest), "", *table.lines(table.width)]
-    return "\n".join(
-        [*lines, f"In nats; {PSEUDOCOUNT:g} is added to each count. lm: its exact first token.", ""]
-    )
+    return "\n".join([*lines, *textwrap.wrap(_NOTE, 80), ""])
+
+
+def _shown(found: Divergence) -> list[str]:
+    return [f"{value:.3f}" for value in found]
 
 
 def _described(found: Manifest) -> list[str]:
