@@ -205,7 +205,8 @@ class RunConfig:
             **self.identity(),
             "model": {key: value for key, value in dataclasses.asdict(self.model).items() if key != "name"},
             "dataset": dataclasses.asdict(self.dataset),
-            "init": {**self.init.identity(), **({} if self.init.sae is None else {"sae": self.init.sae})},
+            "optimizer": dataclasses.asdict(self.optimizer),
+            "init": dataclasses.asdict(self.init),
             "activations": {"buffer_tokens": self.activations.buffer_tokens, "dtype": self.activations.dtype},
         }
 

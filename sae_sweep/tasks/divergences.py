@@ -37,8 +37,8 @@ _AT_ONCE = 50
 """Documents that are tokenised together."""
 _NOTE = (
     "First tokens of documents against lm's exact distribution, and all tokens (unigram) against those of "
-    f"the sampled text; in nats, JS is at most 0.693. KL: {PSEUDOCOUNT:g} is added to each count. A few first "
-    "tokens look far away even if they are drawn from lm itself, as in the first row."
+    f"the sampled text; in nats, JS is at most 0.693. KL: {PSEUDOCOUNT:g} is added to each count. A few "
+    "first tokens look far away even if they are drawn from lm itself, as in the first row."
 )
 _HEADS = ("text", "documents", "tokens", "KL(lm|text)", "KL(text|lm)", "half sum", "JS", "unigram JS")
 

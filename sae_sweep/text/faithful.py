@@ -1,7 +1,8 @@
 """Text that a language model sampled: its blocks in the cache, which task=generate or a first run writes.
 
 A block holds the documents that were sampled together, and is a function of the model's weights, the seed and
-its number. The manifest is written last; without it the text is unfinished. What samples is in `activations`.
+its number; a longer text has more of them. A text's manifest is written last; without it the text is unfinished.
+What samples is in `activations`.
 """
 
 import hashlib
@@ -61,14 +62,14 @@ class Manifest:
 
 
 class FaithfulFiles:
-    """The files of one sampled text."""
+    """The files of one sampled text; texts that differ only in their tokens have blocks in common."""
 
     def __init__(self, dataset: FaithfulDataset, cache: Path) -> None:
         local = expanded(dataset.path)
         where = str(local.resolve()) if local.exists() else dataset.path
-        recipe = [_VERSION, where, dataset.model.hub_revision, dataset.tokens, dataset.seed, dataset.block]
-        self.folder = cache / "sampled" / digest([*recipe, dataset.longest])
-        self._manifest = self.folder / "manifest.json"
+        recipe = [_VERSION, where, dataset.model.hub_revision, dataset.seed, dataset.block, dataset.longest]
+        self.folder = cache / "sampled" / digest(recipe)
+        self._manifest = self.folder / f"manifest-{dataset.tokens}.json"
 
     def read_manifest(self) -> Manifest | None:
         """Read what the text consists of; None if it is not finished.

@@ -156,6 +156,23 @@ def test_a_stopped_text_goes_on_at_its_next_block_and_is_the_same(
     assert sample_text(config, tmp_path / "cut", "cpu").blocks == whole.blocks
 
 
+def test_a_longer_text_begins_with_the_blocks_of_a_shorter_one(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, longer = dataset(model_folder), dataset(model_folder, tokens=800)
+    before = sample_text(short, tmp_path, "cpu")
+    numbers: list[object] = []
+    right = sampling.sample
+    monkeypatch.setattr(sampling, "sample", lambda *a: numbers.append(a[3]) or right(*a))
+    after = sample_text(longer, tmp_path, "cpu")
+    count = len(before.blocks)
+    assert after.blocks[:count] == before.blocks
+    assert numbers == [(42, number) for number in range(count, len(after.blocks))]
+    assert is_sampled(short, tmp_path)
+    assert open_text(short, tmp_path).units == count < open_text(longer, tmp_path).units
+    assert fingerprint(short, tmp_path) != fingerprint(longer, tmp_path)
+
+
 def test_a_sampled_text_is_read_once_and_in_part_held_out(model_folder: Path, tmp_path: Path) -> None:
     config = dataset(model_folder)
     manifest = sample_text(config, tmp_path, "cpu")

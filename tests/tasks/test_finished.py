@@ -62,3 +62,10 @@ def test_two_texts_or_models_of_one_label_are_a_difference() -> None:
 def test_labels_stand_for_contents_that_are_not_known() -> None:
     configs = [_files("aaa", 1), _files("bbb", 1)]
     assert swept_keys(labelled(configs, [{}, {}])) == [{"dataset": "aaa"}, {"dataset": "bbb"}]
+
+
+def test_a_key_that_some_runs_leave_at_null_is_swept() -> None:
+    tilted = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, tilt=10.0))
+    assert swept_keys([CONFIG, tilted]) == [{"optimizer.tilt": None}, {"optimizer.tilt": 10.0}]
+    started = dataclasses.replace(CONFIG, init=dataclasses.replace(CONFIG.init, sae="somewhere"))
+    assert swept_keys([CONFIG, started]) == [{"init.sae": None}, {"init.sae": "somewhere"}]

@@ -23,7 +23,7 @@ def words(tmp_path: Path) -> tuple[str, ...]:
 
 
 def manifest(folder: Path) -> dict[str, object]:
-    (path,) = folder.glob("cache/sampled/*/manifest.json")
+    (path,) = folder.glob("cache/sampled/*/manifest-*.json")
     found: dict[str, object] = json.loads(path.read_text())
     return found
 
@@ -94,7 +94,7 @@ def test_texts_that_others_are_made_of_are_sampled(
     assert "run the same command with task=generate in a job" in cli("launcher=slurm", *words).err
     result = cli("task=generate", *words)
     assert result.code == 0, result.err
-    manifests = [json.loads(path.read_text()) for path in tmp_path.glob("cache/sampled/*/manifest.json")]
+    manifests = [json.loads(path.read_text()) for path in tmp_path.glob("cache/sampled/*/manifest-*.json")]
     assert {one["provenance"]["seed"] for one in manifests} == seeds
     rows = {line.split()[0] for line in result.out.splitlines() if line.strip()}
     assert {"about", *(f"own{seed}" for seed in seeds)} < rows
