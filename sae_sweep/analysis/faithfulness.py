@@ -101,7 +101,7 @@ def activity(
     lm: Residuals,
     sequences: Int[np.ndarray, "n seq"],
     levels: Sequence[float],
-    between: Callable[[], None] = lambda: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Float[Tensor, "levels d_sae"]]:
     """Share of tokens at which each feature's activation is above each level, by SAE.
 
@@ -112,7 +112,7 @@ def activity(
         lm: the language model.
         sequences: token ids.
         levels: activations of at least 0, strictly above.
-        between: called between batches, to obey a stop.
+        progress: called before each batch with the tokens done and in all.
     """
     counts = {
         name: torch.zeros(len(levels), len(one.sae.W_dec), dtype=torch.int64)
@@ -122,7 +122,7 @@ def activity(
     size = max(1, BATCH_TOKENS // sequences.shape[1])
     with torch.no_grad():
         for start in range(0, len(sequences), size):
-            between()
+            progress(sequences[:start].size, sequences.size)
             tokens = torch.from_numpy(sequences[start : start + size]).long()
             residuals = lm.residuals(tokens, layers)
             for name, one in subjects.items():

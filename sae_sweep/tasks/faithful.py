@@ -31,6 +31,7 @@ from sae_sweep.report.faithful_files import LEVELS, Sensitivity, faithful_text, 
 from sae_sweep.signals import deferred, raise_if_requested, stop_signals
 from sae_sweep.store import SweepFolder, find_sweep, hold_sweep, planned_run, read_plan, state
 from sae_sweep.tasks.finished import Finished, read_finished, with_keys
+from sae_sweep.tasks.followed import steps
 from sae_sweep.tasks.report import show_report
 from sae_sweep.tasks.tracked import track_section
 
@@ -121,8 +122,8 @@ def _activity(found: Sequence[Finished], device: str) -> dict[str, Tensor]:
         subjects = {
             one.entry.name: Subject(one.reader.load().to(lm.device).eval(), one.config.layer) for one in runs
         }
-        log.info("%d SAEs read %s random tokens", len(runs), f"{sequences.size:,}")
-        shares |= activity(subjects, lm, sequences, LEVELS, between=raise_if_requested)
+        with steps(f"FFR of {len(runs)} SAEs", "tokens") as progress:
+            shares |= activity(subjects, lm, sequences, LEVELS, progress)
     return shares
 
 

@@ -1,8 +1,8 @@
 """Text that a language model sampled: its blocks in the cache, which task=generate or a first run writes.
 
 A block holds the documents that were sampled together, and is a function of the model's weights, the seed and
-its number; a longer text has more of them. A text's manifest is written last; without it the text is unfinished.
-What samples is in `activations`.
+its number; a longer text has more of them. A text's manifest is written last: without it the text is not
+finished. What samples is in `activations`.
 """
 
 import hashlib
