@@ -149,7 +149,7 @@ def sampled_texts(dataset: DatasetConfig) -> list[FaithfulDataset]:
 
 def mixture_label(weights: Mapping[str, float]) -> str:
     """What is mixed, with its shares: `owt-0.75-pile-0.25`; a text alone has its own name."""
-    live = {name: weight for name, weight in weights.items() if weight}
+    live = {name: weight for name, weight in weights.items() if weight} or weights
     return "-".join(live if len(live) == 1 else [f"{name}-{compact(one)}" for name, one in live.items()])
 
 

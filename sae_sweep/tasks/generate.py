@@ -6,9 +6,11 @@ Torch is imported only where there is a text to sample.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sae_sweep.activations.model_files import same_model
-from sae_sweep.config import FaithfulDataset, RunConfig, SaeSweepError
+from sae_sweep.config import FaithfulDataset, RunConfig, SaeSweepError, first_line
 from sae_sweep.config.mixture import sampled_texts, texts_of
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
@@ -59,15 +61,35 @@ def _sample(request: Request) -> None:
         with at_once():
             from sae_sweep.activations.sampling import sample_text
 
-        with stop_signals():
+        with stop_signals(), _enough_memory(dataset):
             sample_text(dataset, cache_folder(request.command.paths.cache), run.device)
+
+
+@contextmanager
+def _enough_memory(dataset: FaithfulDataset) -> Iterator[None]:
+    """Say in one line what to do if memory runs out in the block."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        from sae_sweep.training.faults import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        raise SaeSweepError(
+            f"dataset={dataset.name}: memory ran out ({first_line(error)}): lower dataset.block="
+            f"{dataset.block} or dataset.longest={dataset.longest}; either gives other text"
+        ) from error
 
 
 def _name_foreign_readers(request: Request) -> None:
     """Say which models read text that another one sampled."""
     read = ((text, one.config.model) for one in request.runs for text in sampled_texts(one.config.dataset))
     for text, model in dict.fromkeys(read):
-        if not same_model(text.model, model):
+        try:
+            is_own = same_model(text.model, model)
+        except SaeSweepError as error:
+            raise SaeSweepError(f"dataset={text.name}, sampled by {text.path}: {error}") from error
+        if not is_own:
             log.warning(
                 "dataset=%s: %s reads text that %s sampled, not its own, and tokenises it anew: leave "
                 "dataset.path out for its own",

@@ -20,6 +20,7 @@ from sae_sweep.plan import Request
 from sae_sweep.report import files_text
 from sae_sweep.report.family_frequency_files import read_members, write_family_frequencies
 from sae_sweep.report.transfer_files import Transferred, lost_away, transfer_text, write_transfer
+from sae_sweep.saes import SAE
 from sae_sweep.signals import deferred, raise_if_requested
 from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, find_sweep, hold_sweep, read_metrics
 from sae_sweep.tasks.analysed import Analysed, finished_of
@@ -55,7 +56,7 @@ class _Subject(NamedTuple):
 def transfer(request: Request) -> int:
     """Run `task=transfer`: write the transfer matrix of a sweep, and its section of the page.
 
-    Returns the number of SAEs, and of SAEs on a dataset, that are left out; a line says why.
+    Returns the number of SAEs, datasets, and SAEs on a dataset that are left out; a line says why.
 
     Raises:
         SaeSweepError: if there is no such sweep, or its finished SAEs have fewer than two datasets.
@@ -141,20 +142,25 @@ def _evaluated(
     progress: Callable[[int, int], None],
 ) -> Iterator[Transferred]:
     """Evaluate every SAE on every dataset; those that share model, text and packing share the LM's losses."""
-    models, done = Models(), 0
-    for group in _by_model(subjects):
+    models, done, groups = Models(), 0, _by_model(subjects)
+    for group in groups:
         for text in texts:
             try:
                 evaluator = _evaluator(models, group[0], text, command, device)
             except SaeSweepError as error:
-                left_out |= {f"{subject.one.name} on {text.label}": error for subject in group}
+                of = f" for SAEs of {group[0].run.config.model.label}" if len(groups) > 1 else ""
+                left_out[f"{text.label}{of}"] = error
+                done += len(group)
                 continue
             for subject in group:
                 raise_if_requested()
+                name = subject.one.name
                 try:
-                    yield _transferred(subject, text, evaluator)
+                    sae = subject.one.load()
+                    name = f"{name} on {text.label}"
+                    yield _transferred(subject, sae, text, evaluator)
                 except SaeSweepError as error:
-                    left_out[f"{subject.one.name} on {text.label}"] = error
+                    left_out[name] = error
                 done += 1
                 progress(done, len(subjects) * len(texts))
 
@@ -179,8 +185,8 @@ def _evaluator(
     return Evaluator(lm, open_text(text.dataset, cache))
 
 
-def _transferred(subject: _Subject, text: _Text, evaluator: Evaluator) -> Transferred:
-    found = evaluator.evaluate(subject.one.load(), subject.run.config)
+def _transferred(subject: _Subject, sae: SAE, text: _Text, evaluator: Evaluator) -> Transferred:
+    found = evaluator.evaluate(sae, subject.run.config)
     synthetic = isinstance(text.dataset, SyntheticDataset)  # there is no language model to lose anything
     metrics = {
         name: math.nan if synthetic and name.startswith("ce_") else value

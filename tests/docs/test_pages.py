@@ -92,6 +92,10 @@ def test_python_blocks_run_on_a_small_sweep(cli: Cli, small: list[str]) -> None:
     assert results["features"].shape == (10, results["sae"].d_sae)
     assert sorted(results["pairs"][["seed_a", "seed_b"]].iloc[0]) == [42, 49]
     assert results["exact"].index_a.shape == results["a"].W_dec.shape[:1]
+    api = names["api.md"]
+    assert 0 <= api["sfr"] <= 1
+    assert api["differing"].documents_q[api["top"]].max() < 1
+    assert len(api["sampled"]) == 2
     stored = parquet.read_table("multirun/quickstart/runs.parquet").to_pylist()
     assert [row["state"] for row in stored] == ["done", "done"]
     assert stored[0]["trained_tokens"] == 10_240

@@ -7,6 +7,7 @@ import pytest
 
 from tests.activations.conftest import save_gpt2
 from tests.conftest import Cli
+from tests.disks import fill_up
 
 SMALL = (
     *("dataset.tokens=3000", "dataset.block=32", "dataset.longest=40", "dataset.held_out_every=4"),
@@ -82,22 +83,20 @@ def own_texts(tmp_path: Path) -> str:
     return f"--config-dir={folder.parent}"
 
 
-@pytest.mark.parametrize(
-    ("text", "seeds"),
-    [(["dataset=about"], {1}), (["dataset=mix", "dataset.weights={about:0.5,own2:0.5}"], {1, 2})],
-)
 def test_texts_that_others_are_made_of_are_sampled(
-    cli: Cli, tmp_path: Path, words: tuple[str, ...], own_texts: str, text: list[str], seeds: set[int]
+    cli: Cli, tmp_path: Path, words: tuple[str, ...], own_texts: str
 ) -> None:
-    words = (own_texts, *text, *(word for word in words if not word.startswith("dataset.")))
+    """A mixture of a domain and of another seed's text."""
+    mixed = (own_texts, "dataset=mix", "dataset.weights={about:0.5,own2:0.5}")
+    words = (*mixed, *(word for word in words if not word.startswith("dataset.")))
     assert "type the same command with task=generate first" in cli("task=plan", *words).err
     assert "run the same command with task=generate in a job" in cli("launcher=slurm", *words).err
     result = cli("task=generate", *words)
     assert result.code == 0, result.err
     manifests = [json.loads(path.read_text()) for path in tmp_path.glob("cache/sampled/*/manifest-*.json")]
-    assert {one["provenance"]["seed"] for one in manifests} == seeds
+    assert {one["provenance"]["seed"] for one in manifests} == {1, 2}
     rows = {line.split()[0] for line in result.out.splitlines() if line.strip()}
-    assert {"about", *(f"own{seed}" for seed in seeds)} < rows
+    assert {"about", "own1", "own2"} < rows
 
 
 def test_generate_without_a_text_to_sample_is_refused(cli: Cli, words: tuple[str, ...]) -> None:
@@ -113,6 +112,44 @@ def test_a_model_that_reads_the_text_of_another_is_named(
     other = f"dataset.path={tmp_path / 'lm'}"
     result = cli("launcher=slurm", "model=gpt2-pico", "dataset=faithful", other, *words[2:])
     assert f"gpt2-pico reads text that {tmp_path / 'lm'} sampled, not its own" in result.err
+
+
+def test_a_full_disk_is_one_line_and_sampling_goes_on_where_it_stopped(
+    cli: Cli, small_disk: Path, words: tuple[str, ...]
+) -> None:
+    words = ("task=generate", "dataset=faithful", *words, f"paths.cache={small_disk}")
+    fill_up(small_disk, left=2**14)
+    result = cli(*words)
+    assert result.code == 1
+    assert "no disk space left to write" in result.err.splitlines()[-1]
+    assert not list(small_disk.glob("sampled/*/manifest.json"))
+    done = [path.read_bytes() for path in sorted(small_disk.glob("sampled/*/block-*"))]
+    assert done
+    (small_disk / "filler").unlink()
+    assert cli(*words).code == 0
+    assert [path.read_bytes() for path in sorted(small_disk.glob("sampled/*/block-*"))][: len(done)] == done
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("dataset.tokens=0", "dataset.tokens=0: must be at least 1"),
+        ("dataset.tokens=1e30", "dataset.tokens=1e30: must be a whole number, written in digits"),
+        ("dataset.block=2147483647", "memory ran out ("),
+        (
+            "dataset.path=./nowhere",
+            "dataset=faithful, sampled by ./nowhere: model.path=./nowhere: no such file",
+        ),
+    ],
+)
+def test_a_text_that_cannot_be_sampled_is_one_line(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...], word: str, problem: str
+) -> None:
+    rest = [other for other in words if not other.startswith(word.partition("=")[0])]
+    result = cli("task=generate", "dataset=faithful", *rest, word)
+    assert result.code in (1, 2)
+    assert problem in result.err.splitlines()[-1]
+    assert not list(tmp_path.glob("cache/sampled/*/manifest.json"))
 
 
 def test_text_is_not_sampled_where_jobs_are_submitted(

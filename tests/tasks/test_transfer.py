@@ -68,15 +68,21 @@ def test_each_cell_is_the_evaluation_of_that_sae_on_that_text(cli: Cli, two_text
     assert sent == pytest.approx(lost)
 
 
-def test_a_text_that_changed_costs_its_column_and_no_other(cli: Cli, two_texts: list[PlannedRun]) -> None:
-    Path(two_texts[1].config.dataset.path, "00.txt").write_text("other")  # type: ignore[attr-defined]
+def test_a_changed_text_and_a_lost_sae_are_a_line_each_and_cost_no_other_cell(
+    cli: Cli, two_texts: list[PlannedRun]
+) -> None:
+    prose, code = two_texts
+    Path(code.config.dataset.path, "00.txt").write_text("other")  # type: ignore[attr-defined]
+    prose.folder.sae.rename("lost")
     result = cli("task=transfer", "sweep=mine", "tracking=none")
     assert result.code == 1
     told = [line for line in result.err.splitlines() if "is left out" in line]
     assert len(told) == 2
-    assert all("changed after code was planned" in line for line in told)
+    assert f"prose is left out: no SAE in {prose.folder.sae}" in told[0]
+    assert "code is left out: the text " in told[1]
+    assert "changed after code was planned" in told[1]
     rows = parquet.read_table("multirun/mine/analysis/transfer/transfer.parquet").to_pylist()
-    assert [(row["run"], row["read"]) for row in rows] == [("prose", "prose"), ("code", "prose")]
+    assert [(row["run"], row["read"]) for row in rows] == [("code", "prose")]
 
 
 @pytest.mark.usefixtures("without_figures")
