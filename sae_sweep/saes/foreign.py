@@ -64,14 +64,10 @@ class ForeignSAE(SAE):
             self.b_enc = None
 
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Normalised:
-        how = self.architecture.normalize_activations
-        if how == "layer_norm":
+        if not (self.architecture.centred and self.normalisation == "constant_norm_rescale"):
             return super().normalise(x)
-        mean = x.mean(dim=-1, keepdim=True) if self.architecture.centred else x.new_zeros((*x.shape[:-1], 1))
-        if how == "constant_norm_rescale":
-            scale = (x - mean).norm(dim=-1, keepdim=True) / self.d_in**0.5
-            return Normalised((x - mean) / scale, mean, scale)
-        return Normalised(x - mean, mean, torch.ones_like(mean))
+        mean = x.mean(dim=-1, keepdim=True)
+        return super().normalise(x - mean)._replace(mean=mean)
 
     def pre_activations(self, xn: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         z = (xn - self.b_dec if self.architecture.apply_b_dec_to_input else xn) @ self.W_enc
