@@ -87,6 +87,17 @@ class SAE(nn.Module):
             return Normalised(x * scale, zero, zero + 1 / scale)
         return Normalised(centred, mean, zero + 1)
 
+    def normalise_by(self, normalisation: str, scale: float = 0.0) -> None:
+        """Choose how inputs are normalised, for an SAE that is to be trained.
+
+        Args:
+            normalisation: one of `NORMALISATIONS`.
+            scale: for expected_average_only_in, the factor in whose units the weights are; 0: that which
+                the first batch will give.
+        """
+        self.normalisation = normalisation
+        self.input_scale = torch.tensor(scale) if normalisation == AVERAGE else None
+
     @torch.no_grad()
     def scale_inputs(self, scale: float | Tensor) -> None:
         """Give inputs another factor; an SAE that had one computes the same, in the units of the new one."""

@@ -26,7 +26,13 @@ class Learner:
     def __init__(
         self, sae: SAE, config: RunConfig, device: torch.device | str, cache: Path | None = None
     ) -> None:
-        """`cache`: folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder."""
+        """`cache`: folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder.
+
+        Raises:
+            SaeSweepError: if the config names another normalisation than the SAE has.
+        """
+        if config.normalisation not in ("auto", sae.normalisation):
+            raise SaeSweepError(f"this SAE has normalisation={sae.normalisation}, not {config.normalisation}")
         self.sae = sae.to(device)
         self.steps = 0
         """Training steps completed."""

@@ -37,8 +37,8 @@ def starting_sae(config: RunConfig, d_in: int, run_id: str) -> SAE:
     """
     if config.init.sae is None:
         seed, d_sae = init_seed(config, run_id), config.dictionary * d_in
-        sae = build_sae(config.architecture, d_in, d_sae, seed=seed, numerics=config.numerics)
-        return _reading(sae, config.resolved_normalisation, scale=0.0)
+        how = {"numerics": config.numerics, "normalisation": config.resolved_normalisation}
+        return build_sae(config.architecture, d_in, d_sae, seed=seed, **how)
     found = _read(config.init.sae)
     if problem := _problem(found, config, d_in):
         raise SaeSweepError(problem)
@@ -148,14 +148,10 @@ def _converted(found: SAE, config: RunConfig) -> SAE:
         if "threshold" in sae.state_dict() and "threshold" in found.state_dict():
             ours, threshold = sae.state_dict()["threshold"], _threshold(found)
             ours.copy_(threshold if ours.ndim else threshold.max())
-    reads = config.resolved_normalisation if config.normalisation != "auto" else found.normalisation
-    return _reading(sae, reads, scale=float(found.normalisation == "none"))
-
-
-def _reading(sae: SAE, normalisation: str, scale: float) -> SAE:
-    """The SAE with a normalisation; `scale` is the factor of its units, 0 for that of the first batch."""
-    sae.normalisation = normalisation
-    sae.input_scale = torch.tensor(scale) if normalisation == AVERAGE else None
+    reads = found.normalisation
+    sae.normalise_by(
+        reads if config.normalisation == "auto" else config.normalisation, float(reads == "none")
+    )
     return sae
 
 

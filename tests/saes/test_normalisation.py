@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sae_sweep.config import ConfigError, OptimizerConfig, RunConfig, SaeSweepError
 from sae_sweep.config.run import NORMALISATIONS
-from sae_sweep.saes import SAE, Learner, load_sae, save_sae, starting_sae
-from tests.saes.helpers import BATCH, D_IN, KINDS, NUMERICS, architecture, config, sparse_batch
+from sae_sweep.saes import SAE, Learner, build_sae, load_sae, save_sae, starting_sae
+from tests.saes.helpers import BATCH, D_IN, D_SAE, KINDS, NUMERICS, architecture, config, sparse_batch
 
 OTHERS = NORMALISATIONS[1:]
 AVERAGE = "expected_average_only_in"
@@ -64,6 +64,42 @@ def test_every_architecture_learns_in_every_space(kind: str, how: str) -> None:
     x, sae = _input(40), one.finish()
     error = (x - sae(x)).square().mean() / (x - x.mean(dim=0)).square().mean()
     assert 1 - error > 0.4  # raw residuals are explained, too
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_are_in_the_units_of_raw_inputs(kind: str) -> None:
+    """Inputs twice as large have the same loss, but for its unit, with the keys scaled as the docs say."""
+    x, factor = _input(0), 2.0
+    keys = {
+        "jumprelu": {
+            "l0_coefficient": 0.02,
+            "bandwidth": 0.1,
+            "initial_threshold": 0.8,
+            "warmup_fraction": 0.0,
+        },
+        "relu": {"l1_coefficient": 0.05, "warmup_fraction": 0.0},
+    }.get(kind, {})
+    powers = {
+        "l0_coefficient": 2,
+        "bandwidth": 1,
+        "initial_threshold": 1,
+        "l1_coefficient": 1,
+        "warmup_fraction": 0,
+    }
+    found = []
+    for scale in (1.0, factor):
+        scaled = {key: value * scale ** powers[key] for key, value in keys.items()}
+        tilted = OptimizerConfig(tilt=0.5 / scale**2)
+        one = config(architecture(kind, **scaled), normalisation="none", optimizer=tilted)
+        found.append(Learner(starting_sae(one, D_IN, "id"), one, "cpu").step(x * scale))
+    torch.testing.assert_close(found[1]["loss"], factor**2 * found[0]["loss"], rtol=1e-4, atol=1e-5)
+    assert found[1]["explained_variance"] == pytest.approx(float(found[0]["explained_variance"]), rel=1e-3)
+
+
+def test_a_config_of_another_space_than_the_saes_is_refused() -> None:
+    one = config(architecture("topk"), normalisation="none")
+    with pytest.raises(SaeSweepError, match="this SAE has normalisation=layer_norm, not none"):
+        Learner(build_sae(one.architecture, D_IN, D_SAE, seed=1, numerics="modern"), one, "cpu")
 
 
 @pytest.mark.parametrize("how", OTHERS)
