@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sae_sweep.config import ArchitectureConfig, SaeSweepError
 from sae_sweep.saes.architectures import keep_top
-from sae_sweep.saes.base import IN_ITS_OWN_SPACE, SAE, Normalised
+from sae_sweep.saes.base import AVERAGE, IN_ITS_OWN_SPACE, SAE, Normalised
 
 VECTORS = {
     "standard": ("b_enc",),
@@ -62,6 +62,17 @@ class ForeignSAE(SAE):
             self.register_parameter(name, nn.Parameter(value))
         if "b_enc" not in tensors:
             self.b_enc = None
+
+    @property
+    def caveat(self) -> str | None:
+        """What a reader of its features should know; training from it takes care of both."""
+        if self.architecture.architecture == "batchtopk":
+            return (
+                "this SAE keeps the largest latents of a batch: a token's features depend on its neighbours'"
+            )
+        if self.architecture.normalize_activations == AVERAGE:
+            return "this SAE expects inputs that are scaled to an average norm of sqrt(d_in), as in SAELens"
+        return None
 
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Normalised:
         if not (self.architecture.centred and self.normalisation == "constant_norm_rescale"):

@@ -92,7 +92,7 @@ def start_problem(config: RunConfig) -> str | None:
 
 def _read(path: str) -> SAE:
     on_hub = path.startswith(hub.PREFIX)  # any other name is a folder's, even if there is none
-    return open_sae(path if on_hub else os.path.abspath(expanded(path)))[0]
+    return open_sae(path if on_hub else os.path.abspath(expanded(path)), to_train=True)[0]
 
 
 def _problem(found: SAE, config: RunConfig, d_in: int) -> str | None:
@@ -148,10 +148,8 @@ def _converted(found: SAE, config: RunConfig) -> SAE:
         if "threshold" in sae.state_dict() and "threshold" in found.state_dict():
             ours, threshold = sae.state_dict()["threshold"], _threshold(found)
             ours.copy_(threshold if ours.ndim else threshold.max())
-    reads = found.normalisation
-    sae.normalise_by(
-        reads if config.normalisation == "auto" else config.normalisation, float(reads == "none")
-    )
+    how = found.normalisation if config.normalisation == "auto" else config.normalisation
+    sae.normalise_by(how, scale=float(found.normalisation == "none"))
     return sae
 
 

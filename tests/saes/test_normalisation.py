@@ -66,29 +66,22 @@ def test_every_architecture_learns_in_every_space(kind: str, how: str) -> None:
     assert 1 - error > 0.4  # raw residuals are explained, too
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_keys_are_in_the_units_of_raw_inputs(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("topk", {}),
+        ("batchtopk", {}),
+        ("relu", {"l1_coefficient": (0.05, 1)}),
+        ("jumprelu", {"l0_coefficient": (0.02, 2), "bandwidth": (0.1, 1), "initial_threshold": (0.8, 1)}),
+    ],
+)
+def test_keys_are_in_the_units_of_raw_inputs(kind: str, keys: dict[str, tuple[float, int]]) -> None:
     """Inputs twice as large have the same loss, but for its unit, with the keys scaled as the docs say."""
     x, factor = _input(0), 2.0
-    keys = {
-        "jumprelu": {
-            "l0_coefficient": 0.02,
-            "bandwidth": 0.1,
-            "initial_threshold": 0.8,
-            "warmup_fraction": 0.0,
-        },
-        "relu": {"l1_coefficient": 0.05, "warmup_fraction": 0.0},
-    }.get(kind, {})
-    powers = {
-        "l0_coefficient": 2,
-        "bandwidth": 1,
-        "initial_threshold": 1,
-        "l1_coefficient": 1,
-        "warmup_fraction": 0,
-    }
     found = []
     for scale in (1.0, factor):
-        scaled = {key: value * scale ** powers[key] for key, value in keys.items()}
+        scaled = {key: value * scale**power for key, (value, power) in keys.items()}
+        scaled |= {"warmup_fraction": 0.0} if keys else {}
         tilted = OptimizerConfig(tilt=0.5 / scale**2)
         one = config(architecture(kind, **scaled), normalisation="none", optimizer=tilted)
         found.append(Learner(starting_sae(one, D_IN, "id"), one, "cpu").step(x * scale))

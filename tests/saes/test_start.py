@@ -253,11 +253,15 @@ def test_fine_tuning_starts_at_the_foreign_sae_moves_and_resumes(tmp_path: Path,
     assert all(torch.equal(end[key], other[key]) for key in end)
 
 
-def test_a_batchtopk_of_the_study_goes_on_with_its_choice_per_batch(tmp_path: Path) -> None:
+def test_a_batchtopk_of_the_study_goes_on_with_its_choice_per_batch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _study(tmp_path, "batchtopk", unit_norm=True)
     found, x = load_sae(tmp_path), sparse_batch(0, d_in=12)
+    caplog.clear()
     one = _fitting(tmp_path, "batchtopk", found)
     start = starting_sae(one, 12, "id")
+    assert not caplog.text
     output = build_objective(start, one)(start.normalise(x).x, 0).output
     torch.testing.assert_close(output.f, found.encode(x), rtol=1e-4, atol=1e-4)
 
