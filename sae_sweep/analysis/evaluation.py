@@ -98,8 +98,8 @@ class Evaluation:
     ce_delta: ce_sae - ce_clean.
     ce_recovered_zero, ce_recovered_mean: (ablated - ce_sae) / (ablated - ce_clean), of averaged losses.
         Zero ablation destroys so much that the recovered share is near 1 for nearly any SAE.
-    explained_variance, ..._zero_latents: R² pooled over tokens in SAE-input space, and what the SAE's bias
-        explains with every latent at 0.
+    explained_variance, ..._zero_latents: R² pooled over tokens in SAE-input space (residuals themselves with
+        normalisation none), and what the SAE's bias explains with every latent at 0.
     explained_variance_raw, ..._raw_zero_latents: the same on raw residuals, where a few massive tokens
         hold most of the variance and the normalisation's mean and scale, which bypass the latents, explain
         much of it.

@@ -47,6 +47,7 @@ _COMMANDS_KEYS = {
 SITES = ("resid_pre",)
 _TWO_TOKENS = Limit(2, "at least 2 (one token has no variance, which AuxK divides by)")
 NUMERICS = ("modern", "study")
+NORMALISATIONS = ("layer_norm", "none", "centred", "constant_norm_rescale", "expected_average_only_in")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class RunConfig:
     backend: str = "auto"
     """Kernels of the training step: reference (dense formulas), cpu or triton (fast), or auto: fast
     kernels for the device, else the reference. They differ in rounding."""
+    normalisation: str = "auto"
+    """How inputs are normalised: layer_norm (each token minus its mean, over its std), none, centred (minus
+    its mean), constant_norm_rescale (at norm sqrt(d_in)), expected_average_only_in (all times one factor, so
+    that their mean norm is that), or auto: as the SAE of `init.sae` does, else layer_norm."""
     packing: PackingConfig = field(default_factory=PackingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     init: InitConfig = field(default_factory=InitConfig)
@@ -95,6 +100,7 @@ class RunConfig:
         found = list(wrong.values())
         one_of(found, "site", self.site, SITES)
         one_of(found, "numerics", self.numerics, NUMERICS)
+        one_of(found, "normalisation", self.normalisation, ("auto", *NORMALISATIONS))
         one_of(found, "device", self.device, ("auto", "cpu", "cuda", "mps"))
         one_of(found, "backend", self.backend, ("auto", "reference", "cpu", "triton"))
         if not wrong.keys() & {"tokens", "batch"} and self.tokens < self.batch:
@@ -134,6 +140,11 @@ class RunConfig:
         elif "batch" not in number_problems(self) and 4 * d_sae * self.batch > PEBIBYTE:
             found.append(f"batch={self.batch} x d_sae={d_sae} float32 latents are over 2^50 bytes: lower it")
         return found
+
+    @property
+    def resolved_normalisation(self) -> str:
+        """How a run that is planned normalises: `auto` is layer_norm, unless the plan has replaced it."""
+        return "layer_norm" if self.normalisation == "auto" else self.normalisation
 
     @property
     def steps(self) -> int:
@@ -197,7 +208,13 @@ class RunConfig:
             "backend": self.backend,
             "optimizer": self.optimizer.identity(),
             "init": self.init.identity(),
+            **self._normalisation_identity(),
         }
+
+    def _normalisation_identity(self) -> dict[str, str]:
+        """The normalisation, except the usual one: ids of runs from before the key stay as they were."""
+        found = self.resolved_normalisation
+        return {} if found == "layer_norm" else {"normalisation": found}
 
     def weight_keys(self) -> dict[str, Any]:
         """The keys of `identity`, with text and model as the command names them; for names and tables."""
@@ -207,6 +224,7 @@ class RunConfig:
             "dataset": dataclasses.asdict(self.dataset),
             "optimizer": dataclasses.asdict(self.optimizer),
             "init": dataclasses.asdict(self.init),
+            "normalisation": self.resolved_normalisation,
             "activations": {"buffer_tokens": self.activations.buffer_tokens, "dtype": self.activations.dtype},
         }
 

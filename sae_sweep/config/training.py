@@ -64,8 +64,8 @@ class InitConfig:
     b_dec: str = "zero"
     """Initial decoder bias: zero, or the mean or geometric_median of the first batch."""
     sae: str | None = None
-    """Folder of an SAE to start from, for fine-tuning: a run's, or another library's that reads tokens as
-    SAEs here do. null: a dictionary that is drawn."""
+    """SAE to start from, for fine-tuning: a folder, a run's or another library's, or `hf:` and a name on the
+    Hugging Face hub. null: a dictionary that is drawn."""
 
     def identity(self) -> dict[str, Any]:
         """The keys that determine the start, beside the content of `sae`, which has its own fingerprint."""
@@ -77,8 +77,8 @@ class InitConfig:
         known_home(found, "init.sae", self.sae)
         if self.sae is not None and self.b_dec != "zero":
             found.append(f"init.b_dec={self.b_dec}: the SAE of init.sae has a decoder bias of its own")
-        if self.sae is not None and (not self.sae.strip() or self.sae.startswith("hf:")):
-            found.append(f"init.sae={self.sae}: name a folder; one on the hub is downloaded with hf download")
+        if self.sae is not None and not self.sae.strip():
+            found.append(f"init.sae={self.sae}: name a folder, or hf: and a name on the Hugging Face hub")
         return found
 
 

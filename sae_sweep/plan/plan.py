@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError, digest, expanded, flatten, short_key
 from sae_sweep.plan.labels import tell_apart
 from sae_sweep.plan.naming import distinct_names, run_name
-from sae_sweep.plan.resolve import resolve_dtypes
+from sae_sweep.plan.resolve import resolve_dtypes, resolve_normalisation
 from sae_sweep.store import (
     PlannedRun,
     RunFolder,
@@ -191,8 +191,9 @@ def _planned(request: Request, fingerprints: Fingerprints) -> Iterator[tuple[Wan
     """Yield each wanted run with its id, its group, and a name that others may have, too."""
     prints = [fingerprints(one.config) for one in request.runs]
     labelled = tell_apart([(one.config, print_) for one, print_ in zip(request.runs, prints, strict=True)])
+    of_start = functools.cache(_normalisation_of)
     for one, config, print_ in zip(request.runs, labelled, prints, strict=True):
-        resolved = _resolved(config, request)
+        resolved = resolve_normalisation(_resolved(config, request), of_start)
         name = run_name(config, one.reference)
         group = digest({**resolved.pass_identity(), **without_start(print_)})
         run_id = resolved.run_id(print_)
@@ -208,6 +209,12 @@ def _other_keys(one: PlannedRun, other: PlannedRun) -> dict[str, None]:
 def _resolved(config: RunConfig, request: Request) -> RunConfig:
     """The run with its dtypes fixed; Hydra's launchers train on machines that are not known yet."""
     return config if request.launch is not None else resolve_dtypes(config, request.command.launcher)
+
+
+def _normalisation_of(start: str) -> str:
+    from sae_sweep.saes import start_normalisation
+
+    return start_normalisation(start)
 
 
 def _names_on_disk(folder: SweepFolder) -> dict[str, str]:

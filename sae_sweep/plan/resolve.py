@@ -1,6 +1,7 @@
-"""What `model.dtype=auto` and `activations.dtype=auto` become: part of a run's id, so fixed before it."""
+"""What `auto` dtypes and `normalisation=auto` become: part of a run's id, so fixed before it."""
 
 import dataclasses
+from collections.abc import Callable
 
 from sae_sweep.config import LauncherConfig, RunConfig
 
@@ -23,6 +24,22 @@ def resolve_dtypes(run: RunConfig, launcher: LauncherConfig) -> RunConfig:
         model=dataclasses.replace(run.model, dtype=lm),
         activations=dataclasses.replace(run.activations, dtype=activations),
     )
+
+
+def resolve_normalisation(run: RunConfig, of_start: Callable[[str], str]) -> RunConfig:
+    """Replace normalisation=auto by that of the SAE of `init.sae`, or by layer_norm without one.
+
+    Args:
+        run: the run.
+        of_start: function from an `init.sae` to how that SAE normalises.
+
+    Raises:
+        SaeSweepError: if that SAE cannot be read.
+    """
+    if run.normalisation != "auto":
+        return run
+    found = "layer_norm" if run.init.sae is None else of_start(run.init.sae)
+    return dataclasses.replace(run, normalisation=found)
 
 
 def _fast_bfloat16(device: str, launcher: LauncherConfig) -> bool:

@@ -68,7 +68,8 @@ def _sae_rate(config: RunConfig, shape: SaeShape, seconds: float) -> float:
     """TFLOP/s of the training step at the run's batch size."""
     device = pick_device(config.device)
     d_sae = max(getattr(config.architecture, "k", 1), min(shape.d_sae, _LARGEST_SAE // shape.d_in))
-    sae = build_sae(config.architecture, shape.d_in, d_sae, seed=config.seed, numerics=config.numerics)
+    how = {"numerics": config.numerics, "normalisation": config.resolved_normalisation}
+    sae = build_sae(config.architecture, shape.d_in, d_sae, seed=config.seed, **how)
     zero_bias = dataclasses.replace(config, init=dataclasses.replace(config.init, b_dec="zero"))
     learner = Learner(sae, zero_bias, device)
 

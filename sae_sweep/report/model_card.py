@@ -10,6 +10,17 @@ from sae_sweep.report.markdown import code, inline
 MARK = "<!-- written by sae_sweep: task=publish replaces this file -->"
 """In every card; one without it was written by somebody else."""
 _UNKNOWN = "-"
+_INPUTS = {
+    "layer_norm": "Each token is normalised over the residual's dimensions before the encoder, and the "
+    "reconstruction is scaled back (`normalize_activations: layer_norm`), so raw residuals go in.",
+    "constant_norm_rescale": "Each token is scaled to norm sqrt(d_in) before the encoder, and the "
+    "reconstruction is scaled back (`normalize_activations: constant_norm_rescale`), so raw residuals go in.",
+    "none": "Raw residuals go in and come out (`normalize_activations: none`).",
+    "centred": "Each token's mean over the residual's dimensions is subtracted before the encoder, and added "
+    "to the reconstruction. sae_sweep does so; for SAELens, load the language model with "
+    "`center_writing_weights=True`, as `model_from_pretrained_kwargs` says.",
+}
+"""What a card says of the inputs, by normalisation."""
 
 
 class Published(NamedTuple):
@@ -29,6 +40,12 @@ class Published(NamedTuple):
     def architecture(self) -> Mapping[str, Any]:
         """The architecture and its settings; empty for an SAE that this package did not write."""
         return _object(_object(self.metadata, "sae_sweep"), "architecture")
+
+    @property
+    def normalisation(self) -> str:
+        """How its inputs are normalised, in this package's words."""
+        said = _object(self.metadata, "sae_sweep").get("normalisation", "layer_norm")
+        return said if isinstance(said, str) else _UNKNOWN
 
     def measured(self, key: str) -> float | None:
         """A number of the evaluation; None if it is unknown."""
@@ -66,18 +83,23 @@ def model_card(repo: str, saes: Sequence[Published], undertrained: float) -> str
         "## The SAEs",
         _table(saes, folder | _DESCRIBED),
         "## Evaluation",
-        "On held-out text. Explained variance is that of the normalised input. CE recovered: of the "
+        "On held-out text. Explained variance is that of the inputs as normalised. CE recovered: of the "
         "cross-entropy that is lost when the residual stream is zeroed, the share that the reconstruction "
         "wins back. Start: the share of features that still match the SAE's own initial dictionary.",
         _table(saes, folder | _EVALUATED),
         *([_limit(undertrained)] if marked else []),
         "## How they were trained",
         "`metadata` in each `cfg.json` has the hook, the text, the number of tokens, the trainer's preset "
-        "and the versions of all libraries. Each token is normalised over the residual's dimensions before "
-        "the encoder, and the reconstruction is scaled back (`normalize_activations: layer_norm`), so raw "
-        "residuals go in.",
+        "and the versions of all libraries.",
+        *_inputs(saes),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _inputs(saes: Sequence[Published]) -> list[str]:
+    """What goes into the SAEs; with the names of the normalisations if there are several."""
+    found = [how for how in dict.fromkeys(one.normalisation for one in saes) if how in _INPUTS]
+    return [_INPUTS[how] if len(found) == 1 else f"Inputs `{how}`: {_INPUTS[how]}" for how in found]
 
 
 def _front_matter(saes: Sequence[Published]) -> str:
@@ -143,6 +165,7 @@ _DESCRIBED: _Columns = {
     "model": _said("model_name"),
     "hook": _said("hook_name"),
     "architecture": _architecture,
+    "inputs": lambda one: inline(one.normalisation),
     "d_sae": lambda one: _number(one.cfg.get("d_sae"), ",d"),
     "text": _said("dataset_path"),
     "tokens": lambda one: _number(one.metadata.get("training_tokens"), ",d"),

@@ -7,7 +7,13 @@ from sae_sweep.saes.disk import save_sae
 from sae_sweep.saes.foreign import Origin
 from sae_sweep.saes.learner import Learner
 from sae_sweep.saes.open import load_sae, open_sae
-from sae_sweep.saes.start import start_fingerprint, start_problem, starting_decoder, starting_sae
+from sae_sweep.saes.start import (
+    start_fingerprint,
+    start_normalisation,
+    start_problem,
+    starting_decoder,
+    starting_sae,
+)
 
 __all__ = [
     "SAE",
@@ -21,6 +27,7 @@ __all__ = [
     "open_sae",
     "save_sae",
     "start_fingerprint",
+    "start_normalisation",
     "start_problem",
     "starting_decoder",
     "starting_sae",

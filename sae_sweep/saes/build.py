@@ -49,9 +49,18 @@ def init_seed(config: RunConfig, run_id: str) -> int:
     return int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:7])
 
 
-def build_sae(architecture: ArchitectureConfig, d_in: int, d_sae: int, *, seed: int, numerics: str) -> SAE:
+def build_sae(
+    architecture: ArchitectureConfig,
+    d_in: int,
+    d_sae: int,
+    *,
+    seed: int,
+    numerics: str,
+    normalisation: str = "layer_norm",
+) -> SAE:
     """Build an untrained SAE; equal seeds and sizes give equal dictionaries."""
     sae = CLASSES[architecture.kind].sae(architecture, d_in, d_sae, numerics)
+    sae.normalise_by(normalisation)
     with torch.no_grad():
         sae.W_enc.copy_(_initial_encoder(d_in, d_sae, seed))
         sae.W_dec.copy_(_decoder_of(sae.W_enc))

@@ -1,6 +1,6 @@
 """SAEs on disk, in the layout of SAELens 6: `cfg.json` and `sae_weights.safetensors`.
 
-SAELens reads them unchanged, with the same features and reconstructions: its `layer_norm` is our
+SAELens reads them unchanged, with the same features and reconstructions: its `normalize_activations` is our
 normalisation, a missing encoder bias is written as zeros, and BatchTopK is written as what it is at
 inference, a JumpReLU with one threshold for all features. `metadata.sae_sweep` in cfg.json keeps the
 original architecture.
@@ -36,6 +36,12 @@ WEIGHTS_FILE = "sae_weights.safetensors"
 LAYOUT_VERSION = "6.0.0"
 """SAELens's version of the layout; it would convert the config of an older one first."""
 
+_SAELENS_WORDS = {
+    **{how: how for how in ("layer_norm", "none", "constant_norm_rescale")},
+    "centred": "none",
+}
+"""`normalize_activations` by normalisation. SAELens centres residuals by keys of the model."""
+_CENTRED_MODEL = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
 _LARGEST = 2**31
 """Bound on d_in and d_sae, so that their product is a number of weights."""
 _FREE_KEYS = ("metadata", "device", "checksum")
@@ -71,10 +77,15 @@ def save_sae(sae: SAE, folder: Path, *, metadata: Mapping[str, Any]) -> None:
 def _cfg(sae: SAE, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> dict[str, Any]:
     if sae.saelens_architecture is None:
         raise SaeSweepError("an SAE of another library is not written again: copy its files")
+    if sae.input_scale is not None:
+        raise SaeSweepError("this SAE is in training: its Learner's finish() gives the one to save")
     arch, cfg = sae.architecture, _saelens_cfg(sae)
     ours = {"architecture": {"kind": arch.kind, **dataclasses.asdict(arch)}, "numerics": sae.numerics}
+    if sae.normalisation != "layer_norm":  # as files were before there were others
+        ours["normalisation"] = sae.normalisation
     ours["checksum"] = _checksum(weights, cfg, ours)
-    return {**cfg, "metadata": {"sae_lens_version": LAYOUT_VERSION, **metadata, "sae_sweep": ours}}
+    described = {**metadata, **(_CENTRED_MODEL if sae.normalisation == "centred" else {})}
+    return {**cfg, "metadata": {"sae_lens_version": LAYOUT_VERSION, **described, "sae_sweep": ours}}
 
 
 def _saelens_cfg(sae: SAE) -> dict[str, Any]:
@@ -87,7 +98,7 @@ def _saelens_cfg(sae: SAE) -> dict[str, Any]:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": sae.subtracts_b_dec,
-        "normalize_activations": "layer_norm",
+        "normalize_activations": _SAELENS_WORDS[sae.normalisation],
         "reshape_activations": "none",
     }
     if isinstance(arch, TopKConfig) and sae.saelens_architecture == "topk":
@@ -157,15 +168,19 @@ def _described(cfg: Any, file: Path, device: str) -> SAE:
         for key in ("d_in", "d_sae"):
             if type(cfg[key]) is not int or not 0 < cfg[key] < _LARGEST:
                 raise ValueError(f"{key}={cfg[key]!r}")
-        _refuse_other_keys({"architecture", "numerics", "checksum"}, {"checksum": None, **ours})
+        ours = {"checksum": None, "normalisation": "layer_norm", **ours}
+        _refuse_other_keys({"architecture", "numerics", "checksum", "normalisation"}, ours)
         if numerics not in RULES:
             raise ValueError(f"numerics={numerics!r}")
+        if ours["normalisation"] not in _SAELENS_WORDS:
+            raise ValueError(f"normalisation={ours['normalisation']!r}")
         _refuse_other_keys({field.name for field in dataclasses.fields(kind)}, values)  # no defaults
         architecture: ArchitectureConfig = build(kind, values)
         if problems := architecture.problems(cfg["d_sae"]):
             raise ValueError(problems[0])
         with torch.device(device):
             sae = CLASSES[architecture.kind].sae(architecture, cfg["d_in"], cfg["d_sae"], numerics)
+        sae.normalisation = ours["normalisation"]
         _refuse_another_cfg(cfg, _saelens_cfg(sae))
         return sae
     except (ConfigError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:

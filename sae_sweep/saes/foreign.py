@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sae_sweep.config import ArchitectureConfig, SaeSweepError
 from sae_sweep.saes.architectures import keep_top
-from sae_sweep.saes.base import IN_ITS_OWN_SPACE, SAE, Normalised
+from sae_sweep.saes.base import AVERAGE, IN_ITS_OWN_SPACE, SAE, Normalised
 
 VECTORS = {
     "standard": ("b_enc",),
@@ -63,15 +63,22 @@ class ForeignSAE(SAE):
         if "b_enc" not in tensors:
             self.b_enc = None
 
+    @property
+    def caveat(self) -> str | None:
+        """What a reader of its features should know; training from it takes care of both."""
+        if self.architecture.architecture == "batchtopk":
+            return (
+                "this SAE keeps the largest latents of a batch: a token's features depend on its neighbours'"
+            )
+        if self.architecture.normalize_activations == AVERAGE:
+            return "this SAE expects inputs that are scaled to an average norm of sqrt(d_in), as in SAELens"
+        return None
+
     def normalise(self, x: Float[Tensor, "*batch d_in"]) -> Normalised:
-        how = self.architecture.normalize_activations
-        if how == "layer_norm":
+        if not (self.architecture.centred and self.normalisation == "constant_norm_rescale"):
             return super().normalise(x)
-        mean = x.mean(dim=-1, keepdim=True) if self.architecture.centred else x.new_zeros((*x.shape[:-1], 1))
-        if how == "constant_norm_rescale":
-            scale = (x - mean).norm(dim=-1, keepdim=True) / self.d_in**0.5
-            return Normalised((x - mean) / scale, mean, scale)
-        return Normalised(x - mean, mean, torch.ones_like(mean))
+        mean = x.mean(dim=-1, keepdim=True)
+        return super().normalise(x - mean)._replace(mean=mean)
 
     def pre_activations(self, xn: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         z = (xn - self.b_dec if self.architecture.apply_b_dec_to_input else xn) @ self.W_enc

@@ -26,7 +26,13 @@ class Learner:
     def __init__(
         self, sae: SAE, config: RunConfig, device: torch.device | str, cache: Path | None = None
     ) -> None:
-        """`cache`: folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder."""
+        """`cache`: folder that keeps compiled kernels; None: `sae_sweep` in the user's cache folder.
+
+        Raises:
+            SaeSweepError: if the config names another normalisation than the SAE has.
+        """
+        if config.normalisation not in ("auto", sae.normalisation):
+            raise SaeSweepError(f"this SAE has normalisation={sae.normalisation}, not {config.normalisation}")
         self.sae = sae.to(device)
         self.steps = 0
         """Training steps completed."""
@@ -54,10 +60,10 @@ class Learner:
             dead (number of features), explained_variance (of this batch, in SAE-input space) and lr; for
             BatchTopK also threshold and l0_inference, the l0 with that threshold.
         """
-        if self._kernels is None:
-            xn = self.sae.normalise(x).x
-        else:
-            xn = self._kernels.normalise(x.float().contiguous(), NORMALISATION_EPS)
+        if self.steps == 0 and self.sae.input_scale is not None:
+            self.sae.scale_inputs(self.sae.d_in**0.5 / x.float().norm(dim=-1).mean())
+            self._objective.inputs_scaled()
+        xn = self._normalised(x)
         if self.steps == 0 and self._config.init.b_dec != "zero":
             self.sae.b_dec.data.copy_(initial_b_dec(xn, self._config.init.b_dec))
         rate = learning_rate(self.steps, self._config)
@@ -67,6 +73,18 @@ class Learner:
         self.steps += 1
         self.tokens += len(x)
         return self._metrics(xn, losses, rate)
+
+    def _normalised(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        if self._kernels is None:
+            return self.sae.normalise(x).x
+        if self.sae.normalisation == "layer_norm":
+            return self._kernels.normalise(x.float().contiguous(), NORMALISATION_EPS)
+        return self.sae.normalise(x.float()).x.contiguous()
+
+    def finish(self) -> SAE:
+        """The trained SAE, which reads raw residuals; no step may follow."""
+        self.sae.fold_input_scale()
+        return self.sae
 
     @torch.no_grad()
     def _metrics(self, xn: Tensor, losses: Losses, rate: float) -> dict[str, Tensor]:

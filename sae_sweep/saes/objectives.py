@@ -231,6 +231,9 @@ class Objective(nn.Module):
         features = dead.nonzero().squeeze(-1) if self.has_aux else None
         return dead, features if features is not None and len(features) else None
 
+    def inputs_scaled(self) -> None:
+        """Runs before the first step if that has set the SAE's `input_scale`."""
+
     def after_step(self) -> None:
         """Runs after Adam's step."""
 

@@ -1,5 +1,6 @@
 """The door to SAEs on disk, whoever wrote them."""
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +10,14 @@ from sae_sweep.saes import hub
 from sae_sweep.saes.base import SAE
 from sae_sweep.saes.dictionary_learning import read_dictionary_learning
 from sae_sweep.saes.disk import CONFIG_FILE, REMEDY, WEIGHTS_FILE, read_own, saved_by
-from sae_sweep.saes.foreign import Origin, explained
+from sae_sweep.saes.foreign import ForeignSAE, Origin, explained
 from sae_sweep.saes.saelens import read_saelens, saelens_origin
 from sae_sweep.saes.sparsify import read_sparsify
 from sae_sweep.saes.study_files import read_study
 from sae_sweep.saes.tensor_files import read_safetensors
 from sae_sweep.store import read_json, unreadable
+
+log = logging.getLogger(__name__)
 
 _GET_AGAIN = "get the file again"
 _MOST_NAMES = 8
@@ -62,7 +65,9 @@ def load_sae(path: Path | str, run_id: str | None = None) -> SAE:
     """
     if run_id is None:
         on_hub = str(path).startswith(hub.PREFIX)
-        return (_read_hub(hub.named(str(path))) if on_hub else read_folder(expanded(str(path))))[0]
+        sae, _ = _read_hub(hub.named(str(path))) if on_hub else read_folder(expanded(str(path)))
+        _warn(sae)
+        return sae
     folder = _folder_of_run(expanded(str(path)))
     cfg = read_json(folder / CONFIG_FILE, REMEDY)
     if (owner := saved_by(folder)) not in (None, run_id):
@@ -70,13 +75,14 @@ def load_sae(path: Path | str, run_id: str | None = None) -> SAE:
     return read_own(folder, cfg)
 
 
-def open_sae(text: str) -> tuple[SAE, Origin]:
+def open_sae(text: str, *, to_train: bool = False) -> tuple[SAE, Origin]:
     """Load the SAE that a person names, with what it reads; on the CPU.
 
     Args:
         text: a folder as for `load_sae`; if there is none, a name on the Hugging Face hub: `RELEASE/NAME` of
             SAELens (`gpt2-small-res-jb/blocks.8.hook_resid_pre`), or `owner/repository/folder`; with `hf:`
             before it, no folder here is looked for.
+        to_train: leave out what only a reader of its features should know.
 
     Raises:
         SaeSweepError: as `load_sae`; if there is no such name, or the hub cannot be reached; or if the SAE
@@ -90,7 +96,14 @@ def open_sae(text: str) -> tuple[SAE, Origin]:
             f"{origin.folder}: this SAE of {origin.layout} reads {origin.hook!r}; only the residual stream "
             "before a block (resid_pre of a layer, or resid_post of the one before) can be read here"
         )
+    if not to_train:
+        _warn(sae)
     return sae, origin
+
+
+def _warn(sae: SAE) -> None:
+    if isinstance(sae, ForeignSAE) and sae.caveat:
+        log.warning(sae.caveat)
 
 
 def _is_there(path: Path) -> bool:

@@ -4,7 +4,6 @@ They compute what SAELens computes from the same files. What SAELens does beside
 norms in the latents, a finetuned scale) is folded into the weights once.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,6 @@ from sae_sweep.saes.foreign import (
     refuse_not_finite,
     resid_pre_layer,
 )
-
-log = logging.getLogger(__name__)
 
 _ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
 _NORMALISATIONS = ("none", "expected_average_only_in", "constant_norm_rescale", "layer_norm")
@@ -58,8 +55,6 @@ def read_saelens(
         folded["W_enc"] *= scale
         folded["W_dec"] /= scale
         folded["b_dec"] /= scale
-    if config.normalize_activations == "expected_average_only_in":
-        log.warning("this SAE expects inputs that are scaled to an average norm of sqrt(d_in), as in SAELens")
     return ForeignSAE(config, folded)
 
 

@@ -2,20 +2,31 @@
 
 import dataclasses
 import json
+import logging
+import os
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sae_sweep.config import RunConfig, SaeSweepError, expanded
-from sae_sweep.saes.base import SAE
+from sae_sweep.saes import hub
+from sae_sweep.saes.base import AVERAGE, SAE
 from sae_sweep.saes.build import CLASSES, build_sae, init_seed, initial_decoder
 from sae_sweep.saes.checksum import tensors_checksum
-from sae_sweep.saes.foreign import ForeignSAE
-from sae_sweep.saes.open import read_folder
+from sae_sweep.saes.foreign import ForeignConfig, ForeignSAE
+from sae_sweep.saes.open import open_sae
+
+log = logging.getLogger(__name__)
 
 _OURS = {"standard": "relu"}
 """Kinds of architectures that have another name in other libraries."""
+_ONLY_CENTRED = ("none", "layer_norm")
+"""Normalisations that a centred residual needs nothing for; the latter centres it again."""
+_SAME = 1e-5
+"""Relative difference of thresholds that rounding explains."""
+_MOST_UNEVEN = 0.01
+"""Relative difference of decoder norms up to which they hardly change which features are largest."""
 
 
 def starting_sae(config: RunConfig, d_in: int, run_id: str) -> SAE:
@@ -26,7 +37,8 @@ def starting_sae(config: RunConfig, d_in: int, run_id: str) -> SAE:
     """
     if config.init.sae is None:
         seed, d_sae = init_seed(config, run_id), config.dictionary * d_in
-        return build_sae(config.architecture, d_in, d_sae, seed=seed, numerics=config.numerics)
+        how = {"numerics": config.numerics, "normalisation": config.resolved_normalisation}
+        return build_sae(config.architecture, d_in, d_sae, seed=seed, **how)
     found = _read(config.init.sae)
     if problem := _problem(found, config, d_in):
         raise SaeSweepError(problem)
@@ -56,6 +68,15 @@ def start_fingerprint(path: str) -> str:
     return tensors_checksum(tensors, json.dumps(how, sort_keys=True))
 
 
+def start_normalisation(path: str) -> str:
+    """How the SAE of `init.sae` normalises its inputs.
+
+    Raises:
+        SaeSweepError: if there is none, or it is damaged.
+    """
+    return _read(path).normalisation
+
+
 def start_problem(config: RunConfig) -> str | None:
     """Why a run cannot start from the SAE of its `init.sae`, as far as that is known without its model.
 
@@ -70,32 +91,44 @@ def start_problem(config: RunConfig) -> str | None:
 
 
 def _read(path: str) -> SAE:
-    return read_folder(expanded(path))[0]
+    on_hub = path.startswith(hub.PREFIX)  # any other name is a folder's, even if there is none
+    return open_sae(path if on_hub else os.path.abspath(expanded(path)), to_train=True)[0]
 
 
 def _problem(found: SAE, config: RunConfig, d_in: int) -> str | None:
-    where, kind = f"init.sae={config.init.sae}", _kind(found)
-    if found.normalisation != "layer_norm":
-        return (
-            f"{where} reads tokens normalised by {found.normalisation!r}, and SAEs here by layer_norm: its "
-            "features would begin as others"
-        )
-    if kind != config.architecture.kind:
-        return f"{where} is a {kind} SAE, and architecture={config.architecture.kind} computes something else"
+    where, kinds, kind = f"init.sae={config.init.sae}", _kinds(found), config.architecture.kind
+    if problem := _other_inputs(found, config):
+        return f"{where} {problem}"
+    if kind not in kinds:
+        return f"{where} is a {' or '.join(kinds)} SAE, and architecture={kind} computes something else"
     if found.d_in != d_in:
         return f"{where} has d_in={found.d_in}, and {config.model.label} has {d_in}"
     if found.d_sae != config.dictionary * d_in:
         fitting = f"dictionary={found.d_sae // d_in}" if found.d_sae % d_in == 0 else "no dictionary"
         return f"{where} has {found.d_sae:,} features: {fitting} fits it, not dictionary={config.dictionary}"
-    if config.numerics == "study" and not CLASSES[kind].sae.biased_in_study and _bias(found).any():
+    ours = CLASSES[kind].sae
+    if config.numerics == "study" and not ours.biased_in_study and _bias(found, ours.subtracts_b_dec).any():
         return f"{where} has an encoder bias, which {kind} has not with numerics=study"
     return None
 
 
-def _kind(sae: SAE) -> str:
-    if isinstance(sae, ForeignSAE):
-        return _OURS.get(sae.architecture.architecture, sae.architecture.architecture)
-    return sae.architecture.kind
+def _other_inputs(found: SAE, config: RunConfig) -> str | None:
+    """Why the run's SAE cannot take its inputs as `found` does."""
+    reads, arch = found.normalisation, found.architecture
+    if isinstance(arch, ForeignConfig) and arch.centred and arch.normalize_activations not in _ONLY_CENTRED:
+        return f"centres residuals and normalises them by {arch.normalize_activations} too, as no run does"
+    if config.normalisation in ("auto", reads) or (reads, config.normalisation) == ("none", AVERAGE):
+        return None  # one factor for all inputs changes units alone
+    return f"has normalisation={reads}, not {config.normalisation}: give that, or leave the key out"
+
+
+def _kinds(sae: SAE) -> list[str]:
+    """Architectures that compute what an SAE does: JumpReLU with one threshold for all is BatchTopK, too."""
+    if not isinstance(sae, ForeignSAE):
+        return [sae.architecture.kind]
+    kind = sae.architecture.architecture
+    one_threshold = kind == "jumprelu" and torch.allclose(*_threshold(sae).aminmax(), rtol=_SAME)
+    return [_OURS.get(kind, kind), *(["batchtopk"] if one_threshold else [])]
 
 
 def _converted(found: SAE, config: RunConfig) -> SAE:
@@ -103,22 +136,49 @@ def _converted(found: SAE, config: RunConfig) -> SAE:
     kind = CLASSES[config.architecture.kind].sae
     sae = kind(config.architecture, found.d_in, found.d_sae, config.numerics)
     norms = found.W_dec.norm(dim=1)
-    norms = torch.where(norms > 0, norms, 1)
+    _warn_of_another_choice(found, norms, config)
     with torch.no_grad():
-        sae.W_enc.copy_(found.W_enc * norms)
-        sae.W_dec.copy_(found.W_dec / norms[:, None])
+        sae.W_enc.copy_(found.W_enc * norms)  # a feature that decodes to nothing becomes a dead one
+        sae.W_dec.copy_(found.W_dec)
+        sae.W_dec[norms == 0] = 1.0
+        sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
         sae.b_dec.copy_(found.b_dec)
         if sae.b_enc is not None:
-            shift = int(sae.subtracts_b_dec) - int(_subtracts_b_dec(found))
-            sae.b_enc.copy_((_bias(found) + shift * (found.b_dec @ found.W_enc)) * norms)
+            sae.b_enc.copy_(_bias(found, sae.subtracts_b_dec) * norms)
         if "threshold" in sae.state_dict() and "threshold" in found.state_dict():
-            threshold = found.state_dict()["threshold"]
-            sae.state_dict()["threshold"].copy_(threshold * norms if threshold.ndim else threshold)
+            ours, threshold = sae.state_dict()["threshold"], _threshold(found)
+            ours.copy_(threshold if ours.ndim else threshold.max())
+    how = found.normalisation if config.normalisation == "auto" else config.normalisation
+    sae.normalise_by(how, scale=float(found.normalisation == "none"))
     return sae
 
 
-def _bias(sae: SAE) -> Tensor:
-    return torch.zeros(sae.d_sae) if sae.b_enc is None else sae.b_enc
+def _warn_of_another_choice(found: SAE, norms: Float[Tensor, " d_sae"], config: RunConfig) -> None:
+    """Say why the largest latents, by which TopK and BatchTopK choose, begin as those of other features."""
+    ours, theirs = (getattr(arch, "k", None) for arch in (config.architecture, found.architecture))
+    if ours is None:
+        return
+    start, norms = f"init.sae={config.init.sae}", norms[norms > 0]
+    if theirs is not None and ours != theirs:
+        log.warning("%s has k=%d, and this run k=%d: it starts near that SAE", start, theirs, ours)
+    if len(norms) and norms.max() > (1 + _MOST_UNEVEN) * norms.min():
+        log.warning(
+            "the decoder rows of %s have norms from %.2g to %.2g, and here 1, so %s chooses other features: "
+            "it starts near that SAE",
+            *(start, norms.min(), norms.max(), config.architecture.kind),
+        )
+
+
+def _threshold(sae: SAE) -> Float[Tensor, "..."]:
+    """Thresholds of latents of unit decoder rows; a negative one lets no more through than 0 does."""
+    threshold = sae.state_dict()["threshold"].clamp(min=0)
+    return threshold * sae.W_dec.detach().norm(dim=1) if threshold.ndim else threshold
+
+
+def _bias(sae: SAE, subtracts_b_dec: bool) -> Tensor:
+    """The encoder's bias of an SAE that subtracts `b_dec` from its input, or does not, in place of `sae`."""
+    bias = torch.zeros(sae.d_sae) if sae.b_enc is None else sae.b_enc
+    return bias + (int(subtracts_b_dec) - int(_subtracts_b_dec(sae))) * (sae.b_dec @ sae.W_enc)
 
 
 def _subtracts_b_dec(sae: SAE) -> bool:

@@ -68,8 +68,8 @@ class StudyJumpReLU(PenalisedObjective):
     def __init__(self, sae: SAE, config: RunConfig, rules: Rules, kernels: Kernels | None = None) -> None:
         super().__init__(sae, config, rules, kernels)
         self.architecture = cast(JumpReLUConfig, sae.architecture)
-        threshold = cast(architectures.JumpReLU, sae).threshold.requires_grad_(False)
-        self.log_threshold = nn.Parameter(threshold.log())
+        cast(architectures.JumpReLU, sae).threshold.requires_grad_(False)
+        self.log_threshold = nn.Parameter(self._log_of_threshold())
         self.bandwidth = self.architecture.bandwidth or rules.bandwidth
 
     def activate(self, z: Tensor, layout: Layout) -> Tensor:
@@ -93,6 +93,15 @@ class StudyJumpReLU(PenalisedObjective):
 
     def _trained_threshold(self) -> Tensor:
         return cast(Tensor, _ExpWithoutChainRule.apply(self.log_threshold))
+
+    @torch.no_grad()
+    def inputs_scaled(self) -> None:
+        self.log_threshold.copy_(self._log_of_threshold())
+
+    def _log_of_threshold(self) -> Tensor:
+        """The SAE's thresholds as they are trained; of 0, which `init.sae` may bring, it is finite."""
+        threshold = cast(architectures.JumpReLU, self.sae).threshold
+        return threshold.clamp(min=torch.finfo(threshold.dtype).tiny).log()
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -1,6 +1,5 @@
 """SAEs of the study's own trainer, bartbussmann/BatchTopK: `config.json` and `sae.pt` of a checkpoint."""
 
-import logging
 from pathlib import Path
 
 from sae_sweep.saes.foreign import (
@@ -17,8 +16,6 @@ from sae_sweep.saes.foreign import (
 )
 from sae_sweep.saes.tensor_files import read_state_dict
 from sae_sweep.store import read_json
-
-log = logging.getLogger(__name__)
 
 _NAMES = {"W_enc": "W_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
 _BIASED = {**_NAMES, "b_enc": "b_enc"}
@@ -60,9 +57,5 @@ def read_study(config: Path, weights: Path, remedy: str) -> tuple[ForeignSAE, Or
             hook=hook,
             layer=resid_pre_layer(hook),
             context=cfg.get("seq_len"),
-        )
-    if kind == "batchtopk":
-        log.warning(
-            "this SAE keeps the largest latents of a batch: a token's features depend on its neighbours'"
         )
     return ForeignSAE(found, tensors), described

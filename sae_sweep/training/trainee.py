@@ -174,7 +174,7 @@ class Trainee:
         self.save()
 
     def outcome(self) -> Outcome:
-        return Outcome(self.member, self.learner.sae, self.failed, self.seconds, self.learner.tokens)
+        return Outcome(self.member, self.learner.finish(), self.failed, self.seconds, self.learner.tokens)
 
 
 def histogram_steps(steps: int, log_every: int, count: int) -> frozenset[int]:

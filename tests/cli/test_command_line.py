@@ -113,12 +113,13 @@ def test_so_do_the_coefficients(planned: Callable[..., Plan], key: str) -> None:
 
 def test_the_baseline_is_the_defaults_of_the_config_classes(planned: Callable[..., Plan]) -> None:
     plan = planned()
-    chosen = {"model", "dataset", "architecture", "activations"}
+    chosen = {"model", "dataset", "architecture", "activations", "normalisation"}
     ours, usual = plan.runs[0].config.as_dict(), RunConfig().as_dict()
     assert {k: v for k, v in ours.items() if k not in chosen} == {
         k: v for k, v in usual.items() if k not in chosen
     }
     assert plan.runs[0].config.architecture == TopKConfig()
+    assert plan.runs[0].config.normalisation == "layer_norm"
     assert replace(plan.runs[0].config.activations, dtype="auto") == ActivationsConfig()
     assert plan.command == type(plan.command)()
     assert planned("launcher=slurm").command.launcher == LauncherConfig(kind="slurm")

@@ -301,6 +301,26 @@ def lm_line(text: str) -> LMLine:
     return LMLine(*(int(number.replace(",", "")) for number in found.groups()))
 
 
+def _starts_from_another_library(cli: Cli, command: list[str], general: Path) -> None:
+    """From the same weights as those of SAELens's that read residuals as they are."""
+    shutil.copytree(general / "sae", "foreign")
+    cfg = json.loads(Path("foreign/cfg.json").read_text())
+    Path("foreign/cfg.json").write_text(
+        json.dumps({**cfg, "normalize_activations": "none", "metadata": {"model_name": "m"}})
+    )
+    assert cli(*command, "init.sae=foreign").code == 0
+    (run,) = run_folders(Path("multirun/foreign"))
+    assert "\nnormalisation: none\n" in (run / "config.yaml").read_text()
+    assert json.loads((run / "sae" / "cfg.json").read_text())["normalize_activations"] == "none"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["mse"] == metrics["mse_raw"]
+    again = cli(*command, "init.sae=foreign", "normalisation=none")
+    assert (again.code, "1 already done" in again.err) == (0, True)
+    refused = cli(*command, "sweep=other", "init.sae=foreign", "normalisation=layer_norm")
+    assert refused.code == 2
+    assert "init.sae=foreign has normalisation=none, not layer_norm" in refused.err
+
+
 @pytest.mark.usefixtures("without_figures")
 def test_a_run_starts_from_the_sae_of_another_and_shares_the_pass_of_one_that_does_not(
     cli: Cli, small: list[str]
@@ -319,6 +339,7 @@ def test_a_run_starts_from_the_sae_of_another_and_shares_the_pass_of_one_that_do
     assert torch.nn.functional.cosine_similarity(moved, start).min() > 0.9  # two steps
     assert json.loads((tuned / "metrics.json").read_text())["init_match"] == 1
     shutil.copytree(general, "elsewhere")
+    _starts_from_another_library(cli, [*quiet, "sweep=foreign", "tokens=1024"], general)
     again = cli(*quiet, "sweep=tuned", "tokens=1024", "init.sae=null,elsewhere")
     assert (again.code, "2 already done" in again.err) == (0, True)
     shutil.rmtree(general)

@@ -7,13 +7,14 @@ import pytest
 from sae_sweep.activations import device
 from sae_sweep.config import (
     ActivationsConfig,
+    InitConfig,
     LauncherConfig,
     ModelConfig,
     RunConfig,
     SlurmConfig,
     TopKConfig,
 )
-from sae_sweep.plan.resolve import resolve_dtypes
+from sae_sweep.plan.resolve import resolve_dtypes, resolve_normalisation
 
 RUN = RunConfig(architecture=TopKConfig(), device="cpu")
 HERE = LauncherConfig()
@@ -22,6 +23,22 @@ HERE = LauncherConfig()
 def dtypes(run: RunConfig, launcher: LauncherConfig = HERE) -> tuple[str, str]:
     resolved = resolve_dtypes(run, launcher)
     return resolved.model.dtype, resolved.activations.dtype
+
+
+def test_a_run_normalises_as_the_sae_that_it_starts_from() -> None:
+    asked: list[str] = []
+
+    def of_start(path: str) -> str:
+        asked.append(path)
+        return "centred"
+
+    tuned = replace(RUN, init=InitConfig(sae="there"))
+    assert resolve_normalisation(RUN, of_start) == replace(RUN, normalisation="layer_norm")
+    assert resolve_normalisation(tuned, of_start) == replace(tuned, normalisation="centred")
+    typed = replace(tuned, normalisation="none")
+    assert resolve_normalisation(typed, of_start) is typed
+    assert asked == ["there"]
+    assert resolve_normalisation(RUN, of_start).run_id({}) == RUN.run_id({})
 
 
 @pytest.mark.parametrize(("fast", "dtype"), [(True, "bfloat16"), (False, "float32")])

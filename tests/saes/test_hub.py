@@ -2,17 +2,19 @@
 
 import contextlib
 import json
+from dataclasses import replace
 
 import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from sae_sweep.config import SaeSweepError
-from sae_sweep.saes import load_sae, open_sae
+from sae_sweep.config import InitConfig, SaeSweepError
+from sae_sweep.saes import load_sae, open_sae, start_fingerprint, start_normalisation, starting_sae
 from sae_sweep.saes.hub import HubSAE, destination, named, read_small, upload
 from tests.hub import UPLOADS, Server
 from tests.saes.foreign_files import DICTIONARY, STUDY, sparsify_folder
+from tests.saes.helpers import architecture, config
 from tests.saes.test_saelens import X, latents, tensors, write
 
 JB = "gpt2-small-res-jb/blocks.8.hook_resid_pre"
@@ -203,6 +205,18 @@ def test_names_that_are_never_a_folder_here(hub, tmp_path):
         assert sae.architecture.kind == "foreign"
         assert "; there are SAEs in a [1]/trainer_0" in refused("hf:me/dictionaries")
     assert refused("hf:me").startswith("me: it is no name on the hub, as RELEASE/NAME")
+
+
+def test_a_run_starts_from_one_and_again_without_the_hub(hub):
+    name = "hf:EleutherAI/sae-pythia/layers.7"
+    with hub:
+        print_ = start_fingerprint(name)
+    assert start_fingerprint(name) == print_
+    assert start_normalisation(name) == "none"
+    one = config(architecture("topk", k=3), init=InitConfig(sae=name))
+    assert starting_sae(replace(one, dictionary=2), 12, "id").W_enc.shape == (12, 24)
+    with hub, pytest.raises(SaeSweepError, match=r"nobody/nothing: .* no such repository on the hub"):
+        start_normalisation("hf:nobody/nothing")
 
 
 @pytest.mark.parametrize("text", ["me/x", "hf:me", "hf:me//x", "hf:"])

@@ -31,7 +31,9 @@ def runs(plan: Plan) -> list[PlannedRun]:
     """Two finished runs of the sweep `mine`; the second is undertrained."""
     plan.save()
     for run, start in zip(plan.runs, (0.02, 0.5), strict=True):
-        save_sae(fresh_sae(architecture("topk"), "modern"), run.folder.sae, metadata=_metadata(run))
+        sae = fresh_sae(architecture("topk"), "modern")
+        sae.normalisation = "layer_norm" if start < 0.1 else "centred"
+        save_sae(sae, run.folder.sae, metadata=_metadata(run))
         write_metrics(run.folder, run.run_id, {"init_match": start, "l0": 4.0, "alive": 30.0}, {})
         set_state(run, "done", tokens=100)
     return list(plan.runs)
@@ -60,6 +62,9 @@ def test_a_sweep_comes_back_from_the_hub(runs: list[PlannedRun], hub: Server, cl
     assert yaml.safe_load(front)["base_model"] == ["gpt2"]
     html = MarkdownIt("commonmark").enable("table").render(card)
     assert html.count("<tr>") == 6
+    for how, what in (("layer_norm", "Each token is normalised"), ("centred", "Each token's mean")):
+        assert html.count(f"<td>{how}</td>") == 1
+        assert f"<code>{how}</code>: {what}" in html
     assert f"<code>seeds/{runs[1].name}</code> *" in html
     assert f"<code>seeds/{runs[0].name}</code> *" not in html
     assert f'ss.load_sae("hf:me/saes/seeds/{runs[0].name}")'.replace('"', "&quot;") in html
