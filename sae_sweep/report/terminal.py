@@ -20,6 +20,7 @@ _NARROWEST_LABEL = 12
 _UNKNOWN = "-"
 _MEASURED = {
     "expl.var": "expl.var: R² on held-out tokens, SAE-input space.",
+    "rare": "rare: R² on the rarest of them.",
     "CE rec.": "CE rec.: cross-entropy recovered from zero ablation.",
     "init": "init: share of features still within the threshold of the run's own initial dictionary.",
 }
@@ -107,14 +108,20 @@ def files_text(files: Mapping[str, Path]) -> str:
 
 def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) -> str:
     limit = comparison.undertrained_above if comparison is not None else MatchingConfig.undertrained
-    table = TextTable(["run", "tokens", "expl.var", "CE rec.", "L0", "alive", "init", "status"], left={0, 7})
+    tuned = any("start_explained_variance" in run.metrics for run in runs)
+    rare = ["rare"] if tuned else []
+    heads = ["run", "tokens", "expl.var", *rare, "CE rec.", "L0", "alive", "init", "status"]
+    table = TextTable(heads, left={0, len(heads) - 1})
     for run in runs:
-        table.add(_run_cells(run, run.name, limit))
+        table.add([cell for head, cell in _run_cells(run, limit).items() if head in heads])
     if table.width > width and len(runs) > 1:
         shorts = [run.short for run in runs]
         table.rename(shorts if all(shorts) else short_labels([run.name for run in runs]))
-    lines = table.lines(width, drop=(1, 4, 5, 3))
+    dropped = ("tokens", "L0", "alive", "CE rec.", *rare)
+    lines = table.lines(width, drop=tuple(map(heads.index, dropped)))
     notes = [" ".join(note for column, note in _MEASURED.items() if column in lines[0])]
+    if tuned:
+        notes.append("a→b: a is of the SAE that the run is fine-tuned from, on the same text; b is the run's.")
     if any((run.init_match or 0) > limit for run in runs):
         notes.append(f"* undertrained: init above {limit:.0%}; the run may match only due to its start.")
     if any(run.mixed for run in runs):
@@ -122,21 +129,29 @@ def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) ->
     return "\n".join(["Runs", *lines, *_notes(notes, width)])
 
 
-def _run_cells(run: RunLine, name: str, limit: float) -> list[str]:
+def _run_cells(run: RunLine, limit: float) -> dict[str, str]:
+    """Cells of a run by column."""
     metrics = run.metrics
     alive, dead = metrics.get("alive"), metrics.get("dead")
     share = alive / (alive + dead) if alive is not None and dead is not None else None
     star = "*" if (run.init_match or 0) > limit else ""
-    return [
-        name,
-        _UNKNOWN if run.tokens is None else count(run.tokens),
-        _number(metrics.get("explained_variance"), ".3f"),
-        _number(metrics.get("ce_recovered_zero"), ".3f"),
-        _number(metrics.get("l0"), ".1f"),
-        _number(share, ".1%"),
-        _number(run.init_match, ".1%") + star,
-        marked(run.status, run.mixed),
-    ]
+    return {
+        "run": run.name,
+        "tokens": _UNKNOWN if run.tokens is None else count(run.tokens),
+        "expl.var": _after_start(run, "explained_variance"),
+        "rare": _after_start(run, "explained_variance_rare"),
+        "CE rec.": _after_start(run, "ce_recovered_zero"),
+        "L0": _number(metrics.get("l0"), ".1f"),
+        "alive": _number(share, ".1%"),
+        "init": _number(run.init_match, ".1%") + star,
+        "status": marked(run.status, run.mixed),
+    }
+
+
+def _after_start(run: RunLine, metric: str) -> str:
+    """A metric of a run, behind that of the SAE that it is fine-tuned from."""
+    own, start = _number(run.metrics.get(metric), ".3f"), run.metrics.get(f"start_{metric}")
+    return own if start is None else f"{_number(start, '.3f')}→{own}"
 
 
 def _summaries(comparison: Comparison, runs: Sequence[RunLine], width: int) -> str:

@@ -33,6 +33,19 @@ def test_runs_show_what_they_reached(comparison):
     assert "* undertrained: init above 10%" in text
 
 
+def test_a_fine_tuned_run_stands_beside_the_sae_that_it_started_from():
+    tuned = METRICS | {"start_explained_variance": 0.5, "start_explained_variance_rare": 0.25}
+    tuned |= {"explained_variance_rare": 0.4, "start_ce_recovered_zero": math.nan}
+    lines = [RunLine("tuned", "done", 1_000, tuned, 0.05), RunLine("drawn", "done", 1_000, METRICS, 0.05)]
+    text = terminal_summary(lines, width=120)
+    assert row(text, "run")[2:5] == ["expl.var", "rare", "CE"]
+    assert row(text, "tuned")[2:5] == ["0.500→0.723", "0.250→0.400", "-→0.951"]
+    assert row(text, "drawn")[2:5] == ["0.723", "-", "0.951"]
+    assert "a→b: a is of the SAE that the run is fine-tuned from" in text
+    assert "rare" not in terminal_summary(lines, width=40)
+    assert "→" not in terminal_summary(lines[1:], width=120)
+
+
 def test_only_columns_that_are_shown_are_explained(comparison):
     assert "CE rec.: cross-entropy" in terminal_summary(runs(comparison), comparison, width=120)
     narrow = terminal_summary(runs(comparison), comparison, width=40)

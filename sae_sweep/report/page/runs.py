@@ -41,6 +41,17 @@ _METRICS = {
     "l0": ("L0", "Active features per token", 1),
     "alive": ("alive", "Features that fire on the held-out text", 0),
     "init_match": ("own start", "Share of features that still match the SAE's own initial dictionary", 3),
+    "new_features": ("new", "Share of features that do not match the SAE that it is fine-tuned from", 3),
+    "start_explained_variance": (
+        *("general expl. var.", "Explained variance of the SAE that it is fine-tuned from, on the same text"),
+        3,
+    ),
+    "start_explained_variance_rare": (
+        *("general rare", "Explained variance of that SAE on the rarest tokens"),
+        3,
+    ),
+    "start_ce_delta": ("general ΔCE", "ΔCE of the SAE that it is fine-tuned from, on the same text", 3),
+    "start_alive": ("general alive", "Features of that SAE that fire on the same text", 0),
     "trained_tokens": ("tokens", "SAE inputs that it was trained on", 0),
     "seconds": ("seconds", "Training time", 0),
 }
