@@ -66,6 +66,7 @@ def read_finished(run: PlannedRun, threshold: float) -> Finished:
         densities=read_densities(folder.features, run.run_id, len(decoder)),
         mean_activations=read_mean_activations(folder.features, run.run_id, len(decoder)),
         mixed=bool(read_shown_status(folder, run.run_id).mixed),
+        start=config.init.label,
     )
     return Finished(run, config, entry)
 

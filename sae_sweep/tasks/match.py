@@ -75,6 +75,7 @@ def compare_finished(
             line = _run_line(name, files, run["id"])
             if line.status == "done":
                 found.append(read_finished(planned_run(run, folder), command.matching.threshold))
+                line = replace(line, start=found[-1].entry.start)
             lines.append(line)
         except SaeSweepError as error:
             if name not in reported:

@@ -41,6 +41,12 @@ def _config(path: str | None, kind: str = "topk", **keys: Any) -> RunConfig:
     return config(architecture(kind), init=InitConfig(sae=path), **keys)
 
 
+@pytest.mark.parametrize("path", ["runs/general", "runs/general/", "runs/general/sae"])
+def test_a_start_is_called_by_its_run(path: str) -> None:
+    assert InitConfig(sae=path).label == "general"
+    assert InitConfig().label == ""
+
+
 def _as_saelens(folder: Path) -> None:
     """Take what says that the SAE is ours from its cfg.json."""
     cfg = json.loads((folder / "cfg.json").read_text())
