@@ -21,6 +21,7 @@ from sae_sweep.report import (
 )
 from sae_sweep.report.dose import write_dose_response
 from sae_sweep.report.family_text import families_text
+from sae_sweep.report.fine_tuning import write_fine_tuning
 from sae_sweep.store import (
     DAMAGED,
     RunFolder,
@@ -35,6 +36,7 @@ from sae_sweep.store import (
     shown_state,
 )
 from sae_sweep.tasks.dose import find_ladders
+from sae_sweep.tasks.fine_tuning import find_domains
 from sae_sweep.tasks.finished import Finished, read_finished, with_keys
 from sae_sweep.tasks.followed import Followed, follow, steps
 from sae_sweep.tasks.match_two import match_two
@@ -84,7 +86,8 @@ def compare_finished(
             damaged[name] = f"{name} is left out of the comparison: {error}"
     with hold_sweep(folder):
         write_runs(folder)
-    comparison, written, followed, dose = None, None, None, None
+    comparison, written, followed = None, None, None
+    sections: dict[str, Path | None] = {}
     if len(found) < 2 and command.task == "match":
         old = "; what is in analysis/ is of an earlier comparison" if folder.matching.exists() else ""
         log.warning("%s: %d finished SAE, and a comparison needs two%s", folder.root, len(found), old)
@@ -98,13 +101,15 @@ def compare_finished(
             written = write_comparison(folder.matching, comparison)
             ladders = find_ladders(found, comparison)
             dose = write_dose_response(folder.dose_response, ladders, comparison.threshold)
+            domains = find_domains(found, {line.name: line.metrics for line in lines})
+            sections = {"dose": dose, "fine-tuning": write_fine_tuning(folder.fine_tuning, domains)}
         followed = follow(folder, found, command, device)
         track_comparison(folder, command, comparison, written, lines, followed)
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
     show("\n\n".join([terminal_summary(lines, comparison), *_families_texts(followed)]) + "\n\n")
     opened = write_report(folder, damaged) | _worth_opening(folder, lines, written, followed)
-    opened |= {} if dose is None else {"dose": dose}
+    opened |= {what: path for what, path in sections.items() if path is not None}
     show(files_text(opened) + "\n")
     return [line.status for line in lines].count(DAMAGED)
 

@@ -322,6 +322,7 @@ def test_a_run_starts_from_the_sae_of_another_and_shares_the_pass_of_one_that_do
     for name in ("explained_variance", "explained_variance_rare", "mse", "ce_delta", "l0", "alive"):
         assert metrics[f"start_{name}"] == pytest.approx(before[name], rel=1e-4)
     assert metrics["start_mse"] != metrics["mse"]
+    assert "fine-tuned,general SAE" in Path("multirun/tuned/analysis/fine_tuning/fine_tuning.csv").read_text()
     shutil.copytree(general, "elsewhere")
     again = cli(*quiet, "sweep=tuned", "tokens=1024", "init.sae=null,elsewhere")
     assert (again.code, "2 already done" in again.err) == (0, True)
