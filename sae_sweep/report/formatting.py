@@ -123,6 +123,8 @@ def _from_keys(keys: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _part(key: str, value: Any) -> str:
     last = key.split(".")[-1]
+    if value is None:
+        return f"no {last}"
     if last in _BARE:
         return str(value)
     return _FORMATS.get(last, f"{last} {{}}").format(value)

@@ -6,7 +6,7 @@ from sae_sweep.analysis.fine_tuning import Setting, Tuned, effects
 from sae_sweep.report.fine_tuning import Domain
 from sae_sweep.tasks.finished import Finished
 
-_WITHIN = ("init.sae", "optimizer.tilt", "data_seed", "seed")
+_WITHIN = ("init.sae", "optimizer.tilt", "data_seed", "shuffle_seed", "seed")
 """Swept keys in which the SAEs of a domain may differ."""
 
 
@@ -31,5 +31,6 @@ def find_domains(found: Sequence[Finished], metrics: Mapping[str, Mapping[str, f
 
 def _tuned(one: Finished, metrics: Mapping[str, float]) -> Tuned:
     config = one.config
-    setting = Setting(config.init.label, config.optimizer.tilt)
+    start = one.entry.keys.get("init.sae", config.init.label)  # told apart by content where there are several
+    setting = Setting(start or "", config.optimizer.tilt)
     return Tuned(one.entry.name, setting, (config.data_seed, config.seed), metrics)

@@ -27,7 +27,7 @@ def _run(sae: str | None, tilt: float | None, order: int, **keys: Any) -> Finish
         data_seed=order,
     )
     name = f"{sae} {tilt} {order} {keys}"
-    swept = {"init.sae": sae, "optimizer.tilt": tilt, "data_seed": order, **keys}
+    swept = {"init.sae": config.init.label or None, "optimizer.tilt": tilt, "data_seed": order, **keys}
     return Finished(None, config, ComparisonEntry(name, swept, torch.eye(2), 0.0))  # type: ignore[arg-type]
 
 
