@@ -13,7 +13,6 @@ from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_AR
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
 from sae_sweep.activations.device import lm_dtype
 from sae_sweep.activations.forward import choose_forward, copy_sharing_weights
@@ -23,6 +22,7 @@ from sae_sweep.activations.model_files import download, local_path
 from sae_sweep.activations.tokenizer_file import largest_id
 from sae_sweep.config import ModelConfig, SaeSweepError, first_line, shape_problem
 from sae_sweep.signals import obeyed
+from sae_sweep.text.encoder import quiet_transformers
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def load_language_model(model: ModelConfig, device: torch.device, *, fast: bool 
     """
     dtype = lm_dtype(model.dtype, device)
     path = local_path(model) or download(model)
-    with _quiet(), _load_errors(model), obeyed():
+    with quiet_transformers(), _load_errors(model), obeyed():
         tokenizer, network = _load_file(path, dtype) if path.is_file() else _load_folder(path, dtype)
         has_bos = getattr(tokenizer, "bos_token_id", None) is not None  # the bridge may give it one
         network.eval().requires_grad_(False).to(device)
@@ -181,15 +181,3 @@ def _load_errors(model: ModelConfig) -> Iterator[None]:
         if unknown := re.match(r"Unrecognized configuration class <class '[\w.]*\.(\w+)'>", why):
             why = f"a model of {unknown[1]} does not predict the next token"
         raise SaeSweepError(f"cannot load model.path={model.path}: {why}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the progress bars of transformers, which count single tensors."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

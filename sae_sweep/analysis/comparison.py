@@ -36,7 +36,7 @@ class Comparison:
     sizes: tuple[int, ...]
     """Features of each SAE."""
     init_matches: tuple[float, ...]
-    """Share of each SAE's features that match its own initial dictionary."""
+    """Share of each SAE's features that match its own start."""
     mixed: tuple[bool, ...]
     """Whether part of each SAE was trained with other numerics."""
     keys: tuple[Mapping[str, Any], ...]
@@ -55,6 +55,8 @@ class Comparison:
     """[a, b]: the nearest feature of the SAE named b for each feature of a."""
     threshold: float
     undertrained_above: float
+    starts: tuple[str, ...]
+    """Label of the SAE that each was fine-tuned from; empty if its start was drawn."""
 
 
 def compare(
@@ -99,6 +101,7 @@ def compare(
         nearest={(entries[i].name, entries[j].name): one for (i, j), one in store.nearest.items()},
         threshold=config.threshold,
         undertrained_above=config.undertrained,
+        starts=tuple(entry.start for entry in entries),
     )
 
 

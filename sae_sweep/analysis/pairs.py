@@ -31,13 +31,15 @@ class ComparisonEntry:
     decoder: Float[Tensor, "n d_in"]
     """`W_dec`."""
     init_match: float
-    """Share of features that match the SAE's own initial dictionary (`match_to_init`)."""
+    """Share of features that match the SAE's own start (`match_to_init`)."""
     densities: Float[Tensor, " n"] | None = None
     """Share of held-out tokens on which each feature fires; None if it was not evaluated."""
     mean_activations: Float[Tensor, " n"] | None = None
     """Mean of each feature's activations on tokens where it fires; None if it was not evaluated."""
     mixed: bool = False
     """Whether part of it was trained with other numerics (`Conditions.mixed`)."""
+    start: str = ""
+    """Label of the SAE that it was fine-tuned from; empty if its start was drawn."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,11 @@ class PairRow:
     init_match_a: float
     init_match_b: float
     undertrained: bool
-    """Either SAE still matches its own initial dictionary above `matching.undertrained`."""
+    """Either SAE still matches its own start above `matching.undertrained`."""
     mixed: bool = False
     """Part of either SAE was trained with other numerics."""
+    inherited: bool = False
+    """Such an SAE was fine-tuned, so that what the two share may be inherited from its start."""
 
 
 class Nearest(NamedTuple):
@@ -184,6 +188,7 @@ def make_row(
         init_match_b=b.init_match,
         undertrained=max(a.init_match, b.init_match) > config.undertrained,
         mixed=a.mixed or b.mixed,
+        inherited=any(one.start != "" and one.init_match > config.undertrained for one in (a, b)),
     )
 
 

@@ -1,7 +1,8 @@
 """Which swept key moves features most: a summary per key, over the pairs that differ in this key alone.
 
-Pairs with an undertrained run are left out wherever a key has others: they may match only because of the
-dictionary they started from. A key that has no others is summarised, but not ranked or contrasted.
+Pairs with a run that still matches its start are left out wherever a key has others: they may match only
+because of what they started from, a drawn dictionary (undertrained) or an SAE (fine-tuned). A key that has
+no others is summarised, but not ranked or contrasted.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ class KeySummary:
     """Values of the key in these pairs; empty for `SEVERAL`."""
     pairs: int
     undertrained: int
-    """Number of pairs that are marked undertrained; they count below only if all pairs are."""
+    """Number of pairs with an SAE that still matches its start; they count below only if all pairs do."""
     mixed: int
     """Number of the pairs that count which are marked mixed."""
     ratio: float
@@ -48,6 +49,8 @@ class KeySummary:
     """MMCS, averaged over pairs and directions."""
     histogram: tuple[int, ...]
     """Counts of the top-1 cosines of the pairs, both directions, between `COSINE_EDGES`."""
+    inherited: int = 0
+    """Number of the `undertrained` pairs in which such an SAE was fine-tuned."""
 
     @property
     def trained(self) -> bool:
@@ -98,6 +101,7 @@ def summarise(
                      total_histogram(histograms[pair] for pair in pairs)),
             pairs=len(by_key[key]),
             undertrained=sum(rows[pair].undertrained for pair in by_key[key]),
+            inherited=sum(rows[pair].inherited for pair in by_key[key]),
         )
         for key, pairs in counted.items()
     ]  # fmt: skip

@@ -17,7 +17,8 @@ class MatchingConfig:
     threshold: float = fraction(0.7)
     """A feature is matched when its best decoder cosine is strictly above this."""
     undertrained: float = fraction(0.1)
-    """Runs whose match to their own initial dictionary is above this share are marked undertrained."""
+    """Nothing is concluded from runs whose match to their own start is above this share: they are marked
+    undertrained or, if their start was an SAE (`init.sae`), fine-tuned."""
     measures: str | None = None
     """neighbours: ratio, MMCS and mutual nearest neighbours, from one product of two dictionaries. all: also
     the best assignment, the shared rule and soft matching, which take seconds to minutes a pair. null: all

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from sae_sweep.config.data import (
     HubDataset,
     SyntheticDataset,
 )
+from sae_sweep.config.folders import known_home
 from sae_sweep.config.plain import compact, digest
 
 MIXTURE = "mix"
@@ -85,13 +86,18 @@ class MixDataset(DatasetConfig):
 
 @dataclass(frozen=True)
 class DomainDataset(DatasetConfig):
-    """The documents of another dataset that are nearest to some keywords, by BM25."""
+    """The documents of another dataset that are nearest to some keywords, or to example documents."""
 
     name: str = "domain"
     of: str = ""
     """Dataset to select from: another choice of `dataset`, on this disk."""
     keywords: list[str] = field(default_factory=list)
-    """Words that make up the domain: `[asyncio,await]`; a document need not have all."""
+    """Words that make up the domain: `[asyncio,await]`; a document need not have all. Or give `seeds`."""
+    seeds: str = ""
+    """Example documents of the domain: a file, a folder or a glob, as in `dataset=files`, with `text` as the
+    key of their text. Documents are ranked by their mean nearness to the examples."""
+    encoder: str | None = None
+    """Folder of a transformers encoder, by whose cosine documents are compared; null: by words (BM25)."""
     documents: int = count(500, most=INT32)
     """Training documents that are selected at most, and held-out ones that are as near to the keywords."""
     source: DatasetConfig | None = None
@@ -103,7 +109,7 @@ class DomainDataset(DatasetConfig):
     @property
     def words(self) -> list[str]:
         """The distinct words of the keywords, whatever their order, as BM25 splits and compares them."""
-        return sorted({word for text in self.keywords for word in re.findall(r"\w\w+", text.lower())})
+        return words_of(self.keywords)
 
     def identity(self) -> dict[str, Any]:
         """Its fingerprint names what is selected, and from what."""
@@ -112,14 +118,26 @@ class DomainDataset(DatasetConfig):
     def as_dict(self) -> dict[str, Any]:
         return {**super().as_dict(), "source": self.source.as_dict() if self.source else None}
 
+    def _sought_problems(self) -> list[str]:
+        """What is wrong with what is sought: keywords or seeds, and the encoder."""
+        found: list[str] = []
+        if self.keywords and self.seeds:
+            found.append("dataset.keywords and dataset.seeds: give one of them")
+        elif not self.keywords and not self.seeds.strip():
+            found.append(
+                "dataset=domain needs dataset.keywords=[WORD,WORD], or dataset.seeds=FOLDER of examples"
+            )
+        elif self.keywords and not self.words:
+            found.append(f"dataset.keywords={shown(self.keywords)}: they hold no word of two letters or more")
+        for key, path in (("dataset.seeds", self.seeds), ("dataset.encoder", self.encoder)):
+            known_home(found, key, path)
+        if self.encoder is not None and not self.encoder.strip():
+            found.append("dataset.encoder is empty: name a folder, or write null")
+        return found
+
     def problems(self) -> list[str]:
         found = super().problems()
-        if not self.words:
-            found.append(
-                "dataset=domain needs dataset.keywords=[WORD,WORD]: words of two letters or more"
-                if not self.keywords
-                else f"dataset.keywords={shown(self.keywords)}: they hold no word of two letters or more"
-            )
+        found += self._sought_problems()
         if not self.of:
             found.append("dataset=domain needs dataset.of: the name of a dataset to select from")
         elif self.source is None:
@@ -145,6 +163,11 @@ def sampled_texts(dataset: DatasetConfig) -> list[FaithfulDataset]:
     """The texts that a language model has to sample before a dataset can be read."""
     sources = [text.source if isinstance(text, DomainDataset) else text for text in texts_of(dataset)]
     return [source for source in sources if isinstance(source, FaithfulDataset)]
+
+
+def words_of(texts: Iterable[str]) -> list[str]:
+    """The distinct words of some texts, as BM25 splits and compares them."""
+    return sorted({word for text in texts for word in re.findall(r"\w\w+", text.lower())})
 
 
 def mixture_label(weights: Mapping[str, float]) -> str:

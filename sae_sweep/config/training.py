@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sae_sweep.config.checks import (
@@ -66,6 +67,12 @@ class InitConfig:
     sae: str | None = None
     """SAE to start from, for fine-tuning: a folder, a run's or another library's, or `hf:` and a name on the
     Hugging Face hub. null: a dictionary that is drawn."""
+
+    @property
+    def label(self) -> str:
+        """Name of the SAE of `sae` in tables and notes, that of its run's folder; empty without one."""
+        place = Path(self.sae or "")
+        return place.parent.name if place.name == "sae" else place.name
 
     def identity(self) -> dict[str, Any]:
         """The keys that determine the start, beside the content of `sae`, which has its own fingerprint."""

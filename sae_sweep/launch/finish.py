@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, langu
 from sae_sweep.analysis.matching import match, match_to_own_start
 from sae_sweep.config import RunConfig, SaeSweepError, SyntheticDataset
 from sae_sweep.report import run_figures, write_features
-from sae_sweep.saes import SAE, load_sae, save_sae
+from sae_sweep.saes import SAE, load_sae, save_sae, starting_sae
 from sae_sweep.saes.disk import saved_by
 from sae_sweep.store import PlannedRun, fault_line, log_traceback, settle, write_metrics
 from sae_sweep.store.status import evaluation_keys, provenance, read_status, set_state
@@ -22,6 +22,12 @@ from sae_sweep.text import Text, held_out_sequences, token_mask
 from sae_sweep.training import MetricSink, Outcome, border, discard_checkpoint
 
 log = logging.getLogger(__name__)
+
+_OF_START = (
+    *("explained_variance", "explained_variance_rare", "mse", "mse_rare", "ce_delta", "ce_recovered_zero"),
+    *("l0", "alive", "dead"),
+)
+"""Metrics that are kept of the SAE that a run is fine-tuned from, with `start_` before their names."""
 
 
 class Evaluator:
@@ -34,6 +40,8 @@ class Evaluator:
         """Tokens and mask by number of tokens wanted."""
         self._baselines: dict[tuple[int, int], Baselines] = {}
         """By layer and number of tokens wanted."""
+        self._starts: dict[Hashable, Mapping[str, float]] = {}
+        """Metrics of the SAEs that runs are fine-tuned from, by what determines them."""
 
     def evaluate(self, sae: SAE, config: RunConfig) -> Evaluation:
         """Evaluate an SAE; all configs have the same packing.
@@ -55,6 +63,17 @@ class Evaluator:
         sae = sae.to(self._lm.device).eval()
         baselines = self._baselines[layer, wanted]
         return evaluate(sae, self._lm, tokens, layer, mask, config.evaluation, baselines=baselines)
+
+    def evaluate_start(self, config: RunConfig) -> Mapping[str, float]:
+        """Metrics of the SAE that a run is fine-tuned from, evaluated once for all runs that share it.
+
+        Raises:
+            SaeSweepError: as `evaluate`, or if that SAE cannot be read any more.
+        """
+        key = config.init.sae, config.architecture, config.numerics, config.layer, config.evaluation
+        if key not in self._starts:
+            self._starts[key] = self.evaluate(starting_sae(config, self._lm.d_model, ""), config).metrics
+        return self._starts[key]
 
 
 class Finisher:
@@ -137,9 +156,12 @@ class Finisher:
     ) -> None:
         """Evaluate the SAE, write features, figures and at last metrics, and log them."""
         evaluation = self._evaluator.evaluate(sae, run.config)
+        init_match = match_to_own_start(sae.W_dec, run.config, run.run_id, self._threshold)
+        measured = _measured(evaluation, sae, run.config, self._threshold)
         metrics = {
-            **_measured(evaluation, sae, run.config, self._threshold),
-            "init_match": match_to_own_start(sae.W_dec, run.config, run.run_id, self._threshold),
+            **measured,
+            **self._fine_tuned(run.config, measured, init_match),
+            "init_match": init_match,
             "init_match_threshold": self._threshold,
             "trained_tokens": tokens,
             "seconds": math.nan if seconds is None else seconds,
@@ -157,6 +179,16 @@ class Finisher:
         sink.summary({f"eval/{key}": float(value) for key, value in metrics.items()})
         log.info("%s: %s", run.name, ", ".join(_said(metrics)))
 
+    def _fine_tuned(
+        self, config: RunConfig, measured: Mapping[str, float], init_match: float
+    ) -> dict[str, float]:
+        """Metrics of the SAE that a run is fine-tuned from, and the share of features that are new."""
+        if config.init.sae is None:
+            return {}
+        start = self._evaluator.evaluate_start(config)
+        known = {f"start_{key}": start[key] for key in _OF_START if key in measured}
+        return {**known, "new_features": 1 - init_match}
+
 
 def _measured(evaluation: Evaluation, sae: SAE, config: RunConfig, threshold: float) -> dict[str, float]:
     """The evaluation's metrics; on synthetic activations the truth's instead of a language model's losses."""
@@ -170,7 +202,10 @@ def _measured(evaluation: Evaluation, sae: SAE, config: RunConfig, threshold: fl
 def _said(metrics: Mapping[str, float]) -> Iterator[str]:
     labels = {"explained_variance": "explained variance", "ce_recovered_zero": "CE recovered"}
     labels |= {"truth_recovered": "true features found"}
-    yield from (f"{label} {metrics[key]:.3f}" for key, label in labels.items() if key in metrics)
+    for key, label in labels.items():
+        if key in metrics:
+            before = f"{metrics[f'start_{key}']:.3f} -> " if f"start_{key}" in metrics else ""
+            yield f"{label} {before}{metrics[key]:.3f}"
     yield f"L0 {metrics['l0']:.1f}"
 
 

@@ -21,7 +21,7 @@ class Answer:
     threshold: float
     """Cosine above which two features match."""
     undertrained_above: float
-    """Share of features that match the own start, above which an SAE is undertrained."""
+    """Share of features that match the own start, above which nothing is concluded from an SAE."""
     init_matches: tuple[float, ...]
     """That share for each SAE."""
     summaries: tuple[KeySummary, ...]
@@ -36,10 +36,11 @@ class Answer:
     @property
     def sentence(self) -> str:
         """What moves the feature set most, with 95 % intervals; or why that cannot be told."""
-        lost = [one.key for one in self.summaries if one.key != SEVERAL and not one.trained]
+        lost = [one for one in self.summaries if one.key != SEVERAL and not one.trained]
         if not self.trained:
             return self._nothing(lost)
-        return self._found() + (f" Nothing is concluded about {_listed(lost)}: undertrained." if lost else "")
+        keys = [one.key for one in lost]
+        return self._found() + (f" Nothing is concluded about {_listed(keys)}: {_why(lost)}." if lost else "")
 
     def _found(self) -> str:
         first, *others = self.trained
@@ -53,15 +54,34 @@ class Answer:
             return f"The keys {_listed([first.key, *tied])} cannot be told apart: {shares}."
         return f"The {first.key} moves the feature set most: {shares}."
 
-    def _nothing(self, lost: Sequence[str]) -> str:
+    def _nothing(self, lost: Sequence[KeySummary]) -> str:
         if lost:
             return (
-                f"Nothing can be concluded about {_listed(lost)}: the runs are undertrained, and may match "
-                "only because of the dictionary that they started from. Raise tokens or optimizer.lr."
+                f"Nothing can be concluded about {_listed([one.key for one in lost])}: the runs are "
+                f"{_why(lost)}, and may match only because of what they started from."
+                + " Raise tokens or optimizer.lr."
+                * is_undertrained(lost)
             )
         if self.summaries:
             return "No key's effect can be told: any two of the SAEs differ in more than one key."
         return "Nothing can be told: no two finished SAEs of this sweep can be compared."
+
+
+def is_undertrained(summaries: Sequence[KeySummary]) -> bool:
+    """Whether pairs are left out because of runs that still match a drawn dictionary."""
+    return any(one.undertrained > one.inherited for one in summaries)
+
+
+def near_start(summaries: Sequence[KeySummary]) -> str:
+    """What the runs of the pairs that are left out are, with the article."""
+    why = _why(summaries)
+    return f"{'a' if why.startswith('f') else 'an'} {why}"
+
+
+def _why(summaries: Sequence[KeySummary]) -> str:
+    inherited = any(one.inherited for one in summaries)
+    words = ["undertrained"] * is_undertrained(summaries) + ["fine-tuned"] * inherited
+    return " or ".join(words)
 
 
 def answer(comparison: Comparison) -> Answer:

@@ -145,8 +145,8 @@ def _legend(figure: Figure, comparison: Comparison) -> None:
     handles: list[Artist] = []
     if any(_undertrained(comparison)):
         text = (
-            f"undertrained: more than {comparison.undertrained_above:.0%} of the features of one of the two\n"
-            "SAEs still match the dictionary it started from"
+            f"undertrained, or fine-tuned: more than {comparison.undertrained_above:.0%} of the features of\n"
+            "one of the two SAEs still match what it started from"
         )
         handles.append(hatch_key(text))
     handles += _mixed_key(comparison.mixed)
@@ -212,7 +212,7 @@ def _line_label(summary: KeySummary) -> str:
     what = "more than one key differs" if summary.key == SEVERAL else f"only {summary.key} differs"
     number = summary.pairs - summary.undertrained if summary.trained else summary.pairs
     pairs = "1 pair" if number == 1 else f"{number} pairs"
-    pairs = marked(pairs if summary.trained else f"{pairs}, undertrained", summary.mixed)
+    pairs = marked(pairs if summary.trained else f"{pairs}, still their start", summary.mixed)
     return f"{what} ({pairs}): {summary.ratio:.1%} matched [{summary.low:.1%}, {summary.high:.1%}]"
 
 

@@ -175,7 +175,7 @@ def position_features_figure(rows: Sequence[PositionRow], unshared: Sequence[Uns
         "bars: 95 % bootstrap intervals over sequences" + (", right: over features" if unshared else "")
     ]
     if any(row.undertrained for row in rows) or any(row.undertrained for row in unshared):
-        notes.append("hollow: undertrained, too many features still match their initial dictionary")
+        notes.append("hollow: too many features still match their start (undertrained, or fine-tuned)")
     changes = [change for change in CHANGES if any(row.positions == change for row in rows)]
     label_figure(
         figure,

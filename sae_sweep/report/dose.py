@@ -21,7 +21,7 @@ _WORDS = {
     "own": "features of that text (other seeds have them, the other text's SAEs do not)",
 }
 _LINES = {"all": "-", "own": "--"}
-_UNDERTRAINED = "undertrained: nothing is concluded from it"
+_UNDERTRAINED = "still matches its start: nothing is concluded from it"
 
 
 class Ladder(NamedTuple):
@@ -85,7 +85,7 @@ def _of_text(ladder: Ladder, text: int) -> str:
     points = [one for one in ladder.points if one.text == text and one.features == "all"]
     name = ladder.texts[text]
     if not all(one.trained for one in points):
-        return f"Nothing is concluded about features of {name}: runs are undertrained."
+        return f"Nothing is concluded about features of {name}: runs still match their start."
     shares = [f"{one.ratio:.1%} at a share of {one.share:g}" for one in sorted(points, key=lambda p: p.share)]
     return f"Features of {name} that are found again: {', '.join(shares)}." if shares else ""
 
@@ -117,7 +117,9 @@ def dose_figure(ladder: Ladder, threshold: float) -> Figure:
         _titled("Features found again in SAEs of another seed", ladder),
         "share of the text that the features are of (%)",
         f"features with a match (%), cosine > {threshold:g}",
-        notes=["Lines: 95% intervals over features. Hollow: all pairs have an undertrained SAE."],
+        notes=[
+            "Lines: 95% intervals over features. Hollow: all pairs have an SAE that still matches its start."
+        ],
         keys=keys,
     )
     return figure
@@ -150,8 +152,8 @@ def _table(ladder: Ladder) -> Table:
     note = (
         "Features of SAEs that read one text alone, sought in SAEs of another seed. Own: another SAE of its "
         "text has it, and none of the other text; the SAE in which it is sought has no say. Intervals of 95% "
-        "over features; lowest and highest of the pairs. Pairs with an undertrained SAE are left out where "
-        "there are others."
+        "over features; lowest and highest of the pairs. Pairs with an SAE that still matches its start "
+        "are left out where there are others."
     )
     return Table(_titled("Features found again by share", ladder), (*columns, "pairs", "marks"), rows, note)
 

@@ -46,7 +46,8 @@ _TEXT = (
     "SFR: share of the pairs of the best assignment of two seeds' decoders whose cosine is above "
     f"{SHARED_ABOVE:g}. FFR: share of features whose activation is above {ACTIVE_ABOVE:g} at more than "
     f"{FREQUENT_ABOVE:.0%} of {NOISE_TOKENS:,} random tokens (FaithfulSAE, arXiv 2506.17673). 95% intervals "
-    "over features; those over seeds are in faithful.csv. Nothing is concluded from undertrained SAEs."
+    "over features; those over seeds are in faithful.csv. Nothing is concluded from SAEs that still match "
+    "their start."
 )
 
 
@@ -156,7 +157,7 @@ def _cells(one: TextResult, sampled: TextResult | None) -> list[Cell]:
         len(one.runs),
         *(_percent(sample.estimate()) for sample in (one.sfr, one.ffr)),
         *("" if more is None else _percent(more, "+") for more in _differences(one, sampled)),
-        "undertrained" if one.undertrained else "",
+        "still its start" if one.undertrained else "",
     ]
 
 
@@ -214,7 +215,7 @@ def _figure(results: Sequence[TextResult]) -> Drawn:
         "SFR and FFR by text",
         "share of features (%)",
         "",
-        notes=[f"Bars: 95% intervals over features.{' *: undertrained.' * marked}"],
+        notes=[f"Bars: 95% intervals over features.{' *: still match their start.' * marked}"],
     )
     return Drawn(figure, pyarrow.Table.from_pylist(numbers))
 

@@ -46,8 +46,8 @@ def families_text(found: Families, rows: Sequence[KeyRow], *, width: int | None 
     )
     if found.undertrained:
         notes.append(
-            f"Left out: {len(found.undertrained)} undertrained, which still match the dictionaries that they "
-            "started from."
+            f"Left out: {len(found.undertrained)} that still match what they started from (undertrained, or "
+            "fine-tuned)."
         )
     lines = table.lines(width, drop=(5, 4))
     return "\n".join([*textwrap.wrap(title, width), *lines, *_wrapped(notes, width)])

@@ -7,6 +7,8 @@ from sae_sweep.config import escaped
 
 MIXED = "†"
 """Mark of a run that was trained with other numerics for a part of the time, and of what depends on it."""
+UNDERTRAINED, INHERITED = "*", "‡"
+"""Marks of an SAE that still matches its start, which was drawn, or another SAE."""
 _PREFIXES = ((10**24, "Y"), (10**21, "Z"), (10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"))
 _BARE = ("dataset", "architecture", "sparsity", "model", "numerics")
 """Keys whose values are clear without the key."""
@@ -64,6 +66,25 @@ def mixed_note(mark: str = MIXED) -> str:
     )
 
 
+def start_mark(init_match: float | None, limit: float, fine_tuned: object) -> str:
+    """Mark of an SAE that still matches its start: a drawn dictionary or, if it is fine-tuned, an SAE."""
+    return (INHERITED if fine_tuned else UNDERTRAINED) if (init_match or 0) > limit else ""
+
+
+def start_notes(init_matches: Sequence[float | None], starts: Sequence[str], limit: float) -> list[str]:
+    """What the marks of some SAEs mean: why nothing is concluded from them."""
+    near = [start for match, start in zip(init_matches, starts, strict=True) if (match or 0) > limit]
+    notes, above = [], f"init above {limit:.0%}"
+    if "" in near:
+        notes.append(f"{UNDERTRAINED} undertrained: {above}; the run may match only due to its start.")
+    if tuned := dict.fromkeys(filter(None, near)):
+        notes.append(
+            f"{INHERITED} fine-tuned from {', '.join(map(escaped, tuned))}: {above}; what such "
+            "runs share may come from there, and says nothing about their own text or seed."
+        )
+    return notes
+
+
 def marked(label: str, mixed: object) -> str:
     """`label`, with the mark if `mixed` is true."""
     return label + MIXED if mixed else label
@@ -102,6 +123,8 @@ def _from_keys(keys: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _part(key: str, value: Any) -> str:
     last = key.split(".")[-1]
+    if value is None:
+        return f"no {last}"
     if last in _BARE:
         return str(value)
     return _FORMATS.get(last, f"{last} {{}}").format(value)

@@ -45,12 +45,12 @@ def heat_map(comparison: Comparison) -> str:
     """The page as HTML without links to anything outside it.
 
     A row's cells are the shares of its features that have a match in the column's SAE; the last column is
-    the share that matches the SAE's own initial dictionary. Cells of an undertrained SAE are dashed.
+    the share that matches what the SAE started from. Cells of an SAE that still matches its start are dashed.
     """
     labels = short_labels(comparison.names, comparison.keys)
     heads = "".join(f"<th>{escape(head)}</th>" for head in ("", *labels, "its own start"))
     rows = "".join(_row(comparison, labels, i) for i in range(len(labels)))
-    about = f"matched: best decoder cosine above {comparison.threshold:g}; dashed: undertrained"
+    about = f"matched: best decoder cosine above {comparison.threshold:g}; dashed: still matches its start"
     return (
         f'<!doctype html><meta charset="utf-8"><title>Matching matrix</title><style>{_STYLE}</style>'
         f'<div>Share of the row\'s features found in the column (%)</div><div id="said">{about}</div>'
@@ -64,7 +64,7 @@ def _row(comparison: Comparison, labels: list[str], i: int) -> str:
     for j, name in enumerate(comparison.names):
         what = f"of the features of {comparison.names[i]} have a match in {name}"
         cells.append(_cell(float(comparison.ratios[i, j]), what, undertrained=weak[i] or weak[j]))
-    own = f"of the features of {comparison.names[i]} match the dictionary it started from"
+    own = f"of the features of {comparison.names[i]} match what it started from"
     cells.append(_cell(comparison.init_matches[i], own, undertrained=weak[i]))
     return f'<tr data-i="{i}"><th>{escape(labels[i])}</th>{"".join(cells)}</tr>'
 
@@ -74,7 +74,7 @@ def _cell(share: float, what: str, *, undertrained: bool) -> str:
         return "<td></td>"
     colour = to_hex(colormaps["viridis"](share))
     ink = "#000" if share > 0.5 else "#fff"
-    title = escape(escaped(f"{share:.1%} {what}{', which is undertrained' * undertrained}"))
+    title = escape(escaped(f"{share:.1%} {what}{', of which one still matches its start' * undertrained}"))
     kind = ' class="u"' * undertrained
     return (
         f'<td{kind} data-v="{share:.6f}" title="{title}" style="background:{colour};color:{ink}">'

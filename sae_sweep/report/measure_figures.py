@@ -82,7 +82,7 @@ def _measure_numbers(rows: Sequence[KeyMeasure]) -> pyarrow.Table:
 
 
 def undertrained_keys(rows: Sequence[KeyMeasure]) -> set[str]:
-    """Keys all of whose pairs have an undertrained SAE, so that nothing is concluded from them."""
+    """Keys all of whose pairs have an SAE that still matches its start: nothing is concluded from them."""
     return {row.key for row in rows if row.undertrained == row.pairs}
 
 
@@ -179,7 +179,7 @@ def rates_figure(rates: Sequence[KeyRates], undertrained: Collection[str] = ()) 
 
 
 def _label(key: str, undertrained: Collection[str]) -> str:
-    return f"{key or 'this pair'}{' (undertrained)' if key in undertrained else ''}"
+    return f"{key or 'this pair'}{' (no conclusion)' if key in undertrained else ''}"
 
 
 class TopCosines(NamedTuple):

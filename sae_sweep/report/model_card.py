@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sae_sweep.config import SPARSITY_KEYS
+from sae_sweep.report.formatting import INHERITED, UNDERTRAINED, start_mark
 from sae_sweep.report.markdown import code, inline
 
 MARK = "<!-- written by sae_sweep: task=publish replaces this file -->"
@@ -47,6 +48,11 @@ class Published(NamedTuple):
         said = _object(self.metadata, "sae_sweep").get("normalisation", "layer_norm")
         return said if isinstance(said, str) else _UNKNOWN
 
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether it was fine-tuned from another SAE, beside which it is then evaluated."""
+        return self.measured("new_features") is not None
+
     def measured(self, key: str) -> float | None:
         """A number of the evaluation; None if it is unknown."""
         value = self.metrics.get(key) if isinstance(self.metrics, dict) else None
@@ -67,9 +73,9 @@ def model_card(repo: str, saes: Sequence[Published], undertrained: float) -> str
         saes: all SAEs of this package in the repository, at least one.
         undertrained: share of features that match their start, above which an SAE is marked.
     """
-    marked = {one.folder for one in saes if (one.measured("init_match") or 0) > undertrained}
+    marks = {one.folder: start_mark(one.measured("init_match"), undertrained, one.fine_tuned) for one in saes}
     folder: _Columns = {
-        "folder": lambda one: code(one.folder or "./") + (r" \*" if one.folder in marked else "")
+        "folder": lambda one: code(one.folder or "./") + inline(f" {marks[one.folder]}".rstrip())
     }
     models = _distinct(saes, "model_name")
     parts = [
@@ -85,9 +91,9 @@ def model_card(repo: str, saes: Sequence[Published], undertrained: float) -> str
         "## Evaluation",
         "On held-out text. Explained variance is that of the inputs as normalised. CE recovered: of the "
         "cross-entropy that is lost when the residual stream is zeroed, the share that the reconstruction "
-        "wins back. Start: the share of features that still match the SAE's own initial dictionary.",
+        "wins back. Start: the share of features that still match what the SAE started from.",
         _table(saes, folder | _EVALUATED),
-        *([_limit(undertrained)] if marked else []),
+        *(_LIMITS[mark].format(undertrained) for mark in (UNDERTRAINED, INHERITED) if mark in marks.values()),
         "## How they were trained",
         "`metadata` in each `cfg.json` has the hook, the text, the number of tokens, the trainer's preset "
         "and the versions of all libraries.",
@@ -133,11 +139,12 @@ sae = ss.load_sae({json.dumps(f"hf:{repo}/{first.folder}".rstrip("/"))})
 ```"""
 
 
-def _limit(undertrained: float) -> str:
-    return (
-        rf"SAEs marked with \* are **undertrained**: more than {undertrained:.0%} of their features "
-        "still match the initial dictionary. No conclusion about features should be drawn from them."
-    )
+_LIMITS = {
+    UNDERTRAINED: r"SAEs marked with \* are **undertrained**: more than {:.0%} of their features still match "
+    "the initial dictionary. No conclusion about features should be drawn from them.",
+    INHERITED: "SAEs marked with ‡ are **fine-tuned**: more than {:.0%} of their features still match the "
+    "SAE that they started from. What two of them share may come from there.",
+}
 
 
 def _architecture(one: Published) -> str:

@@ -11,7 +11,17 @@ from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
 from sae_sweep.analysis.position_table import PositionRow
 from sae_sweep.config import MatchingConfig
 from sae_sweep.config.pasted import shown_path
-from sae_sweep.report.formatting import MIXED, TextTable, count, marked, mixed_note, short_labels
+from sae_sweep.report.answer import is_undertrained, near_start
+from sae_sweep.report.formatting import (
+    MIXED,
+    TextTable,
+    count,
+    marked,
+    mixed_note,
+    short_labels,
+    start_mark,
+    start_notes,
+)
 
 _NARROWEST = 40
 """Characters of the narrowest terminal that the text is made for."""
@@ -20,8 +30,9 @@ _NARROWEST_LABEL = 12
 _UNKNOWN = "-"
 _MEASURED = {
     "expl.var": "expl.var: R² on held-out tokens, SAE-input space.",
+    "rare": "rare: R² on the rarest of them.",
     "CE rec.": "CE rec.: cross-entropy recovered from zero ablation.",
-    "init": "init: share of features still within the threshold of the run's own initial dictionary.",
+    "init": "init: share of features still within the threshold of the run's own start.",
 }
 """What the columns of the table of runs hold, said of those that fit."""
 
@@ -38,9 +49,11 @@ class RunLine:
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the final evaluation; empty if there was none."""
     init_match: float | None = None
-    """Share of features that match the SAE's own initial dictionary."""
+    """Share of features that match the SAE's own start."""
     mixed: bool = False
     """Whether part of it was trained with other numerics."""
+    start: str = ""
+    """Label of the SAE that it is fine-tuned from; empty if its start was drawn."""
     short: str = ""
     """What tells it apart from the others, shown where names do not fit."""
 
@@ -95,7 +108,7 @@ def position_text(rows: Sequence[PositionRow], *, width: int | None = None) -> s
         "Intervals: bootstrap over sequences."
     ]
     if any(row.undertrained for row in rows):
-        notes.append("* undertrained: too many features still match the dictionary that they started from.")
+        notes.append("* too many features still match what they started from: undertrained, or fine-tuned.")
     return "\n".join(["Position", *table.lines(width, drop=(6, 3, 4)), *_notes(notes, width)])
 
 
@@ -107,36 +120,50 @@ def files_text(files: Mapping[str, Path]) -> str:
 
 def _runs(runs: Sequence[RunLine], comparison: Comparison | None, width: int) -> str:
     limit = comparison.undertrained_above if comparison is not None else MatchingConfig.undertrained
-    table = TextTable(["run", "tokens", "expl.var", "CE rec.", "L0", "alive", "init", "status"], left={0, 7})
+    tuned = any("start_explained_variance" in run.metrics for run in runs)
+    rare = ["rare"] if tuned else []
+    heads = ["run", "tokens", "expl.var", *rare, "CE rec.", "L0", "alive", "init", "status"]
+    table = TextTable(heads, left={0, len(heads) - 1})
     for run in runs:
-        table.add(_run_cells(run, run.name, limit))
+        table.add([cell for head, cell in _run_cells(run, limit).items() if head in heads])
     if table.width > width and len(runs) > 1:
         shorts = [run.short for run in runs]
         table.rename(shorts if all(shorts) else short_labels([run.name for run in runs]))
-    lines = table.lines(width, drop=(1, 4, 5, 3))
+    dropped = ("tokens", "L0", "alive", "CE rec.", *rare)
+    lines = table.lines(width, drop=tuple(map(heads.index, dropped)))
     notes = [" ".join(note for column, note in _MEASURED.items() if column in lines[0])]
-    if any((run.init_match or 0) > limit for run in runs):
-        notes.append(f"* undertrained: init above {limit:.0%}; the run may match only due to its start.")
+    if tuned:
+        notes.append(
+            "a→b: a is of the SAE that the run is fine-tuned from, on the same text; b is the run's."
+        )
+    notes += start_notes([run.init_match for run in runs], [run.start for run in runs], limit)
     if any(run.mixed for run in runs):
         notes.append(mixed_note())
     return "\n".join(["Runs", *lines, *_notes(notes, width)])
 
 
-def _run_cells(run: RunLine, name: str, limit: float) -> list[str]:
+def _run_cells(run: RunLine, limit: float) -> dict[str, str]:
+    """Cells of a run by column."""
     metrics = run.metrics
     alive, dead = metrics.get("alive"), metrics.get("dead")
     share = alive / (alive + dead) if alive is not None and dead is not None else None
-    star = "*" if (run.init_match or 0) > limit else ""
-    return [
-        name,
-        _UNKNOWN if run.tokens is None else count(run.tokens),
-        _number(metrics.get("explained_variance"), ".3f"),
-        _number(metrics.get("ce_recovered_zero"), ".3f"),
-        _number(metrics.get("l0"), ".1f"),
-        _number(share, ".1%"),
-        _number(run.init_match, ".1%") + star,
-        marked(run.status, run.mixed),
-    ]
+    return {
+        "run": run.name,
+        "tokens": _UNKNOWN if run.tokens is None else count(run.tokens),
+        "expl.var": _after_start(run, "explained_variance"),
+        "rare": _after_start(run, "explained_variance_rare"),
+        "CE rec.": _after_start(run, "ce_recovered_zero"),
+        "L0": _number(metrics.get("l0"), ".1f"),
+        "alive": _number(share, ".1%"),
+        "init": _number(run.init_match, ".1%") + start_mark(run.init_match, limit, run.start),
+        "status": marked(run.status, run.mixed),
+    }
+
+
+def _after_start(run: RunLine, metric: str) -> str:
+    """A metric of a run, behind that of the SAE that it is fine-tuned from."""
+    own, start = _number(run.metrics.get(metric), ".3f"), run.metrics.get(f"start_{metric}")
+    return own if start is None else f"{_number(start, '.3f')}→{own}"
 
 
 def _summaries(comparison: Comparison, runs: Sequence[RunLine], width: int) -> str:
@@ -192,25 +219,27 @@ def _contrasts(comparison: Comparison) -> list[KeyContrast]:
 
 
 def _not_told(comparison: Comparison, runs: Sequence[RunLine]) -> list[str]:
-    """What no sentence is about, because of undertrained runs, and what would be enough."""
+    """What no sentence is about, because runs still match their start, and what would be enough."""
     if not any(summary.undertrained for summary in comparison.summaries):
         return []
     limit = f"{comparison.undertrained_above:.0%}"
     lost = [summary for summary in comparison.summaries if not summary.trained]
-    notes = ["Pairs with an undertrained run are left out, as they may match only because of their start."]
-    if lost:
-        keys = " or ".join(summary.key for summary in lost if summary.key != SEVERAL) or "more than one key"
-        notes = [
-            f"* No conclusion about {keys}: all these pairs have an undertrained run, and may match only "
-            f"because of the dictionary it started from. Enough would be runs whose init is at most {limit}: "
-            f"raise tokens{_budgets(runs, comparison.undertrained_above)}, or optimizer.lr."
-        ]
-    return notes
+    if not lost:
+        why = near_start(comparison.summaries)
+        return [f"Pairs with {why} run are left out, as they may match only because of their start."]
+    keys = " or ".join(summary.key for summary in lost if summary.key != SEVERAL) or "more than one key"
+    note = (
+        f"* No conclusion about {keys}: all these pairs have {near_start(lost)} run, and may match only "
+        f"because of what it started from. Enough would be runs whose init is at most {limit}"
+    )
+    more = f": raise tokens{_budgets(runs, comparison.undertrained_above)}, or optimizer.lr."
+    return [note + (more if is_undertrained(lost) else ", or runs from scratch.")]
 
 
 def _budgets(runs: Sequence[RunLine], limit: float) -> str:
     """What the undertrained runs were trained on, and what was enough for another run, as a clause."""
-    known = [(run.tokens, run.init_match) for run in runs if run.tokens and run.init_match is not None]
+    drawn = [run for run in runs if not run.start]
+    known = [(run.tokens, run.init_match) for run in drawn if run.tokens and run.init_match is not None]
     short = [tokens for tokens, match in known if match > limit]
     enough = [tokens for tokens, match in known if match <= limit]
     had = f" (they had {count(max(short))}" if short else ""
@@ -235,7 +264,10 @@ def _matrix(comparison: Comparison, width: int) -> str:
     heads = list(map(marked, numbers, comparison.mixed))
     table = TextTable(["%", *heads, "start"], left={0})
     limit = comparison.undertrained_above
-    marks = ["*" if match > limit else "" for match in comparison.init_matches]
+    marks = [
+        start_mark(match, limit, start)
+        for match, start in zip(comparison.init_matches, comparison.starts, strict=True)
+    ]
     for i, label in enumerate(labels):
         cells = [
             "." if math.isnan(share) else f"{100 * share:.0f}{mark or marks[i]}"

@@ -201,7 +201,9 @@ def transfer_figure(found: Sequence[Transferred]) -> Drawn:
         _draw(axes, name, rows, texts)
         axes.set_yticks(range(len(rows)), [escaped(row.label) for row in rows] if not number else [])
     keys = (
-        [hatch_key("undertrained: still matches its own start")] if any(r.undertrained for r in rows) else []
+        [hatch_key("still matches its own start (undertrained, or fine-tuned)")]
+        if any(r.undertrained for r in rows)
+        else []
     )
     label_figure(
         figure,
@@ -252,7 +254,7 @@ def _section(found: Sequence[Transferred], rows: Sequence[_Row]) -> Section:
             ("trained on", "SAEs", *texts),
             tuple(
                 (
-                    row.label + " (undertrained)" * row.undertrained,
+                    row.label + " (still its start)" * row.undertrained,
                     max(map(len, row.cells.values())),
                     *(_cell(row.mean(name, text)) for text in texts),
                 )

@@ -78,6 +78,11 @@ class SweepFolder:
         return self.root / "analysis" / "dose_response"
 
     @property
+    def fine_tuning(self) -> Path:
+        """Fine-tuned SAEs beside the one that they started from."""
+        return self.root / "analysis" / "fine_tuning"
+
+    @property
     def families(self) -> Path:
         """What features the SAEs of a hook share; a folder per hook where there are several."""
         return self.root / "analysis" / "families"

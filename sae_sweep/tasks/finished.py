@@ -66,6 +66,7 @@ def read_finished(run: PlannedRun, threshold: float) -> Finished:
         densities=read_densities(folder.features, run.run_id, len(decoder)),
         mean_activations=read_mean_activations(folder.features, run.run_id, len(decoder)),
         mixed=bool(read_shown_status(folder, run.run_id).mixed),
+        start=config.init.label,
     )
     return Finished(run, config, entry)
 
@@ -77,12 +78,18 @@ def with_keys(found: Sequence[Finished]) -> list[Finished]:
 
 
 def labelled(configs: Sequence[RunConfig], contents: Sequence[Mapping[str, str]]) -> list[RunConfig]:
-    """The configs with one label for each text and each model, whatever the commands called them."""
+    """The configs with one label for each text, model and start, whatever the commands called them."""
     texts = _labels([config.dataset.name for config in configs], [one.get("corpus") for one in contents])
     models = _labels([config.model.label for config in configs], [one.get("model") for one in contents])
+    starts = _labels([config.init.label for config in configs], [one.get("start") for one in contents])
     return [
-        replace(config, dataset=replace(config.dataset, name=text), model=replace(config.model, name=model))
-        for config, text, model in zip(configs, texts, models, strict=True)
+        replace(
+            config,
+            dataset=replace(config.dataset, name=text),
+            model=replace(config.model, name=model),
+            init=replace(config.init, sae=start or None),
+        )
+        for config, text, model, start in zip(configs, texts, models, starts, strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ from sae_sweep.report import (
 )
 from sae_sweep.report.dose import found_again, write_dose_response
 from sae_sweep.report.family_text import families_text
+from sae_sweep.report.fine_tuning import write_fine_tuning
 from sae_sweep.store import (
     DAMAGED,
     RunFolder,
@@ -35,6 +36,7 @@ from sae_sweep.store import (
     shown_state,
 )
 from sae_sweep.tasks.dose import find_ladders
+from sae_sweep.tasks.fine_tuning import find_domains
 from sae_sweep.tasks.finished import Finished, read_finished, with_keys
 from sae_sweep.tasks.followed import Followed, follow, steps
 from sae_sweep.tasks.match_two import match_two
@@ -75,6 +77,7 @@ def compare_finished(
             line = _run_line(name, files, run["id"])
             if line.status == "done":
                 found.append(read_finished(planned_run(run, folder), command.matching.threshold))
+                line = replace(line, start=found[-1].entry.start)
             lines.append(line)
         except SaeSweepError as error:
             if name not in reported:
@@ -83,7 +86,8 @@ def compare_finished(
             damaged[name] = f"{name} is left out of the comparison: {error}"
     with hold_sweep(folder):
         write_runs(folder)
-    comparison, written, followed, dose = None, None, None, None
+    comparison, written, followed = None, None, None
+    sections: dict[str, Path] = {}
     if len(found) < 2 and command.task == "match":
         old = "; what is in analysis/ is of an earlier comparison" if folder.matching.exists() else ""
         log.warning("%s: %d finished SAE, and a comparison needs two%s", folder.root, len(found), old)
@@ -95,28 +99,38 @@ def compare_finished(
             comparison = compare(entries, command.matching, device=on, progress=progress)
         with hold_sweep(folder):
             written = write_comparison(folder.matching, comparison)
-        dose = _dose_response(folder, command, found, comparison)
+        sections = _sections(folder, command, found, lines, comparison)
         followed = follow(folder, found, command, device)
         track_comparison(folder, command, comparison, written, lines, followed)
     shorts = short_names(planned_runs)
     lines = [replace(line, short=short) for line, short in zip(lines, shorts, strict=True)]
     show("\n\n".join([terminal_summary(lines, comparison), *_families_texts(followed)]) + "\n\n")
     opened = write_report(folder, damaged) | _worth_opening(folder, lines, written, followed)
-    opened |= {} if dose is None else {"dose": dose}
-    show(files_text(opened) + "\n")
+    show(files_text(opened | sections) + "\n")
     return [line.status for line in lines].count(DAMAGED)
 
 
-def _dose_response(
-    folder: SweepFolder, command: CommandConfig, found: Sequence[Finished], comparison: Comparison
-) -> Path | None:
-    """Write and track the ladders of a sweep; returns the table of all points, None without a ladder."""
+def _sections(
+    folder: SweepFolder,
+    command: CommandConfig,
+    found: Sequence[Finished],
+    lines: Sequence[RunLine],
+    comparison: Comparison,
+) -> dict[str, Path]:
+    """Write and track the dose-response and fine-tuning of a sweep that has them; returns their tables."""
     ladders = find_ladders(found, comparison)
+    domains = find_domains(found, {line.name: line.metrics for line in lines})
     with hold_sweep(folder):
-        table = write_dose_response(folder.dose_response, ladders, comparison.threshold)
-    if table is not None:
+        dose = write_dose_response(folder.dose_response, ladders, comparison.threshold)
+        tuned = write_fine_tuning(folder.fine_tuning, domains)
+    written = {}
+    if dose is not None:
         track_section(folder, command, folder.dose_response, found_again(ladders))
-    return table
+        written["dose"] = dose
+    if tuned is not None:
+        track_section(folder, command, folder.fine_tuning, {})
+        written["fine-tuning"] = tuned
+    return written
 
 
 def _families_texts(followed: Followed | None) -> list[str]:

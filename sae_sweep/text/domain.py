@@ -1,4 +1,4 @@
-"""Domains: the documents of a text that are nearest to some keywords, by BM25."""
+"""Domains: the documents of a text that are nearest to some keywords, or to example documents."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -6,44 +6,51 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from sae_sweep.config import DomainDataset, SaeSweepError
+from sae_sweep.config import DomainDataset, SaeSweepError, digest
 from sae_sweep.config.checks import shown
+from sae_sweep.config.mixture import words_of
+from sae_sweep.text.encoder import embed, encoder_fingerprint
+from sae_sweep.text.files import read_documents
 from sae_sweep.text.source import Place, TextSource
 
 SELECTION = "bm25-1"
 """Part of the fingerprint; increase the number whenever the same keywords select other documents."""
+_SEEDS = "dataset.seeds"
 
 
 class DomainText(TextSource):
     """The selected documents, in the order of their text; one document per unit.
 
-    Held-out documents of the text are held out here, too, if they are as near to the keywords as the last of
-    the selected training documents.
+    Held-out documents of the text are held out here, too, if they are as near to what is sought as the last
+    of the selected training documents.
     """
 
     def __init__(self, dataset: DomainDataset, source: TextSource) -> None:
         """Read the whole text, and select.
 
         Raises:
-            SaeSweepError: if no document has any of the keywords, no held-out document is near enough, or the
-                library of BM25 is not installed.
+            SaeSweepError: if no document has any of the words, no held-out document is near enough, the seeds
+                or the encoder cannot be read, or the library of BM25 is not installed.
         """
         super().__init__(f"dataset={dataset.name}", dataset.exhausted)
         train = [text for unit in range(source.units) for text, _ in source.read(unit)]
         held_out = list(source.held_out())
-        scores = bm25([*train, *held_out], dataset.words)
+        scores = nearness(dataset, [*train, *held_out])
         of_train, of_held_out = scores[: len(train)], scores[len(train) :]
         best = np.argsort(-of_train, kind="stable")[: dataset.documents]
-        best = np.sort(best[of_train[best] > 0])
-        where = f"dataset.keywords={shown(dataset.keywords)}"
+        best = np.sort(best[np.isfinite(of_train[best])])
+        words = f"dataset.keywords={shown(dataset.keywords)}"
+        where = f"{_SEEDS}={dataset.seeds}" if dataset.seeds else words
         if not len(best):
-            raise SaeSweepError(f"{where}: none of the {len(train):,} documents of {source.label} has one")
+            raise SaeSweepError(
+                f"{where}: none of the {len(train):,} documents of {source.label} has one of their words"
+            )
         self._train = [train[place] for place in best]
         near = np.flatnonzero(of_held_out >= of_train[best].min())
         if not len(near):
             raise SaeSweepError(
                 f"{where}: no held-out document of {source.label} is as near to them as the {len(best):,} "
-                "selected ones: raise dataset.documents, or take other keywords"
+                "selected ones: raise dataset.documents, or seek others"
             )
         self._held_out = [held_out[place] for place in near]
         self.summary = (
@@ -63,8 +70,37 @@ class DomainText(TextSource):
         return iter(self._held_out)
 
 
-def bm25(documents: Sequence[str], words: Sequence[str]) -> Float[np.ndarray, " documents"]:
-    """How near each document is to some words, at least 0 (Lucene's BM25; k1=1.5, b=0.75)."""
+def selection_fingerprint(dataset: DomainDataset) -> list[str]:
+    """What is sought beside keywords, by its content: the seeds, and the encoder that compares with them.
+
+    Raises:
+        SaeSweepError: if they cannot be read.
+    """
+    seeds = [digest(sorted(read_documents(dataset.seeds, _SEEDS)))] if dataset.seeds else []
+    return seeds + ([encoder_fingerprint(dataset.encoder)] if dataset.encoder else [])
+
+
+def nearness(dataset: DomainDataset, documents: Sequence[str]) -> Float[np.ndarray, " documents"]:
+    """How near each document is to what is sought; minus infinity for one that has none of its words.
+
+    The mean over the seeds, so that what many of them share counts more than what one alone has. BM25 scores
+    of a seed grow with its length, so each seed's are divided by their largest (CombSUM, Fox & Shaw 1994);
+    cosines of an encoder are on one scale already. Keywords are one seed.
+    """
+    sought = read_documents(dataset.seeds, _SEEDS) if dataset.seeds else [" ".join(dataset.words)]
+    if dataset.encoder:
+        vectors = embed(dataset.encoder, [*sought, *documents])
+        return (vectors[len(sought) :] @ vectors[: len(sought)].T).mean(1)
+    scores = bm25(documents, [words_of([text]) for text in sought])
+    largest = scores.max(axis=1, keepdims=True)
+    found = (scores / np.where(largest > 0, largest, 1)).mean(axis=0)
+    return np.where(found > 0, found, -np.inf)
+
+
+def bm25(
+    documents: Sequence[str], queries: Sequence[Sequence[str]]
+) -> Float[np.ndarray, "queries documents"]:
+    """How near each document is to the words of each query, at least 0 (Lucene's BM25; k1=1.5, b=0.75)."""
     try:
         import bm25s
     except ImportError as error:
@@ -72,4 +108,6 @@ def bm25(documents: Sequence[str], words: Sequence[str]) -> Float[np.ndarray, " 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs each step
     index = bm25s.BM25(k1=1.5, b=0.75, method="lucene", backend="numpy")
     index.index(bm25s.tokenize(list(documents), stopwords=None, show_progress=False), show_progress=False)
-    return np.asarray(index.get_scores(list(words)), dtype=np.float32)
+    nothing = np.zeros(len(documents))
+    found = [index.get_scores(list(words)) if words else nothing for words in queries]
+    return np.array(found, dtype=np.float32)

@@ -18,6 +18,7 @@ from sae_sweep.text.source import Place, TextSource, text_number
 
 _REREAD = b"without byte-order marks and blank rows"
 """Part of the fingerprint where version 0.1.0 read them as text."""
+_TEXT_KEY = FilesDataset.text_key
 _EXACT_SPLIT_DOCUMENTS = 1000
 """Largest number of documents that are all read to hold out an exact share of them, at least one."""
 
@@ -122,6 +123,22 @@ class LocalFiles(TextSource):
             raise SaeSweepError(f"{path} was changed while it was read: put back what was there")
         for row in format_of(path).rows(path, unit.where, start, self._key):
             yield row.text
+
+
+def read_documents(pattern: str, key: str) -> list[str]:
+    """All documents of local files, for the key of a config that names them.
+
+    Raises:
+        SaeSweepError: if there are no files, or no text in them.
+    """
+    documents: list[str] = []
+    for path in find_files(pattern, key).paths:
+        for where, _ in _scan(path, _version(path), _TEXT_KEY)[0]:
+            rows = format_of(path).rows(path, int(where), 0, _TEXT_KEY)
+            documents += [row.text for row in rows if row.text]
+    if documents:
+        return documents
+    raise SaeSweepError(f"{key}={pattern}: there is no text to read")
 
 
 @functools.lru_cache(maxsize=2**17)

@@ -33,27 +33,27 @@ def suffix(path: Path) -> str | None:
     return next((known for known in SUFFIXES if name.endswith(known)), None)
 
 
-def find_files(pattern: str) -> Found:
+def find_files(pattern: str, key: str = "dataset.path") -> Found:
     """Return the text files that a file name, folder or glob matches.
 
     Empty files are left out, and hidden files and folders, unless `pattern` itself names them. Links are
-    followed.
+    followed. Errors name `pattern` as the value of `key`.
 
     Raises:
         SaeSweepError: if there are none, a folder cannot be read, or `pattern` is a file of another kind.
     """
     try:
-        return _find(pattern)
+        return _find(pattern, key)
     except OSError as error:
         raise unreadable(Path(error.filename or pattern), error) from error
 
 
-def _find(pattern: str) -> Found:
+def _find(pattern: str, key: str) -> Found:
     where, left_out = os.path.expanduser(pattern), Counter[str]()
     if os.path.isfile(where):
         if suffix(Path(where)) is None:
             kind = Path(where).suffix or "no suffix"
-            raise SaeSweepError(f"dataset.path={pattern}: {kind} is not one of {_KNOWN} ({_PACKED})")
+            raise SaeSweepError(f"{key}={pattern}: {kind} is not one of {_KNOWN} ({_PACKED})")
         return Found([Path(where)], left_out)
     if os.path.isdir(where):
         there = [file for _, files in _folders(Path(where), left_out) for file in files]
@@ -61,12 +61,12 @@ def _find(pattern: str) -> Found:
         there = [path for path in _matches(where, left_out) if not path.is_dir()]
     else:
         why = "neither a file nor a folder" if os.path.exists(where) else "no such file or folder"
-        raise SaeSweepError(f"dataset.path={pattern}: {why}")
+        raise SaeSweepError(f"{key}={pattern}: {why}")
     found = _distinct([path for path in there if _is_text(path, left_out)], left_out)
     if not found:
         hint = "; text under another ending is read once it is named .txt" * bool(left_out[_OTHER])
         words = "".join(f"; {reason} ({number:,})" for reason, number in left_out.items())
-        raise SaeSweepError(f"dataset.path={pattern}: no {_KNOWN} file there ({_PACKED}){words}{hint}")
+        raise SaeSweepError(f"{key}={pattern}: no {_KNOWN} file there ({_PACKED}){words}{hint}")
     return Found(found, left_out)
 
 

@@ -17,7 +17,7 @@ from sae_sweep.config import (
     SyntheticDataset,
     digest,
 )
-from sae_sweep.text.domain import SELECTION, DomainText
+from sae_sweep.text.domain import SELECTION, DomainText, selection_fingerprint
 from sae_sweep.text.embedded import EmbeddedText
 from sae_sweep.text.faithful import FaithfulText
 from sae_sweep.text.files import LocalFiles
@@ -83,12 +83,14 @@ def fingerprint(dataset: DatasetConfig, cache: Path) -> str:
 
     Embedded corpora and local files are hashed. A hub dataset is identified by repository, revision and
     file pattern, without network access. A mixture is identified by the content and the weights of its parts,
-    whatever their names and their order; one with a single part is that part. A domain is identified by its
-    words and by the text that it is selected from.
+    whatever their names and their order; one with a single part is that part. A domain is identified by
+    what is sought (words, or the content of the seeds, and the encoder's weights) and by the text that it is
+    selected from.
     """
     if isinstance(dataset, DomainDataset) and dataset.source is not None:
         source = [fingerprint(dataset.source, cache), dataset.source.identity()]
-        return f"{SELECTION}-{digest([*source, dataset.words, dataset.documents])}"
+        sought = [dataset.words, dataset.documents, *selection_fingerprint(dataset)]
+        return f"{SELECTION}-{digest([*source, *sought])}"
     if not isinstance(dataset, MixDataset):
         return _source_class(dataset).fingerprint(dataset, cache)
     parts = _mixed(dataset, cache)

@@ -173,7 +173,7 @@ def _evaluation() -> list[Any]:
         wr.ScatterPlot(title="Sparsity and explained variance", x=l0, y=variance, layout=_at(0, 10, 8, 8)),
         wr.ScatterPlot(title="Sparsity and CE recovered", x=l0, y=recovered, layout=_at(8, 10, 8, 8)),
         wr.BarPlot(
-            title="Match to the own start (above 0.1: undertrained)",
+            title="Match to the own start (above 0.1: undertrained, or fine-tuned)",
             metrics=["eval/init_match"],
             layout=_at(16, 10, 8, 8),
         ),

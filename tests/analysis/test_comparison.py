@@ -113,6 +113,7 @@ def test_every_number_of_a_pair_by_hand():
         "init_match_b": 0.03,
         "undertrained": True,
         "mixed": False,
+        "inherited": False,
     }
 
 
@@ -121,6 +122,19 @@ def test_a_pair_is_undertrained_if_either_sae_is_above_the_limit():
     (swapped,) = compare([second, first], MatchingConfig(undertrained=0.035)).rows
     assert swapped.undertrained
     assert not compare([first, second], MatchingConfig(undertrained=0.04)).rows[0].undertrained
+
+
+@pytest.mark.parametrize(("first", "second", "inherited"), [("", "", 0), ("a", "", 1), ("", "a", 0)])
+def test_what_fine_tuned_saes_share_counts_as_little_as_what_undertrained_ones_do(first, second, inherited):
+    pair = two_in_the_plane()  # the first matches its start to 0.04, the second to 0.03
+    pair = [dataclasses.replace(one, start=start) for one, start in zip(pair, (first, second), strict=True)]
+    found = compare(pair, MatchingConfig(undertrained=0.035))
+    assert found.rows[0].undertrained
+    assert found.rows[0].inherited == bool(inherited)
+    assert found.starts == (first, second)
+    assert [(one.undertrained, one.inherited, one.trained) for one in found.summaries] == [
+        (1, inherited, False)
+    ]
 
 
 def test_a_pair_is_mixed_if_either_sae_is(entries):

@@ -11,7 +11,14 @@ from sae_sweep.cli.schema import conf_folder
 from sae_sweep.plan import Plan
 from tests.conftest import Cli
 
-RUNS = {"quickstart": 8, "controlled-smollm2": 6, "synthetic": 6, "faithful": 15, "dose_response": 15}
+RUNS = {
+    "quickstart": 8,
+    "controlled-smollm2": 6,
+    "synthetic": 6,
+    "faithful": 15,
+    "dose_response": 15,
+    "domain": 10,  # and as many from each SAE of init.sae
+}
 
 
 @pytest.mark.parametrize("name", RUNS)

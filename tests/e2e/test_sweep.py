@@ -337,7 +337,12 @@ def test_a_run_starts_from_the_sae_of_another_and_shares_the_pass_of_one_that_do
     moved, start = load_sae(tuned).W_dec, load_sae(general).W_dec
     assert not moved.equal(start)
     assert torch.nn.functional.cosine_similarity(moved, start).min() > 0.9  # two steps
-    assert json.loads((tuned / "metrics.json").read_text())["init_match"] == 1
+    metrics, before = (json.loads((run / "metrics.json").read_text()) for run in (tuned, general))
+    assert (metrics["init_match"], metrics["new_features"]) == (1, 0)
+    for name in ("explained_variance", "explained_variance_rare", "mse", "ce_delta", "l0", "alive"):
+        assert metrics[f"start_{name}"] == pytest.approx(before[name], rel=1e-4)
+    assert metrics["start_mse"] != metrics["mse"]
+    assert "fine-tuned,general SAE" in Path("multirun/tuned/analysis/fine_tuning/fine_tuning.csv").read_text()
     shutil.copytree(general, "elsewhere")
     _starts_from_another_library(cli, [*quiet, "sweep=foreign", "tokens=1024"], general)
     again = cli(*quiet, "sweep=tuned", "tokens=1024", "init.sae=null,elsewhere")

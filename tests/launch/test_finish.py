@@ -1,6 +1,7 @@
 """Evaluations of a group: what they share, and what happens when one fails."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import Mock
@@ -10,9 +11,17 @@ import pytest
 import torch
 
 from sae_sweep.activations import load_language_model
-from sae_sweep.config import EvaluationConfig, FilesDataset, ModelConfig, RunConfig, SaeSweepError, TopKConfig
+from sae_sweep.config import (
+    EvaluationConfig,
+    FilesDataset,
+    InitConfig,
+    ModelConfig,
+    RunConfig,
+    SaeSweepError,
+    TopKConfig,
+)
 from sae_sweep.launch.finish import Evaluator, Finisher
-from sae_sweep.saes import build_sae
+from sae_sweep.saes import SAE, build_sae, save_sae
 from sae_sweep.signals import Interrupted
 from sae_sweep.store import PlannedRun, faults, read_status
 from sae_sweep.training import GroupTooLargeError, Outcome
@@ -41,6 +50,30 @@ def test_residuals_are_kept_of_one_layer_at_a_time(tmp_path: Path) -> None:
     evaluated(2)
     assert kept() == {1: False, 2: True}
     assert evaluated(1) == first
+
+
+def test_the_sae_that_runs_are_fine_tuned_from_is_evaluated_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    general = build_sae(TopKConfig(k=2), 8, 16, seed=0, numerics="modern")
+    save_sae(general, tmp_path / "general", metadata={})
+    evaluated: list[SAE] = []
+
+    def evaluate(_: Evaluator, sae: SAE, config: RunConfig) -> Any:
+        evaluated.append(sae)
+        return Mock(metrics={"l0": float(config.evaluation.tokens)})
+
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    evaluator = Evaluator(Mock(d_model=8), Mock())
+    config = make_config(init=InitConfig(sae=str(tmp_path / "general")))
+    assert evaluator.evaluate_start(config) == evaluator.evaluate_start(replace(config, data_seed=3))
+    assert len(evaluated) == 1
+    assert evaluated[0].W_dec.equal(general.W_dec)
+    longer = replace(config, evaluation=EvaluationConfig(tokens=7))
+    assert evaluator.evaluate_start(longer) == {"l0": 7}
+    (tmp_path / "general" / "cfg.json").unlink()
+    with pytest.raises(SaeSweepError, match="no SAE in"):
+        evaluator.evaluate_start(replace(config, layer=2))
 
 
 class _Sink(FakeSink):

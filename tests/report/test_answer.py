@@ -8,7 +8,7 @@ from sae_sweep.config import SaeSweepError
 from sae_sweep.report.answer import Answer, answer, read_answer, write_answer
 
 
-def summary(key: str, ratio: float, *, undertrained: int = 0) -> KeySummary:
+def summary(key: str, ratio: float, *, undertrained: int = 0, inherited: int = 0) -> KeySummary:
     return KeySummary(
         key=key,
         values=("a", "b"),
@@ -23,6 +23,7 @@ def summary(key: str, ratio: float, *, undertrained: int = 0) -> KeySummary:
         live_ratio=None,
         mmcs=0.5,
         histogram=(),
+        inherited=inherited,
     )
 
 
@@ -63,6 +64,18 @@ def test_nothing_is_concluded_from_undertrained_runs() -> None:
     beside = found(summary("seed", 0.25), lost).sentence
     assert beside.endswith(" Nothing is concluded about dataset: undertrained.")
     assert "90" not in beside
+
+
+@pytest.mark.parametrize(
+    ("inherited", "why", "raised"),
+    [(0, "undertrained", True), (1, "undertrained or fine-tuned", True), (2, "fine-tuned", False)],
+)
+def test_it_says_why_nothing_is_concluded(inherited: int, why: str, raised: bool) -> None:
+    lost = summary("dataset", 0.9, undertrained=2, inherited=inherited)
+    alone = found(lost).sentence
+    assert f"the runs are {why}, and may match only because of what they started from." in alone
+    assert ("Raise tokens" in alone) == raised
+    assert found(summary("seed", 0.25), lost).sentence.endswith(f"about dataset: {why}.")
 
 
 @pytest.mark.parametrize(

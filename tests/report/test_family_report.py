@@ -72,7 +72,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_nothing_is_concluded_from_chan
 def test_undertrained_saes_are_counted():
     some = [*ENTRIES[:3], entry(3, "y", 2, init=0.5)]
     found = find_families(some)
-    assert "Left out: 1 undertrained" in families_text(found, key_table(found), width=200)
+    assert "Left out: 1 that still match" in families_text(found, key_table(found), width=200)
 
 
 def test_measures_of_a_pair_stand_beside_their_nulls():
@@ -142,7 +142,7 @@ def test_keys_of_undertrained_pairs_are_marked():
     found = measured(late)
     assert undertrained_keys(found.keys) == {"seed"}
     legend = rates_figure(found.rates, undertrained_keys(found.keys)).figure.legends[0]
-    assert {text.get_text() for text in legend.get_texts()} == {"seed (undertrained)", "dataset"}
+    assert {text.get_text() for text in legend.get_texts()} == {"seed (no conclusion)", "dataset"}
 
 
 def test_the_four_nearest_rows_are_counted_by_rank():

@@ -149,7 +149,7 @@ def test_figures_mark_what_is_mixed(comparison, mixed_comparison):
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels][1:3] == ["docs seed 2", "sources seed 1†"]
     undertrained, mixed = (text.get_text() for text in figure.legends[0].get_texts())
-    assert undertrained.startswith("undertrained: ")
+    assert undertrained.startswith("undertrained, or fine-tuned: ")
     assert mixed.startswith("† mixed: part of the run was trained with other numerics")
     (only,) = (
         matrix_figure(dataclasses.replace(mixed_comparison, init_matches=(0.0,) * 4)).legends[0].get_texts()

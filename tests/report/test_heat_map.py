@@ -34,11 +34,11 @@ def test_each_cell_says_what_it_is(comparison: Comparison) -> None:
     a, b = comparison.names[:2]
     assert first["data-v"] == f"{share:.6f}"
     assert first["title"] == (
-        f"{share:.1%} of the features of {a} have a match in {b}, which is undertrained"
+        f"{share:.1%} of the features of {a} have a match in {b}, of which one still matches its start"
     )
     assert "title" not in found[0]  # the diagonal
     assert sum(cell.get("class") == "u" for cell in found) == 7  # one of four is undertrained, its start too
-    assert "match the dictionary it started from" in str(found[count]["title"])
+    assert "match what it started from" in str(found[count]["title"])
 
 
 def test_a_name_is_shown_and_not_obeyed(comparison: Comparison) -> None:

@@ -33,6 +33,19 @@ def test_runs_show_what_they_reached(comparison):
     assert "* undertrained: init above 10%" in text
 
 
+def test_a_fine_tuned_run_stands_beside_the_sae_that_it_started_from():
+    tuned = METRICS | {"start_explained_variance": 0.5, "start_explained_variance_rare": 0.25}
+    tuned |= {"explained_variance_rare": 0.4, "start_ce_recovered_zero": math.nan}
+    lines = [RunLine("tuned", "done", 1_000, tuned, 0.05), RunLine("drawn", "done", 1_000, METRICS, 0.05)]
+    text = terminal_summary(lines, width=120)
+    assert row(text, "run")[2:5] == ["expl.var", "rare", "CE"]
+    assert row(text, "tuned")[2:5] == ["0.500→0.723", "0.250→0.400", "-→0.951"]
+    assert row(text, "drawn")[2:5] == ["0.723", "-", "0.951"]
+    assert "a→b: a is of the SAE that the run is fine-tuned from" in text
+    assert "rare" not in terminal_summary(lines, width=40)
+    assert "→" not in terminal_summary(lines[1:], width=120)
+
+
 def test_only_columns_that_are_shown_are_explained(comparison):
     assert "CE rec.: cross-entropy" in terminal_summary(runs(comparison), comparison, width=120)
     narrow = terminal_summary(runs(comparison), comparison, width=40)
@@ -105,6 +118,7 @@ def test_the_matrix_is_text_only_where_its_columns_fit(comparison):
         ratios=np.full((count, count), 0.5),
         init_matches=(0.0,) * count,
         mixed=(False,) * count,
+        starts=("",) * count,
     )
     assert "column" not in terminal_summary(runs(comparison), many, width=120)
     wide = terminal_summary(runs(comparison), many, width=500)
@@ -131,13 +145,29 @@ def test_no_sentence_is_drawn_from_undertrained_runs_and_what_would_be_enough_is
     keys = [summary.key for summary in none.summaries if summary.key in ("dataset", "seed")]
     assert (
         f"* No conclusion about {' or '.join(keys)}: all these pairs have an undertrained run, and may match "
-        "only because of the dictionary it started from. Enough would be runs whose init is at most 10%: "
+        "only because of what it started from. Enough would be runs whose init is at most 10%: "
         "raise tokens (they had 40k), or optimizer.lr."
     ) in text
     longer = [*short, RunLine("longer", "done", 2_000_000, METRICS, 0.02)]
     assert "raise tokens (they had 40k; 2M was enough for another run), or" in " ".join(
         terminal_summary(longer, none, width=120).split()
     )
+
+
+def test_fine_tuned_runs_are_no_evidence_and_are_not_called_undertrained(comparison):
+    none = all_undertrained(comparison)
+    tuned = [dataclasses.replace(one, inherited=one.pairs) for one in none.summaries]
+    none = dataclasses.replace(none, summaries=tuple(tuned), starts=("general",) * len(none.names))
+    lines = terminal_summary(
+        [RunLine(name, "done", 40_000, METRICS, 1.0, start="general") for name in none.names], none, width=120
+    )
+    text = " ".join(lines.split())
+    assert "undertrained" not in text
+    assert "moves more features" not in text
+    assert row(lines, none.names[0])[6] == "100.0%‡"
+    assert "‡ fine-tuned from general: init above 10%; what such runs share may come from there" in text
+    assert "all these pairs have a fine-tuned run, and may match only because of what it started from" in text
+    assert "raise tokens" not in text
 
 
 def test_a_key_without_trained_pairs_is_in_no_sentence_while_others_are(comparison):
@@ -212,4 +242,4 @@ def test_position_features_stand_with_their_intervals(width):
     assert ("0.8 to 2.0" in lines[3]) == (width > 40)
     assert "permuted" in text
     assert [line.count("1.2%*") for line in lines[3:7]] == [0, 0, 1, 1]
-    assert "* undertrained: " in text
+    assert "* too many features still match" in text

@@ -62,6 +62,12 @@ def _fitting(path: Path, kind: str, found: SAE) -> RunConfig:
     return dataclasses.replace(one, dictionary=found.d_sae // found.d_in)
 
 
+@pytest.mark.parametrize("path", ["runs/general", "runs/general/", "runs/general/sae"])
+def test_a_start_is_called_by_its_run(path: str) -> None:
+    assert InitConfig(sae=path).label == "general"
+    assert InitConfig().label == ""
+
+
 def _as_saelens(folder: Path) -> None:
     """Take what says that the SAE is ours from its cfg.json."""
     cfg = json.loads((folder / "cfg.json").read_text())

@@ -99,10 +99,10 @@ def test_files_and_the_section_are_written_and_those_of_another_sweep_removed(tm
 def test_nothing_is_concluded_from_undertrained_runs(tmp_path: Path) -> None:
     (ladder,) = _find(_ladder(init_match=0.5))
     assert sentence(ladder) == (
-        "Nothing is concluded about features of stdlib_code: runs are undertrained. "
-        "Nothing is concluded about features of stdlib_docs: runs are undertrained."
+        "Nothing is concluded about features of stdlib_code: runs still match their start. "
+        "Nothing is concluded about features of stdlib_docs: runs still match their start."
     )
     write_dose_response(tmp_path / "dose", [ladder, ladder._replace(label="k=1")], 0.7)
     section: Section = build(Section, read_record(tmp_path / "dose" / "section.json", ""))
-    assert all("undertrained" in str(row[-1]) for table in section.tables for row in table.rows)
+    assert all("still matches its start" in str(row[-1]) for table in section.tables for row in table.rows)
     assert list(section.figures) == ["curve_1.png", "curve_2.png"]

@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from sae_sweep.config import EvaluationConfig, FilesDataset, RunConfig, SaeSweepError, TopKConfig
+from sae_sweep.analysis.pairs import varied_keys
+from sae_sweep.config import (
+    EvaluationConfig,
+    FilesDataset,
+    InitConfig,
+    OptimizerConfig,
+    RunConfig,
+    SaeSweepError,
+    TopKConfig,
+)
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.store import RunFolder
 from sae_sweep.store.config_file import write_config
@@ -57,6 +66,31 @@ def test_two_texts_or_models_of_one_label_are_a_difference() -> None:
         a, b = swept_keys(labelled(configs, contents))
         assert a.keys() == b.keys() == {"dataset" if key == "corpus" else "model"}
         assert a != b
+
+
+def test_runs_differ_in_what_only_one_of_them_has_set_and_in_nothing_that_follows() -> None:
+    """`varied_keys` leaves out keys that only one of two runs has, so that both must have these."""
+    plain, *others = [
+        dataclasses.replace(
+            CONFIG, data_seed=seed, optimizer=OptimizerConfig(tilt=tilt), init=InitConfig(sae=sae)
+        )
+        for seed, tilt, sae in ((0, None, None), (1, 10, None), (1, None, "general"))
+    ]
+    found = [swept_keys([plain, other]) for other in others]
+    assert found[0] == [{"data_seed": 0, "optimizer.tilt": None}, {"data_seed": 1, "optimizer.tilt": 10}]
+    assert [varied_keys(*keys) for keys in found] == [
+        *(("data_seed", "optimizer.tilt"), ("data_seed", "init.sae"))
+    ]
+    shuffled = [dataclasses.replace(CONFIG, shuffle_seed=seed) for seed in (None, 0, 5)]
+    assert swept_keys(shuffled[:2]) == [{}, {}]
+    assert swept_keys(shuffled[1:]) == [{"shuffle_seed": None}, {"shuffle_seed": 5}]
+
+
+def test_an_sae_to_start_from_is_its_content_and_not_its_path() -> None:
+    configs = [dataclasses.replace(CONFIG, init=InitConfig(sae=path)) for path in ("a/general", "b/other")]
+    same, another = ([{"start": "1"}, {"start": content}] for content in "12")
+    assert swept_keys(labelled(configs, same)) == [{}, {}]
+    assert swept_keys(labelled(configs, another)) == [{"init.sae": "general"}, {"init.sae": "other"}]
 
 
 def test_labels_stand_for_contents_that_are_not_known() -> None:

@@ -127,7 +127,7 @@ def test_undertrained_runs_are_in_no_family_and_old_families_go(cli: Cli, sweep:
     runs = sorted(path.parent for path in sweep.root.glob("*/metrics.json"))
     undertrain(RunFolder(runs[0]))
     result = cli("task=match", "sweep=planted", *OWN)
-    assert "Left out: 1 undertrained" in result.out
+    assert "Left out: 1 that still match" in result.out
     assert json.loads((sweep.families / "runs.json").read_text())["undertrained"] == [runs[0].name]
     for run in runs[1:5]:
         undertrain(RunFolder(run))

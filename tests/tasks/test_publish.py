@@ -67,6 +67,7 @@ def test_a_sweep_comes_back_from_the_hub(runs: list[PlannedRun], hub: Server, cl
         assert f"<code>{how}</code>: {what}" in html
     assert f"<code>seeds/{runs[1].name}</code> *" in html
     assert f"<code>seeds/{runs[0].name}</code> *" not in html
+    assert "fine-tuned" not in html
     assert f'ss.load_sae("hf:me/saes/seeds/{runs[0].name}")'.replace('"', "&quot;") in html
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sae_sweep.config import DomainDataset, FilesDataset, SaeSweepError
 from sae_sweep.text import fingerprint, open_text
-from sae_sweep.text.domain import DomainText, bm25
+from sae_sweep.text.domain import DomainText, bm25, nearness, selection_fingerprint
 from tests.text.helpers import ListText
 
 pytest.importorskip("bm25s")
@@ -49,7 +49,61 @@ def _naive(documents: list[str], words: list[str]) -> list[float]:
 
 def test_scores_are_those_of_the_formula() -> None:
     words = ["await", "coroutine"]
-    np.testing.assert_allclose(bm25(TRAIN, words), _naive(TRAIN, words), rtol=1e-5)
+    found = bm25(TRAIN, [words, ["cat"], ["unicorn"]])
+    np.testing.assert_allclose(found[0], _naive(TRAIN, words), rtol=1e-5)
+    np.testing.assert_allclose(found[1], _naive(TRAIN, ["cat"]), rtol=1e-5)
+    assert not found[2].any()
+
+
+def _seeds(folder: Path, *documents: str) -> str:
+    folder.mkdir()
+    for number, text in enumerate(documents):
+        (folder / f"{number}.txt").write_text(text)
+    return str(folder)
+
+
+def test_what_many_examples_share_counts_more_than_a_long_one(tmp_path: Path) -> None:
+    long = "the cat sat and sat, " + "and the cat ran " * 20
+    seeds = _seeds(tmp_path / "seeds", "await", "coroutine", long)
+    dataset = DomainDataset(of="list", seeds=seeds, documents=1)
+    scores = bm25(TRAIN, [["await"], ["coroutine"], ["and", "cat", "ran", "sat", "the"]])
+    expected = (scores / scores.max(1, keepdims=True)).mean(0)
+    found = nearness(dataset, TRAIN)
+    np.testing.assert_allclose(np.where(np.isfinite(found), found, 0), expected, rtol=1e-5)
+    assert scores[2].max() > scores[:2].sum(0).max()
+    assert _read(DomainText(dataset, ListText([TRAIN], ["await coroutine"]))) == [TRAIN[1]]
+    assert np.isneginf(nearness(dataset, ["elephant", TRAIN[0]])).tolist() == [True, False]
+
+
+def test_seeds_are_read_whatever_would_be_held_out_and_are_known_by_their_content(tmp_path: Path) -> None:
+    one = DomainDataset(of="list", seeds=_seeds(tmp_path / "one", "await"), source=FilesDataset(path="x"))
+    two = DomainDataset(of="list", seeds=_seeds(tmp_path / "two", "await"), source=FilesDataset(path="x"))
+    other = DomainDataset(of="list", seeds=_seeds(tmp_path / "other", "a cat"), source=FilesDataset(path="x"))
+    assert selection_fingerprint(one) == selection_fingerprint(two) != selection_fingerprint(other)
+    assert _read(DomainText(one, ListText([TRAIN], ["await"]))) == [TRAIN[1], TRAIN[3]]
+
+
+@pytest.mark.parametrize(
+    ("documents", "problem"),
+    [
+        (["unicorn"], "seeds: none of the 5 documents of a list has one of their words"),
+        (["?"], "seeds: none of the 5 documents of a list has one of their words"),
+        ([" "], "there is no text to read"),
+        ([], r"dataset\.seeds=.*: no .*\.txt.* file there"),
+    ],
+)
+def test_seeds_that_say_nothing_are_one_line(tmp_path: Path, documents: list[str], problem: str) -> None:
+    dataset = DomainDataset(of="list", seeds=_seeds(tmp_path / "seeds", *documents))
+    with pytest.raises(SaeSweepError, match=problem):
+        DomainText(dataset, ListText([TRAIN], ["await"]))
+
+
+def test_seeds_that_are_not_there_are_one_line() -> None:
+    nowhere = DomainDataset(of="list", seeds="nowhere")
+    with pytest.raises(SaeSweepError, match=r"dataset\.seeds=nowhere: no such file or folder"):
+        DomainText(nowhere, ListText([TRAIN], ["await"]))
+    with pytest.raises(SaeSweepError, match=r"dataset\.seeds=nowhere: no such file or folder"):
+        selection_fingerprint(nowhere)
 
 
 def test_the_nearest_documents_are_read_in_the_order_of_their_text() -> None:
@@ -66,7 +120,7 @@ def test_the_nearest_documents_are_read_in_the_order_of_their_text() -> None:
 @pytest.mark.parametrize(
     ("keywords", "held_out", "problem"),
     [
-        (["unicorn"], ["await"], "none of the 5 documents of a list has one"),
+        (["unicorn"], ["await"], "none of the 5 documents of a list has one of their words"),
         (["await"], ["the end"], "no held-out document of a list is as near to them as the 2 selected ones"),
     ],
 )

@@ -13,6 +13,7 @@ from sae_sweep.analysis.pairs import Nearest
 from sae_sweep.config import MatchingConfig, SaeSweepError
 from sae_sweep.report.answer import Answer, read_answer
 from sae_sweep.report.features import read_statistics
+from sae_sweep.report.formatting import start_notes
 from sae_sweep.report.nearest_files import read_nearest
 from sae_sweep.report.page.pack import columns, smallest
 from sae_sweep.report.page.runs import Runs
@@ -91,11 +92,8 @@ def answer_section(runs: Runs, compared: Compared | None, problems: list[str]) -
     gone = [runs.shorts[place] for place in compared.places if runs.states[place] != "done"]
     notes += [f"Compared, but not finished any more: {', '.join(gone)}."] if gone else []
     if any(one.undertrained for one in answer.summaries):
-        limit = f"{answer.undertrained_above:.0%}"
-        notes.append(
-            f"Undertrained: more than {limit} of an SAE's features still match the dictionary that it "
-            "started from. Pairs with such an SAE are left out wherever a key has others."
-        )
+        notes += _start_notes(runs, compared)
+        notes.append("Pairs with such an SAE are left out wherever a key has others.")
     return {
         "sentence": answer.sentence,
         "threshold": answer.threshold,
@@ -103,6 +101,15 @@ def answer_section(runs: Runs, compared: Compared | None, problems: list[str]) -
         "keys": [_key(one, nulls.get(one.key)) for one in answer.summaries],
         "notes": notes,
     }
+
+
+def _start_notes(runs: Runs, compared: Compared) -> list[str]:
+    """Why nothing is concluded from the SAEs that still match their start."""
+    matches = dict(zip(compared.answer.names, compared.answer.init_matches, strict=True))
+    own = [matches[runs.names[place]] for place in compared.places]
+    return start_notes(
+        own, [runs.starts[place] for place in compared.places], compared.answer.undertrained_above
+    )
 
 
 def matrix_section(runs: Runs, compared: Compared, problems: list[str]) -> dict[str, Any]:

@@ -40,7 +40,18 @@ _METRICS = {
     "ce_delta": ("ΔCE", "Cross-entropy with the SAE spliced in, minus that without (nats)", 3),
     "l0": ("L0", "Active features per token", 1),
     "alive": ("alive", "Features that fire on the held-out text", 0),
-    "init_match": ("own start", "Share of features that still match the SAE's own initial dictionary", 3),
+    "init_match": ("own start", "Share of features that still match what the SAE started from", 3),
+    "new_features": ("new", "Share of features that do not match the SAE that it is fine-tuned from", 3),
+    "start_explained_variance": (
+        *("general expl. var.", "Explained variance of the SAE that it is fine-tuned from, on the same text"),
+        3,
+    ),
+    "start_explained_variance_rare": (
+        *("general rare", "Explained variance of that SAE on the rarest tokens"),
+        3,
+    ),
+    "start_ce_delta": ("general ΔCE", "ΔCE of the SAE that it is fine-tuned from, on the same text", 3),
+    "start_alive": ("general alive", "Features of that SAE that fire on the same text", 0),
     "trained_tokens": ("tokens", "SAE inputs that it was trained on", 0),
     "seconds": ("seconds", "Training time", 0),
 }
@@ -77,6 +88,11 @@ class Runs(NamedTuple):
     def fingerprints(self) -> list[Mapping[str, str]]:
         """Fingerprints of the text and the weights, for each run whose config is known."""
         return [run.fingerprints for run in self.planned if run is not None]
+
+    @property
+    def starts(self) -> list[str]:
+        """Label of the SAE that each run is fine-tuned from; empty if its start was drawn."""
+        return ["" if run is None else run.config.init.label for run in self.planned]
 
     def done(self) -> list[int]:
         """Positions of the finished runs."""
@@ -117,7 +133,7 @@ def table(runs: Runs, curves: Mapping[str, Any], problems: list[str]) -> dict[st
             read_metrics(runs.folder_of(place), runs.ids[place])
         except SaeSweepError as error:
             problems.append(str(error))
-    notes = {"error": runs.table["error"], "mixed": runs.table["mixed"]}
+    notes = {"error": runs.table["error"], "mixed": runs.table["mixed"], "starts": runs.starts}
     return {"columns": columns, "rows": rows, "states": runs.states, **notes}
 
 

@@ -226,7 +226,7 @@ function familyOf(core, list, at) {
   const family = list.columns.family[at];
   if (family < 0) {
     const followed = core.features.followed.includes(list.runOf[at]);
-    const why = followed ? "In no family: no other SAE shares it mutually." : "Families do not cover this SAE: it is undertrained, or no other SAE reads its hook.";
+    const why = followed ? "In no family: no other SAE shares it mutually." : "Families do not cover this SAE: it still matches its start, or no other SAE reads its hook.";
     return el("p", { text: list.fires(at) ? why : "" });
   }
   const members = list.membersOf(family);

@@ -65,7 +65,7 @@ function answerChart(answer) {
     "Share of an SAE's features whose best decoder cosine in the other SAE is above " + answer.threshold + ", by the one key in which the two SAEs differ; both directions averaged. ",
     legend([["dot", "var(--s0)", "all features, with 95 % interval (bootstrap over features)"], ["ring", "var(--s1)", "without dead features"],
       ["bar", "var(--faint)", "range of the pairs"], ["tick", "var(--muted)", "random dictionary"]]),
-    rows.some((one) => !one.trained) ? " * All of these pairs have an undertrained SAE." : null,
+    rows.some((one) => !one.trained) ? " * All of these pairs have an SAE that still matches its start." : null,
   ]);
 }
 

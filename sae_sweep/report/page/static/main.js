@@ -13,14 +13,14 @@ function runsTable(core) {
   const folder = (name, run) => el("a", { href: encodeURIComponent(core.runs.names[run]) + "/", title: visible(name) }, visible(core.runs.shorts[run]));
   const state = (value, run) => el("span", { title: visible(core.table.error[run] ?? "") }, visible(value) + (core.table.mixed[run] ? " †" : ""));
   const start = columns.find((column) => column.id === "init_match");
-  if (start) start.show = (value) => number(value, 3) + (value > core.answer.limit ? " *" : "");
-  const weak = start && core.table.rows.some((row) => row[columns.indexOf(start)] > core.answer.limit);
+  if (start) start.show = (value, run) => number(value, 3) + startMark(core, run, value);
+  const shares = start ? core.table.rows.map((row) => row[columns.indexOf(start)]) : [];
   const rows = core.table.rows.map((row, run) => [core.runs.names[run], core.table.states[run], ...row]);
   const failed = core.table.error.flatMap((error, run) => (error ? [el("li", { text: visible(core.runs.shorts[run]) + ": " + visible(error) })] : []));
   return [
     sortable(core.runs.names.length + (core.runs.names.length === 1 ? " run" : " runs") + "; a name leads to the run's folder", [{ label: "run", show: folder }, { label: "state", show: state }, ...columns], rows, { filter: "filter runs, such as topk 42", text: (run) => [core.runs.names[run], core.runs.shorts[run], core.table.states[run]].join(" ") }),
     failed.length ? el("ul", { class: "failed" }, ...failed) : null,
-    weak ? el("p", { class: "note", text: "* undertrained: more than " + percent(core.answer.limit, 0) + " of the features still match the dictionary that the run started from." }) : null,
+    ...startNotes(core, shares, shares.map((_, run) => run)).map((text) => el("p", { class: "note", text })),
     core.table.mixed.some(Boolean) ? el("p", { class: "note", text: "† mixed: part of the run was trained with other numerics." }) : null,
   ];
 }

@@ -53,6 +53,19 @@ function gridCell(share, row, column, dense) {
   }, dense ? "" : (100 * share).toFixed(0));
 }
 
+/** Mark of a run that still matches its start: a drawn dictionary, or the SAE that it is fine-tuned from. */
+const startMark = (core, run, share) => (share > core.answer.limit ? (core.table.starts[run] ? " ‡" : " *") : "");
+
+/** What those marks mean, where there are some. */
+function startNotes(core, shares, runs) {
+  const marks = new Set(runs.map((run, at) => startMark(core, run, shares[at])));
+  const limit = "more than " + percent(core.answer.limit, 0) + " of the features still match the ";
+  return [
+    marks.has(" *") ? "* undertrained: " + limit + "dictionary that the run started from." : null,
+    marks.has(" ‡") ? "‡ fine-tuned: " + limit + "SAE that the run started from (init.sae); what such runs share may come from there." : null,
+  ].filter(Boolean);
+}
+
 function scaleBar() {
   const stops = d3.range(0, 1.01, 0.1).map((at) => d3.interpolateViridis(at)).join(",");
   return el("span", { class: "scale" }, "0 %", el("i", { style: "background:linear-gradient(90deg," + stops + ")", "aria-hidden": "true" }), "100 %");
@@ -68,14 +81,14 @@ function matrixSection(core, openPair) {
     let shown = way === "similar" ? order : d3.range(runs.length);
     const column = columns.find((one) => one.id === way);
     if (column) shown = d3.sort(shown, (at) => valueOf(runs[at], column));
-    const labels = shown.map((at) => visible(core.runs.shorts[runs[at]]) + (core.matching.mixed[at] ? " †" : "") + (starts[at] > core.answer.limit ? " *" : ""));
+    const labels = shown.map((at) => visible(core.runs.shorts[runs[at]]) + (core.matching.mixed[at] ? " †" : "") + startMark(core, runs[at], starts[at]));
     host.replaceChildren(grid("Share of the row's features (%) that have a match in the column's SAE", shown.map((at) => runs[at]), labels,
       (i, j) => ratios[shown[i]][shown[j]], openPair));
   }
   fill("similar");
   const notes = [
     "Choose a cell to see the pair: a click, or arrow keys and Enter. ",
-    starts.some((start) => start > core.answer.limit) ? "* undertrained: too many features still match the SAE's own initial dictionary. " : "",
+    ...startNotes(core, starts, runs).map((text) => text + " "),
     core.matching.mixed.some(Boolean) ? "† part of the run was trained with other numerics. " : "",
   ];
   return [el("p", { class: "controls" }, select("Ordered by", orders, fill), scaleBar()), host, el("p", { class: "note" }, ...notes)];

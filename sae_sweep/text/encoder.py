@@ -1,0 +1,107 @@
+"""Embeds documents with a transformers encoder: the mean of its last hidden states, scaled to length 1."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from sae_sweep.config import SaeSweepError, expanded, first_line
+from sae_sweep.text.formats import readable
+
+_READ = (".safetensors", ".json", ".txt", ".model")
+"""Endings of the files that transformers reads of an encoder: weights, config and tokenizer."""
+_BATCH = 16
+_LONGEST = 512
+"""Most tokens of a document that are read; fewer if the encoder is shorter."""
+_UNUSED = "pooler."
+"""Weights that an encoder may lack: they follow the last hidden states."""
+
+
+class _Encoder(NamedTuple):
+    tokenizer: Any
+    model: Any
+    longest: int
+
+
+def encoder_fingerprint(folder: str) -> str:
+    """Identify an encoder by the content of its weights, config and tokenizer, wherever it is.
+
+    Raises:
+        SaeSweepError: if the folder has no weights, or cannot be read.
+    """
+    whole = hashlib.sha256()
+    files = sorted(path for path in expanded(folder).glob("*") if path.suffix in _READ)
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise SaeSweepError(
+            f"dataset.encoder={folder}: no folder with the .safetensors weights of an encoder; hf download "
+            "fetches one of the hub"
+        )
+    for path in files:
+        with readable(path), path.open("rb") as file:
+            whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+def embed(folder: str, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
+    """The texts as unit vectors; of a long one the beginning counts.
+
+    Raises:
+        SaeSweepError: if transformers finds no encoder in the folder.
+    """
+    try:
+        with quiet_transformers():
+            encoder = _load(expanded(folder))
+        parts = [encoder_mean(encoder, texts[at : at + _BATCH]) for at in range(0, len(texts), _BATCH)]
+    except SaeSweepError as error:
+        raise SaeSweepError(f"dataset.encoder={folder}: {error}") from error
+    except Exception as error:  # a model of any kind may be there, and fail in any way
+        raise SaeSweepError(
+            f"dataset.encoder={folder}: transformers cannot use it as an encoder: {first_line(error)}"
+        ) from error
+    return np.concatenate(parts)
+
+
+def encoder_mean(encoder: _Encoder, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
+    """Mean of the last hidden states over the tokens of each text, scaled to length 1."""
+    inputs = encoder.tokenizer(
+        list(texts), padding=True, truncation=True, max_length=encoder.longest, return_tensors="pt"
+    )
+    hidden = encoder.model(**inputs).last_hidden_state.float()
+    mask = inputs["attention_mask"][..., None]
+    means = ((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).numpy()
+    return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide the progress bars of transformers, which count single tensors."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _load(folder: Path) -> _Encoder:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model, found = AutoModel.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    named = " ".join(model.config.architectures or ())
+    if "CausalLM" in named or "LMHead" in named:
+        raise SaeSweepError(f"{named} is a language model whose tokens do not see what follows them")
+    if missing := [name for name in found["missing_keys"] if not name.startswith(_UNUSED)]:
+        raise SaeSweepError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
+    most = getattr(model.config, "max_position_embeddings", _LONGEST)
+    longest = min(int(tokenizer.model_max_length), most, _LONGEST)
+    return _Encoder(tokenizer, model.eval().requires_grad_(False), longest)
