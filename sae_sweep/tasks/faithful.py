@@ -61,6 +61,10 @@ def faithful(request: Request) -> int:
             Sensitivity(result.setting, result.text, [shares[name] for name in result.runs])
             for result in results
         ]
+    if alone := dict.fromkeys(one.text for one in results if not one.pairs):
+        log.warning(
+            "SFR compares seeds, and there is one of %s: train others, such as seed=42,49", ", ".join(alone)
+        )
     with hold_sweep(folder), deferred():
         files = write_faithful(folder.faithful, results, sensitivity)
     track_section(folder, command, folder.faithful, _numbers(results))

@@ -80,7 +80,7 @@ def test_the_page_has_the_tables_while_their_runs_are_in_the_sweep(
     assert problems == []
     write_json(sweep / found.names[0] / "status.json", {"state": "running", "run_id": found.ids[0]})
     assert read_sections(read_runs(SweepFolder(sweep)), problems) == []
-    assert "section.json is of other runs: write it again with task=report" in problems[0]
+    assert "section.json is of other runs: run the task that wrote it again" in problems[0]
 
 
 def test_a_sweep_without_cells_has_no_tables(

@@ -108,6 +108,17 @@ def test_a_damaged_run_is_named_and_left_out(cli: Cli, sweep: SweepFolder) -> No
     assert set(rows(sweep)) == {(t, m) for t in ("faithful", "stdlib_docs") for m in ("SFR", "FFR")}
 
 
+def test_a_single_seed_has_no_sfr_and_is_named(cli: Cli, sweep: SweepFolder) -> None:
+    plan = json.loads(sweep.plan.read_text())
+    plan["runs"] = plan["runs"][2:]  # one of three seeds of the first text is left
+    write_json(sweep.plan, plan)
+    result = cli(*TASK)
+    assert result.code == 0, result.err
+    assert "SFR compares seeds, and there is one of faithful: train others" in result.err
+    assert rows(sweep)["faithful", "SFR"]["value"] == ""
+    assert float(rows(sweep)["faithful", "FFR"]["value"]) >= 0
+
+
 def test_a_sweep_without_a_finished_run_is_refused_in_one_line(cli: Cli, sweep: SweepFolder) -> None:
     for entry in json.loads(sweep.plan.read_text())["runs"]:
         status = sweep.run(entry["name"]).status

@@ -11,7 +11,7 @@ from sae_sweep.report.page.runs import Runs
 from sae_sweep.store import read_record, unreadable, write_record
 
 _FILE = "section.json"
-_REMEDY = "write it again with task=report"
+_REMEDY = "run the task that wrote it again"
 
 
 Cell = str | bool | float | None
