@@ -108,7 +108,9 @@ def summary(names: tuple[str, str], one: Compared) -> str:
 
 
 def diff_text(names: tuple[str, str], one: Compared, width: int) -> str:
-    """The features that differ most through an SAE, each with the text that makes it fire most."""
+    """The features that differ most through an SAE, each with its strongest text; empty if none differs."""
+    if not one.differs.any():
+        return ""
     table = TextTable(["feature", *(f"% of {name}" for name in names), "q", "strongest context"], left={4})
     for side, name in zip((1, -1), names, strict=True):
         for feature in one.ranked(side, _ON_PAGE):

@@ -79,9 +79,9 @@ def open_sae(text: str, *, to_train: bool = False) -> tuple[SAE, Origin]:
     """Load the SAE that a person names, with what it reads; on the CPU.
 
     Args:
-        text: a folder as for `load_sae`; if there is none, a name on the Hugging Face hub: `RELEASE/NAME` of
-            SAELens (`gpt2-small-res-jb/blocks.8.hook_resid_pre`), or `owner/repository/folder`; with `hf:`
-            before it, no folder here is looked for.
+        text: a folder as for `load_sae`; if neither it nor the folder above it is here, a name on the Hugging
+            Face hub: `RELEASE/NAME` of SAELens (`gpt2-small-res-jb/blocks.8.hook_resid_pre`), or
+            `owner/repository/folder`; with `hf:` before it, no folder here is looked for.
         to_train: leave out what only a reader of its features should know.
 
     Raises:
@@ -89,7 +89,7 @@ def open_sae(text: str, *, to_train: bool = False) -> tuple[SAE, Origin]:
             reads other activations than the residual stream between two blocks.
     """
     path, on_hub = expanded(text), text.startswith(hub.PREFIX)
-    local = not on_hub and (path.is_absolute() or text.startswith((".", "~")) or _is_there(path))
+    local = not on_hub and (path.is_absolute() or text.startswith((".", "~")) or _is_here(path))
     sae, origin = read_folder(path) if local else _read_hub(hub.named(text))
     if origin.hook is not None and origin.layer is None:
         raise SaeSweepError(
@@ -106,9 +106,10 @@ def _warn(sae: SAE) -> None:
         log.warning(sae.caveat)
 
 
-def _is_there(path: Path) -> bool:
+def _is_here(path: Path) -> bool:
+    """Whether a path names something on this disk: it is there, or a folder that would hold it is."""
     try:
-        return path.exists()
+        return path.exists() or (path.parent != Path() and path.parent.is_dir())
     except OSError as error:  # a name that is too long
         raise unreadable(path, error) from error
 

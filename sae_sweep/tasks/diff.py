@@ -81,7 +81,7 @@ def _write(
     width = shutil.get_terminal_size(fallback=(100, 24)).columns
     for one in compared[:SHOWN]:
         lines = textwrap.wrap(summary(names, one), width, break_on_hyphens=False)
-        show("\n".join([*lines, diff_text(names, one, width)]) + "\n\n")
+        show("\n".join([*lines, *filter(None, [diff_text(names, one, width)])]) + "\n\n")
     opened = {"difference": files.figure, "features": files.features, "contexts": files.contexts}
     if sweep.plan.exists():
         opened = write_report(sweep) | opened

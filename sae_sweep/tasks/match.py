@@ -22,6 +22,7 @@ from sae_sweep.report import (
 from sae_sweep.report.dose import found_again, write_dose_response
 from sae_sweep.report.family_text import families_text
 from sae_sweep.report.fine_tuning import write_fine_tuning
+from sae_sweep.signals import deferred
 from sae_sweep.store import (
     DAMAGED,
     RunFolder,

@@ -88,6 +88,7 @@ def test_an_sae_that_is_no_run_is_compared_too(cli: Cli, two_texts: list[Planned
         (["dataset.path=prose,code,code/00.txt"], "compares two datasets, and this command has 3"),
         (["dataset.path=prose,./prose"], "both datasets hold the same text"),
         (["dataset.path=prose,nowhere"], "nowhere"),
+        (["dataset.path=prose,code", "sae=multirun/mine/none"], "/none: there is no such folder"),
         (["dataset.path=prose,code/00.txt"], "document, so none can be held out for evaluation"),
     ],
 )

@@ -17,7 +17,7 @@ from sae_sweep.config import (
     TopKConfig,
     build,
 )
-from sae_sweep.report.dose import Ladder, sentence, write_dose_response
+from sae_sweep.report.dose import Ladder, found_again, sentence, write_dose_response
 from sae_sweep.report.page.sections import Section
 from sae_sweep.store import read_record
 from sae_sweep.tasks.dose import find_ladders
@@ -66,6 +66,9 @@ def test_a_ladder_is_found_and_its_features_are_sought_by_share() -> None:
         ("stdlib_code", 0.5): 0.25,
         ("stdlib_code", 0): 0,
     }
+    numbers = found_again([ladder, ladder._replace(label="k=1")])
+    assert numbers["stdlib_docs/0.5"] == numbers["k=1/stdlib_docs/0.5"] == 0.75
+    assert len(numbers) == 12
     assert "stdlib_docs that are found again: 0.0% at a share of 0, 75.0% at a share of 0.5" in sentence(
         ladder
     )
@@ -102,6 +105,7 @@ def test_nothing_is_concluded_from_undertrained_runs(tmp_path: Path) -> None:
         "Nothing is concluded about features of stdlib_code: runs still match their start. "
         "Nothing is concluded about features of stdlib_docs: runs still match their start."
     )
+    assert found_again([ladder]) == {}
     write_dose_response(tmp_path / "dose", [ladder, ladder._replace(label="k=1")], 0.7)
     section: Section = build(Section, read_record(tmp_path / "dose" / "section.json", ""))
     assert all("still matches its start" in str(row[-1]) for table in section.tables for row in table.rows)
