@@ -8,8 +8,6 @@ from sae_sweep.config.run import RunConfig
 
 _COVERED = ("model.", "dataset.", "architecture.")
 """Keys that `main_keys` has under shorter names."""
-_UNSET = ("init.sae", "optimizer.tilt")
-"""Keys that a run without them does not name: it differs in them from one that has them."""
 
 
 def swept_keys(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
@@ -33,7 +31,7 @@ def named_keys(config: RunConfig) -> dict[str, Any]:
     }
     if config.shuffle_seed in (None, config.data_seed):
         rest["shuffle_seed"] = None  # it follows data_seed, and is no difference of its own
-    return {**named, **rest, **{key: None for key in _UNSET if key not in rest}}
+    return {**named, **rest}
 
 
 def main_keys(config: RunConfig) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_the_sae_that_runs_are_fine_tuned_from_is_evaluated_once(
     config = make_config(init=InitConfig(sae=str(tmp_path / "general")))
     assert evaluator.evaluate_start(config) == evaluator.evaluate_start(replace(config, data_seed=3))
     assert len(evaluated) == 1
-    assert evaluated[0].W_dec.equal(general.W_dec)
+    torch.testing.assert_close(evaluated[0].W_dec, general.W_dec)
     longer = replace(config, evaluation=EvaluationConfig(tokens=7))
     assert evaluator.evaluate_start(longer) == {"l0": 7}
     (tmp_path / "general" / "cfg.json").unlink()
