@@ -1,6 +1,6 @@
 """Which families of features two datasets share, against how often what triggers them occurs in each.
 
-A family of dataset A has members in at least two of A's SAEs, so that it is no accident of a seed. It is
+A family of dataset A has members in A's SAEs of at least two seeds, so that it is no accident of one. It is
 held by dataset B if any of B's SAEs has a member. Its frequency in a text is the mean share of tokens on
 which its members in A's SAEs fire there: what A's SAEs respond to, whether or not B's SAEs learned it.
 """
@@ -59,7 +59,10 @@ class HeldShare(NamedTuple):
 
 
 def family_frequencies(
-    members: Iterable[Member], trained_on: Mapping[str, str], densities: Densities
+    members: Iterable[Member],
+    trained_on: Mapping[str, str],
+    seeds: Mapping[str, int],
+    densities: Densities,
 ) -> list[FamilyFrequency]:
     """Compare the families of each dataset with each other dataset.
 
@@ -67,6 +70,7 @@ def family_frequencies(
         members: features of families of one hook; those of runs without densities count as absent. A dataset
             that none of their runs was trained on is not compared: no SAE there could hold a family.
         trained_on: dataset of each run.
+        seeds: seed of each run.
         densities: of each run on each dataset.
     """
     families: dict[int, list[Member]] = {}
@@ -80,7 +84,7 @@ def family_frequencies(
         for home, other in itertools.permutations(texts, 2):
             ours = [one for one in some if trained_on[one.run] == home]
             known = all((one.run, text) in densities for one in ours for text in (home, other))
-            if len(ours) < 2 or not known:
+            if len({seeds[one.run] for one in ours}) < 2 or not known:
                 continue
             at_home, there = (_density(ours, text, densities) for text in (home, other))
             held = any(trained_on[one.run] == other for one in some)

@@ -86,7 +86,7 @@ def write_diff(folder: Path, names: tuple[str, str], compared: Sequence[Compared
         write_parquet(folder / "features.parquet", pyarrow.concat_tables(map(_features, compared))),
         write_parquet(folder / "contexts.parquet", table_of_rows(contexts, _CONTEXTS)),
         write_drawn(folder, "documents", diff_figure(names, compared)).png,
-        write_section(folder, _section(names, compared, contexts)),
+        write_section(folder, _section(names, compared)),
     )
 
 
@@ -115,10 +115,9 @@ def diff_text(names: tuple[str, str], one: Compared, width: int) -> str:
     for side, name in zip((1, -1), names, strict=True):
         for feature in one.ranked(side, _ON_PAGE):
             shares = (one.found.documents_a[feature], one.found.documents_b[feature])
-            rows = _of_feature(one, feature, 0, names)
-            text = next((_text(row) for row in rows if row["dataset"] == name), "")
             cells = [f"{100 * share:.0f}" for share in shares]
-            table.add([str(feature), *cells, f"{one.found.documents_q[feature]:.1g}", text])
+            context = _strongest_context(one, feature, name, names)
+            table.add([str(feature), *cells, f"{one.found.documents_q[feature]:.1g}", context])
     return "\n".join(table.lines(width))
 
 
@@ -156,8 +155,11 @@ def _of_feature(one: Compared, feature: int, rank: int, names: tuple[str, str]) 
             }
 
 
-def _text(row: dict[str, Any]) -> str:
-    """A context in a line, «» around the token."""
+def _strongest_context(one: Compared, feature: int, name: str, names: tuple[str, str]) -> str:
+    """The context in which a feature fires most in a dataset, in a line; «» around the token."""
+    row = next((row for row in _of_feature(one, feature, 0, names) if row["dataset"] == name), None)
+    if row is None:
+        return ""
     before, after = row["before"][-_CONTEXT_CHARACTERS // 2 :], row["after"][: _CONTEXT_CHARACTERS // 2]
     return " ".join(f"{before}«{row['token']}»{after}".split())
 
@@ -185,13 +187,9 @@ def diff_figure(names: tuple[str, str], compared: Sequence[Compared]) -> Drawn:
     return Drawn(figure, pyarrow.concat_tables(map(_features, shown)))
 
 
-def _section(
-    names: tuple[str, str], compared: Sequence[Compared], contexts: Sequence[dict[str, Any]]
-) -> Section:
+def _section(names: tuple[str, str], compared: Sequence[Compared]) -> Section:
     shown = compared[:SHOWN]
-    tables = tuple(
-        _table(names, one, side, contexts) for one in shown for side in (1, -1) if one.ranked(side, 1)
-    )
+    tables = tuple(_table(names, one, side) for one in shown for side in (1, -1) if one.ranked(side, 1))
     more = f" {len(compared) - len(shown)} more are in the files." if len(compared) > len(shown) else ""
     return Section(
         f"{names[0]} against {names[1]}",
@@ -202,14 +200,8 @@ def _section(
     )
 
 
-def _table(names: tuple[str, str], one: Compared, side: int, contexts: Sequence[dict[str, Any]]) -> Table:
-    here = names[0] if side == 1 else names[1]
-    texts = {
-        row["feature"]: _text(row)
-        for row in contexts
-        if (row["run"], row["dataset"], row["place"]) == (one.run, here, 0)
-    }
-    found = one.found
+def _table(names: tuple[str, str], one: Compared, side: int) -> Table:
+    here, found = names[0] if side == 1 else names[1], one.found
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             str(feature),
@@ -217,7 +209,7 @@ def _table(names: tuple[str, str], one: Compared, side: int, contexts: Sequence[
             f"{100 * found.documents_low[feature]:.0f} to {100 * found.documents_high[feature]:.0f}",
             f"{found.documents_q[feature]:.1g}",
             *(round(100 * float(part[feature]), 3) for part in (found.tokens_a, found.tokens_b)),
-            texts.get(feature, ""),
+            _strongest_context(one, feature, here, names),
         )
         for feature in one.ranked(side, _ON_PAGE)
     )

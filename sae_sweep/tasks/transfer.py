@@ -79,7 +79,8 @@ def transfer(request: Request) -> int:
     if found:
         with hold_sweep(folder), deferred():
             files = write_transfer(folder.transfer, found)
-            shared = _family_frequencies(folder, found, families)
+            seeds = {subject.one.name: subject.run.config.seed for subject in subjects}
+            shared = _family_frequencies(folder, found, families, seeds)
         _track(folder, command, found, bool(shared))
         width = shutil.get_terminal_size(fallback=(100, 24)).columns
         opened = {"transfer": files.figure, "its numbers": files.table} | shared
@@ -98,15 +99,20 @@ def _track(folder: SweepFolder, command: CommandConfig, found: Sequence[Transfer
 
 
 def _family_frequencies(
-    folder: SweepFolder, found: Sequence[Transferred], families: Mapping[str, Sequence[Member]]
+    folder: SweepFolder,
+    found: Sequence[Transferred],
+    families: Mapping[str, Sequence[Member]],
+    seeds: Mapping[str, int],
 ) -> dict[str, Path]:
     """Write which families datasets share against how often their triggers occur; returns the figure."""
     trained_on = {one.run: one.trained_on for one in found if not one.undertrained}
     densities = {(one.run, one.read): one.densities for one in found if not one.undertrained}
-    by_hook = {hook: family_frequencies(members, trained_on, densities) for hook, members in families.items()}
+    by_hook = {
+        hook: family_frequencies(members, trained_on, seeds, densities) for hook, members in families.items()
+    }
     if not any(by_hook.values()):
         shutil.rmtree(folder.family_frequency, ignore_errors=True)  # of other families
-        log.info("no families are in two trained SAEs of a dataset: their frequencies are not compared")
+        log.info("no family is in trained SAEs of two seeds of a dataset: frequencies are not compared")
         return {}
     figure = write_family_frequencies(folder.family_frequency, by_hook, list(trained_on))
     return {"families": figure}

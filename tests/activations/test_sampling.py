@@ -27,11 +27,14 @@ def dataset(model: Path, **keys: int) -> FaithfulDataset:
 
 @pytest.fixture(scope="module")
 def sharp(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    """A model whose next tokens differ in probability, unlike those of random weights."""
+    """A model whose next tokens differ in probability and depend on all before, unlike at random."""
     folder = save_gpt2(tmp_path_factory.mktemp("models") / "sharp", n_positions=16)
     model = GPT2LMHeadModel.from_pretrained(folder)
     with torch.no_grad():
         model.transformer.wte.weight *= 20
+        for block in model.transformer.h:
+            block.attn.c_attn.weight *= 20
+            block.attn.c_proj.weight *= 20
     model.save_pretrained(folder)
     return load_language_model(ModelConfig(path=str(folder), dtype="float32"), torch.device("cpu"))
 
@@ -243,7 +246,7 @@ def _ends_at_once(folder: Path, token: int) -> Path:
 
 def test_a_model_that_ends_its_text_at_once_is_refused_in_one_line(tmp_path: Path) -> None:
     config = dataset(_ends_at_once(tmp_path / "silent", token=0))
-    with pytest.raises(SaeSweepError, match="of the 16 documents of block 0 it ended 16 at once"):
+    with pytest.raises(SaeSweepError, match="of block 0 it ended 16 at once, and 0 were there before"):
         sample_text(config, tmp_path, "cpu")
     assert not list(tmp_path.glob("sampled/*/*.json"))
 

@@ -20,6 +20,7 @@ from sae_sweep.analysis.dataset_diff import (
     wilson,
 )
 from sae_sweep.analysis.features import Subject, Text
+from sae_sweep.report.diff_files import DISCOVERY_RATE, Compared, more_often
 
 D_SAE, VOCABULARY = 7, 30
 NOWHERE = Contexts(1, 1, Window(0, 0), torch.device("cpu")).excerpts()
@@ -61,6 +62,8 @@ def test_counts_are_those_of_a_loop_over_documents_however_they_are_cut(document
     kept = found.contexts
     first = kept.activations[kept.ranks == 0, found.before]
     np.testing.assert_allclose(first, [strongest[i] for i in kept.features[kept.ranks == 0]])
+    centres = kept.tokens[:, found.before].numpy()
+    np.testing.assert_array_equal(centres, text.tokens[kept.sequences, kept.positions])
 
 
 def of(by_document, lengths):
@@ -86,16 +89,22 @@ def test_intervals_of_token_frequencies_are_those_of_a_bootstrap_over_documents(
 
 def test_what_fires_nowhere_is_not_tested_and_what_differs_most_is_first():
     lengths = np.full(20, 10)
-    a = np.tile([0, 1, 1, 1], (20, 1))
-    b = np.tile([0, 1, 0, 1], (20, 1))
-    b[:5, 3] = 0
+    a = np.tile([0, 1, 1, 1, 0, 0], (20, 1))
+    b = np.tile([0, 1, 0, 1, 1, 1], (20, 1))
+    b[:5, 3] = b[:10, 4] = b[:8, 5] = 0
     found = difference(of(a, lengths), of(b, lengths))
-    assert found.order.tolist() == [2, 3, 0, 1]
+    assert found.order.tolist() == [2, 5, 4, 3, 0, 1]
+    assert found.documents_a.tolist() == [0, 1, 1, 1, 0, 0]
+    assert found.documents_b.tolist() == [0, 1, 0, 0.75, 0.5, 0.6]
     assert np.isnan(found.documents_q[0])
     assert found.documents_q[1] == 1
-    assert found.documents_q[2] == pytest.approx(3 * found.documents_p[2])
-    assert found.documents[2] == 1
-    assert found.tokens[2] == pytest.approx(0.1)
+    assert found.documents_q[2] == pytest.approx(5 * found.documents_p[2])
+    assert found.documents[[2, 4]].tolist() == [1, -0.5]
+    assert found.tokens[[2, 4]].tolist() == pytest.approx([0.1, -0.05])
+    one = Compared("run", of(a, lengths), of(b, lengths), found, [])
+    assert found.documents_p[3] < DISCOVERY_RATE < found.documents_q[3]
+    assert [one.ranked(side, 9) for side in (1, -1)] == [[2], [5, 4]]
+    assert more_often(one) == (1, 2)
 
 
 def test_p_is_twice_scipys_smaller_tail():

@@ -6,7 +6,8 @@ import pytest
 from sae_sweep.analysis.family_frequency import FamilyFrequency, Member, family_frequencies, held_shares
 from sae_sweep.report.family_frequency_files import frequency_figure, sentence
 
-TRAINED_ON = {"a1": "a", "a2": "a", "b1": "b", "b2": "b"}
+TRAINED_ON = {"a1": "a", "a1 of k=8": "a", "a2": "a", "b1": "b", "b2": "b"}
+SEEDS = {"a1": 1, "a1 of k=8": 1, "a2": 2, "b1": 1, "b2": 2}
 
 
 def densities(value):
@@ -15,15 +16,16 @@ def densities(value):
     }
 
 
-def test_a_family_counts_for_a_dataset_with_two_of_its_saes():
+def test_a_family_counts_for_a_dataset_with_saes_of_two_of_its_seeds():
     members = [
         *(Member(0, "a1", 0), Member(0, "a2", 0), Member(0, "b1", 1)),
         *(Member(1, "b1", 0), Member(1, "b2", 1)),
         *(Member(2, "a1", 0), Member(2, "b1", 0)),
         *(Member(3, "a1", 0), Member(3, "weak", 0)),
+        *(Member(4, "a1", 0), Member(4, "a1 of k=8", 0)),
     ]
     rates = {("a1", "a"): 0.2, ("a2", "a"): 0.4, ("a1", "b"): 0.01, ("a2", "b"): 0.03}
-    found = family_frequencies(members, TRAINED_ON, densities(lambda *key: rates.get(key, 0.1)))
+    found = family_frequencies(members, TRAINED_ON, SEEDS, densities(lambda *key: rates.get(key, 0.1)))
     assert [(one.family, one.home, one.other, one.held) for one in found] == [
         (0, "a", "b", True),
         (1, "b", "a", False),
@@ -37,13 +39,13 @@ def test_families_whose_densities_are_unknown_are_left_out():
     members = [Member(0, "a1", 0), Member(0, "a2", 0), Member(1, "b1", 0)]
     known = densities(lambda *_: 0.1)
     del known["a2", "b"]
-    assert family_frequencies(members, TRAINED_ON, known) == []
+    assert family_frequencies(members, TRAINED_ON, SEEDS, known) == []
 
 
 def test_a_dataset_without_saes_at_the_hook_holds_and_lacks_nothing():
     """As where each model of a sweep reads the text that it sampled itself."""
     members = [Member(0, "a1", 0), Member(0, "a2", 0)]
-    assert family_frequencies(members, TRAINED_ON, densities(lambda *_: 0.1)) == []
+    assert family_frequencies(members, TRAINED_ON, SEEDS, densities(lambda *_: 0.1)) == []
 
 
 def family(other_density, held, home_density=0.1):

@@ -1,5 +1,6 @@
 """Tables of SFR and FFR: differences from the sampled text, and FFR by both of its constants."""
 
+import json
 import math
 from pathlib import Path
 
@@ -69,3 +70,6 @@ def test_ffr_is_written_for_every_pair_of_constants(
         level = shares[LEVELS.index(row["active_above"])].tolist()
         twin = sum(share > row["frequent_above"] for share in level) / len(level) / 2  # of two SAEs
         assert row["ffr"] == pytest.approx(twin)
+    section = json.loads((tmp_path / "section.json").read_text())
+    shown = [cell for row in section["tables"][1]["rows"] for cell in row[3:]]
+    assert shown == pytest.approx([100 * row["ffr"] for row in rows])

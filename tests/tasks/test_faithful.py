@@ -10,7 +10,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from sae_sweep.analysis.faithfulness import noise
 from sae_sweep.config import FaithfulDataset, RunConfig
+from sae_sweep.saes import load_sae
 from sae_sweep.store import planned_run, write_json
 from sae_sweep.store.config_file import write_config
 from sae_sweep.store.paths import SweepFolder
@@ -25,9 +27,9 @@ TASK = ("task=faithful", "sweep=paper", "tracking=none", "device=cpu")
 
 
 class Noise:
-    """A language model whose residuals depend on the token alone, in place of one that loads."""
+    """A language model whose residuals depend on the token and on the first one, in place of one that loads."""
 
-    tokenizer = SimpleNamespace(size=40, bos_id=0)
+    tokenizer = SimpleNamespace(size=40, bos_id=3)
     device = torch.device("cpu")
     d_model = WIDTH
 
@@ -36,7 +38,7 @@ class Noise:
 
     def residuals(self, tokens: torch.Tensor, layers: list[int]) -> dict[int, torch.Tensor]:
         table = torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(0))
-        return dict.fromkeys(layers, table[tokens])
+        return dict.fromkeys(layers, table[tokens] + table[tokens[:, :1]])
 
 
 @pytest.fixture
@@ -67,11 +69,28 @@ def rows(folder: SweepFolder) -> dict[tuple[str, str], dict[str, str]]:
         return {(row["text"], row["measure"]): row for row in csv.DictReader(file)}
 
 
+def ffr(sweep: SweepFolder, runs: list[str]) -> float:
+    """Mean share of features above 1 on more than a tenth of 512 random tokens, of which BOS is not read."""
+    ids = torch.from_numpy(noise(512, 128, 40, bos=3)).long()
+    x = Noise().residuals(ids, [8])[8][:, 1:]
+    each = [(load_sae(sweep.run(run).sae).encode(x) > 1).sum((0, 1)) > 51 for run in runs]
+    return torch.stack(each).double().mean().item()
+
+
 def test_every_text_has_sfr_and_ffr_beside_those_of_the_sampled_text(cli: Cli, sweep: SweepFolder) -> None:
+    names = [entry["name"] for entry in json.loads(sweep.plan.read_text())["runs"]]
+    weak = sweep.run(names[3]).metrics
+    write_json(weak, {**json.loads(weak.read_text()), "init_match": 0.5})
     result = cli(*TASK)
     assert result.code == 0, result.err
     found = rows(sweep)
-    assert set(found) == {(t, m) for t in ("faithful", "stdlib_docs") for m in ("SFR", "FFR")}
+    assert {key: row["undertrained"].lower() == "true" for key, row in found.items()} == {
+        (text, measure): text == "stdlib_docs"  # one of three is enough
+        for text in ("faithful", "stdlib_docs")
+        for measure in ("SFR", "FFR")
+    }
+    for text, runs in (("faithful", names[:3]), ("stdlib_docs", names[3:])):
+        assert float(found[text, "FFR"]["value"]) == pytest.approx(ffr(sweep, runs))
     for (text, measure), row in found.items():
         assert 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
         assert bool(row["sampled_minus_this"]) == (text == "stdlib_docs")

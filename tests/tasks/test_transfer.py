@@ -14,12 +14,12 @@ from pyarrow import parquet
 
 from sae_sweep.activations import load_language_model
 from sae_sweep.analysis import evaluate
-from sae_sweep.config import ModelConfig
+from sae_sweep.config import ModelConfig, TopKConfig
 from sae_sweep.report import transfer_files
 from sae_sweep.report.parquet import write_parquet
 from sae_sweep.report.transfer_files import Transferred, home_and_away, transfer_figure
 from sae_sweep.saes import load_sae
-from sae_sweep.store import PlannedRun, SweepFolder, write_json
+from sae_sweep.store import PlannedRun, SweepFolder, write_json, write_metrics
 from sae_sweep.tasks import transfer as transfer_task
 from sae_sweep.text import held_out_sequences, open_text, token_mask
 from tests.activations.conftest import save_gpt2
@@ -87,11 +87,19 @@ def test_a_changed_text_and_a_lost_sae_are_a_line_each_and_cost_no_other_cell(
 
 @pytest.mark.usefixtures("without_figures")
 def test_families_are_beside_the_texts_in_which_they_fire(cli: Cli, two_texts: list[PlannedRun]) -> None:
-    prose = two_texts[0]
+    prose, code = two_texts
     sweep = SweepFolder(prose.folder.root.parent)
     again = write_untrained(sweep, "again", replace(prose.config, seed=7))
-    write_json(sweep.plan, {"sweep": "mine", "runs": [run.record() for run in (*two_texts, again)]})
-    rows = [(0, "prose", 3), (0, "again", 4), (1, "prose", 5), (1, "again", 6), (1, "code", 9)]
+    denser = write_untrained(sweep, "denser", replace(prose.config, architecture=TopKConfig(k=8)))
+    weak = write_untrained(sweep, "weak", replace(code.config, seed=7))
+    write_metrics(weak.folder, weak.run_id, {"init_match": 0.5, "explained_variance": 0.5}, {})
+    runs = (*two_texts, again, denser, weak)
+    write_json(sweep.plan, {"sweep": "mine", "runs": [run.record() for run in runs]})
+    rows = [
+        *[(0, "prose", 3), (0, "again", 4), (0, "weak", 2)],
+        *[(1, "prose", 5), (1, "again", 6), (1, "code", 9)],
+        *[(2, "prose", 7), (2, "denser", 8)],  # of one seed
+    ]
     columns = zip(("family", "run", "feature"), zip(*rows, strict=True), strict=True)
     path = write_parquet(sweep.families / "L2" / "members.parquet", pyarrow.table(dict(columns)))
     result = cli("task=transfer", "sweep=mine", "tracking=none")
@@ -102,6 +110,12 @@ def test_families_are_beside_the_texts_in_which_they_fire(cli: Cli, two_texts: l
         ("L2", 0, "prose", "code", 2, False),
         ("L2", 1, "prose", "code", 2, True),
     ]
+    matrix = parquet.read_table(sweep.transfer / "transfer.parquet").to_pylist()
+    assert {row["run"]: (row["settings"], row["undertrained"]) for row in matrix} == {
+        **dict.fromkeys(("prose", "code", "again"), ("k=4", False)),
+        "denser": ("k=8", False),
+        "weak": ("k=4", True),
+    }
     fired = {
         (row["run"], row["read"], row["feature"]): row["density"]
         for row in parquet.read_table(sweep.transfer / "densities.parquet").to_pylist()
