@@ -121,7 +121,7 @@ def _sections(
     """Write and track the dose-response and fine-tuning of a sweep that has them; returns their tables."""
     ladders = find_ladders(found, comparison)
     domains = find_domains(found, {line.name: line.metrics for line in lines})
-    with hold_sweep(folder):
+    with hold_sweep(folder), deferred():
         dose = write_dose_response(folder.dose_response, ladders, comparison.threshold)
         tuned = write_fine_tuning(folder.fine_tuning, domains)
     written = {}

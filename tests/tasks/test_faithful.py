@@ -27,7 +27,7 @@ TASK = ("task=faithful", "sweep=paper", "tracking=none", "device=cpu")
 
 
 class Noise:
-    """A language model whose residuals depend on the token and on the first one, in place of one that loads."""
+    """A language model, not loaded, whose residuals depend on the token and on the first one."""
 
     tokenizer = SimpleNamespace(size=40, bos_id=3)
     device = torch.device("cpu")
