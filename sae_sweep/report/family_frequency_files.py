@@ -75,7 +75,9 @@ def frequency_figure(shares: Sequence[HeldShare]) -> Drawn:
         "Which families the SAEs of another dataset hold too" + (f"\n{names}" if len(pairs) == 1 else ""),
         "frequency of what triggers them: in the other text / at home",
         "held (%)",
-        notes=["Families in SAEs of two or more seeds of the first dataset; lines: 95% (Wilson) over families."],
+        notes=[
+            "Families in SAEs of two or more seeds of the first dataset; lines: 95% (Wilson) over families."
+        ],
     )
     return Drawn(figure, table_of_rows([_finite(one) for one in shares], _SHARES))
 

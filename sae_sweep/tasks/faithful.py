@@ -77,7 +77,7 @@ def faithful(request: Request) -> int:
 def _numbers(results: Sequence[TextResult]) -> dict[str, float]:
     """SFR and FFR by text, of SAEs that trained enough."""
     return {
-        f"{measure}/{one.text} {one.setting}": sample.estimate().value
+        f"{measure}/{one.text} {one.setting}".strip(): sample.estimate().value
         for one in results
         if not one.undertrained
         for measure, sample in (("SFR", one.sfr), ("FFR", one.ffr))

@@ -77,7 +77,11 @@ def ffr(sweep: SweepFolder, runs: list[str]) -> float:
     return torch.stack(each).double().mean().item()
 
 
-def test_every_text_has_sfr_and_ffr_beside_those_of_the_sampled_text(cli: Cli, sweep: SweepFolder) -> None:
+def test_every_text_has_sfr_and_ffr_beside_those_of_the_sampled_text(
+    cli: Cli, sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, float] = {}
+    monkeypatch.setattr(task, "track_section", lambda *arguments: sent.update(arguments[-1]))
     names = [entry["name"] for entry in json.loads(sweep.plan.read_text())["runs"]]
     weak = sweep.run(names[3]).metrics
     write_json(weak, {**json.loads(weak.read_text()), "init_match": 0.5})
@@ -91,6 +95,10 @@ def test_every_text_has_sfr_and_ffr_beside_those_of_the_sampled_text(cli: Cli, s
     }
     for text, runs in (("faithful", names[:3]), ("stdlib_docs", names[3:])):
         assert float(found[text, "FFR"]["value"]) == pytest.approx(ffr(sweep, runs))
+    of_trained = {key: row for key, row in found.items() if key[0] == "faithful"}
+    assert sent == pytest.approx(
+        {f"{name}/faithful": float(row["value"]) for (_, name), row in of_trained.items()}
+    )
     for (text, measure), row in found.items():
         assert 0 <= float(row["low"]) <= float(row["value"]) <= float(row["high"]) <= 1
         assert bool(row["sampled_minus_this"]) == (text == "stdlib_docs")
