@@ -202,7 +202,7 @@ class RunConfig:
             "dictionary": self.dictionary,
             "layer": self.layer,
             "site": self.site,
-            "seed": self.seed,
+            "seed": self.seed if self.init.sae is None else None,  # it draws the initial dictionary alone
             "tokens": self.tokens,
             "numerics": self.numerics,
             "backend": self.backend,

@@ -76,7 +76,8 @@ class InitConfig:
 
     def identity(self) -> dict[str, Any]:
         """The keys that determine the start, beside the content of `sae`, which has its own fingerprint."""
-        return {"shared": self.shared, "b_dec": self.b_dec}
+        drawn = {"shared": self.shared} if self.sae is None else {}
+        return {**drawn, "b_dec": self.b_dec}
 
     def problems(self) -> list[str]:
         found: list[str] = []

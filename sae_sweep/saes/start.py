@@ -14,7 +14,7 @@ from sae_sweep.saes import hub
 from sae_sweep.saes.base import AVERAGE, SAE
 from sae_sweep.saes.build import CLASSES, build_sae, init_seed, initial_decoder
 from sae_sweep.saes.checksum import tensors_checksum
-from sae_sweep.saes.foreign import ForeignConfig, ForeignSAE
+from sae_sweep.saes.foreign import ForeignConfig, ForeignSAE, Origin
 from sae_sweep.saes.open import open_sae
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,14 @@ def starting_sae(config: RunConfig, d_in: int, run_id: str) -> SAE:
         seed, d_sae = init_seed(config, run_id), config.dictionary * d_in
         how = {"numerics": config.numerics, "normalisation": config.resolved_normalisation}
         return build_sae(config.architecture, d_in, d_sae, seed=seed, **how)
-    found = _read(config.init.sae)
+    found, origin = _opened(config.init.sae)
     if problem := _problem(found, config, d_in):
         raise SaeSweepError(problem)
+    if origin.layer not in (None, config.layer):
+        log.warning(
+            "init.sae=%s was trained on layer %d, and this run reads layer %d",
+            *(config.init.sae, origin.layer, config.layer),
+        )
     return _converted(found, config)
 
 
@@ -91,8 +96,12 @@ def start_problem(config: RunConfig) -> str | None:
 
 
 def _read(path: str) -> SAE:
+    return _opened(path)[0]
+
+
+def _opened(path: str) -> tuple[SAE, Origin]:
     on_hub = path.startswith(hub.PREFIX)  # any other name is a folder's, even if there is none
-    return open_sae(path if on_hub else os.path.abspath(expanded(path)), to_train=True)[0]
+    return open_sae(path if on_hub else os.path.abspath(expanded(path)), to_train=True)
 
 
 def _problem(found: SAE, config: RunConfig, d_in: int) -> str | None:

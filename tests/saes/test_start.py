@@ -85,6 +85,28 @@ def test_a_run_starts_as_the_sae_that_is_on_disk(tmp_path: Path, kind: str) -> N
     assert starting_decoder(_config(path, kind), D_IN, D_SAE, "some-id").equal(sae.W_dec)
 
 
+def test_seeds_that_draw_nothing_are_one_run(tmp_path: Path) -> None:
+    _, path = _saved(tmp_path / "general", "topk")
+    drawn, tuned = (_config(sae) for sae in (None, path))
+    other = {"seed": drawn.seed + 1}
+    assert dataclasses.replace(drawn, **other).run_id({}) != drawn.run_id({})
+    assert dataclasses.replace(tuned, **other).run_id({}) == tuned.run_id({})
+    unshared = dataclasses.replace(tuned, init=InitConfig(sae=path, shared=not tuned.init.shared))
+    assert unshared.run_id({}) == tuned.run_id({})
+    assert dataclasses.replace(tuned, data_seed=tuned.data_seed + 1).run_id({}) != tuned.run_id({})
+
+
+def test_a_start_of_another_layer_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sae, _ = _saved(tmp_path / "general", "topk")
+    config = _config(str(tmp_path / "here"))
+    for layer, name in ((config.layer, "here"), (config.layer + 1, "above")):
+        save_sae(sae, tmp_path / name, metadata={"hook_name": f"blocks.{layer}.hook_resid_pre"})
+        starting_sae(dataclasses.replace(config, init=InitConfig(sae=str(tmp_path / name))), D_IN, "x")
+    (line,) = [record.getMessage() for record in caplog.records]
+    above = f"init.sae={tmp_path / 'above'} was trained on layer {config.layer + 1}"
+    assert line == f"{above}, and this run reads layer {config.layer}"
+
+
 @pytest.mark.parametrize("kind", ["topk", "jumprelu", "relu"])
 def test_one_of_another_library_computes_the_same_from_unit_rows(tmp_path: Path, kind: str) -> None:
     """Also where it subtracts b_dec from its input and ours does not, or the reverse."""
@@ -135,7 +157,8 @@ def test_an_sae_is_its_content_wherever_it_is(tmp_path: Path) -> None:
     ids = {one: _config(one).run_id({**prints, "start": start_fingerprint(one)}) for one in (path, other)}
     assert len({*ids.values(), _config(None).run_id(prints)}) == 3
     assert _config(str(tmp_path / "run")).run_id({**prints, "start": print_}) == ids[path]
-    assert _config(path).identity() == _config(None).identity()
+    drawn = _config(None).identity()
+    assert _config(path).identity() == {**drawn, "seed": None, "init": {"b_dec": "zero"}}
 
 
 @pytest.mark.parametrize(
