@@ -97,7 +97,8 @@ class DomainDataset(DatasetConfig):
     """Example documents of the domain: a file, a folder or a glob, as in `dataset=files`, with `text` as the
     key of their text. Documents are ranked by their mean nearness to the examples."""
     encoder: str | None = None
-    """Folder of a transformers encoder, by whose cosine documents are compared; null: by words (BM25)."""
+    """Transformers encoder by whose cosine documents are compared: a folder, or its name on the Hugging Face
+    hub. null: by words (BM25)."""
     documents: int = count(500, most=INT32)
     """Training documents that are selected at most, and held-out ones that are as near to the keywords."""
     source: DatasetConfig | None = None
@@ -132,7 +133,7 @@ class DomainDataset(DatasetConfig):
         for key, path in (("dataset.seeds", self.seeds), ("dataset.encoder", self.encoder)):
             known_home(found, key, path)
         if self.encoder is not None and not self.encoder.strip():
-            found.append("dataset.encoder is empty: name a folder, or write null")
+            found.append("dataset.encoder is empty: name one, or write null")
         return found
 
     def problems(self) -> list[str]:

@@ -67,12 +67,17 @@ class Evaluator:
     def evaluate_start(self, config: RunConfig) -> Mapping[str, float]:
         """Metrics of the SAE that a run is fine-tuned from, evaluated once for all runs that share it.
 
+        Empty if that SAE does not say the factor of its inputs, which the run's first batch gave.
+
         Raises:
             SaeSweepError: as `evaluate`, or if that SAE cannot be read any more.
         """
-        key = config.init.sae, config.architecture, config.numerics, config.layer, config.evaluation
+        how = config.architecture, config.numerics, config.normalisation
+        key = config.init.sae, *how, config.layer, config.evaluation
         if key not in self._starts:
-            self._starts[key] = self.evaluate(starting_sae(config, self._lm.d_model, ""), config).metrics
+            sae = starting_sae(config, self._lm.d_model, "")
+            unscaled = sae.input_scale is not None and not sae.input_scale
+            self._starts[key] = {} if unscaled else self.evaluate(sae, config).metrics
         return self._starts[key]
 
 
@@ -186,7 +191,7 @@ class Finisher:
         if config.init.sae is None:
             return {}
         start = self._evaluator.evaluate_start(config)
-        known = {f"start_{key}": start[key] for key in _OF_START if key in measured}
+        known = {f"start_{key}": start[key] for key in _OF_START if key in measured and key in start}
         return {**known, "new_features": 1 - init_match}
 
 

@@ -67,6 +67,17 @@ def write_fine_tuning(folder: Path, domains: Sequence[Domain]) -> Path | None:
     return write_csv(folder / "fine_tuning.csv", pyarrow.concat_tables(map(_numbers, domains)))
 
 
+def gained(domains: Sequence[Domain]) -> dict[str, float]:
+    """Differences of explained variance between settings, by domain, settings and metric."""
+    found = {}
+    for domain in domains:
+        for one in domain.effects:
+            if one.against is not None and one.metric in _PLOTTED:
+                pair = f"{_named(domain, one.setting)} against {_named(domain, one.against)}"
+                found[f"{domain.label}/{pair}/{one.metric}".strip("/")] = one.value
+    return found
+
+
 def sentence(domain: Domain) -> str:
     """What fine-tuning changes, and what a tilt does, on all tokens and on rare ones."""
     found = []
@@ -156,7 +167,8 @@ def _levels(domain: Domain) -> Table:
 
 
 def _changes(domain: Domain) -> Table:
-    columns = [column for metric in (*_PLOTTED, "ce_delta") for column in (_WORDS[metric], "low", "high")]
+    words = [_WORDS[metric] for metric in (*_PLOTTED, "ce_delta")]
+    columns = [column for word in words for column in (word, f"{word}, low", f"{word}, high")]
     rows = []
     for one, other in _pairs(domain):
         known, cells = _by_metric(domain, one, other), []

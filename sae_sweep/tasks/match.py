@@ -21,7 +21,7 @@ from sae_sweep.report import (
 )
 from sae_sweep.report.dose import found_again, write_dose_response
 from sae_sweep.report.family_text import families_text
-from sae_sweep.report.fine_tuning import write_fine_tuning
+from sae_sweep.report.fine_tuning import gained, write_fine_tuning
 from sae_sweep.signals import deferred
 from sae_sweep.store import (
     DAMAGED,
@@ -129,7 +129,7 @@ def _sections(
         track_section(folder, command, folder.dose_response, found_again(ladders))
         written["dose"] = dose
     if tuned is not None:
-        track_section(folder, command, folder.fine_tuning, {})
+        track_section(folder, command, folder.fine_tuning, gained(domains))
         written["fine-tuning"] = tuned
     return written
 

@@ -27,40 +27,38 @@ class _Encoder(NamedTuple):
     longest: int
 
 
-def encoder_fingerprint(folder: str) -> str:
+def encoder_fingerprint(encoder: str) -> str:
     """Identify an encoder by the content of its weights, config and tokenizer, wherever it is.
 
     Raises:
-        SaeSweepError: if the folder has no weights, or cannot be read.
+        SaeSweepError: if it has no weights, cannot be read, or the hub has none of that name.
     """
     whole = hashlib.sha256()
-    files = sorted(path for path in expanded(folder).glob("*") if path.suffix in _READ)
+    files = sorted(path for path in _folder(encoder).glob("*") if path.suffix in _READ)
     if not any(path.suffix == ".safetensors" for path in files):
-        raise SaeSweepError(
-            f"dataset.encoder={folder}: no folder with the .safetensors weights of an encoder; hf download "
-            "fetches one of the hub"
-        )
+        raise SaeSweepError(f"dataset.encoder={encoder}: there are no .safetensors weights of an encoder")
     for path in files:
         with readable(path), path.open("rb") as file:
             whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()[:16]
 
 
-def embed(folder: str, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
+def embed(encoder: str, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
     """The texts as unit vectors; of a long one the beginning counts.
 
     Raises:
-        SaeSweepError: if transformers finds no encoder in the folder.
+        SaeSweepError: if transformers finds no encoder there.
     """
+    folder = _folder(encoder)
     try:
         with quiet_transformers():
-            encoder = _load(expanded(folder))
-        parts = [encoder_mean(encoder, texts[at : at + _BATCH]) for at in range(0, len(texts), _BATCH)]
+            loaded = _load(folder)
+        parts = [encoder_mean(loaded, texts[at : at + _BATCH]) for at in range(0, len(texts), _BATCH)]
     except SaeSweepError as error:
-        raise SaeSweepError(f"dataset.encoder={folder}: {error}") from error
+        raise SaeSweepError(f"dataset.encoder={encoder}: {error}") from error
     except Exception as error:  # a model of any kind may be there, and fail in any way
         raise SaeSweepError(
-            f"dataset.encoder={folder}: transformers cannot use it as an encoder: {first_line(error)}"
+            f"dataset.encoder={encoder}: transformers cannot use it as an encoder: {first_line(error)}"
         ) from error
     return np.concatenate(parts)
 
@@ -88,6 +86,24 @@ def quiet_transformers() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _folder(encoder: str) -> Path:
+    """Folder of an encoder; one on the hub is downloaded as far as the hub's cache lacks it."""
+    path = expanded(encoder)
+    if path.is_dir():
+        return path
+    if path.exists() or path.is_absolute() or encoder.startswith((".", "~")) or encoder.count("/") > 1:
+        raise SaeSweepError(f"dataset.encoder={encoder}: no such folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(encoder, allow_patterns=[f"*{suffix}" for suffix in _READ]))
+    except (OSError, ValueError) as error:
+        raise SaeSweepError(
+            f"dataset.encoder={encoder}: no such folder, and it cannot be got from the Hugging Face hub: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _load(folder: Path) -> _Encoder:

@@ -73,7 +73,7 @@ def test_a_label_says_what_is_mixed() -> None:
         ({"keywords": ["?", "a"]}, "they hold no word of two letters or more"),
         ({"keywords": [], "seeds": " "}, "or dataset.seeds=FOLDER of examples"),
         ({"seeds": "examples"}, "dataset.keywords and dataset.seeds: give one of them"),
-        ({"encoder": ""}, "dataset.encoder is empty: name a folder, or write null"),
+        ({"encoder": ""}, "dataset.encoder is empty: name one, or write null"),
         ({"of": ""}, "dataset=domain needs dataset.of: the name of a dataset to select from"),
         ({"source": None}, "dataset.source lacks docs"),
         ({"source": HUB}, "dataset.of=docs: a selection reads the whole text, and this one is on the hub"),

@@ -342,7 +342,8 @@ def test_a_run_starts_from_the_sae_of_another_and_shares_the_pass_of_one_that_do
     for name in ("explained_variance", "explained_variance_rare", "mse", "ce_delta", "l0", "alive"):
         assert metrics[f"start_{name}"] == pytest.approx(before[name], rel=1e-4)
     assert metrics["start_mse"] != metrics["mse"]
-    assert "fine-tuned,general SAE" in Path("multirun/tuned/analysis/fine_tuning/fine_tuning.csv").read_text()
+    compared = Path("multirun/tuned/analysis/fine_tuning/fine_tuning.csv").read_text()
+    assert f'"fine-tuned","{general.name}","general SAE","explained_variance_rare"' in compared
     shutil.copytree(general, "elsewhere")
     _starts_from_another_library(cli, [*quiet, "sweep=foreign", "tokens=1024"], general)
     again = cli(*quiet, "sweep=tuned", "tokens=1024", "init.sae=null,elsewhere")

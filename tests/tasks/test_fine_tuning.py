@@ -9,7 +9,7 @@ from pyarrow import csv
 
 from sae_sweep.analysis import ComparisonEntry
 from sae_sweep.config import EmbeddedDataset, InitConfig, OptimizerConfig, RunConfig, TopKConfig, build
-from sae_sweep.report.fine_tuning import Domain, sentence, write_fine_tuning
+from sae_sweep.report.fine_tuning import Domain, gained, sentence, write_fine_tuning
 from sae_sweep.report.page.sections import Section
 from sae_sweep.store import read_record
 from sae_sweep.tasks.fine_tuning import find_domains
@@ -77,6 +77,8 @@ def test_a_fine_tuned_run_is_compared_with_its_start_and_with_runs_from_scratch(
     ]
     assert levels.rows[0][1:5] == (1.0, 0.5, 0.4, 0.3)
     assert changes.rows[0][:4] == ("fine-tuned", "general SAE", 2.0, pytest.approx(30.5))
+    assert len(set(changes.columns)) == len(changes.columns)  # W&B's tables want no name twice
+    assert gained([domain])["fine-tuned against general SAE/explained_variance"] == pytest.approx(0.305)
     assert set(section.runs) == set(domain.runs)
     assert (tmp_path / "it" / "explained_variance.png").exists()
     assert write_fine_tuning(tmp_path / "it", []) is None

@@ -1,5 +1,6 @@
 """Encoders: documents by their meaning, against a tiny BERT whose means are taken by hand."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from transformers import (
 from sae_sweep.config import DomainDataset, SaeSweepError
 from sae_sweep.text.domain import DomainText, selection_fingerprint
 from sae_sweep.text.encoder import embed, encoder_fingerprint
+from tests.hub import Server
 from tests.text.helpers import ListText
 
 WORDS = ["[PAD]", "[UNK]", "cat", "dog", "await", "async", "the", "a"]
@@ -112,8 +114,26 @@ def test_what_is_no_encoder_is_one_line(encoder: Path, tmp_path: Path, damage: o
 
 
 def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SaeSweepError, match=r"dataset\.encoder=.*: no folder with the \.safetensors"):
+    with pytest.raises(SaeSweepError, match=r"dataset\.encoder=.*: there are no \.safetensors"):
         encoder_fingerprint(str(tmp_path))
+
+
+def test_an_encoder_on_the_hub_is_that_of_the_folder(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(tmp_path / "hub")
+    server.serves(monkeypatch, tmp_path / "cache")
+    shutil.copytree(encoder, tmp_path / "hub/models/me/encoder")
+    with server:
+        assert encoder_fingerprint("me/encoder") == encoder_fingerprint(str(encoder))
+        np.testing.assert_array_equal(embed("me/encoder", TEXTS), embed(str(encoder), TEXTS))
+        for name in ("me/nothing", "no name!", "a/b/c", "./nowhere"):
+            with pytest.raises(
+                SaeSweepError, match=rf"dataset\.encoder={re.escape(name)}: no such folder"
+            ) as error:
+                embed(name, TEXTS)
+            assert "\n" not in str(error.value)
+    assert encoder_fingerprint("me/encoder") == encoder_fingerprint(str(encoder))  # without the hub
 
 
 def test_an_encoder_may_lack_what_it_does_not_need(encoder: Path, tmp_path: Path) -> None:
