@@ -20,7 +20,7 @@ from sae_sweep.analysis.dataset_diff import (
     wilson,
 )
 from sae_sweep.analysis.features import Subject, Text
-from sae_sweep.report.diff_files import DISCOVERY_RATE, Compared, more_often
+from sae_sweep.report.diff_files import DISCOVERY_RATE, Compared, diff_text, more_often
 
 D_SAE, VOCABULARY = 7, 30
 NOWHERE = Contexts(1, 1, Window(0, 0), torch.device("cpu")).excerpts()
@@ -105,6 +105,26 @@ def test_what_fires_nowhere_is_not_tested_and_what_differs_most_is_first():
     assert found.documents_p[3] < DISCOVERY_RATE < found.documents_q[3]
     assert [one.ranked(side, 9) for side in (1, -1)] == [[2], [5, 4]]
     assert more_often(one) == (1, 2)
+
+
+def test_a_feature_is_shown_with_its_context_on_the_side_where_it_is_listed():
+    """Each of two features fires in all documents of one text, and in three of the other."""
+    latents = torch.zeros(6, 2)
+    latents[1, 0] = latents[2, 1] = 1
+    sae = SimpleNamespace(W_dec=torch.zeros(2, 2), encode=lambda x: x)
+    lm = SimpleNamespace(residuals=lambda ids, layers: {3: latents[ids]})
+    fired = []
+    for own, other, name in ((1, 2, 3), (2, 1, 4)):
+        tokens = np.tile(np.array([name, own, name, 5], np.int32), (30, 1))
+        tokens[:3, 3] = other
+        text = DocumentText(Text(tokens, np.ones(tokens.shape, bool)), np.arange(30))
+        fired.append(read_documents(Subject(sae, 3), lm, text, contexts=2, window=Window(1, 1)))
+    one = Compared("run", *fired, difference(*fired), ["", "1", "2", "a", "b", ""])
+    rows = [line.split() for line in diff_text(("A", "B"), one, 80).splitlines()[2:]]
+    assert [(row[:3], row[-1]) for row in rows] == [
+        (["0", "100", "10"], "a«1»a"),
+        (["1", "10", "100"], "b«2»b"),
+    ]
 
 
 def test_p_is_twice_scipys_smaller_tail():

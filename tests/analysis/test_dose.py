@@ -88,6 +88,15 @@ def test_own_features_need_a_third_seed_at_the_ends(
     assert mixed.low <= mixed.ratio <= mixed.high
 
 
+def test_own_features_need_an_sae_of_the_other_text_that_has_a_say(
+    runs: list[Dosed], matched: dict[tuple[str, str], np.ndarray]
+) -> None:
+    """With one, none is left to say which are own where they are sought in it."""
+    some = [run for run in runs if run.share != 1 or run.seed == 42]
+    points = dose_curves(some, matched)
+    assert [_find(points, "own", 0, share).n > 0 for share in (0.0, 0.75, 1.0)] == [False, True, True]
+
+
 def test_pairs_with_an_undertrained_sae_are_left_out_where_there_are_others(
     runs: list[Dosed], matched: dict[tuple[str, str], np.ndarray]
 ) -> None:

@@ -71,12 +71,17 @@ def test_a_step_without_tilt_has_the_gradients_of_the_mean(kind: str, backend: s
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-3, atol=1e-6)
 
 
-def test_the_loss_is_that_of_the_worst_token_and_mse_stays_the_mean() -> None:
+def test_the_loss_is_that_of_the_worst_token_and_auxk_and_mse_stays_the_mean() -> None:
     one = learner("topk", optimizer=OptimizerConfig(tilt=1e9))
+    one._objective.silent[:] = one._objective.dead_after
+    with torch.no_grad():
+        one.sae.b_enc[:8] = -9  # these stay silent
     xn = one.sae.normalise(sparse_batch(0)).x
     losses = one._objective(xn, 0)
     error = xn - one.sae.b_dec - losses.output.reconstruction
-    assert losses.loss.item() == pytest.approx(error.square().mean(dim=1).max().item(), rel=1e-5)
+    worst, aux = error.square().mean(dim=1).max().item(), losses.aux.item()
+    assert aux > 0.1
+    assert losses.loss.item() == pytest.approx(worst + aux / 32, rel=1e-5)
     assert losses.mse.item() == pytest.approx(mean_square(error).item())
 
 

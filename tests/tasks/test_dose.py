@@ -69,8 +69,11 @@ def test_a_ladder_is_found_and_its_features_are_sought_by_share() -> None:
     numbers = found_again([ladder, ladder._replace(label="k=1")])
     assert numbers["stdlib_docs/0.5"] == numbers["k=1/stdlib_docs/0.5"] == 0.75
     assert len(numbers) == 12
-    assert "stdlib_docs that are found again: 0.0% at a share of 0, 75.0% at a share of 0.5" in sentence(
-        ladder
+    assert sentence(ladder) == (
+        "Features of stdlib_code that are found again: "
+        "0.0% at a share of 0, 25.0% at a share of 0.5, 100.0% at a share of 1. "
+        "Features of stdlib_docs that are found again: "
+        "0.0% at a share of 0, 75.0% at a share of 0.5, 100.0% at a share of 1."
     )
 
 
@@ -100,7 +103,9 @@ def test_files_and_the_section_are_written_and_those_of_another_sweep_removed(tm
 
 
 def test_nothing_is_concluded_from_undertrained_runs(tmp_path: Path) -> None:
-    (ladder,) = _find(_ladder(init_match=0.5))
+    mixed = [*_ladder()[:2], *_ladder(init_match=0.5)[2:4], *_ladder()[4:]]
+    (in_part,), (ladder,) = _find(mixed), _find(_ladder(init_match=0.5))
+    assert sentence(in_part) == sentence(ladder)
     assert sentence(ladder) == (
         "Nothing is concluded about features of stdlib_code: runs still match their start. "
         "Nothing is concluded about features of stdlib_docs: runs still match their start."

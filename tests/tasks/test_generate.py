@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from sae_sweep.activations import load_language_model
+from sae_sweep.analysis.divergence import PSEUDOCOUNT
+from sae_sweep.config import ModelConfig
 from tests.activations.conftest import save_gpt2
 from tests.conftest import Cli
 from tests.disks import fill_up
@@ -43,6 +47,14 @@ def test_generate_samples_the_text_and_shows_how_far_others_are(
     assert result.code == 0, result.err
     rows = {line.split()[0]: line.split() for line in result.out.splitlines() if line.strip()}
     own, other = (list(map(float, rows[name][3:])) for name in ("faithful", "files"))
+    first = dict(zip(rows["text"], rows["files"], strict=False))
+    lm = load_language_model(ModelConfig(str(tmp_path / "lm"), dtype="float32"), torch.device("cpu"))
+    exact = lm.next_logits(torch.tensor([[lm.tokenizer.bos_id]]))[0][0, : lm.tokenizer.size].softmax(0)
+    counts = torch.full_like(exact, PSEUDOCOUNT)
+    counts[lm.tokenizer.encode_batch(["The"])[0][0]] += int(first["documents"])
+    for key, (p, q) in {"KL(lm|text)": (exact, counts), "KL(text|lm)": (counts, exact)}.items():
+        p, q = p / p.sum(), q / q.sum()
+        assert float(first[key]) == pytest.approx((p * (p / q).log()).sum().item(), abs=2e-3)
     assert own[-1] == 0
     assert other[-1] > 0.1
     assert own[3] < other[3]  # Jensen-Shannon of the first token: all of the files begin alike

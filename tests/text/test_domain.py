@@ -114,6 +114,10 @@ def test_the_nearest_documents_are_read_in_the_order_of_their_text() -> None:
     assert "3 of 5 training documents and 2 of 3 held-out ones of a list" in every.summary
     best = DomainText(_domain(["await", "coroutine"], documents=2), source)
     assert _read(best) == [TRAIN[1], TRAIN[3]]
+    farther = ["await", "a coroutine, far from where the others of its kind are"]
+    assert list(DomainText(_domain(["await", "coroutine"], 2), ListText([TRAIN], farther)).held_out()) == [
+        "await"
+    ]
     assert len(list(every.read(0, 1))) == 0
 
 
