@@ -82,6 +82,8 @@ class Baselines(NamedTuple):
     """Mean cross-entropy with the unmasked residuals set to 0."""
     ce_mean: float
     """Mean cross-entropy with the unmasked residuals set to their mean."""
+    mean_norm: float
+    """Mean norm of the unmasked residuals."""
     residuals: Float[Tensor, "n seq d_model"] | None = None
     """Residuals of the untouched model; None at layer 0, above 1 GiB, and after they are freed."""
 
@@ -200,11 +202,13 @@ def language_model_baselines(
     _check_tokens(tokens, mask)
     total: list[Tensor] = []
     residuals: Tensor | None = None
-    done = 0
+    done, norms = 0, 0.0
 
     def record(x: Tensor, keep: Tensor) -> Tensor:
-        nonlocal residuals, done
-        total.append(x[keep].cpu().double().sum(0))
+        nonlocal residuals, done, norms
+        kept = x[keep].cpu().double()
+        total.append(kept.sum(0))
+        norms += kept.norm(dim=-1).sum().item()
         if not done and layer and tokens.size * x.shape[-1] * x.element_size() <= KEPT_RESIDUALS_BYTES:
             residuals = x.new_empty(len(tokens), *x.shape[1:])
         if residuals is not None:
@@ -218,7 +222,8 @@ def language_model_baselines(
     def ablated(value: Tensor) -> float:
         return _mean_loss(lm, tokens, layer, mask, device, lambda x, keep: _patch(x, keep, value), residuals)
 
-    return Baselines(clean, ablated(torch.zeros_like(mean)), ablated(mean), residuals)
+    mean_norm = norms / int(mask.sum())
+    return Baselines(clean, ablated(torch.zeros_like(mean)), ablated(mean), mean_norm, residuals)
 
 
 def _mean_loss(
@@ -290,7 +295,7 @@ def _reconstruct(
 
 
 def _loss_metrics(baselines: Baselines, ce_sae: float) -> dict[str, float]:
-    clean, zero, mean, _ = baselines
+    clean, zero, mean = baselines.ce_clean, baselines.ce_zero, baselines.ce_mean
     return {
         "ce_clean": clean,
         "ce_sae": ce_sae,

@@ -46,6 +46,8 @@ class Evaluator:
     def evaluate(self, sae: SAE, config: RunConfig) -> Evaluation:
         """Evaluate an SAE; all configs have the same packing.
 
+        One whose factor of the inputs no batch has given yet gets that of the held-out text.
+
         Raises:
             SaeSweepError: if the held-out text is too short, or activations or losses are not finite.
         """
@@ -62,6 +64,10 @@ class Evaluator:
             self._baselines[layer, wanted] = baselines
         sae = sae.to(self._lm.device).eval()
         baselines = self._baselines[layer, wanted]
+        if sae.input_scale is not None:
+            if not sae.input_scale:
+                sae.scale_inputs(sae.d_in**0.5 / baselines.mean_norm)
+            sae.fold_input_scale()
         return evaluate(sae, self._lm, tokens, layer, mask, config.evaluation, baselines=baselines)
 
     def evaluate_start(self, config: RunConfig) -> Mapping[str, float]:

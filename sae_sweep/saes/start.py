@@ -24,7 +24,7 @@ _OURS = {"standard": "relu"}
 _ONLY_CENTRED = ("none", "layer_norm")
 """Normalisations that a centred residual needs nothing for; the latter centres it again."""
 _SAME = 1e-5
-"""Relative difference of thresholds that rounding explains."""
+"""Relative difference of thresholds, and of norms from 1, that rounding explains."""
 _MOST_UNEVEN = 0.01
 """Relative difference of decoder norms up to which they hardly change which features are largest."""
 
@@ -144,13 +144,12 @@ def _converted(found: SAE, config: RunConfig) -> SAE:
     """An SAE of the run's config with the features of `found`, decoder rows scaled to norm 1."""
     kind = CLASSES[config.architecture.kind].sae
     sae = kind(config.architecture, found.d_in, found.d_sae, config.numerics)
-    norms = found.W_dec.norm(dim=1)
+    norms = _norms(found)
     _warn_of_another_choice(found, norms, config)
     with torch.no_grad():
         sae.W_enc.copy_(found.W_enc * norms)  # a feature that decodes to nothing becomes a dead one
-        sae.W_dec.copy_(found.W_dec)
-        sae.W_dec[norms == 0] = 1.0
-        sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
+        sae.W_dec.copy_(found.W_dec / torch.where(norms > 0, norms, 1)[:, None])
+        sae.W_dec[norms == 0] = found.d_in**-0.5
         sae.b_dec.copy_(found.b_dec)
         if sae.b_enc is not None:
             sae.b_enc.copy_(_bias(found, sae.subtracts_b_dec) * norms)
@@ -181,7 +180,13 @@ def _warn_of_another_choice(found: SAE, norms: Float[Tensor, " d_sae"], config: 
 def _threshold(sae: SAE) -> Float[Tensor, "..."]:
     """Thresholds of latents of unit decoder rows; a negative one lets no more through than 0 does."""
     threshold = sae.state_dict()["threshold"].clamp(min=0)
-    return threshold * sae.W_dec.detach().norm(dim=1) if threshold.ndim else threshold
+    return threshold * _norms(sae) if threshold.ndim else threshold
+
+
+def _norms(sae: SAE) -> Float[Tensor, " d_sae"]:
+    """Norms of decoder rows; exactly 1 where only rounding differs, so that our SAEs stay bit for bit."""
+    norms = sae.W_dec.detach().norm(dim=1)
+    return torch.where((norms - 1).abs() < _SAME, 1, norms)
 
 
 def _bias(sae: SAE, subtracts_b_dec: bool) -> Tensor:

@@ -51,6 +51,15 @@ def test_residuals_are_kept_of_one_layer_at_a_time(tmp_path: Path) -> None:
     evaluated(2)
     assert kept() == {1: False, 2: True}
     assert evaluated(1) == first
+    found = evaluator._baselines[2, EvaluationConfig().tokens]
+    assert found.residuals is not None
+    norms = found.residuals[torch.from_numpy(tokens > 5)].norm(dim=-1)
+    assert found.mean_norm == pytest.approx(norms.mean().item())
+    with torch.no_grad():
+        sae.b_dec.fill_(1.0)
+    sae.normalise_by("expected_average_only_in")  # and no batch yet
+    evaluated(2)
+    torch.testing.assert_close(sae.b_dec.detach(), torch.full((16,), found.mean_norm / 4))
 
 
 def test_the_sae_that_runs_are_fine_tuned_from_is_evaluated_once(

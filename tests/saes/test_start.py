@@ -81,7 +81,7 @@ def test_a_run_starts_as_the_sae_that_is_on_disk(tmp_path: Path, kind: str) -> N
     start = starting_sae(_config(path, kind), D_IN, "some-id")
     assert start.architecture == sae.architecture
     for name, value in sae.state_dict().items():
-        torch.testing.assert_close(start.state_dict()[name], value)
+        assert start.state_dict()[name].equal(value)
     assert starting_decoder(_config(path, kind), D_IN, D_SAE, "some-id").equal(sae.W_dec)
 
 
