@@ -19,12 +19,14 @@ from sae_sweep.config import (
     LauncherConfig,
     MatchingConfig,
     ModelConfig,
+    OptimizerConfig,
     PackingConfig,
     RunConfig,
     TopKConfig,
     flatten,
     run_from_dict,
 )
+from sae_sweep.config.swept import swept_keys
 from sae_sweep.plan.naming import run_name
 
 BASELINE = RunConfig(architecture=TopKConfig(), dataset=EmbeddedDataset())
@@ -140,6 +142,17 @@ def test_run_id_follows_what_moves_the_weights_and_nothing_else() -> None:
     assert changed(activations=ActivationsConfig(source="cache")).run_id(prints) == base
     assert changed(backend="reference").run_id(prints) != base
     assert changed(model=ModelConfig(dtype="float32")).run_id(prints) != base
+
+
+def test_a_key_that_one_run_leaves_out_tells_it_from_the_others() -> None:
+    for key, changes in (
+        ("optimizer.tilt", {"optimizer": OptimizerConfig(tilt=10.0)}),
+        ("init.sae", {"init": InitConfig(sae="there")}),
+        ("normalisation", {"normalisation": "none"}),
+    ):
+        usual, other = swept_keys([BASELINE, changed(**changes)])
+        assert [*usual] == [*other] == [key]
+        assert usual[key] != other[key]
 
 
 def test_how_text_and_model_are_spelled_and_called_is_no_part_of_the_id() -> None:
