@@ -20,6 +20,11 @@ from sae_sweep.config.checks import NumericField, numeric_fields, shown, whole
 from sae_sweep.tasks import TASKS
 
 HYDRA_KEYS = ("hydra",)
+_ELSEWHERE = {
+    **dict.fromkeys(("init.from", "init.path", "from_pretrained"), "init.sae"),
+    **dict.fromkeys(("normalize_activations", "init.normalisation"), "normalisation"),
+}
+"""Keys here by names that a person may look for."""
 
 
 def diagnose(words: Sequence[str], groups: Groups, one_run: bool = False) -> list[str]:
@@ -232,7 +237,7 @@ def unknown_key(key: str) -> str:
     if key in known:
         head, _, rest = key.partition(".")
         return f"{key}: the chosen {head} has no key {rest}"
-    hint = _hint(key, known)
+    hint = f" (did you mean {_ELSEWHERE[key]}?)" if key in _ELSEWHERE else _hint(key, known)
     return f"unknown key {key}{hint}" if hint else f"unknown key {key}: see --help for all keys"
 
 

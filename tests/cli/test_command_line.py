@@ -156,7 +156,8 @@ def test_a_local_model_is_named_for_its_folder(planned: Callable[..., Plan]) -> 
 
 def test_every_problem_is_reported_at_once(cli: Cli) -> None:
     result = cli(
-        "sed=3", "architecture=topkk", "layer=abc", "k=2.5", "seed=1,x", "+foo=2", "dataset=owt,owl", "~k"
+        *("sed=3", "architecture=topkk", "layer=abc", "k=2.5", "seed=1,x", "+foo=2", "dataset=owt,owl", "~k"),
+        "init.from=general",
     )
     assert result.code == 2
     assert result.err.splitlines() == [
@@ -169,6 +170,7 @@ def test_every_problem_is_reported_at_once(cli: Cli) -> None:
         "sae_sweep: dataset=owl: not one of domain, faithful, files, library_code, library_docs, mix, "
         "owt, pile, redpajama, stdlib_code, stdlib_docs, synthetic, tinystories (did you mean owt?)",
         "sae_sweep: ~k: no key can be deleted; give it a value, or null",
+        "sae_sweep: unknown key init.from (did you mean init.sae?)",
     ]
 
 
