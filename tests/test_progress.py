@@ -71,6 +71,24 @@ def test_without_a_terminal_there_is_a_line_before_a_minute_is_over(
     ]
 
 
+def test_slow_steps_have_seconds_each(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    line = Progress("transfer", 10, unit="evaluations")
+    clock.now += 51
+    line.show(3, {})
+    assert caplog.messages == ["transfer: 3 of 10 evaluations (30%), 17.00 s each, 01:59 left"]
+    shown = terminal(monkeypatch)
+    bar = Progress("transfer", 10, unit="evaluations")
+    assert bar._bar is not None
+    assert "17.00 s each" in bar._bar.format_meter(3, 10, 51, unit=" evaluations")
+    bar.close()
+    assert "s/ evaluations" not in shown.getvalue()
+
+
 def test_a_bar_fits_a_narrow_terminal_and_an_ascii_one(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
