@@ -140,8 +140,8 @@ class CommandConfig:
     task: str = "train"
     """Task to run; `--help` lists them."""
     format: str = "text"
-    """Output format of plan and status: text, or json (with nothing else on standard output). Form of
-    task=export: neuronpedia, or delphi."""
+    """Output format of plan, status and generate: text, or json (with nothing else on standard output). Form
+    of task=export: neuronpedia, or delphi."""
     action: str = "fill"
     """Action of task=cache. fill: cache what the runs will read, without training. list: show cached streams.
     verify: check their checksums. prune: remove damaged, unfinished and outdated files. remove: delete

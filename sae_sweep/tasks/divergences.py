@@ -1,10 +1,10 @@
 """How far texts are from the one that a model sampled: by first tokens of documents, and by all tokens."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.analysis.divergence import (
     PSEUDOCOUNT,
-    Divergence,
     divergence,
     drawn_divergence,
     first_divergence,
@@ -25,7 +24,7 @@ from sae_sweep.config import DatasetConfig, FaithfulDataset, SaeSweepError, esca
 from sae_sweep.report.formatting import TextTable
 from sae_sweep.signals import raise_if_requested
 from sae_sweep.text import TextSource, open_documents
-from sae_sweep.text.faithful import FaithfulText, Manifest
+from sae_sweep.text.faithful import FaithfulText
 
 _COUNTED = 200_000
 """Tokens of each text, in documents drawn at random, whose frequencies are counted."""
@@ -41,6 +40,9 @@ _NOTE = (
     "first tokens look far away even if they are drawn from lm itself, as in the first row."
 )
 _HEADS = ("text", "documents", "tokens", "KL(lm|text)", "KL(text|lm)", "half sum", "JS", "unigram JS")
+_DROPPED = (5, 2, 4, 3)
+"""Columns that a narrow terminal lacks, the first one first."""
+_UNIGRAM = "unigram_jensen_shannon"
 
 
 class TokenCounts(NamedTuple):
@@ -78,10 +80,12 @@ def _counted(documents: list[list[int]], size: int) -> Int[Tensor, " vocabulary"
     return torch.bincount(torch.tensor(list(chain(*documents)), dtype=torch.int64), minlength=size)
 
 
-def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Path, device: str) -> str:
-    """Describe a sampled text, with a row for it and for each other text against its model.
+def compare(
+    dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Path, device: str
+) -> dict[str, Any]:
+    """Describe a sampled text as JSON values, with an entry for it and for each other text against its model.
 
-    The first row is what as many first tokens would have that are drawn from the model itself: what is not
+    The first entry is what as many first tokens would have that are drawn from the model itself: what is not
     above it is no difference.
 
     Raises:
@@ -94,31 +98,38 @@ def compare(dataset: FaithfulDataset, others: Sequence[DatasetConfig], cache: Pa
     own = TokenCounts.of(source, lm)
     counts = [own, *(TokenCounts.of(open_documents(other, cache), lm) for other in others)]
     documents = min(int(one.first.sum()) for one in counts)
-    table = TextTable(_HEADS, left=(0,))
-    table.add(["(drawn from lm)", f"{documents:,}", "", *_shown(drawn_divergence(exact, documents)), ""])
-    for other, one in zip((dataset, *others), counts, strict=True):
-        first = first_divergence(exact, thinned(one.first, documents))
-        every = divergence(frequencies(own.every), frequencies(one.every)).jensen_shannon
-        tokens = f"{int(one.every.sum()):,}"
-        table.add([escaped(other.name), f"{documents:,}", tokens, *_shown(first), f"{every:.3f}"])
-    lines = [*_described(source.manifest), "", *table.lines(table.width)]
-    return "\n".join([*lines, *textwrap.wrap(_NOTE, 80), ""])
-
-
-def _shown(found: Divergence) -> list[str]:
-    return [f"{value:.3f}" for value in found]
-
-
-def _described(found: Manifest) -> list[str]:
-    origin = found.provenance
-    speed = origin["tokens_per_second"]
-    return [
-        f"{origin['model']}: {found.documents:,} documents of {found.tokens:,} tokens, sampled from BOS alone"
-        + (f" at {speed:,.0f} tokens/s on {origin['device']}" if speed else ""),
-        f"of {origin['sampled_documents']:,} sampled it ended {origin['ended']:,} itself; left out "
-        f"{origin['empty']:,} without text and {origin['repeated']:,} repeats; "
-        f"{origin['same_tokens']:,} are tokenised to the tokens that were sampled",
+    drawn = drawn_divergence(exact, documents)._asdict()
+    rows: list[dict[str, Any]] = [
+        {"text": None, "documents": documents, "tokens": None, **drawn, _UNIGRAM: None}
     ]
+    for other, one in zip((dataset, *others), counts, strict=True):
+        first = first_divergence(exact, thinned(one.first, documents))._asdict()
+        every = divergence(frequencies(own.every), frequencies(one.every)).jensen_shannon
+        tokens = int(one.every.sum())
+        rows.append({"text": other.name, "documents": documents, "tokens": tokens, **first, _UNIGRAM: every})
+    found = source.manifest
+    return {**found.provenance, "documents": found.documents, "tokens": found.tokens, "texts": rows}
+
+
+def described(found: Mapping[str, Any], width: int) -> str:
+    """What `compare` found as text, for a terminal of `width` characters."""
+    speed = found["tokens_per_second"]
+    about = (
+        f"{found['model']}: {found['documents']:,} documents of {found['tokens']:,} tokens, "
+        "sampled from BOS alone"
+        + (f" at {speed:,.0f} tokens/s on {found['device']}" if speed else "")
+        + f"; of {found['sampled_documents']:,} sampled it ended {found['ended']:,} itself; left out "
+        f"{found['empty']:,} without text and {found['repeated']:,} repeats; {found['same_tokens']:,} are "
+        "tokenised to the tokens that were sampled"
+    )
+    table = TextTable(_HEADS, left=(0,))
+    for row in found["texts"]:
+        name, documents, tokens, *values = row.values()
+        shown = ["" if value is None else f"{value:.3f}" for value in values]
+        known = "" if tokens is None else f"{tokens:,}"
+        table.add(["(drawn from lm)" if name is None else name, f"{documents:,}", known, *shown])
+    lines = [*textwrap.wrap(escaped(about), width), "", *table.lines(width, drop=_DROPPED)]
+    return "\n".join([*lines, *textwrap.wrap(_NOTE, width), ""])
 
 
 def _documents(source: TextSource) -> Iterator[str]:

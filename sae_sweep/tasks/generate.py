@@ -5,7 +5,9 @@ The text may be a dataset, a part of a mixture, or what a domain is selected fro
 Torch is imported only where there is a text to sample.
 """
 
+import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,13 +35,20 @@ def generate(request: Request) -> int:
     _name_foreign_readers(request)
     _sample(request)
     with at_once():
-        from sae_sweep.tasks.divergences import compare
+        from sae_sweep.tasks.divergences import compare, described
 
     texts = dict.fromkeys(text for one in request.runs for text in texts_of(one.config.dataset))
     others = [text for text in texts if not isinstance(text, FaithfulDataset)]
+    cache, as_json = cache_folder(request.command.paths.cache), request.command.format == "json"
+    width = shutil.get_terminal_size(fallback=(100, 24)).columns
+    found = []
     with stop_signals():
         for dataset, run in wanted.items():
-            show(compare(dataset, others, cache_folder(request.command.paths.cache), run.device))
+            found.append(compare(dataset, others, cache, run.device))
+            if not as_json:
+                show(described(found[-1], width))
+    if as_json:
+        show(json.dumps({"sampled": found}, indent=2) + "\n")
     return 0
 
 

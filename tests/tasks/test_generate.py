@@ -9,6 +9,7 @@ import torch
 from sae_sweep.activations import load_language_model
 from sae_sweep.analysis.divergence import PSEUDOCOUNT
 from sae_sweep.config import ModelConfig
+from sae_sweep.tasks.divergences import described
 from tests.activations.conftest import save_gpt2
 from tests.conftest import Cli
 from tests.disks import fill_up
@@ -40,10 +41,11 @@ def test_generate_samples_the_text_and_shows_how_far_others_are(
     for number in range(4):
         (tmp_path / "text" / f"{number}.txt").write_text(f"The fox sleeps on {number}. " * 20)
     sampled = "{dataset: [faithful], dataset.tokens: [3000], dataset.block: [32], dataset.longest: [40]}"
-    result = cli(
+    command = (
         *("task=generate", f"grids=[{sampled}, {{dataset: [files], dataset.path: [text]}}]"),
         *(word for word in words if not word.startswith("dataset.")),
     )
+    result = cli(*command)
     assert result.code == 0, result.err
     rows = {line.split()[0]: line.split() for line in result.out.splitlines() if line.strip()}
     own, other = (list(map(float, rows[name][3:])) for name in ("faithful", "files"))
@@ -58,7 +60,20 @@ def test_generate_samples_the_text_and_shows_how_far_others_are(
     assert own[-1] == 0
     assert other[-1] > 0.1
     assert own[3] < other[3]  # Jensen-Shannon of the first token: all of the files begin alike
-    assert f"{manifest(tmp_path)['tokens']:,} tokens, sampled from BOS alone at " in result.out
+    assert f"{manifest(tmp_path)['tokens']:,} tokens, sampled from BOS alone at " in " ".join(
+        result.out.split()
+    )
+    (found,) = json.loads(cli(*command, "format=json").out)["sampled"]
+    assert found["tokens"] == manifest(tmp_path)["tokens"]
+    entries = {one["text"]: one for one in found["texts"]}
+    assert set(entries) == {None, "faithful", "files"}
+    assert [f"{entries['files'][name]:.3f}" for name in ("forward", "jensen_shannon")] == [
+        rows["files"][3],
+        rows["files"][6],
+    ]
+    narrow = described(found, 80).splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert "unigram JS" in "".join(narrow)
 
 
 def test_a_run_samples_its_text_first_and_later_commands_read_it(
