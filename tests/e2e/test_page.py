@@ -40,6 +40,7 @@ PROBED = Table(
     (("", "a", 0.875, 3, 16.26, ""), ("", "b", None, 4, 0.2, None)),
 )
 PERCENT = Table("By constants", ("at 1%",), ((1.43,), (20.0,)), digits=1)
+FOLDED = Table("Contexts", ("context",), (("word" * 60,),), folded=True)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def inert(tab: Browser) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 @pytest.mark.slow(reason="two SAEs are trained and analysed, and a browser is started")
 def test_the_page_in_a_browser_without_a_network(sweep: Path) -> None:
-    write_section(sweep / "analysis" / "probe", Section(NAME, HOSTILE[0], (), (PROBED, PERCENT)))
+    write_section(sweep / "analysis" / "probe", Section(NAME, HOSTILE[0], (), (PROBED, PERCENT, FOLDED)))
     page = write_page(SweepFolder(sweep))
     assert page.problems == []
     assert page.details is None
@@ -105,9 +106,9 @@ def test_the_page_in_a_browser_without_a_network(sweep: Path) -> None:
 
 
 def shows_a_section(tab: Browser) -> None:
-    """Numbers have the decimals of their column or table, and empty columns are left out."""
+    """Numbers have the decimals of their column or table, empty columns are left out, long text is broken."""
     rows = "[...document.querySelectorAll('#section-0 table')].map((one) => [...one.rows].map((row) => "
-    probed, percent = tab.js(rows + "[...row.cells].map((cell) => cell.textContent)))")
+    probed, percent, _ = tab.js(rows + "[...row.cells].map((cell) => cell.textContent)))")
     assert probed == [
         ["text", "share", "number", "wide"],
         ["a", "0.875", "3", "16.3"],
@@ -115,6 +116,11 @@ def shows_a_section(tab: Browser) -> None:
     ]
     assert percent == [["at 1%"], ["1.4"], ["20.0"]]
     assert tab.js("document.querySelector('#section-0 h2').textContent") == NAME
+    folded = "document.querySelector('#section-0 details')"
+    assert tab.js(f"{folded}.open") is False
+    assert tab.js(f"{folded}.querySelector('summary').textContent") == "Contexts"
+    tab.js(f"{folded}.open = true")
+    assert tab.js(f"(one => one.scrollWidth <= one.clientWidth)({folded}.querySelector('.scroll'))")
 
 
 def sorts(tab: Browser) -> None:

@@ -29,6 +29,8 @@ class Table:
     note: str = ""
     digits: int | None = None
     """Decimals of all numbers; None: as many as each column needs."""
+    folded: bool = False
+    """Whether only its title is shown until a reader opens it."""
 
 
 @dataclass(frozen=True)

@@ -53,15 +53,19 @@ const imageFigure = (image) => el("figure", {},
   image.file ? el("a", { href: image.file.split("/").map(encodeURIComponent).join("/") }, visible(image.file)) : el("img", { src: image.source, alt: visible(image.caption), width: image.width, height: image.height, loading: "lazy" }),
   el("figcaption", { text: visible(image.caption) }));
 
+/** Characters of text above which the lines of a column are broken. */
+const WIDE = 40;
+
 function writtenSection(core, one, at) {
   const tables = one.tables.map((table) => {
     const places = table.columns.map((_, place) => place).filter((place) => table.rows.some((row) => row[place] !== "" && row[place] !== null));
     const columns = places.map((place) => {
       const cells = table.rows.map((row) => row[place]);
-      return { label: visible(table.columns[place]), number: cells.every((cell) => typeof cell !== "string"), digits: table.digits ?? digitsOf(cells) };
+      return { label: visible(table.columns[place]), number: cells.every((cell) => typeof cell !== "string"), digits: table.digits ?? digitsOf(cells), wide: cells.some((cell) => typeof cell === "string" && cell.length > WIDE) };
     });
-    return [sortable(visible(table.title), columns, table.rows.map((row) => places.map((place) => row[place]))),
-      table.note ? el("p", { class: "note", text: visible(table.note) }) : null];
+    const nodes = [sortable(visible(table.title), columns, table.rows.map((row) => places.map((place) => row[place]))),
+      table.note ? el("p", { class: "note", text: visible(table.note) }) : null].filter(Boolean);
+    return table.folded ? [el("details", {}, el("summary", { text: visible(table.title) }), ...nodes)] : nodes;
   });
   section("section-" + at, visible(one.title), el("p", { text: visible(one.text) }), ...tables.flat(), one.figures.length ? el("div", { class: "images" }, ...one.figures.map(imageFigure)) : null);
 }

@@ -42,7 +42,7 @@ function sortable(caption, columns, rows, options = {}) {
     const cells = columns.map((column, place) => {
       const value = rows[index][place];
       const content = column.show ? column.show(value, index) : column.number ? number(value, column.digits) : visible(value ?? "–");
-      const kind = column.number ? "number" : null;
+      const kind = column.number ? "number" : column.wide ? "wide" : null;
       return place === 0 ? el("th", { scope: "row", class: kind }, content) : el("td", { class: kind }, content);
     });
     return el("tr", {}, ...cells);
