@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sae_sweep.analysis import SEVERAL, Comparison, KeyContrast, KeySummary
 from sae_sweep.config import ConfigError, build
+from sae_sweep.report.formatting import listed
 from sae_sweep.store import read_record, unreadable, write_record
 
 _REMEDY = "compare the SAEs again with task=match"
@@ -40,24 +41,24 @@ class Answer:
         if not self.trained:
             return self._nothing(lost)
         keys = [one.key for one in lost]
-        return self._found() + (f" Nothing is concluded about {_listed(keys)}: {_why(lost)}." if lost else "")
+        return self._found() + (f" Nothing is concluded about {listed(keys)}: {_why(lost)}." if lost else "")
 
     def _found(self) -> str:
         first, *others = self.trained
         shares = f"{_found_again(first)} of the features are found again when only the {first.key} differs"
         if not others:
             return shares + "."
-        shares += ", " + _listed([f"{_found_again(one)} when only the {one.key} does" for one in others])
+        shares += ", " + listed([f"{_found_again(one)} when only the {one.key} does" for one in others])
         apart = {(one.key, one.other) for one in self.contrasts if one.low > 0}
         tied = [one.key for one in others if (one.key, first.key) not in apart]
         if tied:
-            return f"The keys {_listed([first.key, *tied])} cannot be told apart: {shares}."
+            return f"The keys {listed([first.key, *tied])} cannot be told apart: {shares}."
         return f"The {first.key} moves the feature set most: {shares}."
 
     def _nothing(self, lost: Sequence[KeySummary]) -> str:
         if lost:
             return (
-                f"Nothing can be concluded about {_listed([one.key for one in lost])}: the runs are "
+                f"Nothing can be concluded about {listed([one.key for one in lost])}: the runs are "
                 f"{_why(lost)}, and may match only because of what they started from."
                 + " Raise tokens or optimizer.lr."
                 * is_undertrained(lost)
@@ -122,8 +123,3 @@ def read_answer(path: Path) -> Answer:
 
 def _found_again(one: KeySummary) -> str:
     return f"{one.ratio:.1%} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
-
-
-def _listed(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

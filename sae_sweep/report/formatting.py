@@ -1,9 +1,10 @@
 """Text for people: numbers with their units, short labels for runs, and aligned columns."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sae_sweep.config import escaped
+from sae_sweep.config import RunConfig, escaped
+from sae_sweep.config.swept import main_keys
 
 MIXED = "†"
 """Mark of a run that was trained with other numerics for a part of the time, and of what depends on it."""
@@ -14,6 +15,8 @@ _BARE = ("dataset", "architecture", "sparsity", "model", "numerics")
 """Keys whose values are clear without the key."""
 _FORMATS = {"layer": "L{}", "dictionary": "x{}", "k": "k{}", "seed": "seed {}"}
 _GAP = "  "
+_MOST_VALUES = 5
+"""Values of a key that are named one by one."""
 _NARROWEST = 8
 
 
@@ -112,6 +115,35 @@ def shorten(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def described(configs: Sequence[RunConfig]) -> str:
+    """What SAEs have in common, except their datasets: `SAEs: gpt2-pico; layer 6; topk; ...`; empty
+    without SAEs."""
+    each = [main_keys(config) for config in configs]
+    if not each:
+        return ""
+    parts = []
+    for key in dict.fromkeys(key for one in each for key in one if key != "dataset"):
+        values = list(dict.fromkeys(str(one[key]) for one in each if key in one))
+        if len(values) > _MOST_VALUES:
+            parts.append(f"{len(values)} values of {key}")
+        elif key in _BARE:
+            parts.append(listed(values))
+        else:
+            parts.append(f"{key}{'s' * (key == 'seed' and len(values) > 1)} {listed(values)}")
+    tokens = f"{number_span([one.tokens for one in configs], count)} training tokens"
+    return escaped(f"SAEs: {'; '.join([*parts, tokens])}.")
+
+
+def number_span(numbers: Sequence[int], form: Callable[[int], str] = "{:,}".format) -> str:
+    """`20`, or from the smallest to the largest: `20 to 1,000`."""
+    return " to ".join(map(form, sorted({min(numbers), max(numbers)})))
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _from_keys(keys: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sae_sweep.config import SaeSweepError, escaped
+from sae_sweep.report.formatting import number_span
 from sae_sweep.report.parquet import write_parquet
 from sae_sweep.report.style import INK, MUTED, give_empty_log_axes_a_range, new_figure, save, tidy
 
@@ -222,17 +223,12 @@ def _shared_start(names: Sequence[str]) -> str:
 
 def count_note(panels: Sequence[Panel], *, features: bool = False) -> str:
     """How many tokens and features the numbers are made of, and, where asked, how many features are dead."""
-    tokens = f"{_span([panel.tokens for panel in panels])} tokens"
-    sizes = _span([len(panel.features) for panel in panels])
+    tokens = f"{number_span([panel.tokens for panel in panels])} tokens"
+    sizes = number_span([len(panel.features) for panel in panels])
     if not features:
         return f"n = {tokens}, {sizes} features"
-    dead = _span([panel.dead for panel in panels])
+    dead = number_span([panel.dead for panel in panels])
     return f"n = {sizes} features, {tokens}; dead ones, which never fire, are not drawn: {dead}"
-
-
-def _span(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def panel_colours(count: int) -> list[tuple[float, ...]]:

@@ -2,7 +2,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_sweep.report.formatting import TextTable, count, flop, hours, short_labels, shorten, size, span
+from sae_sweep.config import ModelConfig, RunConfig, TopKConfig
+from sae_sweep.report.formatting import (
+    TextTable,
+    count,
+    described,
+    flop,
+    hours,
+    listed,
+    number_span,
+    short_labels,
+    shorten,
+    size,
+    span,
+)
 
 words = st.text("abcdefgh_ ", min_size=0, max_size=25)
 
@@ -23,6 +36,31 @@ def test_labels_fall_back_to_what_the_names_do_not_share():
     assert short_labels(names, [{"seed": 1}] * 3) == ["L6_s1", "L6_s2", "L8_s1"]
     assert short_labels(["only_run"]) == ["only_run"]
     assert short_labels(["a_b", "a_b_a"]) == ["a_b", "a_b_a"]
+
+
+def test_saes_are_described_by_all_that_names_them_except_their_datasets():
+    model = ModelConfig("bundled:gpt2-pico")
+    runs = [
+        RunConfig(
+            model=model,
+            architecture=TopKConfig(k=k),
+            layer=2,
+            dictionary=4,
+            seed=seed,
+            tokens=1000 * k,
+            batch=64,
+        )
+        for k in (8, 16)
+        for seed in (1, 2, 3)
+    ]
+    assert described(runs) == (
+        "SAEs: gpt2-pico; layer 2; topk; k 8 and 16; dictionary 4; seeds 1, 2 and 3; "
+        "8k to 16k training tokens."
+    )
+    many = [RunConfig(model=model, layer=2, seed=seed, tokens=1000, batch=64) for seed in range(9)]
+    assert "; 9 values of seed; 1k training tokens." in described(many)
+    assert described([]) == ""
+    assert (listed(["a"]), listed(["a", "b"]), number_span([3, 1000, 7])) == ("a", "a and b", "3 to 1,000")
 
 
 @given(st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4), min_size=1, max_size=6))
