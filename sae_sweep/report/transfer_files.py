@@ -1,5 +1,6 @@
 """The transfer matrix of a sweep on disk: a table, heat maps, and its section of the page."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from sae_sweep.config import escaped
-from sae_sweep.report.formatting import TextTable, short_labels
+from sae_sweep.report.formatting import TextTable, listed, number_span, short_labels, shorten
 from sae_sweep.report.measure_files import NUMBER, TEXT, WHOLE, table_of_rows
 from sae_sweep.report.page.sections import Section, Table, write_section
 from sae_sweep.report.panels import Drawn, label_figure, write_drawn
@@ -30,6 +32,8 @@ MEASURES = {
     "dead_share": "dead share",
 }
 """Measures in the figure, by their columns."""
+_BETTER = {"explained_variance": "more is better", "l0": ""}
+"""Which end of a measure is better; of the others, the lower one."""
 _OTHERS = ("explained_variance_raw", "mse_raw", "ce_clean", "ce_sae", "ce_recovered_mean", "cosine", "tokens")
 _SCHEMA = (
     *(("run", TEXT), ("settings", TEXT), ("trained_on", TEXT), ("read", TEXT)),
@@ -37,7 +41,11 @@ _SCHEMA = (
     *((name, NUMBER) for name in (*MEASURES, *_OTHERS)),
 )
 _MOST_WITH_TEXT = 12
-"""Rows above which cells hold no numbers."""
+"""Rows or columns above which cells hold no numbers."""
+_WIDTH, _ROW, _AROUND = 7.0, 0.28, 1.0
+"""Inches: the figure, a row of a heat map, and what is around a heat map."""
+_NARROWEST = 6
+"""Characters of the name of a dataset in the terminal, where there are many."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,16 @@ class _Row(NamedTuple):
         return fmean(found) if found else float("nan")
 
 
-def write_transfer(folder: Path, found: Sequence[Transferred]) -> TransferFiles:
-    """Write a transfer matrix into `folder`, the sweep's `analysis/transfer/`.
+def write_transfer(
+    folder: Path, found: Sequence[Transferred], about: str = "", left_out: Sequence[str] = ()
+) -> TransferFiles:
+    """Write a transfer matrix.
+
+    Args:
+        folder: the sweep's `analysis/transfer/`.
+        found: SAEs on datasets.
+        about: what the SAEs are, in words.
+        left_out: lines about what is left out, for the page.
 
     Raises:
         SaeSweepError: if a file cannot be written; none is left incomplete.
@@ -101,17 +117,20 @@ def write_transfer(folder: Path, found: Sequence[Transferred]) -> TransferFiles:
         write_parquet(folder / "transfer.parquet", table),
         write_parquet(folder / "densities.parquet", _densities(found)),
         write_drawn(folder, "heat_maps", transfer_figure(found)).png,
-        write_section(folder, _section(found, rows)),
+        write_section(folder, _section(found, rows, about, left_out)),
     )
 
 
 def transfer_text(found: Sequence[Transferred], width: int) -> str:
     """Explained variance by training and reading dataset, for the terminal."""
     rows, texts = _rows(found), _texts(found)
-    table = TextTable(["explained variance of SAEs trained on", *(f"on {text}" for text in texts)], left={0})
+    room = max(_NARROWEST, (width - max(len(row.label) for row in rows)) // len(texts) - 2)
+    table = TextTable(["trained on", *(shorten(text, room) for text in texts)], left={0})
     for row in rows:
         table.add([row.label, *(f"{row.mean('explained_variance', text):.3f}" for text in texts)])
-    return "\n".join([*table.lines(width), *textwrap.wrap(home_and_away(found), width)])
+    title = "Explained variance by the dataset that SAEs are trained on (rows) and read (columns)"
+    lines = [*textwrap.wrap(title, width), *table.lines(width)]
+    return "\n".join([*lines, *textwrap.wrap(home_and_away(found), width)])
 
 
 def home_and_away(found: Sequence[Transferred]) -> str:
@@ -192,26 +211,33 @@ def _densities(found: Sequence[Transferred]) -> pyarrow.Table:
 
 
 def transfer_figure(found: Sequence[Transferred]) -> Drawn:
-    """Heat maps of all measures: rows are the datasets SAEs are trained on, columns those they read."""
+    """Heat maps of the measures that vary: by the dataset SAEs are trained on, and by the one they read."""
     rows, texts = _rows(found), _texts(found)
-    shown = [name for name in MEASURES if not all(np.isnan(one.value(name)) for one in found)]
-    figure = new_figure(1.6 + (0.55 * len(texts) + 0.3) * len(shown), 1.6 + 0.3 * len(rows))
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for number, (axes, name) in enumerate(zip(panels, shown, strict=True)):
-        _draw(axes, name, rows, texts)
-        axes.set_yticks(range(len(rows)), [escaped(row.label) for row in rows] if not number else [])
-    keys = (
-        [hatch_key("still matches its own start (undertrained, or fine-tuned)")]
-        if any(r.undertrained for r in rows)
-        else []
+    grids = {name: np.array([[row.mean(name, text) for text in texts] for row in rows]) for name in MEASURES}
+    known = {name: values for name, values in grids.items() if not np.isnan(values).all()}
+    flat = {name: values for name, values in known.items() if len(set(_numbers(values).values())) == 1}
+    shown = {name: values for name, values in known.items() if name not in flat} or known
+    columns = min(
+        len(shown), 3 if len(texts) <= 3 and len(shown) != 4 else 2 if len(texts) <= _MOST_WITH_TEXT else 1
     )
+    lines = math.ceil(len(shown) / columns)
+    row = _ROW if len(rows) <= _MOST_WITH_TEXT else _ROW / 2
+    figure = new_figure(_WIDTH, lines * (_AROUND + row * len(rows)))
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for number, (axes, (name, values)) in enumerate(zip(panels, shown.items(), strict=False)):
+        _draw(axes, name, values, rows, texts)
+        labels = [escaped(row.label) for row in rows] if number % columns == 0 else []
+        axes.set_yticks(range(len(rows)) if labels else [], labels)
+    for axes in panels[len(shown) :]:
+        axes.remove()
     label_figure(
         figure,
         "SAEs trained on one dataset (row) and evaluated on another (column)",
         "read on",
         "trained on",
-        notes=["Framed: on its own dataset. Means over seeds; each panel has its own colours."],
-        keys=keys,
+        notes=_notes(shown, flat, rows),
+        keys=[hatch_key("still matches its own start (undertrained, or fine-tuned)")]
+        * any(r.undertrained for r in rows),
     )
     numbers = [
         {"row": row.label, "trained_on": row.trained_on, "read": text, "saes": len(row.cells[text])}
@@ -219,34 +245,68 @@ def transfer_figure(found: Sequence[Transferred]) -> Drawn:
         for row in rows
         for text in texts
     ]
-    columns = (("row", TEXT), ("trained_on", TEXT), ("read", TEXT), ("saes", WHOLE))
-    return Drawn(figure, table_of_rows(numbers, (*columns, *((name, NUMBER) for name in MEASURES))))
+    columns_of = (("row", TEXT), ("trained_on", TEXT), ("read", TEXT), ("saes", WHOLE))
+    return Drawn(figure, table_of_rows(numbers, (*columns_of, *((name, NUMBER) for name in MEASURES))))
 
 
-def _draw(axes: Axes, name: str, rows: Sequence[_Row], texts: Sequence[str]) -> None:
-    values = np.array([[row.mean(name, text) for text in texts] for row in rows])
+def _notes(
+    shown: Mapping[str, np.ndarray], flat: Mapping[str, np.ndarray], rows: Sequence[_Row]
+) -> list[str]:
+    """What the colours and the frames mean, and the measures that are the same in all cells."""
+    parts = ["Framed: on its own dataset. Numbers are means over seeds. Yellow is better."]
+    if "l0" in shown:
+        parts.append("L0, in grey, has no better end.")
+    if any(np.isnan(values).any() for values in shown.values()):
+        parts.append("White: left out.")
+    parts += [
+        f"Not drawn, since it is the same in all cells: {MEASURES[name]}, {min(_numbers(values).values())}."
+        for name, values in flat.items()
+        if name not in shown
+    ]
+    if len(rows) > _MOST_WITH_TEXT:
+        parts.append("The numbers are in the table.")
+    return [" ".join(parts)]
+
+
+def _numbers(values: np.ndarray) -> dict[tuple[int, int], str]:
+    """Cells with a number, as text: with as many decimals as give the largest three digits."""
+    largest = np.nanmax(np.abs(values))
+    digits = max(0, 2 - math.floor(math.log10(largest))) if largest > 0 else 0
+    return {(y, x): f"{value:.{digits}f}" for (y, x), value in np.ndenumerate(values) if not np.isnan(value)}
+
+
+def _draw(axes: Axes, name: str, values: np.ndarray, rows: Sequence[_Row], texts: Sequence[str]) -> None:
     low, high = np.nanmin(values), np.nanmax(values)
     scale = Normalize(low, high if high > low else low + 1)
-    colours = colormaps["viridis" if name.startswith("explained") else "viridis_r"]
+    better = _BETTER.get(name, "less is better")
+    colours = colormaps["Greys" if not better else "viridis" if better.startswith("more") else "viridis_r"]
     axes.imshow(values, cmap=colours, norm=scale, aspect="auto")
     for y, row in enumerate(rows):
         for x, text in enumerate(texts):
             if text == row.trained_on:
-                axes.add_patch(
-                    Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, edgecolor=INK, zorder=5)
-                )
-            if row.undertrained:
+                axes.add_patch(_frame(x, y))
+            if row.undertrained and not np.isnan(values[y, x]):
                 axes.add_patch(hatched(x, y, values[y, x], colours, scale))
-            if len(rows) <= _MOST_WITH_TEXT and not np.isnan(values[y, x]):
-                ink = ink_on(values[y, x], colours, scale)
-                axes.text(x, y, f"{values[y, x]:.3g}", ha="center", va="center", fontsize=6, color=ink)
-    axes.set_title(MEASURES[name], fontsize=8, color=INK)
+    if max(len(rows), len(texts)) <= _MOST_WITH_TEXT:
+        for (y, x), text in _numbers(values).items():
+            ink = ink_on(values[y, x], colours, scale)
+            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=ink, zorder=6)
+    axes.set_title(MEASURES[name] + f": {better}" * bool(better), fontsize=8, color=INK)
     axes.set_xticks(range(len(texts)), list(map(escaped, texts)), rotation=45, ha="right", fontsize=7)
     axes.tick_params(axis="y", labelsize=7)
     grid(axes, len(rows), len(texts))
 
 
-def _section(found: Sequence[Transferred], rows: Sequence[_Row]) -> Section:
+def _frame(x: int, y: int) -> Rectangle:
+    """A frame inside a cell: dark with a white rim, so that it is seen on every colour."""
+    frame = Rectangle((x - 0.45, y - 0.4), 0.9, 0.8, fill=False, edgecolor=INK, linewidth=1, zorder=5)
+    frame.set_path_effects([withStroke(linewidth=2.6, foreground="white")])
+    return frame
+
+
+def _section(
+    found: Sequence[Transferred], rows: Sequence[_Row], about: str, left_out: Sequence[str]
+) -> Section:
     texts = _texts(found)
     tables = tuple(
         Table(
@@ -263,12 +323,19 @@ def _section(found: Sequence[Transferred], rows: Sequence[_Row]) -> Section:
         )
         for name in MEASURES
     )
+    tokens = number_span([int(one.metrics["tokens"]) for one in found if "tokens" in one.metrics] or [0])
+    read = f"Each finished SAE is evaluated on the held-out text of {listed(texts)} ({tokens} tokens)."
+    missing = "".join(f" {line.rstrip('.')}." for line in left_out)
+    caption = (
+        "Rows: the dataset SAEs are trained on (means over seeds). Columns: the dataset they read "
+        f"({tokens} tokens)."
+    )
     return Section(
         "Transfer between datasets",
-        f"{home_and_away(found)} Each SAE is evaluated on the held-out text of every dataset of the sweep.",
+        f"{home_and_away(found)} {read}{missing}",
         tuple(sorted({one.run for one in found})),
         tables,
-        {"heat_maps.png": "Rows: the dataset SAEs are trained on. Columns: the dataset they read."},
+        {"heat_maps.png": f"{caption} {about}".strip()},
     )
 
 

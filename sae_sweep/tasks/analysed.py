@@ -18,6 +18,7 @@ from sae_sweep.config.names import LONGEST_NAME, made_plain, unquoted
 from sae_sweep.config.pasted import override
 from sae_sweep.plan import Request
 from sae_sweep.report.analysis_files import analysis_owner
+from sae_sweep.report.formatting import listed
 from sae_sweep.saes import SAE, load_sae, open_sae, tensors_checksum
 from sae_sweep.store import (
     PlannedRun,
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _OTHERS = "analysed"
 """Folder below `paths.output` of what is found out about SAEs that are no runs, unless `sweep` names one."""
+_MOST_NAMED = 2
+"""Names that are left out for the same reason, which a line has before it counts the others."""
 _OWNER_CHARS = 8
 """Characters of an SAE's checksum that tell it from another of the same name."""
 
@@ -59,6 +62,19 @@ class Analysed:
     def content(self) -> Mapping[str, str]:
         """Fingerprints of the text and the model that it was trained on; none if they are unknown."""
         return {} if self.run is None else without_start(self.run.fingerprints)
+
+
+def left_out_lines(left_out: Mapping[str, SaeSweepError]) -> list[str]:
+    """What is left out and why, a line per reason, from reasons by name."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        reasons.setdefault(str(why), []).append(name)
+    lines = []
+    for reason, names in reasons.items():
+        rest = len(names) - _MOST_NAMED
+        told = names if rest <= 1 else [*names[:_MOST_NAMED], f"{rest} more"]
+        lines.append(f"{listed(told)} {'is' if len(names) == 1 else 'are'} left out: {reason}")
+    return lines
 
 
 @dataclass

@@ -19,11 +19,12 @@ from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
 from sae_sweep.report.family_frequency_files import read_members, write_family_frequencies
+from sae_sweep.report.formatting import described
 from sae_sweep.report.transfer_files import Transferred, lost_away, transfer_text, write_transfer
 from sae_sweep.saes import SAE
 from sae_sweep.signals import deferred, raise_if_requested
 from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, find_sweep, hold_sweep, read_metrics
-from sae_sweep.tasks.analysed import Analysed, finished_of
+from sae_sweep.tasks.analysed import Analysed, finished_of, left_out_lines
 from sae_sweep.tasks.finished import labelled
 from sae_sweep.tasks.followed import steps
 from sae_sweep.tasks.report import write_report
@@ -74,13 +75,17 @@ def transfer(request: Request) -> int:
         )
     with steps("transfer", "evaluations") as progress:
         found = list(_evaluated(subjects, texts, command, device, left_out, progress))
-    for name, why in left_out.items():
-        log.error("%s is left out: %s", name, why)
+    lines = left_out_lines(left_out)
+    for line in lines:
+        log.error("%s", line)
     if found:
+        read = {one.run for one in found}
+        about = described([one.run.config for one in subjects if one.run.name in read])
         with hold_sweep(folder), deferred():
-            files = write_transfer(folder.transfer, found)
+            told = [line.replace(f"{folder.root}/", "") for line in lines]
+            files = write_transfer(folder.transfer, found, about, told)
             seeds = {subject.one.name: subject.run.config.seed for subject in subjects}
-            shared = _family_frequencies(folder, found, families, seeds)
+            shared = _family_frequencies(folder, found, families, seeds, about)
         _track(folder, command, found, bool(shared))
         width = shutil.get_terminal_size(fallback=(100, 24)).columns
         opened = {"transfer": files.figure, "its numbers": files.table} | shared
@@ -103,6 +108,7 @@ def _family_frequencies(
     found: Sequence[Transferred],
     families: Mapping[str, Sequence[Member]],
     seeds: Mapping[str, int],
+    about: str,
 ) -> dict[str, Path]:
     """Write which families datasets share against how often their triggers occur; returns the figure."""
     trained_on = {one.run: one.trained_on for one in found if not one.undertrained}
@@ -114,7 +120,7 @@ def _family_frequencies(
         shutil.rmtree(folder.family_frequency, ignore_errors=True)  # of other families
         log.info("no family is in trained SAEs of two seeds of a dataset: frequencies are not compared")
         return {}
-    figure = write_family_frequencies(folder.family_frequency, by_hook, list(trained_on))
+    figure = write_family_frequencies(folder.family_frequency, by_hook, list(trained_on), about)
     return {"families": figure}
 
 

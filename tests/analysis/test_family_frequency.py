@@ -48,8 +48,8 @@ def test_a_dataset_without_saes_at_the_hook_holds_and_lacks_nothing():
     assert family_frequencies(members, TRAINED_ON, SEEDS, densities(lambda *_: 0.1)) == []
 
 
-def family(other_density, held, home_density=0.1):
-    return FamilyFrequency(0, "a", "b", 2, home_density, other_density, held)
+def family(other_density, held, home_density=0.1, number=0):
+    return FamilyFrequency(number, "a", "b", 2, home_density, other_density, held)
 
 
 def test_shares_are_of_families_of_similar_relative_frequency():
@@ -60,9 +60,28 @@ def test_shares_are_of_families_of_similar_relative_frequency():
     assert (shares[2].held, shares[4].held) == (0.25, 0.75)
     assert shares[2].low == pytest.approx(0.0456, abs=1e-4)
     assert np.isnan(shares[0].held)
-    assert "hold 25% of the 4 families" in sentence(shares)
-    assert "and 75% of the 4 families" in sentence(shares)
-    assert sentence(held_shares(even)).startswith("Too few families")
     drawn = frequency_figure(shares)
     assert drawn.numbers["held"].to_pylist() == [None, None, 0.25, None, 0.75, None]
     assert drawn.numbers["ratio_to"].to_pylist()[-1] is None
+    texts = [text.get_text() for text in drawn.figure.axes[0].texts]
+    assert texts == ["4", "4"]
+
+
+def test_the_sentence_counts_cases_and_each_family_once():
+    """A family beside two other datasets is two cases; the same number at another hook is another family."""
+    rare = [family(0.02, held, number=3) for held in (True, False, False)]
+    even = [family(0.1, True, number=3), family(0.1, False, number=4), family(0.1, True, home_density=0)]
+    said = sentence({"L2": [*rare, *even], "L3": rare[:1]})
+    assert "beside one other dataset: 6 cases (3 families)" in said
+    assert "in 50% of the 4 cases (2 families) where its triggers are less than a third as frequent" in said
+    assert "in 50% of the 2 cases (2 families) where its triggers are as frequent or more there" in said
+    assert sentence({"": even}).startswith("Too few families")
+
+
+def test_points_of_many_pairs_are_of_the_same_pair_as_their_title():
+    pairs = [(home, other) for home in "abcdef" for other in "abcdef" if home != other]
+    found = [family(0.1, True)._replace(home=home, other=other) for home, other in pairs]
+    drawn = frequency_figure(held_shares(found))
+    assert [axes.get_title() for axes in drawn.figure.axes][:2] == ["a\nin b", "a\nin c"]
+    assert len(drawn.figure.axes) == 20
+    assert drawn.numbers.num_rows == 6 * len(pairs)

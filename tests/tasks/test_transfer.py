@@ -14,13 +14,14 @@ from pyarrow import parquet
 
 from sae_sweep.activations import load_language_model
 from sae_sweep.analysis import evaluate
-from sae_sweep.config import ModelConfig, TopKConfig
+from sae_sweep.config import ModelConfig, SaeSweepError, TopKConfig
 from sae_sweep.report import transfer_files
 from sae_sweep.report.parquet import write_parquet
-from sae_sweep.report.transfer_files import Transferred, home_and_away, transfer_figure
+from sae_sweep.report.transfer_files import Transferred, home_and_away, transfer_figure, transfer_text
 from sae_sweep.saes import load_sae
 from sae_sweep.store import PlannedRun, SweepFolder, write_json, write_metrics
 from sae_sweep.tasks import transfer as transfer_task
+from sae_sweep.tasks.analysed import left_out_lines
 from sae_sweep.text import held_out_sequences, open_text, token_mask
 from tests.activations.conftest import save_gpt2
 from tests.conftest import Cli
@@ -83,6 +84,10 @@ def test_a_changed_text_and_a_lost_sae_are_a_line_each_and_cost_no_other_cell(
     assert "changed after code was planned" in told[1]
     rows = parquet.read_table("multirun/mine/analysis/transfer/transfer.parquet").to_pylist()
     assert [(row["run"], row["read"]) for row in rows] == [("code", "prose")]
+    (section,) = json.loads(data(Path("multirun/mine/report.html"), "core"))["sections"]
+    assert "on the held-out text of prose (" in section["text"]
+    assert "prose is left out: no SAE in prose/sae" in section["text"]
+    assert "code is left out: the text " in section["text"]
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -177,6 +182,15 @@ def test_a_sweep_of_one_text_is_refused(cli: Cli, two_texts: list[PlannedRun]) -
     assert not plan.with_name("analysis").exists()
 
 
+def test_what_is_left_out_for_the_same_reason_is_one_line() -> None:
+    changed = {f"run {number}": SaeSweepError("the text changed") for number in range(5)}
+    lines = left_out_lines({"one": SaeSweepError("its file is damaged"), **changed})
+    assert lines == [
+        "one is left out: its file is damaged",
+        "run 0, run 1 and 3 more are left out: the text changed",
+    ]
+
+
 def cell(run: str, trained_on: str, read: str, variance: float, **changes: Any) -> Transferred:
     metrics = {"explained_variance": variance, "dead": 1, "l0": 2.0, "mse": 0.5}
     one = Transferred(run, {"k": 4}, trained_on, read, False, np.array([0.5, 0.0]), metrics)
@@ -202,6 +216,34 @@ def test_rows_are_means_over_seeds_alone_and_what_is_undefined_is_not_drawn() ->
     rows = drawn.numbers.to_pylist()
     assert [(row["row"], row["saes"]) for row in rows] == [("a k4", 2), ("a k8", 1)]
     assert rows[0]["explained_variance"] == pytest.approx(0.7)
-    assert [axes.get_title() for axes in drawn.figure.axes] == [
-        *("explained variance", "MSE (SAE input)", "L0", "dead share"),
+    assert [axes.get_title() for axes in drawn.figure.axes] == ["explained variance: more is better"]
+    notes = " ".join(text.get_text().replace("\n", " ") for text in drawn.figure.texts)
+    assert "the same in all cells: MSE (SAE input), 0.500. " in notes
+    assert "L0, 2.00" in notes
+    assert "ΔCE" not in notes  # it is unknown, not the same
+
+
+def test_numbers_of_a_panel_have_equal_decimals_and_yellow_is_better_in_each() -> None:
+    found = [
+        replace(cell("1", "a", read, variance), metrics={"explained_variance": variance, "ce_delta": cost})
+        for read, variance, cost in (("a", 0.8, 0.2), ("b", 0.794, 1.0))
     ]
+    found = [replace(one, metrics={**one.metrics, "dead": 1}) for one in found]
+    variance, cost = transfer_figure(found).figure.axes
+    assert [text.get_text() for text in variance.texts] == ["0.800", "0.794"]
+    assert [text.get_text() for text in cost.texts] == ["0.20", "1.00"]
+    for axes in (variance, cost):
+        (image,) = axes.images
+        red, green, blue, _ = image.to_rgba(np.asarray(image.get_array()))[0, 0]  # at home, which is better
+        assert red > 0.9, axes.get_title()
+        assert blue < 0.3, axes.get_title()
+        assert green > 0.8, axes.get_title()
+
+
+def test_names_of_datasets_are_cut_so_that_a_terminal_shows_all_columns() -> None:
+    names = [f"a_dataset_with_a_long_name_{number}" for number in range(6)]
+    found = [cell(home, home, read, 0.5) for home in names for read in names]
+    text = transfer_text(found, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    (head,) = (line for line in text.splitlines() if line.startswith("trained on"))
+    assert [word[-1] for word in head.split()[2:]] == list("012345")
