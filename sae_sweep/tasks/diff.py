@@ -13,15 +13,17 @@ from sae_sweep.analysis.dataset_diff import DocumentText, difference, read_docum
 from sae_sweep.analysis.features import Subject, Text
 from sae_sweep.config import SYNTHETIC, CommandConfig, DatasetConfig, PackingConfig, RunConfig, SaeSweepError
 from sae_sweep.config.names import made_plain
+from sae_sweep.config.swept import swept_keys
 from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.group import Models
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
 from sae_sweep.report import files_text
-from sae_sweep.report.diff_files import SHOWN, Compared, diff_text, more_often, summary, write_diff
+from sae_sweep.report.diff_files import Compared, chosen, diff_text, more_often, summary, write_diff
+from sae_sweep.report.formatting import described, short_labels
 from sae_sweep.signals import deferred, raise_if_requested
-from sae_sweep.store import SweepFolder, cache_folder, hold_sweep
-from sae_sweep.tasks.analysed import Analysed, selected
+from sae_sweep.store import cache_folder, hold_sweep
+from sae_sweep.tasks.analysed import Analysed, Selection, left_out_lines, selected
 from sae_sweep.tasks.finished import labelled
 from sae_sweep.tasks.report import write_report
 from sae_sweep.tasks.tracked import track_section
@@ -58,20 +60,29 @@ def diff(request: Request) -> int:
             compared.append(reading.compare(one, texts))
         except SaeSweepError as error:
             selection.left_out[one.name] = error
-    for name, why in selection.left_out.items():
-        log.error("%s is left out: %s", name, why)
+    lines = left_out_lines(selection.left_out)
+    for line in lines:
+        log.error("%s", line)
     if compared:
-        _write(selection.sweep, (texts[0].label, texts[1].label), compared, command)
+        _write(selection, (texts[0].label, texts[1].label), compared, command, lines)
     return len(selection.left_out)
 
 
 def _write(
-    sweep: SweepFolder, names: tuple[str, str], compared: Sequence[Compared], command: CommandConfig
+    selection: Selection,
+    names: tuple[str, str],
+    compared: Sequence[Compared],
+    command: CommandConfig,
+    left_out: Sequence[str],
 ) -> None:
     """Write files and page, and show what differs most."""
+    sweep = selection.sweep
     folder = sweep.diff(made_plain("_".join(names)))
+    compared = _labelled(selection.saes, compared)
+    about = described([one.config for one in selection.saes if one.run is not None])
+    left_out = [line.replace(f"{sweep.root}/", "") for line in left_out]
     with hold_sweep(sweep), deferred():
-        files = write_diff(folder, names, compared, command.analysis.top)
+        files = write_diff(folder, names, compared, command.analysis.top, about, left_out)
     numbers = {
         f"{one.run}/more in {name}": count
         for one in compared
@@ -79,13 +90,26 @@ def _write(
     }
     track_section(sweep, command, folder, numbers)
     width = shutil.get_terminal_size(fallback=(100, 24)).columns
-    for one in compared[:SHOWN]:
+    for one in chosen(compared):
         lines = textwrap.wrap(summary(names, one), width, break_on_hyphens=False)
-        show("\n".join([*lines, *filter(None, [diff_text(names, one, width)])]) + "\n\n")
+        show("\n".join([*lines, diff_text(names, one, width)]) + "\n")
     opened = {"difference": files.figure, "features": files.features, "contexts": files.contexts}
     if sweep.plan.exists():
         opened = write_report(sweep) | opened
     show(f"{files_text(opened)}\n")
+
+
+def _labelled(saes: Sequence[Analysed], compared: Sequence[Compared]) -> list[Compared]:
+    """The comparisons with what tells their SAEs apart; of an SAE that is no run, only the name is known."""
+    runs = [one for one in saes if one.run is not None]
+    configs = labelled([one.config for one in runs], [one.content for one in runs])
+    names = [one.name for one in runs]
+    labels = dict(zip(names, short_labels(names, swept_keys(configs)), strict=True)) if len(names) > 1 else {}
+    texts = {name: config.dataset.name for name, config in zip(names, configs, strict=True)}
+    return [
+        replace(one, label=labels.get(one.run, one.run), trained_on=texts.get(one.run, ""))
+        for one in compared
+    ]
 
 
 def _texts(configs: Sequence[RunConfig], command: CommandConfig) -> list[_Text]:
