@@ -12,15 +12,15 @@ from matplotlib.lines import Line2D
 from sae_sweep.analysis.dose import DosePoint
 from sae_sweep.config import escaped
 from sae_sweep.report.files import table_of, write_csv
+from sae_sweep.report.formatting import number_span
 from sae_sweep.report.page.sections import Cell, Section, Table, write_section
 from sae_sweep.report.panels import Drawn, label_figure, write_drawn
 from sae_sweep.report.style import SERIES, new_figure, tidy
 
-_WORDS = {
-    "all": "all features",
-    "own": "features of that text (other seeds have them, the other text's SAEs do not)",
-}
+_WORDS = {"all": "all features", "own": "its own features"}
 _LINES = {"all": "-", "own": "--"}
+_APART = 0.5
+"""Points of share between the lines of the two texts and the share itself, so that none hides another."""
 _UNDERTRAINED = "still matches its start: nothing is concluded from it"
 
 
@@ -33,6 +33,8 @@ class Ladder(NamedTuple):
     runs: tuple[str, ...]
     """Their names."""
     points: Sequence[DosePoint]
+    about: str = ""
+    """What its SAEs are, in words."""
 
 
 def write_dose_response(folder: Path, ladders: Sequence[Ladder], threshold: float) -> Path | None:
@@ -50,7 +52,7 @@ def write_dose_response(folder: Path, ladders: Sequence[Ladder], threshold: floa
     for number, ladder in enumerate(ladders, 1):
         name = f"curve_{number}" if len(ladders) > 1 else "curve"
         drawn = Drawn(dose_figure(ladder, threshold), _numbers(ladder))
-        figures[write_drawn(folder, name, drawn).png.name] = _titled("Features found again", ladder)
+        figures[write_drawn(folder, name, drawn).png.name] = _caption(ladder)
         tables.append(_table(ladder))
     table = pyarrow.concat_tables([_numbers(ladder) for ladder in ladders])
     section = Section(
@@ -86,8 +88,23 @@ def _of_text(ladder: Ladder, text: int) -> str:
     name = ladder.texts[text]
     if not all(one.trained for one in points):
         return f"Nothing is concluded about features of {name}: runs still match their start."
-    shares = [f"{one.ratio:.1%} at a share of {one.share:g}" for one in sorted(points, key=lambda p: p.share)]
-    return f"Features of {name} that are found again: {', '.join(shares)}." if shares else ""
+    found = [
+        f"{one.ratio:.1%} at {one.share:.0%}" for one in sorted(points, key=lambda one: one.share) if one.n
+    ]
+    if not found:
+        return ""
+    return (
+        f"Of the features of SAEs that read {name} alone, SAEs of another seed have, by the share of {name} "
+        f"in what these read: {', '.join(found)}."
+    )
+
+
+def _caption(ladder: Ladder) -> str:
+    return (
+        f"{_titled('Features found again', ladder)}. Features of SAEs that read {ladder.texts[0]} alone, and "
+        f"of those that read {ladder.texts[1]} alone, sought in SAEs of another seed that read both in "
+        f"different shares. {ladder.about}"
+    ).strip()
 
 
 def dose_figure(ladder: Ladder, threshold: float) -> Figure:
@@ -100,25 +117,27 @@ def dose_figure(ladder: Ladder, threshold: float) -> Figure:
             points = [one for one in ladder.points if (one.text, one.features) == (text, features)]
             points = sorted((one for one in points if one.n), key=lambda one: one.share)
             style: Any = {"color": SERIES[text], "linestyle": _LINES[features]}
-            shares = [100 * one.share for one in points]
+            shares = [100 * one.share + _APART * (2 * text - 1) for one in points]
             axes.plot(shares, [100 * one.ratio for one in points], linewidth=1.3, **style)
             axes.vlines(
                 shares, [100 * p.low for p in points], [100 * p.high for p in points], color=SERIES[text]
             )
-            for one in points:
+            for x, one in zip(shares, points, strict=True):
                 fill = SERIES[text] if one.trained else "white"
-                axes.plot(100 * one.share, 100 * one.ratio, "o", color=SERIES[text], mfc=fill, markersize=4)
+                axes.plot(x, 100 * one.ratio, "o", color=SERIES[text], mfc=fill, markersize=4)
             if points:
-                keys.append(Line2D([], [], label=f"{escaped(name)}: {words}", linewidth=1.3, **style))
+                label = f"{escaped(name)}: {words}, n = {number_span([one.n for one in points])}"
+                keys.append(Line2D([], [], label=label, linewidth=1.3, **style))
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     tidy(axes)
     label_figure(
         figure,
         _titled("Features found again in SAEs of another seed", ladder),
-        "share of the text that the features are of (%)",
+        "share of the features' own text in what the other SAE reads (%)",
         f"features with a match (%), cosine > {threshold:g}",
         notes=[
-            "Lines: 95% intervals over features. Hollow: all pairs have an SAE that still matches its start."
+            "Own: another seed of that text has it, and no SAE of the other text. Upright: 95% intervals "
+            "over features. Hollow: all pairs have an SAE that still matches its start."
         ],
         keys=keys,
     )
@@ -138,27 +157,20 @@ def _numbers(ladder: Ladder) -> pyarrow.Table:
 
 
 def _table(ladder: Ladder) -> Table:
-    columns = (
-        "features of",
-        "which",
-        "its share (%)",
-        "found (%)",
-        "low",
-        "high",
-        "lowest pair",
-        "highest pair",
-    )
+    heads = ("features of", "which", "its share (%)", "n", "found (%)", "low", "high")
+    columns = (*heads, "lowest pair", "highest pair", "pairs", "marks")
     rows = tuple(_row(ladder, one) for one in ladder.points if one.n)
     note = (
-        "Features of SAEs that read one text alone, sought in SAEs of another seed. Own: another SAE of its "
-        "text has it, and none of the other text; the SAE in which it is sought has no say. Intervals of 95% "
-        "over features; lowest and highest of the pairs. Pairs with an SAE that still matches its start "
+        "n features of SAEs that read one text alone, sought in SAEs of another seed. Own: another SAE of "
+        "its text has it, and none of the other text; the SAE in which it is sought has no say. Intervals of "
+        "95% over features; lowest and highest of the pairs. Pairs with an SAE that still matches its start "
         "are left out where there are others."
     )
-    return Table(_titled("Features found again by share", ladder), (*columns, "pairs", "marks"), rows, note)
+    return Table(_titled("Features found again by share", ladder), columns, rows, note, folded=True)
 
 
 def _row(ladder: Ladder, one: DosePoint) -> tuple[Cell, ...]:
-    shares = (one.share, one.ratio, one.low, one.high, one.lowest, one.highest)
+    shares = (one.ratio, one.low, one.high, one.lowest, one.highest)
     marks = "" if one.trained else _UNDERTRAINED
-    return (ladder.texts[one.text], one.features, *(100 * share for share in shares), float(one.pairs), marks)
+    head = (ladder.texts[one.text], one.features, 100 * one.share, one.n)
+    return (*head, *(100 * share for share in shares), one.pairs, marks)

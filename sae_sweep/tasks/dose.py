@@ -7,6 +7,7 @@ from sae_sweep.analysis import Comparison
 from sae_sweep.analysis.dose import Dosed, dose_curves
 from sae_sweep.config import DatasetConfig, MixDataset
 from sae_sweep.report.dose import Ladder
+from sae_sweep.report.formatting import described
 from sae_sweep.tasks.finished import Finished
 
 Texts = tuple[DatasetConfig, DatasetConfig]
@@ -47,7 +48,8 @@ def _ladder(found: Sequence[Finished], comparison: Comparison, label: str, texts
     }
     points = dose_curves(runs, matched) if {0.0, 1.0} <= {run.share for run in runs} else []
     labels = _labels(members)
-    return Ladder(label, (labels[texts[0]], labels[texts[1]]), tuple(run.name for run in runs), points)
+    about = described([one.config for one in members])
+    return Ladder(label, (labels[texts[0]], labels[texts[1]]), tuple(run.name for run in runs), points, about)
 
 
 def _shares(dataset: DatasetConfig) -> dict[DatasetConfig, float]:

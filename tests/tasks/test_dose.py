@@ -70,10 +70,10 @@ def test_a_ladder_is_found_and_its_features_are_sought_by_share() -> None:
     assert numbers["stdlib_docs/0.5"] == numbers["k=1/stdlib_docs/0.5"] == 0.75
     assert len(numbers) == 12
     assert sentence(ladder) == (
-        "Features of stdlib_code that are found again: "
-        "0.0% at a share of 0, 25.0% at a share of 0.5, 100.0% at a share of 1. "
-        "Features of stdlib_docs that are found again: "
-        "0.0% at a share of 0, 75.0% at a share of 0.5, 100.0% at a share of 1."
+        "Of the features of SAEs that read stdlib_code alone, SAEs of another seed have, by the share of "
+        "stdlib_code in what these read: 0.0% at 0%, 25.0% at 50%, 100.0% at 100%. "
+        "Of the features of SAEs that read stdlib_docs alone, SAEs of another seed have, by the share of "
+        "stdlib_docs in what these read: 0.0% at 0%, 75.0% at 50%, 100.0% at 100%."
     )
 
 
@@ -96,8 +96,10 @@ def test_files_and_the_section_are_written_and_those_of_another_sweep_removed(tm
     assert set(section.figures) == {"curve.png"}
     assert all((tmp_path / "dose" / name).exists() for name in ("curve.png", "curve.svg", "curve.parquet"))
     assert len(section.runs) == 6
-    rows = {(row[0], row[1], row[2]): row[3] for row in section.tables[0].rows}
-    assert rows["stdlib_docs", "all", 50.0] == 75
+    rows = {(row[0], row[1], row[2]): row[3:5] for row in section.tables[0].rows}
+    assert rows["stdlib_docs", "all", 50.0] == (48, 75)
+    assert "layer 8; topk; k 16" in section.figures["curve.png"]
+    assert "seeds 1 and 2" in section.figures["curve.png"]
     assert write_dose_response(tmp_path / "dose", [], 0.7) is None
     assert not (tmp_path / "dose").exists()
 
