@@ -171,27 +171,6 @@ def _section(
     runs: Sequence[str],
     about: str,
 ) -> Section:
-    cases = _cases(found)
-    labels = dict(zip(RATIOS[:-1], _LABELS, strict=True))
-    pooled = [
-        (label, [one for one in cases if low <= one.ratio < high])
-        for label, (low, high) in zip(_LABELS, itertools.pairwise(RATIOS), strict=True)
-    ]
-    over_all = tuple(
-        (
-            *(label, len(some), len({one.family for one in some})),
-            100 * float(np.mean([one.held for one in some])) if some else None,
-        )
-        for label, some in pooled
-    )
-    rows = tuple(
-        (
-            *(one.home, one.other, labels[one.ratio_from], one.families),
-            *(None if np.isnan(part) else round(100 * part, 1) for part in (one.held, one.low, one.high)),
-        )
-        for one in shares
-    )
-    heads = ("families of", "in SAEs of", "relative frequency", "families", "held (%)", "low", "high")
     caption = (
         "Share of each dataset's families that the SAEs of another hold, from families whose triggers are "
         "rarer in the other text (left) to those whose triggers are more frequent there (right)."
@@ -200,14 +179,34 @@ def _section(
         "Are features missing because their triggers are rare?",
         f"{sentence(found)} A family's frequency is the share of a text's tokens on which it fires.",
         tuple(sorted(runs)),
-        (
-            Table(
-                "Held, over all pairs of datasets, by frequency in the other text / at home",
-                ("relative frequency", "cases", "families", "held (%)"),
-                over_all,
-                "A family may be in several cases, which are not independent: they have no interval.",
-            ),
-            Table("Held, by pair of datasets and relative frequency", heads, rows, folded=True),
-        ),
+        (_over_all(_cases(found)), _by_pair(shares)),
         {"held_by_frequency.png": f"{caption} {about}".strip()},
     )
+
+
+def _over_all(cases: Sequence[_Case]) -> Table:
+    """Share that is held by relative frequency, over all pairs of datasets."""
+    rows = []
+    for label, (low, high) in zip(_LABELS, itertools.pairwise(RATIOS), strict=True):
+        some = [one for one in cases if low <= one.ratio < high]
+        share = 100 * float(np.mean([one.held for one in some])) if some else None
+        rows.append((label, len(some), len({one.family for one in some}), share))
+    return Table(
+        "Held, over all pairs of datasets, by frequency in the other text / at home",
+        ("relative frequency", "cases", "families", "held (%)"),
+        tuple(rows),
+        "A family may be in several cases, which are not independent: they have no interval.",
+    )
+
+
+def _by_pair(shares: Sequence[HeldShare]) -> Table:
+    labels = dict(zip(RATIOS[:-1], _LABELS, strict=True))
+    rows = tuple(
+        (
+            *(one.home, one.other, labels[one.ratio_from], one.families),
+            *(None if np.isnan(part) else round(100 * part, 1) for part in (one.held, one.low, one.high)),
+        )
+        for one in shares
+    )
+    heads = ("families of", "in SAEs of", "relative frequency", "families", "held (%)", "low", "high")
+    return Table("Held, by pair of datasets and relative frequency", heads, rows, folded=True)

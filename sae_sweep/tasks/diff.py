@@ -79,7 +79,8 @@ def _write(
     sweep = selection.sweep
     folder = sweep.diff(made_plain("_".join(names)))
     compared = _labelled(selection.saes, compared)
-    about = described([one.config for one in selection.saes if one.run is not None])
+    read = {one.run for one in compared}
+    about = described([one.config for one in selection.saes if one.run is not None and one.name in read])
     left_out = [line.replace(f"{sweep.root}/", "") for line in left_out]
     with hold_sweep(sweep), deferred():
         files = write_diff(folder, names, compared, command.analysis.top, about, left_out)

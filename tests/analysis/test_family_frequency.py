@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sae_sweep.analysis.family_frequency import FamilyFrequency, Member, family_frequencies, held_shares
-from sae_sweep.report.family_frequency_files import frequency_figure, sentence
+from sae_sweep.report.family_frequency_files import _section, frequency_figure, sentence
 
 TRAINED_ON = {"a1": "a", "a1 of k=8": "a", "a2": "a", "b1": "b", "b2": "b"}
 SEEDS = {"a1": 1, "a1 of k=8": 1, "a2": 2, "b1": 1, "b2": 2}
@@ -76,6 +76,10 @@ def test_the_sentence_counts_cases_and_each_family_once():
     assert "in 50% of the 4 cases (2 families) where its triggers are less than a third as frequent" in said
     assert "in 50% of the 2 cases (2 families) where its triggers are as frequent or more there" in said
     assert sentence({"": even}).startswith("Too few families")
+    tables = {table.title: table for table in _section({"L2": [*rare, *even]}, [], [], "").tables}
+    pooled, by_pair = tables.values()
+    assert [row[1:] for row in pooled.rows if row[1]] == [(3, 1, pytest.approx(100 / 3)), (2, 2, 50)]
+    assert (pooled.folded, by_pair.folded) == (False, True)
 
 
 def test_points_of_many_pairs_are_of_the_same_pair_as_their_title():
