@@ -1,8 +1,8 @@
 """What fine-tuning does to an SAE's reconstruction of a text, with intervals over the order of the data.
 
-SAEs of one setting differ in the order of their data alone (`data_seed`) or, from scratch, in their seed. Two
-settings are compared by pairs of equal order, and each fine-tuned SAE with the one that it started from. All
-read the same held-out text, so that the intervals say nothing about other texts.
+SAEs of one setting differ in the order of their data alone (`data_seed`, `shuffle_seed`) or, from scratch, in
+their seed. Two settings are compared by pairs of equal order, and each fine-tuned SAE with the one that it
+started from. All read the same held-out text, so that the intervals say nothing about other texts.
 """
 
 import itertools
@@ -32,8 +32,8 @@ class Tuned(NamedTuple):
 
     name: str
     setting: Setting
-    order: tuple[int, int]
-    """`data_seed` and `seed`."""
+    order: tuple[int, ...]
+    """`data_seed`, `shuffle_seed` and `seed`."""
     metrics: Mapping[str, float]
     """Of its evaluation, with those of its start (`start_`)."""
 
@@ -73,7 +73,7 @@ def effects(runs: Sequence[Tuned]) -> list[Effect]:
 
 def _general(runs: Sequence[Tuned]) -> list[Tuned]:
     """The SAEs that runs are fine-tuned from, once per order of the data."""
-    found: dict[tuple[str, tuple[int, int]], Tuned] = {}
+    found: dict[tuple[str, tuple[int, ...]], Tuned] = {}
     for run in runs:
         known = {
             name.removeprefix(_START): value for name, value in run.metrics.items() if name.startswith(_START)

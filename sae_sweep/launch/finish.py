@@ -14,7 +14,7 @@ from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, langu
 from sae_sweep.analysis.matching import match, match_to_own_start
 from sae_sweep.config import RunConfig, SaeSweepError, SyntheticDataset
 from sae_sweep.report import run_figures, write_features
-from sae_sweep.saes import SAE, load_sae, save_sae, starting_sae
+from sae_sweep.saes import SAE, evaluated_start, load_sae, save_sae
 from sae_sweep.saes.disk import saved_by
 from sae_sweep.store import PlannedRun, fault_line, log_traceback, settle, write_metrics
 from sae_sweep.store.status import evaluation_keys, provenance, read_status, set_state
@@ -73,17 +73,13 @@ class Evaluator:
     def evaluate_start(self, config: RunConfig) -> Mapping[str, float]:
         """Metrics of the SAE that a run is fine-tuned from, evaluated once for all runs that share it.
 
-        Empty if that SAE does not say the factor of its inputs, which the run's first batch gave.
-
         Raises:
             SaeSweepError: as `evaluate`, or if that SAE cannot be read any more.
         """
         how = config.architecture, config.numerics, config.normalisation
         key = config.init.sae, *how, config.layer, config.evaluation
         if key not in self._starts:
-            sae = starting_sae(config, self._lm.d_model, "")
-            unscaled = sae.input_scale is not None and not sae.input_scale
-            self._starts[key] = {} if unscaled else self.evaluate(sae, config).metrics
+            self._starts[key] = self.evaluate(evaluated_start(config, self._lm.d_model), config).metrics
         return self._starts[key]
 
 

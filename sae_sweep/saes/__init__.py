@@ -8,6 +8,7 @@ from sae_sweep.saes.foreign import Origin
 from sae_sweep.saes.learner import Learner
 from sae_sweep.saes.open import load_sae, open_sae
 from sae_sweep.saes.start import (
+    evaluated_start,
     start_fingerprint,
     start_normalisation,
     start_problem,
@@ -21,6 +22,7 @@ __all__ = [
     "Normalised",
     "Origin",
     "build_sae",
+    "evaluated_start",
     "init_seed",
     "initial_decoder",
     "load_sae",

@@ -50,6 +50,23 @@ def starting_sae(config: RunConfig, d_in: int, run_id: str) -> SAE:
     return _converted(found, config)
 
 
+def evaluated_start(config: RunConfig, d_in: int) -> SAE:
+    """The SAE that a fine-tuned run is evaluated beside: what it starts as.
+
+    A BatchTopK without a threshold has none before training, and without one all positive latents would pass:
+    it is taken as it is, and keeps the largest of a batch.
+
+    Raises:
+        SaeSweepError: as `starting_sae`, or if the run starts from no SAE.
+    """
+    if config.init.sae is None:
+        raise SaeSweepError("a run that is drawn from its seed is not evaluated beside its start")
+    found = _read(config.init.sae)
+    if config.architecture.kind == "batchtopk" and "threshold" not in found.state_dict():
+        return found
+    return starting_sae(config, d_in, "")
+
+
 def starting_decoder(config: RunConfig, d_in: int, d_sae: int, run_id: str) -> Float[Tensor, "d_sae d_in"]:
     """The decoder rows that a run starts from; its own are compared with them.
 

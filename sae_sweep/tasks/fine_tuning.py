@@ -33,4 +33,5 @@ def _tuned(one: Finished, metrics: Mapping[str, float]) -> Tuned:
     config = one.config
     start = one.entry.keys.get("init.sae", config.init.label)  # told apart by content where there are several
     setting = Setting(start or "", config.optimizer.tilt)
-    return Tuned(one.entry.name, setting, (config.data_seed, config.seed), metrics)
+    shuffled = config.data_seed if config.shuffle_seed is None else config.shuffle_seed
+    return Tuned(one.entry.name, setting, (config.data_seed, shuffled, config.seed), metrics)

@@ -17,6 +17,8 @@ _READ = (".safetensors", ".json", ".txt", ".model")
 _BATCH = 16
 _LONGEST = 512
 """Most tokens of a document that are read; fewer if the encoder is shorter."""
+_CHARACTERS = 200
+"""Characters of a text by which it is seen whether the tokenizer knows its words."""
 _UNUSED = "pooler."
 """Weights that an encoder may lack: they follow the last hidden states."""
 
@@ -53,6 +55,7 @@ def embed(encoder: str, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
     try:
         with quiet_transformers():
             loaded = _load(folder)
+        _refuse_unknown_words(loaded.tokenizer, texts)
         parts = [encoder_mean(loaded, texts[at : at + _BATCH]) for at in range(0, len(texts), _BATCH)]
     except SaeSweepError as error:
         raise SaeSweepError(f"dataset.encoder={encoder}: {error}") from error
@@ -61,6 +64,18 @@ def embed(encoder: str, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
             f"dataset.encoder={encoder}: transformers cannot use it as an encoder: {first_line(error)}"
         ) from error
     return np.concatenate(parts)
+
+
+def _refuse_unknown_words(tokenizer: Any, texts: Sequence[str]) -> None:
+    """Refuse a tokenizer that knows few words; transformers makes an empty one where its files lack."""
+    beginnings = [text[:_CHARACTERS] for text in texts]
+    ids = [one for found in tokenizer(beginnings, add_special_tokens=False)["input_ids"] for one in found]
+    unknown = sum(one == tokenizer.unk_token_id for one in ids)
+    if not ids or unknown > len(ids) / 2:
+        raise SaeSweepError(
+            f"its tokenizer knows {len(ids) - unknown:,} of {len(ids):,} tokens of the texts: is a file of it "
+            "missing?"
+        )
 
 
 def encoder_mean(encoder: _Encoder, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:

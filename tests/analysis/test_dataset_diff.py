@@ -120,11 +120,12 @@ def test_a_feature_is_shown_with_its_context_on_the_side_where_it_is_listed():
         text = DocumentText(Text(tokens, np.ones(tokens.shape, bool)), np.arange(30))
         fired.append(read_documents(Subject(sae, 3), lm, text, contexts=2, window=Window(1, 1)))
     one = Compared("run", *fired, difference(*fired), ["", "1", "2", "a", "b", ""])
-    rows = [line.split() for line in diff_text(("A", "B"), one, 80).splitlines()[2:]]
-    assert [(row[:3], row[-1]) for row in rows] == [
-        (["0", "100", "10"], "a«1»a"),
-        (["1", "10", "100"], "b«2»b"),
-    ]
+    of_a, of_b = diff_text(("A", "B"), one, 80).rstrip().split("\n\n")
+    for side, here, there, row in ((of_a, "A", "B", ("0", "a«1»a")), (of_b, "B", "A", ("1", "b«2»b"))):
+        title, _, _, line = side.splitlines()
+        assert title == f"More documents of {here} (here) than of {there} (there):"
+        feature, *shares, _, context = line.split()
+        assert (feature, shares, context) == (row[0], ["100", "10"], row[1])
 
 
 def test_p_is_twice_scipys_smaller_tail():

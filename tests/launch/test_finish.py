@@ -20,7 +20,6 @@ from sae_sweep.config import (
     SaeSweepError,
     TopKConfig,
 )
-from sae_sweep.launch import finish
 from sae_sweep.launch.finish import Evaluator, Finisher
 from sae_sweep.saes import SAE, build_sae, save_sae
 from sae_sweep.signals import Interrupted
@@ -81,11 +80,6 @@ def test_the_sae_that_runs_are_fine_tuned_from_is_evaluated_once(
     torch.testing.assert_close(evaluated[0].W_dec, general.W_dec)
     longer = replace(config, evaluation=EvaluationConfig(tokens=7))
     assert evaluator.evaluate_start(longer) == {"l0": 7}
-    unscaled = Mock(input_scale=torch.tensor(0.0))
-    with monkeypatch.context() as patch:
-        patch.setattr(finish, "starting_sae", lambda *_: unscaled)
-        assert evaluator.evaluate_start(replace(config, normalisation="expected_average_only_in")) == {}
-    assert unscaled not in evaluated
     (tmp_path / "general" / "cfg.json").unlink()
     with pytest.raises(SaeSweepError, match="no SAE in"):
         evaluator.evaluate_start(replace(config, layer=2))

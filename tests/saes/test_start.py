@@ -17,6 +17,7 @@ from sae_sweep.config import ConfigError, InitConfig, ModelConfig, OptimizerConf
 from sae_sweep.saes import (
     SAE,
     Learner,
+    evaluated_start,
     load_sae,
     save_sae,
     start_fingerprint,
@@ -293,6 +294,14 @@ def test_a_batchtopk_of_the_study_goes_on_with_its_choice_per_batch(
     assert not caplog.text
     output = build_objective(start, one)(start.normalise(x).x, 0).output
     torch.testing.assert_close(output.f, found.encode(x), rtol=1e-4, atol=1e-4)
+    assert torch.equal(evaluated_start(one, 12).encode(x), found.encode(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_evaluated_beside_what_it_starts_as(tmp_path: Path, kind: str) -> None:
+    _, path = _saved(tmp_path / "general", kind)
+    one, x = _config(path, kind), sparse_batch(0)
+    assert torch.equal(evaluated_start(one, D_IN)(x), starting_sae(one, D_IN, "id")(x))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """Fine-tuned runs of a sweep: which are compared, and what is written of them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def _sweep(**keys: Any) -> tuple[list[Finished], dict[str, dict[str, float]]]:
         known["explained_variance_rare"] = 0.6 + order / 100 + tilt * (1 + order) / 100
         metrics[run.entry.name] = known | (START if run.config.init.sae else {})
     return runs, metrics
+
+
+def test_orders_of_the_shuffle_are_pairs_of_their_own() -> None:
+    runs, metrics = _sweep()
+    shuffled = []
+    for one in runs:
+        config = replace(one.config, data_seed=0, shuffle_seed=one.config.data_seed)
+        shuffled.append(replace(one, config=config))
+    (plain,), (found,) = find_domains(runs, metrics), find_domains(shuffled, metrics)
+    assert found.effects == plain.effects
+    assert {one.runs for one in found.effects if one.against is not None} == {2}
 
 
 def _domains(*keys: dict[str, Any]) -> list[Domain]:

@@ -101,7 +101,13 @@ def _of_another_size(folder: Path) -> str:
     return "its weights lack 16 tensors, such as "
 
 
-@pytest.mark.parametrize("damage", [_language_model, _damaged, _of_another_size])
+def _without_tokenizer(folder: Path) -> str:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    return "its tokenizer knows "
+
+
+@pytest.mark.parametrize("damage", [_language_model, _damaged, _of_another_size, _without_tokenizer])
 def test_what_is_no_encoder_is_one_line(encoder: Path, tmp_path: Path, damage: object) -> None:
     folder = tmp_path / "encoder"
     shutil.copytree(encoder, folder)

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tqdm import tqdm
 
 from sae_sweep import progress
 from sae_sweep.config import ArchitectureConfig, SaeSweepError
@@ -111,7 +110,7 @@ def test_a_terminal_gets_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     # drawn at every step: otherwise a fast machine finishes before the bar is drawn a second time
-    monkeypatch.setattr(progress, "tqdm", partial(tqdm, mininterval=0, miniters=1))
+    monkeypatch.setattr(progress, "_Bar", partial(progress._Bar, mininterval=0, miniters=1))
     train([make_member(tmp_path, name, make_config(seed=i)) for i, name in enumerate("ab")])
     shown = terminal.getvalue()
     assert "100%" in shown
