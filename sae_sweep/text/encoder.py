@@ -67,7 +67,7 @@ def embed(encoder: str, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
 
 
 def _refuse_unknown_words(tokenizer: Any, texts: Sequence[str]) -> None:
-    """Refuse a tokenizer that knows few words; transformers makes an empty one where its files lack."""
+    """Refuse a tokenizer that knows few words; transformers makes an empty one if files are missing."""
     beginnings = [text[:_CHARACTERS] for text in texts]
     ids = [one for found in tokenizer(beginnings, add_special_tokens=False)["input_ids"] for one in found]
     unknown = sum(one == tokenizer.unk_token_id for one in ids)
