@@ -73,7 +73,7 @@ def _refuse_unknown_words(tokenizer: Any, texts: Sequence[str]) -> None:
     unknown = sum(one == tokenizer.unk_token_id for one in ids)
     if not ids or unknown > len(ids) / 2:
         raise SaeSweepError(
-            f"its tokenizer knows {len(ids) - unknown:,} of {len(ids):,} tokens of the texts: is a file of it "
+            f"its tokenizer knows {len(ids) - unknown:,} of {len(ids):,} tokens of the texts: is a file "
             "missing?"
         )
 
