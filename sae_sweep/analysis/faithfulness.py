@@ -37,8 +37,8 @@ class FollowedSeeds(NamedTuple):
     rows: Int[Tensor, "saes d_sae"]
     """The row of each SAE that the best assignment gives to each feature of the first."""
     shared: Bool[Tensor, "pairs d_sae"]
-    """Of every two SAEs, in the order of `itertools.combinations`: whether the pair that holds the earlier
-    one's row is shared. The mean over a pair is its SFR."""
+    """Whether the pair that holds the earlier SAE's row is shared, for every two SAEs in the order of
+    `itertools.combinations`. The mean over features is the SFR of the two."""
 
 
 def follow_seeds(

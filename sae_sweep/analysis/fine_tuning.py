@@ -35,7 +35,7 @@ class Tuned(NamedTuple):
     order: tuple[int, ...]
     """`data_seed`, `shuffle_seed` and `seed`."""
     metrics: Mapping[str, float]
-    """Of its evaluation, with those of its start (`start_`)."""
+    """Metrics of its evaluation, and of that of its start (`start_`)."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tests.conftest import Cli
 from tests.study.helpers import BASE, write_sweep
 
 WIDTH = 24
-"""Of the artificial SAEs."""
+"""Width of the artificial SAEs."""
 TASK = ("task=faithful", "sweep=paper", "tracking=none", "device=cpu")
 
 
