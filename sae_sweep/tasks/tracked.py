@@ -8,7 +8,7 @@ from typing import Any
 
 from sae_sweep.analysis import COSINE_EDGES, Comparison, PairRow
 from sae_sweep.analysis.family_keys import KeyRow
-from sae_sweep.config import CommandConfig
+from sae_sweep.config import CommandConfig, digest
 from sae_sweep.config.tracking import TAG_LENGTH
 from sae_sweep.report import ComparisonFiles, RunLine
 from sae_sweep.report.formatting import short_labels
@@ -18,6 +18,8 @@ from sae_sweep.tasks.followed import Followed
 from sae_sweep.tracking import ComparisonSink, open_comparison_sink, wandb_key
 
 _HEADS = ("run", "name", "state")
+_LONGEST_KEY = 100
+"""W&B names the artifact of a table by the run's id and the key, in 128 characters."""
 
 
 def track_comparison(
@@ -70,9 +72,13 @@ def track_section(
 
 
 def _key(part: str, name: str) -> str:
-    """A key of W&B, in whose panels each section of the page is one; a slash in `name` is a level more."""
+    """A key of W&B, in whose panels each section of the page is one; a slash in `name` is a level more.
+
+    One that is too long for the artifact of a table is cut, and a digest of the whole tells it from others.
+    """
     plain = re.sub(r"[^\w./+-]+", "_", name).strip("_")
-    return f"analysis/{part}/{plain}"
+    key = f"analysis/{part}/{plain}"
+    return key if len(key) <= _LONGEST_KEY else f"{key[: _LONGEST_KEY - 13]}_{digest(key)}"
 
 
 def _send_followed(sink: ComparisonSink, followed: Followed) -> None:

@@ -99,6 +99,19 @@ def test_a_section_is_a_run_with_its_tables_figures_and_numbers(tmp_path: Path) 
     assert json.loads(path.read_text())["data"] == [["a", 1.5, None], ["b", 2, "-"]]
 
 
+def test_tables_whose_titles_are_longer_than_keys_may_be_are_all_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = SweepFolder(tmp_path / "sweep")
+    title = "Features that fire in more documents of one dataset, " + "gpt2_" * 30
+    tables = tuple(Table(f"{title} {number}", ("a",), ((1,),)) for number in range(2))
+    place = write_section(folder.diff("a" * 40), Section("Diff", "", ("r",), tables)).parent
+    track_section(folder, CommandConfig(), place, {})
+    [run] = offline_runs(folder.root)
+    assert len([kinds for kinds in run.keys().values() if "table-file" in kinds]) == 2
+    assert "W&B lost" not in caplog.text
+
+
 def test_without_tracking_a_section_is_sent_nowhere(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path / "sweep")
     track_section(folder, CommandConfig(tracking=TrackingConfig(backend="none")), section(folder), {})
