@@ -263,6 +263,7 @@ def test_a_stop_ends_the_waiting(cache, tmp_path, monkeypatch):
     source = open_text(DATASET, tmp_path)
     line = Line(monkeypatch, source, [5])
     monkeypatch.setattr(hub, "wait", signals.wait)
+    monkeypatch.setattr(hub, "WAITS_S", (60.0,) * 5)
     began = time.monotonic()
 
     def stopped():
@@ -274,7 +275,7 @@ def test_a_stop_ends_the_waiting(cache, tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
         stopped()
     assert line.opened == 1
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
 
 
 def test_the_libraries_neither_try_again_nor_talk(cache, tmp_path):
