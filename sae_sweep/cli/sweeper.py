@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from sae_sweep.cli.compose import compose, compose_first
 from sae_sweep.config import SaeSweepError
 from sae_sweep.plan import Request
-from sae_sweep.signals import stop_signals
-from sae_sweep.tasks import composes_runs, find
+from sae_sweep.signals import Interrupted, stop_signals
+from sae_sweep.tasks import composes_runs, find, resumes
 
 _HYDRA_DEFAULT = "basic"
 """Hydra's default launcher; when it is chosen, our own launchers train the groups."""
@@ -38,8 +38,13 @@ def carry_out(request: Request) -> None:
         SystemExit: with 1 if a run failed; Hydra ignores the return value of a sweep.
     """
     task = find(request.command.task)  # may import torch: until then a signal ends the process at once
-    with _task_errors(), stop_signals():
-        failed = task(request)
+    try:
+        with _task_errors(), stop_signals():
+            failed = task(request)
+    except Interrupted as stop:
+        if resumes(request.command.task):
+            raise
+        raise Interrupted(stop.signum, "launch the same command again: it begins anew") from None
     if failed:
         raise SystemExit(1)
 

@@ -1,6 +1,7 @@
 """Output paths, atomic writes, locks, status and plan files."""
 
 from sae_sweep.store.atomic import (
+    DiskError,
     disk_error,
     disk_errors,
     regular,
@@ -37,6 +38,7 @@ from sae_sweep.store.status import (
 
 __all__ = [
     "DAMAGED",
+    "DiskError",
     "Lease",
     "Metrics",
     "PlannedRun",

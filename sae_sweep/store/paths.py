@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae_sweep.config import CommandConfig, SaeSweepError, expanded
+from sae_sweep.config import CommandConfig, ConfigError, SaeSweepError, expanded
 from sae_sweep.store.home import user_cache
 
 CHECKPOINTS = ("state.safetensors", "before.safetensors")
@@ -151,15 +151,16 @@ def find_sweep(command: CommandConfig) -> SweepFolder:
     """Find the folder of the sweep that the command names.
 
     Raises:
-        SaeSweepError: listing the sweeps on disk, if the command names none of them.
+        ConfigError: listing the sweeps on disk, if the command names none.
+        SaeSweepError: the same, if there is none of that name.
     """
     root = expanded(command.paths.output).resolve()
     name = command.sweep or command.experiment
     there = ", ".join(sorted(plan.parent.name for plan in root.glob("*/plan.json"))) or "none"
     if name is None:
         other = ", or sae=FOLDER" if command.task in ("analyse", "diff") else ""
-        raise SaeSweepError(
-            f"task={command.task} needs sweep=NAME, a folder below {root}; there is {there}{other}"
+        raise ConfigError(
+            [f"task={command.task} needs sweep=NAME, a folder below {root}; there is {there}{other}"]
         )
     folder = SweepFolder(root / name)
     if not folder.plan.exists():

@@ -17,16 +17,22 @@ class Task(NamedTuple):
     """Line in `--help`."""
     composes: bool = True
     """Whether the task needs all runs of the command; if not, it works on files of an earlier sweep."""
+    resumes: bool = False
+    """Whether the same command goes on where it was stopped, rather than begin anew."""
     command: str | None = None
     """`module:class` of a `CommandConfig` with the keys that the task adds to every command."""
 
 
 TASKS = {
-    "train": Task("sae_sweep.tasks.train:train", "train the runs, then compare their SAEs"),
+    "train": Task("sae_sweep.tasks.train:train", "train the runs, then compare their SAEs", resumes=True),
     "plan": Task("sae_sweep.tasks.plan:show_plan", "show what would run, and its cost"),
-    "cache": Task("sae_sweep.tasks.cache:cache", "compute activations ahead, or look after them (action=)"),
+    "cache": Task(
+        "sae_sweep.tasks.cache:cache", "compute activations ahead, or look after them (action=)", resumes=True
+    ),
     "generate": Task(
-        "sae_sweep.tasks.generate:generate", "sample the text of dataset=faithful, beside the other datasets"
+        "sae_sweep.tasks.generate:generate",
+        "sample the text of dataset=faithful, beside the other datasets",
+        resumes=True,
     ),
     "status": Task("sae_sweep.tasks.status:show_status", "show how far a sweep is", composes=False),
     "match": Task("sae_sweep.tasks.match:rematch", "compare the SAEs of a sweep again", composes=False),
@@ -40,6 +46,7 @@ TASKS = {
         "sae_sweep.tasks.transfer:transfer",
         "evaluate every SAE of a sweep on every dataset of it",
         composes=False,
+        resumes=True,
     ),
     "diff": Task("sae_sweep.tasks.diff:diff", "compare two datasets through SAEs (dataset=A,B)"),
     "faithful": Task(
@@ -56,8 +63,8 @@ TASKS = {
     "report": Task(
         "sae_sweep.study.report:report",
         "write report.html, with the study's tables where the sweep has them",
-        False,
-        "sae_sweep.study.config:StudyCommand",
+        composes=False,
+        command="sae_sweep.study.config:StudyCommand",
     ),
 }
 
@@ -70,6 +77,11 @@ def find(task: str) -> Callable[..., int]:
 def composes_runs(task: str, action: str) -> bool:
     """Whether a task needs all runs composed; task=cache does only for `action=fill`."""
     return _entry(task).composes and (task != "cache" or action == "fill")
+
+
+def resumes(task: str) -> bool:
+    """Whether a task goes on where it was stopped."""
+    return _entry(task).resumes
 
 
 def _entry(task: str) -> Task:

@@ -11,7 +11,15 @@ from sae_sweep.activations import LanguageModel
 from sae_sweep.analysis.contexts import Window
 from sae_sweep.analysis.dataset_diff import DocumentText, difference, read_documents
 from sae_sweep.analysis.features import Subject, Text
-from sae_sweep.config import SYNTHETIC, CommandConfig, DatasetConfig, PackingConfig, RunConfig, SaeSweepError
+from sae_sweep.config import (
+    SYNTHETIC,
+    CommandConfig,
+    ConfigError,
+    DatasetConfig,
+    PackingConfig,
+    RunConfig,
+    SaeSweepError,
+)
 from sae_sweep.config.names import made_plain
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.launch.content import refuse_other_content
@@ -48,7 +56,8 @@ def diff(request: Request) -> int:
     Returns the number of SAEs that are left out, each with a line that says why.
 
     Raises:
-        SaeSweepError: if the command names no SAE, or not two datasets of different text.
+        ConfigError: if the command names no SAE, or not two datasets.
+        SaeSweepError: if there is no such SAE, or both datasets hold the same text.
     """
     command, device = request.command, request.runs[0].config.device
     texts = _texts([run.config for run in request.runs], command)
@@ -117,14 +126,17 @@ def _texts(configs: Sequence[RunConfig], command: CommandConfig) -> list[_Text]:
     """The two datasets of the command, under labels that differ.
 
     Raises:
-        SaeSweepError: if there are not two, or they hold the same text.
+        ConfigError: if there are not two.
+        SaeSweepError: if they hold the same text.
     """
     cache = cache_folder(command.paths.cache)
     kinds = list({repr(config.dataset): config for config in configs}.values())
     if len(kinds) != 2:
-        raise SaeSweepError(
-            f"task=diff compares two datasets, and this command has {len(kinds)}: give two, such as "
-            "dataset=stdlib_docs,stdlib_code"
+        raise ConfigError(
+            [
+                f"task=diff compares two datasets, and this command has {len(kinds)}: give two, such as "
+                "dataset=stdlib_docs,stdlib_code"
+            ]
         )
     contents = [{"corpus": fingerprint(config.dataset, cache)} for config in kinds]
     if contents[0] == contents[1]:

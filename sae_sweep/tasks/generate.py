@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sae_sweep.activations.model_files import same_model
-from sae_sweep.config import FaithfulDataset, RunConfig, SaeSweepError, first_line
+from sae_sweep.config import ConfigError, FaithfulDataset, RunConfig, SaeSweepError, first_line
 from sae_sweep.config.mixture import sampled_texts, texts_of
 from sae_sweep.logs import show
 from sae_sweep.plan import Request
@@ -26,12 +26,12 @@ def generate(request: Request) -> int:
     """Sample the texts of a command, and compare each with the command's other datasets; returns 0.
 
     Raises:
-        SaeSweepError: if the command has no dataset=faithful, a model cannot sample text, or another dataset
-            cannot be read.
+        ConfigError: if the command has no dataset=faithful.
+        SaeSweepError: if a model cannot sample text, or another dataset cannot be read.
     """
     wanted = _wanted(request)
     if not wanted:
-        raise SaeSweepError("task=generate samples the text of dataset=faithful, which this command lacks")
+        raise ConfigError(["task=generate samples the text of dataset=faithful, which this command lacks"])
     _name_foreign_readers(request)
     _sample(request)
     with at_once():

@@ -1,16 +1,21 @@
-"""`task=transfer`: every SAE of a sweep evaluated on every dataset of the sweep."""
+"""`task=transfer`: every SAE of a sweep evaluated on every dataset of the sweep.
+
+Each evaluation is kept, so that a stopped command goes on where it was, and a sweep that grew needs only the
+new ones.
+"""
 
 import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from sae_sweep.activations import weights_fingerprint
 from sae_sweep.analysis.family_frequency import Member, family_frequencies
-from sae_sweep.config import CommandConfig, DatasetConfig, SaeSweepError, SyntheticDataset
+from sae_sweep.config import CommandConfig, DatasetConfig, SaeSweepError, SyntheticDataset, digest
 from sae_sweep.config.swept import swept_keys
 from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.finish import Evaluator
@@ -20,18 +25,30 @@ from sae_sweep.plan import Request
 from sae_sweep.report import files_text
 from sae_sweep.report.family_frequency_files import read_members, write_family_frequencies
 from sae_sweep.report.formatting import described
+from sae_sweep.report.kept_evaluations import KeptEvaluation, KeptEvaluations
 from sae_sweep.report.transfer_files import Transferred, lost_away, transfer_text, write_transfer
-from sae_sweep.saes import SAE
+from sae_sweep.saes import tensors_checksum
 from sae_sweep.signals import deferred, raise_if_requested
-from sae_sweep.store import PlannedRun, SweepFolder, cache_folder, find_sweep, hold_sweep, read_metrics
+from sae_sweep.store import (
+    DiskError,
+    PlannedRun,
+    SweepFolder,
+    cache_folder,
+    find_sweep,
+    hold_sweep,
+    read_metrics,
+)
 from sae_sweep.tasks.analysed import Analysed, finished_of, left_out_lines
 from sae_sweep.tasks.finished import labelled
 from sae_sweep.tasks.followed import steps
 from sae_sweep.tasks.report import write_report
 from sae_sweep.tasks.tracked import track_section
-from sae_sweep.text import open_text
+from sae_sweep.text import fingerprint, open_text
 
 log = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Part of the name of a kept evaluation; increase it whenever an evaluation gives other numbers."""
 
 
 class _Text(NamedTuple):
@@ -52,6 +69,29 @@ class _Subject(NamedTuple):
     """Its values of the sweep's keys, except dataset and seed."""
     trained_on: str
     undertrained: bool
+    weights: str
+    """Checksum of its weights."""
+
+    def key(self, text: _Text, content: Sequence[str]) -> str:
+        """Names its evaluation on a text: a digest of all that decides the numbers.
+
+        Args:
+            text: the text.
+            content: fingerprints of the model and of the text, as they are now.
+        """
+        config = self.run.config
+        how = [asdict(config.packing), asdict(config.evaluation), repr(text.dataset)]
+        return digest([_VERSION, self.run.run_id, self.weights, list(content), how])
+
+
+class _Reading(NamedTuple):
+    """What is read of a text for the SAEs of a model and packing, by their names."""
+
+    keys: Mapping[str, str]
+    """Names of their evaluations."""
+    known: Mapping[str, KeptEvaluation]
+    evaluator: Evaluator | None
+    """None if all evaluations are known."""
 
 
 def transfer(request: Request) -> int:
@@ -73,8 +113,10 @@ def transfer(request: Request) -> int:
             f"{folder.root}: its finished SAEs have one dataset ({only}), and a transfer matrix needs two: "
             "train on another, such as dataset=stdlib_docs,stdlib_code"
         )
+    kept = KeptEvaluations(folder.transfer / "evaluations")
+    work = _Work(command, device, kept, folder, left_out)
     with steps("transfer", "evaluations") as progress:
-        found = list(_evaluated(subjects, texts, command, device, left_out, progress))
+        found = list(work.evaluate_all(subjects, texts, progress))
     lines = left_out_lines(left_out)
     for line in lines:
         log.error("%s", line)
@@ -84,6 +126,8 @@ def transfer(request: Request) -> int:
         with hold_sweep(folder), deferred():
             told = [line.replace(f"{folder.root}/", "") for line in lines]
             files = write_transfer(folder.transfer, found, about, told)
+            if not left_out:
+                kept.keep_only(work.keys)
             seeds = {subject.one.name: subject.run.config.seed for subject in subjects}
             shared = _family_frequencies(folder, found, families, seeds, about)
         _track(folder, command, found, bool(shared))
@@ -136,45 +180,82 @@ def _subjects(
         rest = {key: value for key, value in keys.items() if key not in ("dataset", "seed")}
         if one.run is None:
             continue
+        texts.setdefault(label, _Text(label, one.config.dataset, one.run))
         try:
             weak = read_metrics(one.folder, one.owner).init_match > command.matching.undertrained
-            subjects.append(_Subject(one, one.run, rest, label, weak))
-            texts.setdefault(label, _Text(label, one.config.dataset, one.run))
+            weights = tensors_checksum(dict(one.load().state_dict()))
+            subjects.append(_Subject(one, one.run, rest, label, weak, weights))
         except SaeSweepError as error:
             left_out[one.name] = error
     return subjects, list(texts.values())
 
 
-def _evaluated(
-    subjects: Sequence[_Subject],
-    texts: Sequence[_Text],
-    command: CommandConfig,
-    device: str,
-    left_out: dict[str, SaeSweepError],
-    progress: Callable[[int, int], None],
-) -> Iterator[Transferred]:
-    """Evaluate every SAE on every dataset; those that share model, text and packing share the LM's losses."""
-    models, done, groups = Models(), 0, _by_model(subjects)
-    for group in groups:
-        for text in texts:
-            try:
-                evaluator = _evaluator(models, group[0], text, command, device)
-            except SaeSweepError as error:
-                of = f" for SAEs of {group[0].run.config.model.label}" if len(groups) > 1 else ""
-                left_out[f"{text.label}{of}"] = error
-                done += len(group)
-                continue
-            for subject in group:
-                raise_if_requested()
-                name = subject.one.name
+@dataclass
+class _Work:
+    """Evaluates SAEs on texts; those that share model, text and packing share the LM's losses."""
+
+    command: CommandConfig
+    device: str
+    """As in a run's config."""
+    kept: KeptEvaluations
+    folder: SweepFolder
+    left_out: dict[str, SaeSweepError]
+    """Why, by name; it grows."""
+    keys: set[str] = field(default_factory=set)
+    """Names of the evaluations so far."""
+    _models: Models = field(default_factory=Models)
+
+    def evaluate_all(
+        self, subjects: Sequence[_Subject], texts: Sequence[_Text], progress: Callable[[int, int], None]
+    ) -> Iterator[Transferred]:
+        """Evaluate every SAE on every dataset, except where that is kept."""
+        done, groups = 0, _by_model(subjects)
+        for group in groups:
+            for text in texts:
                 try:
-                    sae = subject.one.load()
-                    name = f"{name} on {text.label}"
-                    yield _transferred(subject, sae, text, evaluator)
+                    reading = self._read(group, text)
                 except SaeSweepError as error:
-                    left_out[name] = error
-                done += 1
-                progress(done, len(subjects) * len(texts))
+                    of = f" for SAEs of {group[0].run.config.model.label}" if len(groups) > 1 else ""
+                    self.left_out[f"{text.label}{of}"] = error
+                    done += len(group)
+                    continue
+                for subject in group:
+                    raise_if_requested()
+                    try:
+                        found = reading.known.get(subject.one.name) or self._evaluate(subject, text, reading)
+                        yield _transferred(subject, text, found)
+                    except DiskError:
+                        raise
+                    except SaeSweepError as error:
+                        self.left_out[f"{subject.one.name} on {text.label}"] = error
+                    done += 1
+                    progress(done, len(subjects) * len(texts))
+
+    def _read(self, group: Sequence[_Subject], text: _Text) -> _Reading:
+        """What is kept of a text; where something is missing, open it, and the model.
+
+        Raises:
+            SaeSweepError: if either is not what the SAEs were trained on, or cannot be read.
+        """
+        cache, first = cache_folder(self.command.paths.cache), group[0].run
+        refuse_other_content(first, cache, ("model",))
+        refuse_other_content(text.run, cache, ("corpus",))
+        content = weights_fingerprint(first.config.model), fingerprint(text.dataset, cache)
+        keys = {subject.one.name: subject.key(text, content) for subject in group}
+        self.keys.update(keys.values())
+        known = {name: found for name, key in keys.items() if (found := self.kept.read(key)) is not None}
+        if len(known) == len(group):
+            return _Reading(keys, known, None)
+        lm = self._models.get(replace(first.config, dataset=text.dataset, device=self.device))
+        return _Reading(keys, known, Evaluator(lm, open_text(text.dataset, cache)))
+
+    def _evaluate(self, subject: _Subject, text: _Text, reading: _Reading) -> KeptEvaluation:
+        assert reading.evaluator is not None
+        found = reading.evaluator.evaluate(subject.one.load(), subject.run.config)
+        kept = KeptEvaluation(found.metrics, found.densities.numpy())
+        with hold_sweep(self.folder), deferred():
+            self.kept.write(reading.keys[subject.one.name], kept)
+        return kept
 
 
 def _by_model(subjects: Sequence[_Subject]) -> list[list[_Subject]]:
@@ -186,19 +267,7 @@ def _by_model(subjects: Sequence[_Subject]) -> list[list[_Subject]]:
     return list(groups.values())
 
 
-def _evaluator(
-    models: Models, first: _Subject, text: _Text, command: CommandConfig, device: str
-) -> Evaluator:
-    """Open a dataset and the model, and see that they are what the SAEs were trained on."""
-    cache = cache_folder(command.paths.cache)
-    lm = models.get(replace(first.run.config, dataset=text.dataset, device=device))
-    refuse_other_content(first.run, cache, ("model",))
-    refuse_other_content(text.run, cache, ("corpus",))
-    return Evaluator(lm, open_text(text.dataset, cache))
-
-
-def _transferred(subject: _Subject, sae: SAE, text: _Text, evaluator: Evaluator) -> Transferred:
-    found = evaluator.evaluate(sae, subject.run.config)
+def _transferred(subject: _Subject, text: _Text, found: KeptEvaluation) -> Transferred:
     synthetic = isinstance(text.dataset, SyntheticDataset)  # there is no language model to lose anything
     metrics = {
         name: math.nan if synthetic and name.startswith("ce_") else value
@@ -210,6 +279,6 @@ def _transferred(subject: _Subject, sae: SAE, text: _Text, evaluator: Evaluator)
         trained_on=subject.trained_on,
         read=text.label,
         undertrained=subject.undertrained,
-        densities=found.densities.numpy(),
+        densities=found.densities,
         metrics=metrics,
     )

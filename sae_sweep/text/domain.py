@@ -2,16 +2,21 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from sae_sweep.config import DomainDataset, SaeSweepError, digest
+from sae_sweep.config import ConfigError, DomainDataset, SaeSweepError, build, digest
 from sae_sweep.config.checks import shown
 from sae_sweep.config.mixture import words_of
+from sae_sweep.store import is_present, read_record, unreadable, write_record
 from sae_sweep.text.encoder import embed, encoder_fingerprint
 from sae_sweep.text.files import read_documents
 from sae_sweep.text.source import Place, TextSource
+
+log = logging.getLogger(__name__)
 
 SELECTION = "bm25-1"
 """Part of the fingerprint; increase the number whenever the same keywords select other documents."""
@@ -25,8 +30,13 @@ class DomainText(TextSource):
     of the selected training documents.
     """
 
-    def __init__(self, dataset: DomainDataset, source: TextSource) -> None:
+    def __init__(self, dataset: DomainDataset, source: TextSource, kept: Path | None = None) -> None:
         """Read the whole text, and select.
+
+        Args:
+            dataset: what to select.
+            source: the text.
+            kept: file that keeps the selection, for it takes an encoder long to read a whole text.
 
         Raises:
             SaeSweepError: if no document has any of the words, no held-out document is near enough, the seeds
@@ -35,27 +45,16 @@ class DomainText(TextSource):
         super().__init__(f"dataset={dataset.name}", dataset.exhausted)
         train = [text for unit in range(source.units) for text, _ in source.read(unit)]
         held_out = list(source.held_out())
-        scores = nearness(dataset, [*train, *held_out])
-        of_train, of_held_out = scores[: len(train)], scores[len(train) :]
-        best = np.argsort(-of_train, kind="stable")[: dataset.documents]
-        best = np.sort(best[np.isfinite(of_train[best])])
-        words = f"dataset.keywords={shown(dataset.keywords)}"
-        where = f"{_SEEDS}={dataset.seeds}" if dataset.seeds else words
-        if not len(best):
-            raise SaeSweepError(
-                f"{where}: none of the {len(train):,} documents of {source.label} has one of their words"
-            )
-        self._train = [train[place] for place in best]
-        near = np.flatnonzero(of_held_out >= of_train[best].min())
-        if not len(near):
-            raise SaeSweepError(
-                f"{where}: no held-out document of {source.label} is as near to them as the {len(best):,} "
-                "selected ones: raise dataset.documents, or seek others"
-            )
-        self._held_out = [held_out[place] for place in near]
+        found = _read(kept, len(train), len(held_out)) if kept is not None else None
+        if found is None:
+            found = _select(dataset, source.label, train, held_out)
+            if kept is not None:
+                write_record(kept, asdict(found))
+        self._train = [train[place] for place in found.train]
+        self._held_out = [held_out[place] for place in found.held_out]
         self.summary = (
-            f"{self.label}: {len(best):,} of {len(train):,} training documents and {len(near):,} of "
-            f"{len(held_out):,} held-out ones of {source.label}"
+            f"{self.label}: {len(found.train):,} of {found.of_train:,} training documents and "
+            f"{len(found.held_out):,} of {found.of_held_out:,} held-out ones of {source.label}"
         )
 
     @property
@@ -68,6 +67,52 @@ class DomainText(TextSource):
 
     def held_out(self) -> Iterator[str]:
         return iter(self._held_out)
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """Places of the selected documents, in rising order."""
+
+    train: list[int]
+    held_out: list[int]
+    of_train: int
+    """Documents of the text."""
+    of_held_out: int
+
+
+def _select(dataset: DomainDataset, label: str, train: Sequence[str], held_out: Sequence[str]) -> _Selected:
+    scores = nearness(dataset, [*train, *held_out])
+    of_train, of_held_out = scores[: len(train)], scores[len(train) :]
+    best = np.argsort(-of_train, kind="stable")[: dataset.documents]
+    best = np.sort(best[np.isfinite(of_train[best])])
+    words = f"dataset.keywords={shown(dataset.keywords)}"
+    where = f"{_SEEDS}={dataset.seeds}" if dataset.seeds else words
+    if not len(best):
+        raise SaeSweepError(
+            f"{where}: none of the {len(train):,} documents of {label} has one of their words"
+        )
+    near = np.flatnonzero(of_held_out >= of_train[best].min())
+    if not len(near):
+        raise SaeSweepError(
+            f"{where}: no held-out document of {label} is as near to them as the {len(best):,} selected "
+            "ones: raise dataset.documents, or seek others"
+        )
+    return _Selected(best.tolist(), near.tolist(), len(train), len(held_out))
+
+
+def _read(kept: Path, of_train: int, of_held_out: int) -> _Selected | None:
+    """A selection that is kept; None if there is none, or it is damaged, or of another text."""
+    if not is_present(kept):
+        return None
+    try:
+        found: _Selected = build(_Selected, read_record(kept, "the documents are selected again"))
+    except ConfigError as error:
+        log.warning("%s", unreadable(kept, error, "the documents are selected again"))
+        return None
+    except SaeSweepError as error:
+        log.warning("%s", error)
+        return None
+    return found if (found.of_train, found.of_held_out) == (of_train, of_held_out) else None
 
 
 def selection_fingerprint(dataset: DomainDataset) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sae_sweep.config import SaeSweepError, expanded, first_line
+from sae_sweep.progress import Progress
 from sae_sweep.text.formats import readable
 
 _READ = (".safetensors", ".json", ".txt", ".model")
@@ -56,7 +57,7 @@ def embed(encoder: str, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
         with quiet_transformers():
             loaded = _load(folder)
         _refuse_unknown_words(loaded.tokenizer, texts)
-        parts = [encoder_mean(loaded, texts[at : at + _BATCH]) for at in range(0, len(texts), _BATCH)]
+        parts = list(_means(loaded, texts, f"dataset.encoder={encoder}"))
     except SaeSweepError as error:
         raise SaeSweepError(f"dataset.encoder={encoder}: {error}") from error
     except Exception as error:  # a model of any kind may be there, and fail in any way
@@ -76,6 +77,16 @@ def _refuse_unknown_words(tokenizer: Any, texts: Sequence[str]) -> None:
             f"its tokenizer knows {len(ids) - unknown:,} of {len(ids):,} tokens of the texts: is a file "
             "missing?"
         )
+
+
+def _means(encoder: _Encoder, texts: Sequence[str], label: str) -> Iterator[np.ndarray]:
+    progress = Progress(label, len(texts), unit="documents")
+    try:
+        for at in range(0, len(texts), _BATCH):
+            yield encoder_mean(encoder, texts[at : at + _BATCH])
+            progress.show(min(at + _BATCH, len(texts)), {})
+    finally:
+        progress.close()
 
 
 def encoder_mean(encoder: _Encoder, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
@@ -128,11 +139,20 @@ def _load(folder: Path) -> _Encoder:
     model, found = AutoModel.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
-    named = " ".join(model.config.architectures or ())
-    if "CausalLM" in named or "LMHead" in named:
-        raise SaeSweepError(f"{named} is a language model whose tokens do not see what follows them")
     if missing := [name for name in found["missing_keys"] if not name.startswith(_UNUSED)]:
         raise SaeSweepError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
     most = getattr(model.config, "max_position_embeddings", _LONGEST)
     longest = min(int(tokenizer.model_max_length), most, _LONGEST)
-    return _Encoder(tokenizer, model.eval().requires_grad_(False), longest)
+    found = _Encoder(tokenizer, model.eval().requires_grad_(False), longest)
+    _refuse_decoder(found.model)
+    return found
+
+
+def _refuse_decoder(model: Any) -> None:
+    """Refuse a model whose first token is the same whatever follows it: its mean says little of a text."""
+    vectors = model.get_input_embeddings().weight
+    ids = vectors.new_zeros(2, 2).long()
+    ids[1, 1] = len(vectors) - 1
+    one, other = model(input_ids=ids).last_hidden_state[:, 0]
+    if one.equal(other):
+        raise SaeSweepError("it is a language model whose tokens do not see what follows them")

@@ -132,8 +132,11 @@ def read_documents(pattern: str, key: str) -> list[str]:
         SaeSweepError: if there are no files, or no text in them.
     """
     documents: list[str] = []
+    total = Tally()
     for path in find_files(pattern, key).paths:
-        for where, _ in _scan(path, _version(path), _TEXT_KEY)[0]:
+        pieces, tally = _scan(path, _version(path), _TEXT_KEY)
+        total.add_file(path, tally, key)
+        for where, _ in pieces:
             rows = format_of(path).rows(path, int(where), 0, _TEXT_KEY)
             documents += [row.text for row in rows if row.text]
     if documents:

@@ -107,11 +107,11 @@ def _open_one(dataset: DatasetConfig, cache: Path) -> TextSource:
 
 
 @functools.lru_cache(maxsize=8)
-def _open_domain(dataset: DomainDataset, _content: str, cache: Path) -> DomainText:
+def _open_domain(dataset: DomainDataset, content: str, cache: Path) -> DomainText:
     """Select the documents of a domain once for all groups of a command."""
     if dataset.source is None:
         raise SaeSweepError(f"dataset={dataset.name}: dataset.of names no dataset")
-    return DomainText(dataset, _open_one(dataset.source, cache))
+    return DomainText(dataset, _open_one(dataset.source, cache), cache / "domains" / f"{content}.json")
 
 
 class _Part(NamedTuple):

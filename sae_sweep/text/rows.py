@@ -64,8 +64,8 @@ class Tally:
         self.characters += len(row.text)
         return True
 
-    def add_file(self, path: Path, tally: "Tally") -> None:
-        """Add what a file holds.
+    def add_file(self, path: Path, tally: "Tally", key: str = "dataset.path") -> None:
+        """Add what a file holds, which the key of a config names.
 
         Raises:
             SaeSweepError: if that is no text.
@@ -74,7 +74,7 @@ class Tally:
         if broken > max(_BROKEN, most) or tally.nulls > most:
             raise SaeSweepError(
                 f"{path} is not UTF-8 text: {broken:,} of {tally.characters:,} characters are invalid; "
-                "convert it (iconv -f ENCODING -t UTF-8), or leave it out of dataset.path"
+                f"convert it (iconv -f ENCODING -t UTF-8), or leave it out of {key}"
             )
         self.documents += tally.documents
         self.replaced += tally.replaced

@@ -236,7 +236,7 @@ def test_an_sae_without_live_features_is_said(
 @pytest.mark.parametrize(
     ("words", "code", "why"),
     [
-        ([], 1, "needs sweep=NAME, a folder below {here}/multirun; there is x, or sae=FOLDER"),
+        ([], 2, "needs sweep=NAME, a folder below {here}/multirun; there is x, or sae=FOLDER"),
         (["sae=multirun/x"], 1, "{here}/multirun/x is a sweep: name one of its runs, or give sweep=x"),
         (["sae="], 2, "sae: name a folder"),
         (['sae="~nobody_at_all/x"'], 2, "~nobody_at_all is no home folder"),

@@ -229,7 +229,7 @@ def test_match_compares_again_with_another_threshold(cli: Cli, small: list[str])
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["task=match"], 1, "task=match needs sweep=NAME"),
+        (["task=match"], 2, "task=match needs sweep=NAME"),
         (["task=match", "sweep=nowhere"], 1, "no sweep there"),
         (["dataset.path=nowhere"], 1, "nowhere"),
         (["model.path=./nowhere"], 1, "model.path=./nowhere: no such file or folder"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sae_sweep.activations import load_language_model
 from sae_sweep.config import ModelConfig, TopKConfig
 from sae_sweep.saes import SAE, build_sae, load_sae, save_sae
 from sae_sweep.store import PlannedRun, SweepFolder, write_json
+from sae_sweep.tasks import diff as diff_task
 from sae_sweep.text import open_text
 from tests.activations.conftest import save_gpt2
 from tests.conftest import Cli
@@ -147,22 +149,32 @@ def test_an_sae_that_is_no_run_is_compared_too(cli: Cli, two_texts: list[Planned
         np.testing.assert_allclose(found[column], expected, atol=1e-12)
 
 
+def test_a_stop_says_that_the_same_command_begins_anew(
+    cli: Cli, two_texts: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diff_task, "read_documents", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    result = cli(*paths(two_texts), "sweep=mine")
+    assert result.code == 128 + signal.SIGTERM
+    assert result.err.endswith("stopped by SIGTERM; launch the same command again: it begins anew\n")
+    assert not Path("multirun/mine/analysis").exists()
+
+
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("words", "code", "line"),
     [
-        (["dataset.path=prose"], "compares two datasets, and this command has 1"),
-        (["dataset.path=prose,code,code/00.txt"], "compares two datasets, and this command has 3"),
-        (["dataset.path=prose,./prose"], "both datasets hold the same text"),
-        (["dataset.path=prose,nowhere"], "nowhere"),
-        (["dataset.path=prose,code", "sae=multirun/mine/none"], "/none: there is no such folder"),
-        (["dataset.path=prose,code/00.txt"], "document, so none can be held out for evaluation"),
+        (["dataset.path=prose"], 2, "compares two datasets, and this command has 1"),
+        (["dataset.path=prose,code,code/00.txt"], 2, "compares two datasets, and this command has 3"),
+        (["dataset.path=prose,./prose"], 1, "both datasets hold the same text"),
+        (["dataset.path=prose,nowhere"], 1, "nowhere"),
+        (["dataset.path=prose,code", "sae=multirun/mine/none"], 1, "/none: there is no such folder"),
+        (["dataset.path=prose,code/00.txt"], 1, "document, so none can be held out for evaluation"),
     ],
 )
 def test_what_is_wrong_is_one_line_each(
-    cli: Cli, two_texts: list[PlannedRun], words: list[str], line: str
+    cli: Cli, two_texts: list[PlannedRun], words: list[str], code: int, line: str
 ) -> None:
     result = cli("task=diff", "dataset=files", "sweep=mine", *words)
-    assert result.code == 1
+    assert result.code == code
     assert len([one for one in result.err.splitlines() if "sdpa attention" not in one]) <= 2  # SAEs
     assert line in result.err
     assert not Path("multirun/mine/analysis").exists()

@@ -13,12 +13,13 @@ import torch
 from pyarrow import parquet
 
 from sae_sweep.activations import load_language_model
-from sae_sweep.analysis import evaluate
-from sae_sweep.config import ModelConfig, SaeSweepError, TopKConfig
+from sae_sweep.analysis import Evaluation, evaluate
+from sae_sweep.config import ModelConfig, RunConfig, SaeSweepError, TopKConfig
+from sae_sweep.launch.finish import Evaluator
 from sae_sweep.report import transfer_files
 from sae_sweep.report.parquet import write_parquet
 from sae_sweep.report.transfer_files import Transferred, home_and_away, transfer_figure, transfer_text
-from sae_sweep.saes import load_sae
+from sae_sweep.saes import SAE, build_sae, load_sae, save_sae
 from sae_sweep.store import PlannedRun, SweepFolder, write_json, write_metrics
 from sae_sweep.tasks import transfer as transfer_task
 from sae_sweep.tasks.analysed import left_out_lines
@@ -67,6 +68,58 @@ def test_each_cell_is_the_evaluation_of_that_sae_on_that_text(cli: Cli, two_text
     lost[1] -= found["code", "prose"]["explained_variance"]
     sent = [run.summary[f"analysis/transfer/lost_on/{text}"] for text in ("code", "prose")]
     assert sent == pytest.approx(lost)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_what_was_evaluated_is_kept_until_it_changes(
+    cli: Cli, two_texts: list[PlannedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    told: list[str] = []
+
+    class Counting(Evaluator):
+        def evaluate(self, sae: SAE, config: RunConfig) -> Evaluation:
+            done.append(f"{config.dataset.name} on {Path(self._source.label).name}")
+            if len(done) == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return super().evaluate(sae, config)
+
+    def again() -> tuple[list[str], dict[tuple[str, str], float]]:
+        done.clear()
+        result = cli("task=transfer", "sweep=mine", "tracking=none")
+        assert result.code == 0
+        told.append(result.err)
+        rows = parquet.read_table(folder / "transfer.parquet").to_pylist()
+        return [*done], {(row["run"], row["read"]): row["explained_variance"] for row in rows}
+
+    monkeypatch.setattr(transfer_task, "Evaluator", Counting)
+    prose, code = two_texts
+    folder = SweepFolder(prose.folder.root.parent).transfer
+    stopped = cli("task=transfer", "sweep=mine", "tracking=none")
+    assert stopped.code == 128 + signal.SIGTERM
+    assert "launch the same command again to resume\n" in stopped.err
+    missing, found = again()
+    assert missing == ["prose on code", "code on code"]
+    pairs = [(run, text) for run in two_texts for text in two_texts]
+    expected = {(run.name, text.name): alone(run, text)["explained_variance"] for run, text in pairs}
+    assert found == pytest.approx(expected)
+    missing, kept = again()
+    assert missing == []
+    assert kept == found
+    other = build_sae(TopKConfig(k=4), 128, 128, seed=9, numerics="modern")
+    save_sae(other, prose.folder.sae, metadata={"provenance": {"run_id": prose.run_id}})
+    missing, changed = again()
+    assert missing == ["prose on prose", "prose on code"]
+    assert changed["prose", "code"] == pytest.approx(alone(prose, code)["explained_variance"])
+    assert changed["prose", "code"] != found["prose", "code"]
+    assert changed["code", "code"] == found["code", "code"]
+    files = sorted((folder / "evaluations").iterdir())
+    assert len(files) == 4  # those of the SAE that is gone are gone
+    files[0].write_bytes(files[0].read_bytes()[:-40])
+    missing, mended = again()
+    assert len(missing) == 1
+    assert mended == changed
+    assert f"cannot read {files[0].resolve()}" in told[-1]
 
 
 def test_a_changed_text_and_a_lost_sae_are_a_line_each_and_cost_no_other_cell(

@@ -1,6 +1,7 @@
 """Domains: what BM25 selects, on both sides of the held-out split, and what selects nothing."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from sae_sweep.config import DomainDataset, FilesDataset, SaeSweepError
-from sae_sweep.text import fingerprint, open_text
+from sae_sweep.text import domain, fingerprint, open_text
 from sae_sweep.text.domain import DomainText, bm25, nearness, selection_fingerprint
+from sae_sweep.text.open import _open_domain
 from tests.text.helpers import ListText
 
 pytest.importorskip("bm25s")
@@ -94,6 +96,49 @@ def test_seeds_are_read_whatever_would_be_held_out_and_are_known_by_their_conten
 )
 def test_seeds_that_say_nothing_are_one_line(tmp_path: Path, documents: list[str], problem: str) -> None:
     dataset = DomainDataset(of="list", seeds=_seeds(tmp_path / "seeds", *documents))
+    with pytest.raises(SaeSweepError, match=problem):
+        DomainText(dataset, ListText([TRAIN], ["await"]))
+
+
+def test_a_selection_is_kept_for_as_long_as_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(40):
+        Path(_seeds(tmp_path / f"{number}", f"{TRAIN[number % 5]} {number}"))
+    dataset = _domain(["await", "coroutine"], source=FilesDataset(path=str(tmp_path), held_out_every=4))
+    asked: list[int] = []
+
+    def counted(dataset: DomainDataset, documents: Sequence[str]) -> np.ndarray:
+        asked.append(len(documents))
+        return nearness(dataset, documents)
+
+    def select() -> tuple[list[str], list[str], str]:
+        _open_domain.cache_clear()  # as another process
+        text = open_text(dataset, cache)
+        assert isinstance(text, DomainText)
+        return _read(text), list(text.held_out()), text.summary
+
+    monkeypatch.setattr(domain, "nearness", counted)
+    cache = tmp_path / "cache"
+    first = select()
+    assert (len(first[0]), asked) == (10, [40])
+    assert select() == first
+    assert asked == [40]
+    (kept,) = (cache / "domains").iterdir()
+    for damage in (kept.read_text()[:-30], '{"format": 2}', kept.read_text().replace("10", "11")):
+        kept.write_text(damage)
+        asked.clear()
+        caplog.clear()
+        assert select() == first
+        assert asked == [40]
+        assert f"cannot read {kept}" in caplog.text
+        assert "the documents are selected again" in caplog.text
+
+
+def test_a_binary_file_is_no_seed(tmp_path: Path) -> None:
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 40)
+    dataset = DomainDataset(of="list", seeds=str(tmp_path))
+    problem = r"binary\.txt is not UTF-8 text: .* leave it out of dataset\.seeds$"
     with pytest.raises(SaeSweepError, match=problem):
         DomainText(dataset, ListText([TRAIN], ["await"]))
 

@@ -16,6 +16,7 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    GPT2Model,
     PreTrainedTokenizerFast,
 )
 
@@ -85,9 +86,17 @@ def test_an_encoder_is_its_content(encoder: Path, tmp_path: Path) -> None:
     assert encoder_fingerprint(str(copy)) != encoder_fingerprint(str(encoder))
 
 
+_CAUSAL = "it is a language model whose tokens do not see what follows them"
+
+
 def _language_model(folder: Path) -> str:
     GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder)
-    return "is a language model whose tokens do not see what follows them"
+    return _CAUSAL
+
+
+def _decoder(folder: Path) -> str:
+    GPT2Model(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder)
+    return _CAUSAL
 
 
 def _damaged(folder: Path) -> str:
@@ -107,7 +116,10 @@ def _without_tokenizer(folder: Path) -> str:
     return "its tokenizer knows "
 
 
-@pytest.mark.parametrize("damage", [_language_model, _damaged, _of_another_size, _without_tokenizer])
+@pytest.mark.parametrize(
+    "damage",
+    [_language_model, _decoder, _damaged, _of_another_size, _without_tokenizer],
+)
 def test_what_is_no_encoder_is_one_line(encoder: Path, tmp_path: Path, damage: object) -> None:
     folder = tmp_path / "encoder"
     shutil.copytree(encoder, folder)
