@@ -28,8 +28,8 @@ from torch import Tensor
 
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.analysis.cofiring import partners
-from sae_sweep.analysis.evaluation import BATCH_TOKENS
 from sae_sweep.analysis.features import FeatureAnalysis, Subject
+from sae_sweep.analysis.losses import BATCH_TOKENS
 from sae_sweep.config import EmbeddedDataset, ModelConfig, PackingConfig, TopKConfig
 from sae_sweep.saes import SAE, build_sae
 from sae_sweep.store import cache_folder

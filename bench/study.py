@@ -35,7 +35,8 @@ from transformers.utils.logging import disable_progress_bar
 from sae_sweep.activations import LanguageModel, load_language_model, pick_device
 from sae_sweep.activations.model_files import ASSETS
 from sae_sweep.analysis import match
-from sae_sweep.analysis.evaluation import Baselines, evaluate, language_model_baselines
+from sae_sweep.analysis.evaluation import evaluate
+from sae_sweep.analysis.losses import Baselines, language_model_baselines
 from sae_sweep.config import (
     BatchTopKConfig,
     EvaluationConfig,

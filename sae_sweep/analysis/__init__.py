@@ -2,14 +2,8 @@
 
 from sae_sweep.analysis.bootstrap import bootstrap_interval, bootstrap_means
 from sae_sweep.analysis.comparison import Comparison, compare
-from sae_sweep.analysis.evaluation import (
-    Autoencoder,
-    Baselines,
-    Evaluation,
-    LanguageModelLosses,
-    evaluate,
-    language_model_baselines,
-)
+from sae_sweep.analysis.evaluation import Autoencoder, Evaluation, evaluate
+from sae_sweep.analysis.losses import Baselines, LanguageModelLosses, language_model_baselines
 from sae_sweep.analysis.matching import MatchResult, match, match_to_init
 from sae_sweep.analysis.pairs import COSINE_EDGES, ComparisonEntry, PairRow
 from sae_sweep.analysis.statistics import Histogram

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_sweep.analysis.bootstrap import Estimate, estimate
-from sae_sweep.analysis.evaluation import BATCH_TOKENS
 from sae_sweep.analysis.features import Residuals, Subject, Text, parts_of
+from sae_sweep.analysis.losses import BATCH_TOKENS
 from sae_sweep.config import SaeSweepError
 
 

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 
 from sae_sweep.analysis.contexts import Contexts, Excerpts, Window
-from sae_sweep.analysis.evaluation import BATCH_TOKENS
 from sae_sweep.analysis.features import Residuals, Subject, Text
 from sae_sweep.analysis.firing import Activations
+from sae_sweep.analysis.losses import BATCH_TOKENS
 
 Z_95 = 1.959963984540054
 """97.5th percentile of the normal distribution."""

@@ -17,8 +17,8 @@ from torch import Tensor
 from sae_sweep.analysis.assignment import Assignment, assign
 from sae_sweep.analysis.bootstrap import Estimate, Sample
 from sae_sweep.analysis.dictionaries import usable_rows
-from sae_sweep.analysis.evaluation import BATCH_TOKENS
 from sae_sweep.analysis.features import Residuals, Subject
+from sae_sweep.analysis.losses import BATCH_TOKENS
 from sae_sweep.config import SaeSweepError
 
 SHARED_ABOVE = 0.7

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sae_sweep.analysis.codes import MOST, Codes
 from sae_sweep.analysis.contexts import Contexts, Window, random_priorities
-from sae_sweep.analysis.evaluation import BATCH_TOKENS, Autoencoder, LanguageModelLosses
+from sae_sweep.analysis.evaluation import Autoencoder
 from sae_sweep.analysis.firing import Activations, ActiveByPosition, Firing
+from sae_sweep.analysis.losses import BATCH_TOKENS, LanguageModelLosses
 from sae_sweep.analysis.quantiles import BYTES_PER_FEATURE, EXACT_VALUES, FeatureQuantiles
 from sae_sweep.analysis.top_tokens import PAIRS, TokenSums
 from sae_sweep.config import SaeSweepError

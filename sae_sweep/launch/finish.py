@@ -10,7 +10,8 @@ import numpy as np
 from sae_sweep import logs
 from sae_sweep.activations import LanguageModel
 from sae_sweep.activations.synthetic import true_features
-from sae_sweep.analysis.evaluation import Baselines, Evaluation, evaluate, language_model_baselines
+from sae_sweep.analysis.evaluation import Evaluation, evaluate
+from sae_sweep.analysis.losses import Baselines, language_model_baselines
 from sae_sweep.analysis.matching import match, match_to_own_start
 from sae_sweep.config import RunConfig, SaeSweepError, SyntheticDataset
 from sae_sweep.report import run_figures, write_features

@@ -11,9 +11,9 @@ from torch import Tensor
 from sae_sweep.activations import LanguageModel
 from sae_sweep.analysis.ablation import Ablation, ablate
 from sae_sweep.analysis.codes import Codes
-from sae_sweep.analysis.evaluation import BATCH_TOKENS
 from sae_sweep.analysis.features import Subject, Text, analyse_positions
 from sae_sweep.analysis.logit_effects import logit_norms
+from sae_sweep.analysis.losses import BATCH_TOKENS
 from sae_sweep.config import CommandConfig, RunConfig, SaeSweepError
 from sae_sweep.launch.content import refuse_other_content
 from sae_sweep.launch.group import Models

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sae_sweep.activations import LMSizes
 from sae_sweep.activations.model import LOGITS_AT_ONCE
-from sae_sweep.analysis.evaluation import BATCH_TOKENS
+from sae_sweep.analysis.losses import BATCH_TOKENS
 from sae_sweep.analysis.matching import CHUNK_ELEMENTS
 from sae_sweep.config import KEPT_RESIDUALS_BYTES, RunConfig
 

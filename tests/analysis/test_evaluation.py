@@ -147,7 +147,7 @@ def direct(lm, sae, tokens, mask):
 @pytest.mark.parametrize("parts", [1, 3])
 def test_equals_direct_formulas(held_out, monkeypatch, parts):
     """Also in small batches, and with an LM that runs a batch in parts."""
-    monkeypatch.setattr("sae_sweep.analysis.evaluation.BATCH_TOKENS", 100)
+    monkeypatch.setattr("sae_sweep.analysis.losses.BATCH_TOKENS", 100)
     lm, sae, config = TinyLM(parts), TinySAE(), EvaluationConfig(dense=0.2, ultra_rare=0.05)
     result = evaluate(sae, lm, *held_out_args(held_out), config)
     expected = direct(TinyLM(), sae, *held_out)
@@ -185,9 +185,9 @@ def test_given_baselines_are_used_and_equal_the_computed(held_out):
 def test_the_layers_before_the_hook_run_once_if_the_residuals_can_be_kept(
     held_out, monkeypatch, room, whole_passes
 ):
-    monkeypatch.setattr("sae_sweep.analysis.evaluation.BATCH_TOKENS", 100)
+    monkeypatch.setattr("sae_sweep.analysis.losses.BATCH_TOKENS", 100)
     expected = evaluate(TinySAE(), TinyLM(), *held_out_args(held_out))
-    monkeypatch.setattr("sae_sweep.analysis.evaluation.KEPT_RESIDUALS_BYTES", room)
+    monkeypatch.setattr("sae_sweep.analysis.losses.KEPT_RESIDUALS_BYTES", room)
     lm = TinyLM(parts=2)
     result = evaluate(TinySAE(), lm, *held_out_args(held_out))
     assert result.metrics == pytest.approx(expected.metrics, rel=1e-6)

@@ -13,7 +13,8 @@ import gc
 from pathlib import Path
 import numpy as np, torch
 from sae_sweep.activations import load_language_model
-from sae_sweep.analysis.evaluation import evaluate, language_model_baselines
+from sae_sweep.analysis.evaluation import evaluate
+from sae_sweep.analysis.losses import language_model_baselines
 from sae_sweep.analysis.matching import match_to_own_start
 from sae_sweep.config import ActivationsConfig, ModelConfig, ReLUConfig, RunConfig
 from sae_sweep.saes import Learner, build_sae
