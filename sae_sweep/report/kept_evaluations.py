@@ -24,7 +24,7 @@ class KeptEvaluation(NamedTuple):
     metrics: Mapping[str, float]
     """Those of `analysis.evaluation.Evaluation`; NaN where undefined."""
     densities: np.ndarray
-    """Share of tokens on which each feature fires, [d_sae], float32."""
+    """Share of tokens on which each feature fires, [d_sae]."""
 
 
 class KeptEvaluations:
@@ -48,7 +48,7 @@ class KeptEvaluations:
 
     def write(self, key: str, one: KeptEvaluation) -> None:
         """Write one. Raises SaeSweepError if it cannot be written; none is left incomplete."""
-        table = pyarrow.table({"density": pyarrow.array(one.densities, pyarrow.float32())})
+        table = pyarrow.table({"density": pyarrow.array(one.densities)})
         write_parquet(
             self._path(key), table.replace_schema_metadata({_METRICS: json.dumps(dict(one.metrics))})
         )
