@@ -1,4 +1,4 @@
-"""A cache of keys and values with room for the tokens that follow.
+"""A cache of keys and values that are preallocated for the tokens to come.
 
 transformers' own copies all keys and values of a layer for each token.
 """
@@ -8,27 +8,30 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-_ROOM = 64
-"""Tokens for which room is made at once."""
+_AHEAD = 64
+"""Tokens for which memory is allocated at once."""
 
 
-def with_room(cache: Any) -> Any:
-    """The cache with room in each layer; one of another kind than transformers' plain one as it is."""
+def preallocated(cache: Any) -> Any:
+    """The cache with preallocated layers; one of another kind than transformers' plain one as it is."""
     if type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [_RoomyLayer(layer) for layer in cache.layers]
+        cache.layers = [_PreallocatedLayer(layer) for layer in cache.layers]
     return cache
 
 
-class _RoomyLayer(DynamicLayer):
-    """Keys and values that are the first tokens of larger tensors, [b, heads, tokens, d_head]."""
+class _PreallocatedLayer(DynamicLayer):
+    """Keys and values that are the first tokens of larger buffers, [b, heads, tokens, d_head].
+
+    What `update` returned is overwritten by the tokens that follow a `crop`.
+    """
 
     keys: Tensor
     values: Tensor
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
-        self._rooms: tuple[Tensor, ...] = ()
-        """Of keys and values; they are stale if the cache's other methods replaced what they hold."""
+        self._buffers: tuple[Tensor, ...] = ()
+        """A buffer of keys and one of values, of which `keys` and `values` are views."""
         if layer.is_initialized:
             self.update(layer.keys, layer.values)
 
@@ -39,17 +42,27 @@ class _RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         begin = self.get_seq_length()
         end = begin + key_states.shape[-2]
-        if not self._rooms or self.keys._base is not self._rooms[0] or end > self._rooms[0].shape[-2]:
+        if not self._holds(end):
             empty = key_states[..., :0, :], value_states[..., :0, :]
             held = (self.keys, self.values) if begin else empty
-            self._rooms = tuple(_with_room(one, end + _ROOM) for one in held)
-        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
-            room[..., begin:end, :] = states
-        self.keys, self.values = (room[..., :end, :] for room in self._rooms)
+            self._buffers = tuple(_longer(one, end + _AHEAD) for one in held)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., begin:end, :] = states
+        self.keys, self.values = (buffer[..., :end, :] for buffer in self._buffers)
         return self.keys, self.values
 
+    def _holds(self, tokens: int) -> bool:
+        """Whether the buffers are long enough, and still those of `keys` and `values`."""
+        if not self._buffers or self.keys._base is not self._buffers[0]:
+            return False
+        return tokens <= self._buffers[0].shape[-2]
 
-def _with_room(held: Tensor, tokens: int) -> Tensor:
-    room = held.new_empty(*held.shape[:-2], tokens, held.shape[-1])
-    room[..., : held.shape[-2], :] = held
-    return room
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._buffers = ()  # their memory is free
+
+
+def _longer(held: Tensor, tokens: int) -> Tensor:
+    buffer = held.new_empty(*held.shape[:-2], tokens, held.shape[-1])
+    buffer[..., : held.shape[-2], :] = held
+    return buffer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sae_sweep.activations.forward import Forward, Patch, Replace
-from sae_sweep.activations.key_value_cache import with_room
+from sae_sweep.activations.key_value_cache import preallocated
 from sae_sweep.activations.positions import PositionChange, changed, learned_positions, other_positions
 from sae_sweep.activations.unembedding import Unembedding, fold
 from sae_sweep.config import ConfigError, SaeSweepError
@@ -212,7 +212,7 @@ class LanguageModel:
         kept = getattr(found, "past_key_values", None)
         if not hasattr(kept, "batch_select_indices"):
             raise SaeSweepError(f"{self.name} keeps no keys and values between tokens: it cannot sample text")
-        return found.logits[:, -1].float(), with_room(kept) if cache is None else kept
+        return found.logits[:, -1].float(), preallocated(kept) if cache is None else kept
 
     @torch.no_grad()
     def losses(

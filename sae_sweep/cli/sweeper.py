@@ -42,7 +42,7 @@ def carry_out(request: Request) -> None:
         with _task_errors(), stop_signals():
             failed = task(request)
     except Interrupted as stop:
-        if resumes(request.command.task):
+        if resumes(request.command.task, request.command.action):
             raise
         raise Interrupted(stop.signum, "launch the same command again: it begins anew") from None
     if failed:

@@ -36,13 +36,16 @@ def write_parquet(path: Path, table: pyarrow.Table) -> Path:
     return path
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None, remedy: str) -> pyarrow.Table:
-    """Read a table that `write_parquet` wrote, or an earlier version without a checksum.
+def read_parquet(
+    path: Path, columns: Sequence[str] | None, remedy: str, *, old: bool = True
+) -> pyarrow.Table:
+    """Read a table that `write_parquet` wrote.
 
     Args:
         path: of the file.
         columns: the ones to read; None: all.
         remedy: what to do if it is damaged.
+        old: whether an earlier version wrote such files, without a checksum.
 
     Raises:
         SaeSweepError: one line with the file and the `remedy`, if it is missing or damaged.
@@ -50,7 +53,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None, remedy: str) -> pyar
     try:
         whole = regular(path).read_bytes()
         before, checksum, after = _parts(whole)
-        if checksum and checksum != _checksum(before, after):
+        if (checksum or not old) and checksum != _checksum(before, after):
             raise ValueError("its checksum differs")
         return parquet.read_table(pyarrow.BufferReader(whole), columns=columns and list(columns))
     except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:

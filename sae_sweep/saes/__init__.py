@@ -2,7 +2,7 @@
 
 from sae_sweep.saes.base import SAE, Normalised
 from sae_sweep.saes.build import build_sae, init_seed, initial_decoder
-from sae_sweep.saes.checksum import tensors_checksum
+from sae_sweep.saes.checksum import sae_fingerprint, tensors_checksum
 from sae_sweep.saes.disk import save_sae
 from sae_sweep.saes.foreign import Origin
 from sae_sweep.saes.learner import Learner
@@ -27,6 +27,7 @@ __all__ = [
     "initial_decoder",
     "load_sae",
     "open_sae",
+    "sae_fingerprint",
     "save_sae",
     "start_fingerprint",
     "start_normalisation",

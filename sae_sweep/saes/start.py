@@ -1,7 +1,5 @@
 """The SAE that a run starts from: drawn from its seed, or one on disk (`init.sae`)."""
 
-import dataclasses
-import json
 import logging
 import os
 
@@ -13,7 +11,7 @@ from sae_sweep.config import RunConfig, SaeSweepError, expanded
 from sae_sweep.saes import hub
 from sae_sweep.saes.base import AVERAGE, SAE
 from sae_sweep.saes.build import CLASSES, build_sae, init_seed, initial_decoder
-from sae_sweep.saes.checksum import tensors_checksum
+from sae_sweep.saes.checksum import sae_fingerprint
 from sae_sweep.saes.foreign import ForeignConfig, ForeignSAE, Origin
 from sae_sweep.saes.open import open_sae
 
@@ -84,10 +82,7 @@ def start_fingerprint(path: str) -> str:
     Raises:
         SaeSweepError: if there is none, or it is damaged.
     """
-    sae = _read(path)
-    tensors = {name: value.detach().contiguous() for name, value in sae.state_dict().items()}
-    how = [sae.architecture.kind, sae.normalisation, sae.numerics, dataclasses.asdict(sae.architecture)]
-    return tensors_checksum(tensors, json.dumps(how, sort_keys=True))
+    return sae_fingerprint(_read(path))
 
 
 def start_normalisation(path: str) -> str:

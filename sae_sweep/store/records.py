@@ -36,8 +36,13 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     write_json(path, {**content, CHECKSUM: digest(content)})
 
 
-def read_record(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a mapping that `write_record` wrote, or an earlier version without a checksum.
+def read_record(path: Path, remedy: str, *, old: bool = True) -> dict[str, Any]:
+    """Read a mapping that `write_record` wrote.
+
+    Args:
+        path: of the file.
+        remedy: what to do if it is damaged.
+        old: whether an earlier version wrote such files, without a checksum.
 
     Raises:
         SaeSweepError: one line with the file, its damage and the `remedy`.
@@ -45,7 +50,7 @@ def read_record(path: Path, remedy: str) -> dict[str, Any]:
     record = read_json(path, remedy)
     if not isinstance(record, dict):
         raise unreadable(path, "it holds no mapping", remedy)
-    if FORMAT in record or CHECKSUM in record:
+    if not old or FORMAT in record or CHECKSUM in record:
         if record.pop(CHECKSUM, None) != digest(record):
             raise unreadable(path, "its content does not fit its checksum", remedy)
         if record.pop(FORMAT, None) != _FORMAT:

@@ -79,9 +79,9 @@ def composes_runs(task: str, action: str) -> bool:
     return _entry(task).composes and (task != "cache" or action == "fill")
 
 
-def resumes(task: str) -> bool:
-    """Whether a task goes on where it was stopped."""
-    return _entry(task).resumes
+def resumes(task: str, action: str) -> bool:
+    """Whether a task goes on where it was stopped; task=cache does only for `action=fill`."""
+    return _entry(task).resumes and (task != "cache" or action == "fill")
 
 
 def _entry(task: str) -> Task:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from sae_sweep.activations import weights_fingerprint
+from sae_sweep.activations import pick_device, weights_fingerprint
 from sae_sweep.analysis.family_frequency import Member, family_frequencies
 from sae_sweep.config import CommandConfig, DatasetConfig, SaeSweepError, SyntheticDataset, digest
 from sae_sweep.config.swept import swept_keys
@@ -25,10 +25,10 @@ from sae_sweep.plan import Request
 from sae_sweep.report import files_text
 from sae_sweep.report.family_frequency_files import read_members, write_family_frequencies
 from sae_sweep.report.formatting import described
-from sae_sweep.report.kept_evaluations import KeptEvaluation, KeptEvaluations
+from sae_sweep.report.kept_evaluations import KeptEvaluation, read_kept, write_kept
 from sae_sweep.report.transfer_files import Transferred, lost_away, transfer_text, write_transfer
-from sae_sweep.saes import tensors_checksum
-from sae_sweep.signals import deferred, raise_if_requested
+from sae_sweep.saes import sae_fingerprint
+from sae_sweep.signals import deferred
 from sae_sweep.store import (
     DiskError,
     PlannedRun,
@@ -48,7 +48,7 @@ from sae_sweep.text import fingerprint, open_text
 log = logging.getLogger(__name__)
 
 _VERSION = 1
-"""Part of the name of a kept evaluation; increase it whenever an evaluation gives other numbers."""
+"""Increase it whenever an evaluation gives other numbers: those that are kept are made again."""
 
 
 class _Text(NamedTuple):
@@ -69,26 +69,26 @@ class _Subject(NamedTuple):
     """Its values of the sweep's keys, except dataset and seed."""
     trained_on: str
     undertrained: bool
-    weights: str
-    """Checksum of its weights."""
+    fingerprint: str
+    """Of its weights, and of how it computes."""
 
-    def key(self, text: _Text, content: Sequence[str]) -> str:
-        """Names its evaluation on a text: a digest of all that decides the numbers.
+    def decided_by(self, text: _Text, content: Sequence[str]) -> str:
+        """A digest of all that decides the numbers of its evaluation on a text, except the device's rounding.
 
         Args:
             text: the text.
             content: fingerprints of the model and of the text, as they are now.
         """
         config = self.run.config
-        how = [asdict(config.packing), asdict(config.evaluation), repr(text.dataset)]
-        return digest([_VERSION, self.run.run_id, self.weights, list(content), how])
+        how = [config.layer, asdict(config.packing), asdict(config.evaluation), repr(text.dataset)]
+        return digest([_VERSION, self.fingerprint, list(content), how])
 
 
 class _Reading(NamedTuple):
-    """What is read of a text for the SAEs of a model and packing, by their names."""
+    """What is known of the SAEs of a model and packing on a text, by their names."""
 
-    keys: Mapping[str, str]
-    """Names of their evaluations."""
+    decided_by: Mapping[str, str]
+    """Digests of what decides the numbers."""
     known: Mapping[str, KeptEvaluation]
     evaluator: Evaluator | None
     """None if all evaluations are known."""
@@ -103,6 +103,7 @@ def transfer(request: Request) -> int:
         SaeSweepError: if there is no such sweep, or its finished SAEs have fewer than two datasets.
     """
     command, device = request.command, request.runs[0].config.device
+    pick_device(device)  # refuses one that is not there, even where nothing is left to evaluate
     folder = find_sweep(command)
     selection, families = finished_of(folder), read_members(folder.families)
     left_out = dict(selection.left_out)
@@ -113,8 +114,7 @@ def transfer(request: Request) -> int:
             f"{folder.root}: its finished SAEs have one dataset ({only}), and a transfer matrix needs two: "
             "train on another, such as dataset=stdlib_docs,stdlib_code"
         )
-    kept = KeptEvaluations(folder.transfer / "evaluations")
-    work = _Work(command, device, kept, folder, left_out)
+    work = _Work(command, device, folder, left_out)
     with steps("transfer", "evaluations") as progress:
         found = list(work.evaluate_all(subjects, texts, progress))
     lines = left_out_lines(left_out)
@@ -126,8 +126,6 @@ def transfer(request: Request) -> int:
         with hold_sweep(folder), deferred():
             told = [line.replace(f"{folder.root}/", "") for line in lines]
             files = write_transfer(folder.transfer, found, about, told)
-            if not left_out:
-                kept.keep_only(work.keys)
             seeds = {subject.one.name: subject.run.config.seed for subject in subjects}
             shared = _family_frequencies(folder, found, families, seeds, about)
         _track(folder, command, found, bool(shared))
@@ -183,8 +181,7 @@ def _subjects(
         texts.setdefault(label, _Text(label, one.config.dataset, one.run))
         try:
             weak = read_metrics(one.folder, one.owner).init_match > command.matching.undertrained
-            weights = tensors_checksum(dict(one.load().state_dict()))
-            subjects.append(_Subject(one, one.run, rest, label, weak, weights))
+            subjects.append(_Subject(one, one.run, rest, label, weak, sae_fingerprint(one.load())))
         except SaeSweepError as error:
             left_out[one.name] = error
     return subjects, list(texts.values())
@@ -197,12 +194,9 @@ class _Work:
     command: CommandConfig
     device: str
     """As in a run's config."""
-    kept: KeptEvaluations
     folder: SweepFolder
     left_out: dict[str, SaeSweepError]
-    """Why, by name; it grows."""
-    keys: set[str] = field(default_factory=set)
-    """Names of the evaluations so far."""
+    """Why an SAE or a text is left out, by name; evaluating adds to it."""
     _models: Models = field(default_factory=Models)
 
     def evaluate_all(
@@ -220,7 +214,6 @@ class _Work:
                     done += len(group)
                     continue
                 for subject in group:
-                    raise_if_requested()
                     try:
                         found = reading.known.get(subject.one.name) or self._evaluate(subject, text, reading)
                         yield _transferred(subject, text, found)
@@ -241,21 +234,25 @@ class _Work:
         refuse_other_content(first, cache, ("model",))
         refuse_other_content(text.run, cache, ("corpus",))
         content = weights_fingerprint(first.config.model), fingerprint(text.dataset, cache)
-        keys = {subject.one.name: subject.key(text, content) for subject in group}
-        self.keys.update(keys.values())
-        known = {name: found for name, key in keys.items() if (found := self.kept.read(key)) is not None}
+        decided_by = {one.one.name: one.decided_by(text, content) for one in group}
+        read = {name: read_kept(self._file(name, text), own) for name, own in decided_by.items()}
+        known = {name: found for name, found in read.items() if found is not None}
         if len(known) == len(group):
-            return _Reading(keys, known, None)
+            return _Reading(decided_by, known, None)
         lm = self._models.get(replace(first.config, dataset=text.dataset, device=self.device))
-        return _Reading(keys, known, Evaluator(lm, open_text(text.dataset, cache)))
+        return _Reading(decided_by, known, Evaluator(lm, open_text(text.dataset, cache)))
 
     def _evaluate(self, subject: _Subject, text: _Text, reading: _Reading) -> KeptEvaluation:
         assert reading.evaluator is not None
         found = reading.evaluator.evaluate(subject.one.load(), subject.run.config)
-        kept = KeptEvaluation(found.metrics, found.densities.numpy())
+        kept, name = KeptEvaluation(found.metrics, found.densities.numpy()), subject.one.name
         with hold_sweep(self.folder), deferred():
-            self.kept.write(reading.keys[subject.one.name], kept)
+            write_kept(self._file(name, text), reading.decided_by[name], kept)
         return kept
+
+    def _file(self, name: str, text: _Text) -> Path:
+        """The file of an SAE's evaluation on a text: a digest, for names may be too long for two of them."""
+        return self.folder.transfer / "evaluations" / f"{digest([name, text.label])}.parquet"
 
 
 def _by_model(subjects: Sequence[_Subject]) -> list[list[_Subject]]:

@@ -49,7 +49,7 @@ class DomainText(TextSource):
         if found is None:
             found = _select(dataset, source.label, train, held_out)
             if kept is not None:
-                write_record(kept, asdict(found))
+                _write(kept, found)
         self._train = [train[place] for place in found.train]
         self._held_out = [held_out[place] for place in found.held_out]
         self.summary = (
@@ -105,14 +105,20 @@ def _read(kept: Path, of_train: int, of_held_out: int) -> _Selected | None:
     if not is_present(kept):
         return None
     try:
-        found: _Selected = build(_Selected, read_record(kept, "the documents are selected again"))
-    except ConfigError as error:
-        log.warning("%s", unreadable(kept, error, "the documents are selected again"))
-        return None
+        found: _Selected = build(_Selected, read_record(kept, "", old=False))
     except SaeSweepError as error:
-        log.warning("%s", error)
+        why = unreadable(kept, error) if isinstance(error, ConfigError) else error
+        log.warning("%s; the documents are selected again", why)
         return None
     return found if (found.of_train, found.of_held_out) == (of_train, of_held_out) else None
+
+
+def _write(kept: Path, found: _Selected) -> None:
+    """Keep a selection, where there is room and right to."""
+    try:
+        write_record(kept, asdict(found))
+    except SaeSweepError as error:
+        log.warning("%s; each command selects the documents anew until then", error)
 
 
 def selection_fingerprint(dataset: DomainDataset) -> list[str]:

@@ -18,6 +18,8 @@ _READ = (".safetensors", ".json", ".txt", ".model")
 _BATCH = 16
 _LONGEST = 512
 """Most tokens of a document that are read; fewer if the encoder is shorter."""
+_PROBE = 32
+"""Tokens on which it is seen whether a model's first token sees its last; some see no farther than 64."""
 _CHARACTERS = 200
 """Characters of a text by which it is seen whether the tokenizer knows its words."""
 _UNUSED = "pooler."
@@ -57,6 +59,7 @@ def embed(encoder: str, texts: Sequence[str]) -> Float[np.ndarray, "texts d"]:
         with quiet_transformers():
             loaded = _load(folder)
         _refuse_unknown_words(loaded.tokenizer, texts)
+        _refuse_decoder(loaded, max(texts, key=len))
         parts = list(_means(loaded, texts, f"dataset.encoder={encoder}"))
     except SaeSweepError as error:
         raise SaeSweepError(f"dataset.encoder={encoder}: {error}") from error
@@ -80,7 +83,7 @@ def _refuse_unknown_words(tokenizer: Any, texts: Sequence[str]) -> None:
 
 
 def _means(encoder: _Encoder, texts: Sequence[str], label: str) -> Iterator[np.ndarray]:
-    progress = Progress(label, len(texts), unit="documents")
+    progress = Progress(label, len(texts), unit="texts")
     try:
         for at in range(0, len(texts), _BATCH):
             yield encoder_mean(encoder, texts[at : at + _BATCH])
@@ -143,16 +146,19 @@ def _load(folder: Path) -> _Encoder:
         raise SaeSweepError(f"its weights lack {len(missing)} tensors, such as {missing[0]}")
     most = getattr(model.config, "max_position_embeddings", _LONGEST)
     longest = min(int(tokenizer.model_max_length), most, _LONGEST)
-    found = _Encoder(tokenizer, model.eval().requires_grad_(False), longest)
-    _refuse_decoder(found.model)
-    return found
+    return _Encoder(tokenizer, model.eval().requires_grad_(False), longest)
 
 
-def _refuse_decoder(model: Any) -> None:
-    """Refuse a model whose first token is the same whatever follows it: its mean says little of a text."""
-    vectors = model.get_input_embeddings().weight
-    ids = vectors.new_zeros(2, 2).long()
-    ids[1, 1] = len(vectors) - 1
-    one, other = model(input_ids=ids).last_hidden_state[:, 0]
-    if one.equal(other):
+def _refuse_decoder(encoder: _Encoder, text: str) -> None:
+    """Refuse a model whose first token is the same whatever ends the text: its mean says little of a text."""
+    inputs = encoder.tokenizer(
+        [text], truncation=True, max_length=min(_PROBE, encoder.longest), return_tensors="pt"
+    )
+    ids = inputs["input_ids"]
+    others = ids[ids != ids[0, -1]]
+    if not len(others):
+        return
+    first = encoder.model(**inputs).last_hidden_state[0, 0]
+    ids[0, -1] = others[-1]
+    if first.equal(encoder.model(**inputs).last_hidden_state[0, 0]):
         raise SaeSweepError("it is a language model whose tokens do not see what follows them")

@@ -1,5 +1,6 @@
-"""A cache with room, against transformers' own: what it holds is the same, whatever is done to it."""
+"""A preallocated cache, against transformers' own: what it holds is the same, whatever is done to it."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from sae_sweep.activations import load_language_model, model
-from sae_sweep.activations.key_value_cache import with_room
+from sae_sweep.activations.key_value_cache import preallocated
 from sae_sweep.activations.sampling import sample
 from sae_sweep.config import ModelConfig
 from tests.activations.conftest import save_gpt2
@@ -25,7 +26,7 @@ CHANGES: dict[str, Callable[[DynamicCache], None]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("begun", [0, 5])
 def test_it_holds_what_transformers_own_holds(change: str, begun: int) -> None:
-    caches = plain, roomy = DynamicCache(), DynamicCache()
+    caches = plain, ours = DynamicCache(), DynamicCache()
     for cache in caches:
         cache.layers = [DynamicLayer(), DynamicLayer()]
 
@@ -39,23 +40,23 @@ def test_it_holds_what_transformers_own_holds(change: str, begun: int) -> None:
     with torch.no_grad():
         if begun:
             follow(begun)
-        with_room(roomy)
+        preallocated(ours)
         for tokens in (1, 1, 70, *[1] * 140):
             follow(tokens)
         for cache in caches:
             CHANGES[change](cache)
         for tokens in (3, *[1] * 70):
             follow(tokens)
-    assert plain.get_seq_length() == roomy.get_seq_length()
-    for one, other in zip(plain.layers, roomy.layers, strict=True):
+    assert plain.get_seq_length() == ours.get_seq_length()
+    for one, other in zip(plain.layers, ours.layers, strict=True):
         assert torch.equal(one.keys, other.keys)
         assert torch.equal(one.values, other.values)
 
 
-def test_a_token_goes_into_the_room_that_is_there() -> None:
+def test_a_token_goes_into_memory_that_is_there() -> None:
     cache = DynamicCache()
     cache.update(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2), 0)
-    with_room(cache)
+    preallocated(cache)
     places = set()
     for _ in range(60):
         keys, values = cache.update(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 2), 0)
@@ -67,9 +68,9 @@ def test_a_cache_of_another_kind_is_left_alone() -> None:
     cache = DynamicCache()
     cache.layers = [DynamicLayer(), DynamicSlidingWindowLayer(sliding_window=4)]
     before = list(cache.layers)
-    assert with_room(cache) is cache
+    assert preallocated(cache) is cache
     assert cache.layers == before
-    assert with_room("other") == "other"
+    assert preallocated("other") == "other"
 
 
 def test_sampled_text_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +79,17 @@ def test_sampled_text_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = sample(lm, 40, 200, (1, 0))
     assert max(len(one.tokens) for one in found) > 100
     assert any(one.ended for one in found)
-    monkeypatch.setattr(model, "with_room", lambda cache: cache)
+    plain: list[DynamicCache] = []
+    monkeypatch.setattr(model, "preallocated", lambda cache: plain.append(cache) or cache)
     assert sample(lm, 40, 200, (1, 0)) == found
+    assert len(plain) == 1  # after the first token
+
+
+def test_documents_that_leave_the_batch_free_their_memory() -> None:
+    with torch.no_grad():
+        cache = DynamicCache()
+        cache.update(torch.zeros(8, 1, 1, 2), torch.zeros(8, 1, 1, 2), 0)
+        preallocated(cache)
+        buffer = weakref.ref(cache.layers[0].keys._base)
+        cache.batch_select_indices(torch.tensor([1]))
+        assert buffer() is None

@@ -1,6 +1,7 @@
 """The command line up to the plan: grids, merging, names, and all problems at once."""
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,31 @@ def test_two_tasks_may_each_add_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(TASKS, name, Task("", "", command=f"sae_sweep.config:{name}"))
     keys = {key.name for key in dataclasses.fields(command_class())}
     assert {"first", "second", "launcher"} <= keys
+
+
+def stopped(_: object) -> int:
+    """A task."""
+    signal.raise_signal(signal.SIGTERM)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("words", "what_now"),
+    [
+        (["task=train"], " to resume"),
+        (["task=cache"], " to resume"),
+        (["task=cache", "action=verify"], ": it begins anew"),
+        (["task=match"], ": it begins anew"),
+    ],
+)
+def test_a_stopped_task_says_whether_it_goes_on(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, words: list[str], what_now: str
+) -> None:
+    name = words[0].removeprefix("task=")
+    monkeypatch.setitem(TASKS, name, TASKS[name]._replace(function=f"{__name__}:stopped"))
+    result = cli(*words, "model=gpt2-pico", "layer=1", "dataset=stdlib_docs")
+    assert result.code == 128 + signal.SIGTERM
+    assert result.err.endswith(f"stopped by SIGTERM; launch the same command again{what_now}\n")
 
 
 @pytest.mark.parametrize("key", ["l0_coefficient", "architecture.l0_coefficient"])

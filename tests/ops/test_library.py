@@ -316,8 +316,8 @@ def test_no_compiler(cache: Path, monkeypatch):
 
 def test_a_compiler_that_hangs_is_killed_with_its_children(cache: Path, monkeypatch):
     write_compiler(cache.parent, f"sleep 60 & echo $! > {cache.parent}/child; wait", monkeypatch)
-    monkeypatch.setattr(compiler, "_COMPILE_S", 0.3)
-    with pytest.raises(SaeSweepError, match=r"did not end within 0.3 s$"):
+    monkeypatch.setattr(compiler, "_COMPILE_S", 2.5)
+    with pytest.raises(SaeSweepError, match=r"did not end within 2.5 s$"):
         library.compiled_kernels(cache)
     assert wait_for(lambda: not is_alive(int((cache.parent / "child").read_text())))
     assert not leftovers(cache / "kernels")
@@ -331,7 +331,7 @@ def test_a_stop_kills_the_compiler(cache: Path, monkeypatch):
         raise Interrupted(signum)
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    signal.setitimer(signal.ITIMER_REAL, 2.5)
     try:
         with pytest.raises(Interrupted):
             library.compiled_kernels(cache)

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from sae_sweep.analysis.matching import match_to_own_start
-from sae_sweep.config import ConfigError, InitConfig, ModelConfig, SaeSweepError
+from sae_sweep.config import ConfigError, InitConfig, ModelConfig, SaeSweepError, TopKConfig
 from sae_sweep.saes import (
+    build_sae,
     evaluated_start,
     load_sae,
+    sae_fingerprint,
     save_sae,
     start_fingerprint,
     start_problem,
@@ -102,6 +104,18 @@ def test_its_own_start_is_the_sae_and_new_features_are_those_that_left_it(tmp_pa
         .mean()
     )
     assert match_to_own_start(moved, start_config(path), "some-id", 0.7) == pytest.approx(expected.item())
+
+
+def test_an_sae_is_also_how_it_computes() -> None:
+    ways = [("modern", "layer_norm"), ("study", "layer_norm"), ("modern", "none")]
+    prints = {
+        sae_fingerprint(
+            build_sae(TopKConfig(k=k), 8, 16, seed=1, numerics=numerics, normalisation=normalisation)
+        )
+        for k in (2, 4)
+        for numerics, normalisation in ways
+    }
+    assert len(prints) == 6
 
 
 def test_an_sae_is_its_content_wherever_it_is(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """task=generate, and commands whose text is sampled first."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from sae_sweep.activations import load_language_model
+from sae_sweep.activations import load_language_model, sampling
 from sae_sweep.analysis.divergence import PSEUDOCOUNT
 from sae_sweep.config import ModelConfig
 from sae_sweep.tasks.divergences import described
@@ -139,6 +140,15 @@ def test_a_model_that_reads_the_text_of_another_is_named(
     other = f"dataset.path={tmp_path / 'lm'}"
     result = cli("launcher=slurm", "model=gpt2-pico", "dataset=faithful", other, *words[2:])
     assert f"gpt2-pico reads text that {tmp_path / 'lm'} sampled, not its own" in result.err
+
+
+def test_a_stop_says_that_the_same_command_resumes(
+    cli: Cli, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "sample", lambda *_: signal.raise_signal(signal.SIGINT))
+    result = cli("task=generate", "dataset=faithful", *words)
+    assert result.code == 128 + signal.SIGINT
+    assert result.err.endswith("stopped by SIGINT; launch the same command again to resume\n")
 
 
 def test_a_full_disk_is_one_line_and_sampling_goes_on_where_it_stopped(

@@ -1,7 +1,8 @@
 """Domains: what BM25 selects, on both sides of the held-out split, and what selects nothing."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from sae_sweep.config import DomainDataset, FilesDataset, SaeSweepError
+from sae_sweep.store import write_json, write_record
 from sae_sweep.text import domain, fingerprint, open_text
 from sae_sweep.text.domain import DomainText, bm25, nearness, selection_fingerprint
 from sae_sweep.text.open import _open_domain
@@ -124,15 +126,39 @@ def test_a_selection_is_kept_for_as_long_as_it_is_whole(
     assert (len(first[0]), asked) == (10, [40])
     assert select() == first
     assert asked == [40]
+    assert "cannot" not in caplog.text
     (kept,) = (cache / "domains").iterdir()
-    for damage in (kept.read_text()[:-30], '{"format": 2}', kept.read_text().replace("10", "11")):
-        kept.write_text(damage)
+    whole = json.loads(kept.read_text())
+    del whole["checksum"], whole["format"]
+    damages: list[Callable[[], object]] = [
+        lambda: kept.write_text(kept.read_text()[:-30]),
+        lambda: write_json(kept, {**whole, "train": [0]}),  # no checksum
+        lambda: write_record(kept, {"train": [0]}),
+    ]
+    for damage in damages:
+        damage()
         asked.clear()
         caplog.clear()
         assert select() == first
         assert asked == [40]
         assert f"cannot read {kept}" in caplog.text
-        assert "the documents are selected again" in caplog.text
+        assert "; the documents are selected again" in caplog.text
+    write_record(kept, {**whole, "of_train": 9})  # of another text
+    assert select() == first
+    assert asked == [40, 40]
+    dataset = _domain(["cat"], source=dataset.source)
+    assert all("cat" in text for text in select()[0])
+    assert len(list((cache / "domains").iterdir())) == 2
+
+
+def test_where_a_selection_cannot_be_kept_it_is_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "domains").touch()
+    text = DomainText(_domain(["await"]), ListText([TRAIN], ["await"]), tmp_path / "domains" / "one.json")
+    assert _read(text) == [TRAIN[1], TRAIN[3]]
+    assert f"cannot write {tmp_path}/domains" in caplog.text
+    assert "each command selects the documents anew" in caplog.text
 
 
 def test_a_binary_file_is_no_seed(tmp_path: Path) -> None:

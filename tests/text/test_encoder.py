@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sae_sweep import progress
 from sae_sweep.config import DomainDataset, SaeSweepError
 from sae_sweep.text.domain import DomainText, selection_fingerprint
 from sae_sweep.text.encoder import embed, encoder_fingerprint
@@ -125,10 +126,30 @@ def test_what_is_no_encoder_is_one_line(encoder: Path, tmp_path: Path, damage: o
     shutil.copytree(encoder, folder)
     problem = damage(folder)  # type: ignore[operator]
     with pytest.raises(SaeSweepError) as error:
-        embed(str(folder), ["cat"])
+        embed(str(folder), ["cat", "the dog"])
     assert str(error.value).startswith(f"dataset.encoder={folder}: ")
     assert problem in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_encoder_whose_unused_words_are_alike_is_one(encoder: Path, tmp_path: Path) -> None:
+    model = BertModel.from_pretrained(encoder)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[[0, -1]] = 0
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder, folder)
+    model.save_pretrained(folder)
+    assert embed(str(folder), ["the cat", "dog"]).shape == (2, 8)
+
+
+def test_its_progress_is_shown(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    embed(str(encoder), ["the cat"] * 20)
+    shown = [message.partition(" (")[0] for message in caplog.messages]
+    assert shown == [f"dataset.encoder={encoder}: {done} of 20 texts" for done in (16, 20)]
 
 
 def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
