@@ -19,7 +19,7 @@ _BATCH = 16
 _LONGEST = 512
 """Most tokens of a document that are read; fewer if the encoder is shorter."""
 _PROBE = 32
-"""Tokens on which it is seen whether a model's first token sees its last; some see no farther than 64."""
+"""Tokens on which it is seen whether a model's first token sees its second."""
 _CHARACTERS = 200
 """Characters of a text by which it is seen whether the tokenizer knows its words."""
 _UNUSED = "pooler."
@@ -150,15 +150,14 @@ def _load(folder: Path) -> _Encoder:
 
 
 def _refuse_decoder(encoder: _Encoder, text: str) -> None:
-    """Refuse a model whose first token is the same whatever ends the text: its mean says little of a text."""
-    inputs = encoder.tokenizer(
-        [text], truncation=True, max_length=min(_PROBE, encoder.longest), return_tensors="pt"
-    )
-    ids = inputs["input_ids"]
-    others = ids[ids != ids[0, -1]]
+    """Refuse a model whose first token is the same whatever follows it: its mean says little of a text."""
+    longest = min(_PROBE, encoder.longest)
+    inputs = encoder.tokenizer([text], truncation=True, max_length=longest, return_tensors="pt")
+    (ids,) = inputs["input_ids"]
+    others = ids[ids != ids[1]] if len(ids) > 1 else ids[:0]
     if not len(others):
         return
     first = encoder.model(**inputs).last_hidden_state[0, 0]
-    ids[0, -1] = others[-1]
+    ids[1] = others[-1]
     if first.equal(encoder.model(**inputs).last_hidden_state[0, 0]):
         raise SaeSweepError("it is a language model whose tokens do not see what follows them")
