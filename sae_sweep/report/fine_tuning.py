@@ -14,6 +14,7 @@ from sae_sweep.analysis.fine_tuning import GENERAL, METRICS, Effect, Setting
 from sae_sweep.config import escaped
 from sae_sweep.config.plain import compact
 from sae_sweep.report.files import write_csv
+from sae_sweep.report.formatting import number_span
 from sae_sweep.report.page.sections import Cell, Section, Table, write_section
 from sae_sweep.report.panels import Drawn, label_figure, write_drawn
 from sae_sweep.report.style import SERIES, new_figure, tidy
@@ -117,7 +118,9 @@ def effects_figure(domain: Domain) -> Figure:
         Line2D([], [], marker="o", linestyle="", color=colour, label=words)
         for words, colour in zip(_PLOTTED.values(), SERIES, strict=False)
     ]
-    notes = ["Lines: 95% intervals over orders of the data."]
+    counts = [one.runs for one in domain.effects if one.against is None and one.setting.tilt != GENERAL]
+    orders = number_span(counts)
+    notes = [f"Lines: 95% intervals over {orders} order{'s' * (orders != '1')} of the data."]
     title = _titled("Explained variance", domain)
     label_figure(figure, title, "explained variance", "", notes=notes, keys=keys)
     return figure

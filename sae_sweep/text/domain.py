@@ -114,11 +114,11 @@ def _read(kept: Path, of_train: int, of_held_out: int) -> _Selected | None:
 
 
 def _write(kept: Path, found: _Selected) -> None:
-    """Keep a selection, where there is room and right to."""
+    """Keep a selection; on a disk that takes none, each command selects anew."""
     try:
         write_record(kept, asdict(found))
     except SaeSweepError as error:
-        log.warning("%s; each command selects the documents anew until then", error)
+        log.warning("%s; until then each command selects the documents anew", error)
 
 
 def selection_fingerprint(dataset: DomainDataset) -> list[str]:

@@ -10,7 +10,7 @@ from pyarrow import csv
 
 from sae_sweep.analysis import ComparisonEntry
 from sae_sweep.config import EmbeddedDataset, InitConfig, OptimizerConfig, RunConfig, TopKConfig, build
-from sae_sweep.report.fine_tuning import Domain, gained, sentence, write_fine_tuning
+from sae_sweep.report.fine_tuning import Domain, effects_figure, gained, sentence, write_fine_tuning
 from sae_sweep.report.page.sections import Section
 from sae_sweep.store import read_record
 from sae_sweep.tasks.fine_tuning import find_domains
@@ -104,6 +104,12 @@ def test_runs_that_differ_in_more_are_compared_apart(tmp_path: Path) -> None:
     write_fine_tuning(tmp_path / "it", domains)
     section: Section = build(Section, read_record(tmp_path / "it" / "section.json", ""))
     assert list(section.figures) == ["explained_variance_1.png", "explained_variance_2.png"]
+
+
+def test_the_figure_says_over_how_many_orders_its_intervals_are() -> None:
+    (domain,) = _domains()
+    words = " ".join(text.get_text() for text in effects_figure(domain).texts)
+    assert "Lines: 95% intervals over 2 orders of the data." in words
 
 
 def test_without_an_evaluated_start_there_is_nothing_to_compare() -> None:

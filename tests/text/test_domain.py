@@ -158,7 +158,7 @@ def test_where_a_selection_cannot_be_kept_it_is_made_anew(
     text = DomainText(_domain(["await"]), ListText([TRAIN], ["await"]), tmp_path / "domains" / "one.json")
     assert _read(text) == [TRAIN[1], TRAIN[3]]
     assert f"cannot write {tmp_path}/domains" in caplog.text
-    assert "each command selects the documents anew" in caplog.text
+    assert "; until then each command selects the documents anew" in caplog.text
 
 
 def test_a_binary_file_is_no_seed(tmp_path: Path) -> None:
