@@ -70,7 +70,7 @@ class _Subject(NamedTuple):
     trained_on: str
     undertrained: bool
     fingerprint: str
-    """Of its weights, and of how it computes."""
+    """Fingerprint of the SAE: its weights, and how it computes."""
 
     def decided_by(self, text: _Text, content: Sequence[str]) -> str:
         """A digest of all that decides the numbers of its evaluation on a text, except the device's rounding.

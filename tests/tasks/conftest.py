@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from sae_sweep.activations import load_language_model
+from sae_sweep.analysis import evaluate
 from sae_sweep.config import EvaluationConfig, FilesDataset, ModelConfig, RunConfig, TopKConfig
-from sae_sweep.saes import build_sae, save_sae
+from sae_sweep.saes import build_sae, load_sae, save_sae
 from sae_sweep.store import PlannedRun, SweepFolder, set_state, write_json, write_metrics
-from sae_sweep.text import fingerprint
+from sae_sweep.text import fingerprint, held_out_sequences, open_text, token_mask
 from tests.e2e.conftest import text_folder, without_figures
 
 __all__ = ["text_folder", "without_figures"]
@@ -22,6 +25,16 @@ def write_untrained(folder: SweepFolder, name: str, config: RunConfig) -> Planne
     write_metrics(run.folder, run.run_id, {"init_match": 0.02, "explained_variance": 0.5}, {})
     set_state(run, "done", tokens=config.tokens)
     return run
+
+
+def alone(run: PlannedRun, text: PlannedRun) -> dict[str, float]:
+    """The SAE of a run evaluated on the text of another, with nothing shared or kept."""
+    lm = load_language_model(run.config.model, torch.device("cpu"))
+    source = open_text(text.config.dataset, Path())
+    packing = run.config.packing
+    tokens = held_out_sequences(source, packing, lm.tokenizer, run.config.evaluation.tokens)
+    mask = token_mask(tokens, lm.tokenizer.special_ids, packing)
+    return evaluate(load_sae(run.folder.sae), lm, tokens, run.config.layer, mask).metrics
 
 
 @pytest.fixture

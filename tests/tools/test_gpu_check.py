@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -149,15 +148,18 @@ def test_a_command_that_is_cut_leaves_its_stacks_and_what_it_printed(tmp_path: P
     def cut_once_begun() -> None:
         log = tmp_path / "s.log"
         while not (log.exists() and log.read_bytes()):
-            time.sleep(0.01)
+            if over.wait(0.01):
+                return
         os.kill(os.getpid(), signal.SIGALRM)
 
+    over = threading.Event()
     before = signal.signal(signal.SIGALRM, cut)
     threading.Thread(target=cut_once_begun, daemon=True).start()
     try:
         with pytest.raises(Cut, match=r"(?s)exit code -6: python -m sae_sweep a=b\nbegun.*File \"<string>\""):
             sweeps.train("s", ["a=b"])
     finally:
+        over.set()
         signal.signal(signal.SIGALRM, before)
 
 
