@@ -17,6 +17,8 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Model,
+    LongformerConfig,
+    LongformerModel,
     PreTrainedTokenizerFast,
 )
 
@@ -140,6 +142,15 @@ def test_an_encoder_whose_unused_words_are_alike_is_one(encoder: Path, tmp_path:
     shutil.copytree(encoder, folder)
     model.save_pretrained(folder)
     assert embed(str(folder), ["the cat", "dog"]).shape == (2, 8)
+
+
+def test_an_encoder_that_sees_only_its_neighbours_is_one(encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder, folder)
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "attention_window": 4}
+    config = LongformerConfig(vocab_size=len(WORDS), num_hidden_layers=1, pad_token_id=0, **sizes)
+    LongformerModel(config).save_pretrained(folder)
+    assert embed(str(folder), ["the cat a dog await async " * 4, "dog"]).shape == (2, 8)
 
 
 def test_its_progress_is_shown(
